@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sequence numbers and credits of both directions (section B.2).
+//!
+//! A *limit* is the last sequence number that fits into the buffers one end has told the other of: MSeqAck + Bufs. Limits and
+//! sequence numbers live in the ring of integers modulo 2^32, so that they are only ever subtracted.
+
+use super::violation::{
+    Rule,
+    Violation, //
+};
+
+/// What a message costs the rules of `B-15` to `B-18`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Cost {
+    /// No payload.
+    Control,
+    /// With payload.
+    Payload,
+}
+
+/// Credit that a message with payload needs (`B-18`).
+const PAYLOAD_CREDIT: u32 = 3;
+
+#[derive(Debug)]
+pub(super) struct Credits {
+    /// Sequence number of the last message sent.
+    sent: u32,
+    /// MSeqAck of the last message received.
+    acked: u32,
+    /// Bufs of the last message received.
+    bufs: u16,
+
+    /// Sequence number of the last message received.
+    received: u32,
+    /// Own receive buffers posted and not yet filled (`B-13`).
+    posted: u32,
+    /// The limit that the last message sent told.
+    told: u32,
+    /// Empty Data received since then, whose buffers give nothing new when they come back.
+    updates: u32,
+}
+
+/// `a - b` where `a` may be a little behind `b`: zero then.
+fn ahead(a: u32, b: u32) -> u32 {
+    // CAST: two's complement is meant.
+    let difference = a.wrapping_sub(b) as i32;
+    difference.max(0).unsigned_abs()
+}
+
+impl Credits {
+    /// The start after Hello and HelloAck, which carry sequence number 0 and each end's posted buffers.
+    pub(super) fn new(own_depth: u16) -> Credits {
+        Credits {
+            sent: 0,
+            acked: 0,
+            bufs: 0,
+            received: 0,
+            posted: u32::from(own_depth),
+            told: u32::from(own_depth),
+            updates: 0,
+        }
+    }
+
+    /// The peer's Bufs as its Hello or HelloAck says it.
+    pub(super) fn start(&mut self, peer_depth: u16) {
+        self.bufs = peer_depth;
+    }
+
+    /// Messages that may still be sent (`B-14`).
+    pub(super) fn available(&self) -> u32 {
+        let outstanding = self.sent.wrapping_sub(self.acked);
+        u32::from(self.bufs).saturating_sub(outstanding)
+    }
+
+    /// The sequence number that the peer's next message must have (`B-12`).
+    pub(super) fn next_received(&self) -> u32 {
+        self.received.wrapping_add(1)
+    }
+
+    /// Whether a message of this cost may go now (`B-15` to `B-18`).
+    pub(super) fn allow(&self, cost: Cost) -> bool {
+        match cost {
+            Cost::Payload => self.available() >= PAYLOAD_CREDIT,
+            Cost::Control => match self.available() {
+                0 => false,
+                1 => self.gain() > 0,
+                _ => true,
+            },
+        }
+    }
+
+    /// Whether an empty Data should tell the peer of new buffers (`B-19`, `B-20`).
+    ///
+    /// The peer knows of `peer` more messages, and `gain` would be news. With plenty on its side, news can wait until it doubles
+    /// what the peer has: that bounds updates to a fraction of the messages they answer. When the peer has too little to send
+    /// payload, each returned buffer counts, except that a buffer which an update of the peer's took must not alone call for an
+    /// update in turn: two idle ends would never fall silent. A peer with nothing gets whatever there is.
+    pub(super) fn update_due(&self) -> bool {
+        let gain = self.gain();
+        let peer = ahead(self.told, self.received);
+        if peer < PAYLOAD_CREDIT {
+            gain > self.updates || gain >= 2 || (peer == 0 && gain > 0)
+        } else {
+            gain >= peer
+        }
+    }
+
+    /// Buffers that the peer would learn of from a message sent now.
+    fn gain(&self) -> u32 {
+        ahead(self.limit(), self.told)
+    }
+
+    fn limit(&self) -> u32 {
+        self.received.wrapping_add(u32::from(self.own_bufs()))
+    }
+
+    /// `B-13`, as far as the field can say.
+    fn own_bufs(&self) -> u16 {
+        u16::try_from(self.posted).unwrap_or(u16::MAX)
+    }
+
+    /// Numbers the next message: its Bufs, MSeq and MSeqAck.
+    pub(super) fn send(&mut self) -> (u16, u32, u32) {
+        self.updates = self.updates.saturating_sub(self.gain());
+        self.told = self.limit();
+        self.sent = self.sent.wrapping_add(1);
+        (self.own_bufs(), self.sent, self.received)
+    }
+
+    pub(super) fn posted(&mut self, buffers: u16) {
+        self.posted = self.posted.saturating_add(u32::from(buffers));
+    }
+
+    /// Counts a received message and takes the credit it brings; `update` says that it did nothing else.
+    pub(super) fn receive(
+        &mut self,
+        mseq: u32,
+        mseq_ack: u32,
+        bufs: u16,
+        update: bool,
+    ) -> Result<(), Violation> {
+        let violation = |rule, what| Err(Violation::new(Rule::B(rule), what));
+        if mseq != self.next_received() {
+            return violation(12, "message out of sequence");
+        }
+        if ahead(mseq, self.told) > 0 {
+            return violation(14, "message beyond the credit given");
+        }
+        let Some(posted) = self.posted.checked_sub(1) else {
+            return violation(13, "more messages than receive buffers");
+        };
+        if mseq_ack.wrapping_sub(self.acked) > self.sent.wrapping_sub(self.acked) {
+            return violation(12, "MSeqAck outside the messages not yet acknowledged");
+        }
+        if u32::from(bufs) < self.sent.wrapping_sub(mseq_ack) {
+            return violation(13, "Bufs takes back credit that is used");
+        }
+        self.received = mseq;
+        self.posted = posted;
+        self.acked = mseq_ack;
+        self.bufs = bufs;
+        if update {
+            self.updates = self.updates.saturating_add(1);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn credits(own: u16, peer: u16) -> Credits {
+        let mut credits = Credits::new(own);
+        credits.start(peer);
+        credits
+    }
+
+    #[test]
+    fn b_12_sequence_wraps_and_may_not_jump() {
+        let mut c = credits(8, 8);
+        c.received = u32::MAX;
+        c.told = c.received.wrapping_add(8);
+        assert_eq!(c.receive(0, 0, 8, false), Ok(()));
+        assert_eq!(c.receive(2, 0, 8, false).unwrap_err().rule, Rule::B(12));
+        assert_eq!(c.receive(0, 0, 8, false).unwrap_err().rule, Rule::B(12));
+    }
+
+    #[test]
+    fn b_12_acknowledges_only_what_was_sent() {
+        let mut c = credits(8, 8);
+        assert_eq!(c.receive(1, 1, 8, false).unwrap_err().rule, Rule::B(12));
+        c.send();
+        c.send();
+        assert_eq!(c.receive(1, 2, 8, false), Ok(()));
+        assert_eq!(c.receive(2, 1, 8, false).unwrap_err().rule, Rule::B(12));
+    }
+
+    #[test]
+    fn b_13_bufs_counts_posted_less_received() {
+        let mut c = credits(8, 8);
+        c.receive(1, 0, 8, false).unwrap();
+        assert_eq!(c.send(), (7, 1, 1));
+        c.posted(3);
+        assert_eq!(c.send(), (10, 2, 1));
+    }
+
+    #[test]
+    fn b_13_bufs_saturates() {
+        let mut c = credits(u16::MAX, 8);
+        c.posted(5);
+        assert_eq!(c.send().0, u16::MAX);
+    }
+
+    #[test]
+    fn b_13_used_credit_cannot_be_taken_back() {
+        let mut c = credits(8, 8);
+        c.send();
+        c.send();
+        assert_eq!(c.receive(1, 0, 1, false).unwrap_err().rule, Rule::B(13));
+    }
+
+    #[test]
+    fn b_13_unused_credit_may_shrink() {
+        let mut c = credits(8, 8);
+        c.send();
+        assert_eq!(c.receive(1, 1, 2, false), Ok(()));
+        assert_eq!(c.available(), 2);
+    }
+
+    #[test]
+    fn b_14_credit_is_bufs_less_unacknowledged() {
+        let mut c = credits(8, 8);
+        for left in (0..8).rev() {
+            c.send();
+            assert_eq!(c.available(), left);
+        }
+        c.receive(1, 5, 4, false).unwrap();
+        assert_eq!(c.available(), 1);
+    }
+
+    #[test]
+    fn b_14_peer_may_not_exceed_the_credit_told() {
+        let mut c = credits(3, 8);
+        c.posted(5);
+        for mseq in 1..=3 {
+            c.receive(mseq, 0, 8, false).unwrap();
+        }
+        assert_eq!(c.receive(4, 0, 8, false).unwrap_err().rule, Rule::B(14));
+    }
+
+    #[test]
+    fn b_15_to_b_18_what_each_credit_allows() {
+        for (credit, gain, control, payload) in [
+            (0, 1, false, false),
+            (1, 0, false, false),
+            (1, 1, true, false),
+            (2, 0, true, false),
+            (3, 0, true, true),
+            (9, 0, true, true),
+        ] {
+            let mut c = credits(8, credit);
+            c.posted(gain);
+            assert_eq!(
+                c.allow(Cost::Control),
+                control,
+                "credit {credit} gain {gain}"
+            );
+            assert_eq!(
+                c.allow(Cost::Payload),
+                payload,
+                "credit {credit} gain {gain}"
+            );
+        }
+    }
+
+    #[test]
+    fn b_19_a_peer_that_runs_dry_is_told() {
+        let mut c = credits(3, 8);
+        c.receive(1, 0, 8, false).unwrap();
+        c.receive(2, 0, 8, false).unwrap();
+        assert!(!c.update_due(), "nothing to give");
+        c.posted(1);
+        assert!(c.update_due());
+        c.send();
+        assert!(!c.update_due());
+    }
+
+    #[test]
+    fn b_20_news_waits_until_it_doubles_the_peers_credit() {
+        let mut c = credits(64, 64);
+        for mseq in 1..=31 {
+            c.receive(mseq, 0, 64, false).unwrap();
+            c.posted(1);
+            assert!(!c.update_due(), "after {mseq}");
+        }
+        c.receive(32, 0, 64, false).unwrap();
+        c.posted(1);
+        assert!(c.update_due());
+    }
+
+    #[test]
+    fn b_20_updates_do_not_answer_each_other() {
+        for depth in 3..9 {
+            let mut ends = [credits(depth, depth), credits(depth, depth)];
+            let mut first = ends[0].send();
+            let mut messages = 0;
+            loop {
+                let mut answered = false;
+                for to in [1, 0] {
+                    let (bufs, mseq, ack) = first;
+                    ends[to].receive(mseq, ack, bufs, true).unwrap();
+                    ends[to].posted(1);
+                    answered = ends[to].update_due();
+                    if !answered {
+                        break;
+                    }
+                    messages += 1;
+                    first = ends[to].send();
+                }
+                if !answered {
+                    break;
+                }
+                assert!(messages < 10, "depth {depth} never falls silent");
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the caller has to look at.
+
+use core::ops::{
+    BitOr,
+    BitOrAssign, //
+};
+
+/// A set of things that happened since [`Machine::take_events`](super::Machine::take_events) was last called.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Events(u16);
+
+const NAMES: [(Events, &str); 9] = [
+    (Events::CONNECTED, "CONNECTED"),
+    (Events::READABLE, "READABLE"),
+    (Events::WRITABLE, "WRITABLE"),
+    (Events::PEER_CLOSED, "PEER_CLOSED"),
+    (Events::SENT_ALL, "SENT_ALL"),
+    (Events::DISCONNECT, "DISCONNECT"),
+    (Events::ABORTED, "ABORTED"),
+    (Events::URGENT, "URGENT"),
+    (Events::CLOSED, "CLOSED"),
+];
+
+impl Events {
+    /// The connection is established.
+    pub const CONNECTED: Events = Events(1 << 0);
+    /// Payload came, or its end: wake readers.
+    pub const READABLE: Events = Events(1 << 1);
+    /// Bytes left the send stream or reached the peer, or no more can be written: wake writers.
+    pub const WRITABLE: Events = Events(1 << 2);
+    /// The peer's DisConn came (`B-69`).
+    pub const PEER_CLOSED: Events = Events(1 << 3);
+    /// All that was written reached the peer.
+    pub const SENT_ALL: Events = Events(1 << 4);
+    /// Drop the LLP connection now (`B-70`, `B-71`).
+    pub const DISCONNECT: Events = Events(1 << 5);
+    /// The connection failed; [`Machine::aborted`](super::Machine::aborted) says why.
+    pub const ABORTED: Events = Events(1 << 6);
+    /// The peer announced an urgent byte (`B-77`).
+    pub const URGENT: Events = Events(1 << 7);
+    /// The LLP connection is gone.
+    pub const CLOSED: Events = Events(1 << 8);
+
+    /// Whether nothing happened.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether all of `events` are in the set.
+    pub fn contains(self, events: Events) -> bool {
+        self.0 & events.0 == events.0
+    }
+}
+
+impl BitOr for Events {
+    type Output = Events;
+
+    fn bitor(self, other: Events) -> Events {
+        Events(self.0 | other.0)
+    }
+}
+
+impl BitOrAssign for Events {
+    fn bitor_assign(&mut self, other: Events) {
+        self.0 |= other.0;
+    }
+}
+
+impl core::fmt::Debug for Events {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_set()
+            .entries(
+                NAMES
+                    .iter()
+                    .filter(|(event, _)| self.contains(*event))
+                    .map(|(_, name)| name),
+            )
+            .finish()
+    }
+}
