@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The module as people use it; kbuild reads Kbuild.
+
+# The build tree of the kernel that the module is for.
+KDIR ?= /lib/modules/$(shell uname -r)/build
+# What the VM runs: release or debug, rxe or siw.
+KERNEL ?= release
+RDMA ?= rxe
+CMD ?= bash -c 'ip -n a address; rdma link; cat /proc/modules'
+
+kbuild = $(MAKE) -C $(KDIR) M=$(CURDIR) MO=$(CURDIR)/build/module
+run = tools/vm/run --kernel $(KERNEL) --rdma $(RDMA)
+
+.PHONY: module
+module: ## build build/module/sdp.ko for KDIR=<kernel build tree> (takes LLVM=1, CLIPPY=1 …)
+	@tools/check-kernel $(KDIR)
+	@mkdir -p build/module
+	+$(kbuild) modules
+
+.PHONY: modules_install
+modules_install: module ## install the module below INSTALL_MOD_PATH
+	+$(kbuild) modules_install
+
+.PHONY: clean
+clean: ## remove everything that was built in the checkout
+	rm -rf build
+
+.PHONY: prepare
+prepare: ## prepare the root and both kernels of the VM, once (about 30 min)
+	@tools/vm/prepare
+
+.PHONY: build
+build: ## build the module and the selftests for the VM: KERNEL=release|debug
+	@tools/vm/prepare $(KERNEL)
+	@tools/vm/build $(KERNEL)
+
+.PHONY: vm
+vm: build ## run CMD='…' in the VM, with the module loaded: KERNEL=release|debug RDMA=rxe|siw
+	@$(run) -- bash -c "$$CMD"
+
+.PHONY: shell
+shell: build ## a shell in the VM, with the module loaded: KERNEL=release|debug RDMA=rxe|siw
+	@$(run) --shell
+
+.PHONY: demo
+demo: build ## show the module at work
+	@$(run) -- selftests/demo
+
+.PHONY: check
+check: ## run every test: on the host, and in the VM with both kernels
+	@tools/check
+
+.PHONY: lint
+lint: ## check format, warnings, walls between the rooms, and scripts
+	@tools/lint
+
+.PHONY: fmt
+fmt: ## format the Rust sources
+	@tools/lint --fix
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z_]*\):.* ## \(.*\)/\1\t\2/p' Makefile | while IFS='	' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
+export CMD
