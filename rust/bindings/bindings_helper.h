@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The headers that bindgen reads for rust/bindings.rs.
+ */
+#include <linux/net.h>
+#include <linux/socket.h>
+#include <linux/poll.h>
+#include <linux/workqueue.h>
+#include <net/sock.h>
+#include <net/net_namespace.h>
+#include <net/netns/generic.h>
+#include <rdma/ib_verbs.h>
+#include <rdma/ib_cm.h>
+#include <rdma/rdma_cm.h>
+#include "helpers.h"

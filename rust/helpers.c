@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Static inlines and macros that Rust cannot reach, as functions of their own.
+ */
+#include "helpers.h"
+
+#include <net/net_namespace.h>
+#include <net/netns/generic.h>
+
+/* net */
+
+void sdp_helper_lock_sock(struct sock *sk)
+{
+	lock_sock(sk);
+}
+
+void sdp_helper_sock_hold(struct sock *sk)
+{
+	sock_hold(sk);
+}
+
+void sdp_helper_sock_put(struct sock *sk)
+{
+	sock_put(sk);
+}
+
+void sdp_helper_sock_orphan(struct sock *sk)
+{
+	sock_orphan(sk);
+}
+
+void sdp_helper_sock_graft(struct sock *sk, struct socket *sock)
+{
+	sock_graft(sk, sock);
+}
+
+bool sdp_helper_sock_flag(const struct sock *sk, enum sock_flags flag)
+{
+	return sock_flag(sk, flag);
+}
+
+void sdp_helper_sock_set_flag(struct sock *sk, enum sock_flags flag)
+{
+	sock_set_flag(sk, flag);
+}
+
+struct net *sdp_helper_sock_net(const struct sock *sk)
+{
+	return sock_net(sk);
+}
+
+wait_queue_head_t *sdp_helper_sk_sleep(struct sock *sk)
+{
+	return sk_sleep(sk);
+}
+
+void sdp_helper_sock_poll_wait(struct file *file, struct socket *sock,
+			       struct poll_table_struct *p)
+{
+	sock_poll_wait(file, sock, p);
+}
+
+int sdp_helper_sock_error(struct sock *sk)
+{
+	return sock_error(sk);
+}
+
+long sdp_helper_sock_rcvtimeo(const struct sock *sk, bool noblock)
+{
+	return sock_rcvtimeo(sk, noblock);
+}
+
+long sdp_helper_sock_sndtimeo(const struct sock *sk, bool noblock)
+{
+	return sock_sndtimeo(sk, noblock);
+}
+
+int sdp_helper_sock_rcvlowat(const struct sock *sk, int waitall, int len)
+{
+	return sock_rcvlowat(sk, waitall, len);
+}
+
+int sdp_helper_sock_intr_errno(long timeo)
+{
+	return sock_intr_errno(timeo);
+}
+
+void *sdp_helper_net_generic(const struct net *net, unsigned int id)
+{
+	return net_generic(net, id);
+}
+
+int sdp_helper_copy_from_sockptr(void *dst, sockptr_t src, size_t size)
+{
+	return copy_from_sockptr(dst, src, size);
+}
+
+void sdp_helper_timer_setup(struct timer_list *timer,
+			    void (*func)(struct timer_list *timer))
+{
+	timer_setup(timer, func, 0);
+}
+
+void sdp_helper_INIT_WORK(struct work_struct *work, work_func_t func)
+{
+	INIT_WORK(work, func);
+}
+
+bool sdp_helper_queue_work(struct workqueue_struct *wq,
+			   struct work_struct *work)
+{
+	return queue_work(wq, work);
+}
+
+struct workqueue_struct *sdp_helper_alloc_workqueue(const char *name)
+{
+	return alloc_workqueue("%s", WQ_UNBOUND, 0, name);
+}
+
+/* rdma */
+
+void sdp_helper_spin_lock_bh(spinlock_t *lock)
+{
+	spin_lock_bh(lock);
+}
+
+void sdp_helper_spin_unlock_bh(spinlock_t *lock)
+{
+	spin_unlock_bh(lock);
+}
+
+bool sdp_helper_spin_trylock_bh(spinlock_t *lock)
+{
+	return spin_trylock_bh(lock);
+}
+
+/* Compound, so that who gets a page of them can hold it; the caller handles failure. */
+struct page *sdp_helper_alloc_pages(gfp_t gfp, unsigned int order)
+{
+	return alloc_pages(gfp | __GFP_COMP | __GFP_NOWARN, order);
+}
+
+void *sdp_helper_page_address(struct page *page)
+{
+	return page_address(page);
+}
+
+bool sdp_helper_ib_device_try_get(struct ib_device *dev)
+{
+	return ib_device_try_get(dev);
+}
+
+void sdp_helper_ib_dealloc_pd(struct ib_pd *pd)
+{
+	ib_dealloc_pd(pd);
+}
+
+u64 sdp_helper_ib_dma_map_page(struct ib_device *dev, struct page *page,
+			       unsigned long offset, size_t size,
+			       enum dma_data_direction direction)
+{
+	return ib_dma_map_page(dev, page, offset, size, direction);
+}
+
+int sdp_helper_ib_dma_mapping_error(struct ib_device *dev, u64 addr)
+{
+	return ib_dma_mapping_error(dev, addr);
+}
+
+void sdp_helper_ib_dma_unmap_page(struct ib_device *dev, u64 addr, size_t size,
+				  enum dma_data_direction direction)
+{
+	ib_dma_unmap_page(dev, addr, size, direction);
+}
+
+void sdp_helper_ib_dma_sync_single_for_cpu(struct ib_device *dev, u64 addr,
+					   size_t size,
+					   enum dma_data_direction direction)
+{
+	ib_dma_sync_single_for_cpu(dev, addr, size, direction);
+}
+
+void sdp_helper_ib_dma_sync_single_for_device(struct ib_device *dev, u64 addr,
+					      size_t size,
+					      enum dma_data_direction direction)
+{
+	ib_dma_sync_single_for_device(dev, addr, size, direction);
+}
+
+int sdp_helper_ib_post_send(struct ib_qp *qp, const struct ib_send_wr *wr,
+			    const struct ib_send_wr **bad_wr)
+{
+	return ib_post_send(qp, wr, bad_wr);
+}
+
+int sdp_helper_ib_post_recv(struct ib_qp *qp, const struct ib_recv_wr *wr,
+			    const struct ib_recv_wr **bad_wr)
+{
+	return ib_post_recv(qp, wr, bad_wr);
+}

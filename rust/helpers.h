@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Static inlines and macros that Rust cannot reach, as functions of their own.
+ *
+ * Each is the C name with sdp_helper_ before it and does nothing else.
+ */
+#ifndef SDP_HELPERS_H
+#define SDP_HELPERS_H
+
+/* net */
+#include <linux/poll.h>
+#include <linux/sockptr.h>
+#include <linux/timer.h>
+#include <linux/workqueue.h>
+#include <net/sock.h>
+
+void sdp_helper_lock_sock(struct sock *sk);
+void sdp_helper_sock_hold(struct sock *sk);
+void sdp_helper_sock_put(struct sock *sk);
+void sdp_helper_sock_orphan(struct sock *sk);
+void sdp_helper_sock_graft(struct sock *sk, struct socket *sock);
+bool sdp_helper_sock_flag(const struct sock *sk, enum sock_flags flag);
+void sdp_helper_sock_set_flag(struct sock *sk, enum sock_flags flag);
+struct net *sdp_helper_sock_net(const struct sock *sk);
+wait_queue_head_t *sdp_helper_sk_sleep(struct sock *sk);
+void sdp_helper_sock_poll_wait(struct file *file, struct socket *sock,
+			       struct poll_table_struct *p);
+int sdp_helper_sock_error(struct sock *sk);
+long sdp_helper_sock_rcvtimeo(const struct sock *sk, bool noblock);
+long sdp_helper_sock_sndtimeo(const struct sock *sk, bool noblock);
+int sdp_helper_sock_rcvlowat(const struct sock *sk, int waitall, int len);
+int sdp_helper_sock_intr_errno(long timeo);
+void *sdp_helper_net_generic(const struct net *net, unsigned int id);
+int sdp_helper_copy_from_sockptr(void *dst, sockptr_t src, size_t size);
+void sdp_helper_timer_setup(struct timer_list *timer,
+			    void (*func)(struct timer_list *timer));
+void sdp_helper_INIT_WORK(struct work_struct *work, work_func_t func);
+bool sdp_helper_queue_work(struct workqueue_struct *wq,
+			   struct work_struct *work);
+struct workqueue_struct *sdp_helper_alloc_workqueue(const char *name);
+
+/* rdma */
+#include <linux/dma-direction.h>
+#include <linux/gfp.h>
+#include <linux/spinlock.h>
+#include <rdma/ib_verbs.h>
+
+void sdp_helper_spin_lock_bh(spinlock_t *lock);
+void sdp_helper_spin_unlock_bh(spinlock_t *lock);
+bool sdp_helper_spin_trylock_bh(spinlock_t *lock);
+struct page *sdp_helper_alloc_pages(gfp_t gfp, unsigned int order);
+void *sdp_helper_page_address(struct page *page);
+bool sdp_helper_ib_device_try_get(struct ib_device *dev);
+void sdp_helper_ib_dealloc_pd(struct ib_pd *pd);
+u64 sdp_helper_ib_dma_map_page(struct ib_device *dev, struct page *page,
+			       unsigned long offset, size_t size,
+			       enum dma_data_direction direction);
+int sdp_helper_ib_dma_mapping_error(struct ib_device *dev, u64 addr);
+void sdp_helper_ib_dma_unmap_page(struct ib_device *dev, u64 addr, size_t size,
+				  enum dma_data_direction direction);
+void sdp_helper_ib_dma_sync_single_for_cpu(struct ib_device *dev, u64 addr,
+					   size_t size,
+					   enum dma_data_direction direction);
+void sdp_helper_ib_dma_sync_single_for_device(struct ib_device *dev, u64 addr,
+					      size_t size,
+					      enum dma_data_direction direction);
+int sdp_helper_ib_post_send(struct ib_qp *qp, const struct ib_send_wr *wr,
+			    const struct ib_send_wr **bad_wr);
+int sdp_helper_ib_post_recv(struct ib_qp *qp, const struct ib_recv_wr *wr,
+			    const struct ib_recv_wr **bad_wr);
+
+#endif /* SDP_HELPERS_H */

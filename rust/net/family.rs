@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Registration of a protocol family with the socket layer.
+
+use crate::{
+    bindings,
+    net::{
+        ops::{
+            proto_ops,
+            Protocol, //
+        },
+        sock::{
+            Layout,
+            Sock, //
+        },
+        workqueue::Workqueue, //
+    },
+};
+use core::{
+    marker::PhantomData,
+    ptr::null_mut,
+    sync::atomic::{
+        AtomicPtr,
+        Ordering, //
+    },
+};
+use kernel::{
+    error::to_result,
+    prelude::*,
+    str::CStr,
+    types::Opaque,
+    ThisModule, //
+};
+
+/// The C side of a family, in a static of the module: `struct proto`, its ops and its `create`.
+pub(crate) struct Family<P: Protocol> {
+    proto: Opaque<bindings::proto>,
+    ops: bindings::proto_ops,
+    family: bindings::net_proto_family,
+    workqueue: AtomicPtr<bindings::workqueue_struct>,
+    _protocol: PhantomData<fn() -> P>,
+}
+
+// SAFETY: The C structures are only changed by the socket layer, which synchronises that.
+unsafe impl<P: Protocol> Sync for Family<P> {}
+
+impl<P: Protocol> Family<P> {
+    /// A family to be registered; `module` is the module that its sockets keep loaded.
+    pub(crate) const fn new(name: &'static CStr, module: &'static ThisModule) -> Self {
+        // SAFETY: All zeroes are valid for this C structure of pointers and integers.
+        let mut proto: bindings::proto = unsafe { core::mem::zeroed() };
+        let from = name.to_bytes_with_nul();
+        let mut i = 0;
+        // A name too long for the field fails the build here, by the index.
+        while i < from.len() {
+            proto.name[i] = from[i] as _;
+            i += 1;
+        }
+        proto.owner = module.as_ptr();
+        proto.obj_size = size_of::<Layout<P>>() as u32;
+        Self {
+            proto: Opaque::new(proto),
+            ops: proto_ops::<P>(module),
+            family: bindings::net_proto_family {
+                family: P::FAMILY,
+                create: Some(Self::create),
+                owner: module.as_ptr(),
+            },
+            workqueue: AtomicPtr::new(null_mut()),
+            _protocol: PhantomData,
+        }
+    }
+
+    pub(super) fn proto(&'static self) -> *mut bindings::proto {
+        self.proto.get()
+    }
+
+    pub(super) fn ops(&'static self) -> *const bindings::proto_ops {
+        &raw const self.ops
+    }
+
+    /// The workqueue of the family's sockets; valid while it is registered or has sockets.
+    pub(super) fn workqueue(&self) -> *mut bindings::workqueue_struct {
+        self.workqueue.load(Ordering::Acquire)
+    }
+
+    unsafe extern "C" fn create(
+        net: *mut bindings::net,
+        sock: *mut bindings::socket,
+        protocol: c_int,
+        kern: c_int,
+    ) -> c_int {
+        kernel::error::from_result(|| {
+            // SAFETY: The socket layer calls with a live socket under construction.
+            if c_int::from(unsafe { (*sock).type_ }) != bindings::sock_type_SOCK_STREAM as c_int {
+                return Err(ESOCKTNOSUPPORT);
+            }
+            if protocol != 0 && protocol != bindings::IPPROTO_TCP as c_int {
+                return Err(EPROTONOSUPPORT);
+            }
+            // SAFETY: Both are what the socket layer handed in.
+            unsafe { Sock::<P>::create(net, sock, kern) }?;
+            Ok(0)
+        })
+    }
+}
+
+/// A registered family; unregistered when dropped.
+///
+/// The socket layer lets the module go only when no socket is left, so that dropping it cannot
+/// race with one; what work the last sockets had queued is waited for.
+pub(crate) struct Registration<P: Protocol> {
+    family: &'static Family<P>,
+    _workqueue: Workqueue,
+}
+
+impl<P: Protocol> Registration<P> {
+    /// Registers `family`; from here on programs can open sockets of it.
+    ///
+    /// Fails with `EEXIST` where another module has the family number.
+    pub(crate) fn new(family: &'static Family<P>, name: &'static CStr) -> Result<Self> {
+        let workqueue = Workqueue::new(name)?;
+        family
+            .workqueue
+            .store(workqueue.as_ptr(), Ordering::Release);
+        // SAFETY: The static `struct proto` is registered once, and unregistered below or in drop.
+        to_result(unsafe { bindings::proto_register(family.proto(), 1) })?;
+        // SAFETY: The static family outlives its registration.
+        let registered = to_result(unsafe { bindings::sock_register(&raw const family.family) });
+        if let Err(e) = registered {
+            // SAFETY: Registered above, and no socket can exist.
+            unsafe { bindings::proto_unregister(family.proto()) };
+            return Err(e);
+        }
+        Ok(Self {
+            family,
+            _workqueue: workqueue,
+        })
+    }
+}
+
+impl<P: Protocol> Drop for Registration<P> {
+    fn drop(&mut self) {
+        // SAFETY: Both were registered by `new()`. Every sock holds the module, so none is left.
+        unsafe {
+            bindings::sock_unregister(P::FAMILY);
+            bindings::proto_unregister(self.family.proto());
+        }
+    }
+}

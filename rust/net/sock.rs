@@ -1,0 +1,543 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `struct sock` with a protocol's own state behind it.
+//!
+//! Reference rules. An [`ARef`] of a [`Sock`] owns one count of `sk_refcnt`. The `struct socket`
+//! of an open file owns one until release; an armed timer owns one until it has run or was
+//! stopped; queued work owns one until it has run. The last put runs the destructor, in whatever
+//! context that happens, so a [`Protocol`]'s state must be droppable where sleeping is forbidden.
+//! Every `struct sock` holds the module, so no code here runs after it is gone.
+
+use crate::{
+    bindings,
+    net::{
+        family::Family,
+        namespace::Net,
+        ops::Protocol, //
+    },
+};
+use core::{
+    cell::UnsafeCell,
+    mem::offset_of,
+    ops::{
+        Deref,
+        DerefMut, //
+    },
+    ptr::{
+        addr_of,
+        addr_of_mut,
+        NonNull, //
+    },
+};
+use kernel::{
+    error::to_result,
+    prelude::*,
+    sync::aref::{
+        ARef,
+        AlwaysRefCounted, //
+    },
+    types::Opaque, //
+};
+
+/// What [`Family`] has the socket layer allocate for each socket.
+#[repr(C)]
+pub(super) struct Layout<P: Protocol> {
+    /// First, since the socket layer allocates and frees the whole as a `struct sock`.
+    sk: bindings::sock,
+    timer: bindings::timer_list,
+    work: bindings::work_struct,
+    locked: UnsafeCell<P::Locked>,
+    shared: P,
+}
+
+/// A reference-counted socket of protocol `P`; dereferences to the state that needs no lock.
+///
+/// # Invariants
+///
+/// The `sk`, `timer` and `work` fields of the layout are valid C objects and `locked` and
+/// `shared` are initialised. `locked` is only touched under `lock_sock()`, or by the destructor.
+#[repr(transparent)]
+pub(crate) struct Sock<P: Protocol>(Opaque<Layout<P>>);
+
+// SAFETY: The shared part is `Send` and `Sync` by the trait, the locked part is `Send` and behind
+// a lock, and the C objects may be used and freed on any thread.
+unsafe impl<P: Protocol> Send for Sock<P> {}
+// SAFETY: As above.
+unsafe impl<P: Protocol> Sync for Sock<P> {}
+
+// SAFETY: `sk_refcnt` keeps the allocation, and sockets only exist counted.
+unsafe impl<P: Protocol> AlwaysRefCounted for Sock<P> {
+    fn inc_ref(&self) {
+        // SAFETY: `self` is a live sock by the type invariant.
+        unsafe { bindings::sdp_helper_sock_hold(self.as_ptr()) };
+    }
+
+    unsafe fn dec_ref(obj: NonNull<Self>) {
+        // SAFETY: The caller owns a count of this sock and gives it up.
+        unsafe { bindings::sdp_helper_sock_put(obj.as_ptr().cast()) };
+    }
+}
+
+impl<P: Protocol> Deref for Sock<P> {
+    type Target = P;
+
+    fn deref(&self) -> &P {
+        // SAFETY: `shared` is initialised and never borrowed mutably while references exist.
+        unsafe { &*addr_of!((*self.0.get()).shared) }
+    }
+}
+
+/// How long a call may sleep, in jiffies: 0 for not at all, `MAX` for ever.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Timeout(c_long);
+
+impl Timeout {
+    /// Whether the call may not sleep, or has slept as long as it may.
+    pub(crate) fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+
+    /// `ERESTARTSYS` where the call can be restarted without a loss of time, else `EINTR`.
+    pub(crate) fn interrupted(self) -> Error {
+        // SAFETY: A pure function of its argument.
+        Error::from_errno(unsafe { bindings::sdp_helper_sock_intr_errno(self.0) })
+    }
+}
+
+/// The `TCP_*` state that `/proc` and `ss` show for a socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+#[allow(missing_docs)]
+pub(crate) enum Shown {
+    Established = 1,
+    SynSent = 2,
+    SynRecv = 3,
+    FinWait1 = 4,
+    Close = 7,
+    Listen = 10,
+}
+
+impl<P: Protocol> Sock<P> {
+    /// Allocates the sock of a new `struct socket`, which owns the one reference to it.
+    ///
+    /// # Safety
+    ///
+    /// `net` and `sock` are what the socket layer handed to the family's `create`.
+    pub(super) unsafe fn create(
+        net: *mut bindings::net,
+        sock: *mut bindings::socket,
+        kern: c_int,
+    ) -> Result {
+        // SAFETY: As the caller promises.
+        let sk = unsafe { Self::alloc(net, sock, kern) }?;
+        // The socket layer has stored the pointer in `sock`; it now owns the reference.
+        ARef::into_raw(sk);
+        Ok(())
+    }
+
+    /// Allocates a sock that no file has yet, with what a passive socket inherits from `self`.
+    ///
+    /// May sleep. Fails with `ENOMEM`.
+    pub(crate) fn new_child(&self) -> Result<ARef<Self>> {
+        let parent = self.as_ptr();
+        // SAFETY: `parent` is live and so is its namespace.
+        let child = unsafe {
+            Self::alloc(
+                bindings::sdp_helper_sock_net(parent),
+                core::ptr::null_mut(),
+                0,
+            )
+        }?;
+        // SAFETY: Both socks are live. Nobody else knows the child; the fields read of the parent
+        // are integers that setsockopt may change at any time, and either value serves.
+        unsafe {
+            let (from, to) = (parent, child.as_ptr());
+            (*to).sk_rcvbuf = addr_of!((*from).sk_rcvbuf).read_volatile();
+            (*to).sk_sndbuf = addr_of!((*from).sk_sndbuf).read_volatile();
+            (*to).sk_rcvlowat = addr_of!((*from).sk_rcvlowat).read_volatile();
+            (*to).sk_rcvtimeo = addr_of!((*from).sk_rcvtimeo).read_volatile();
+            (*to).sk_sndtimeo = addr_of!((*from).sk_sndtimeo).read_volatile();
+            (*to).sk_lingertime = addr_of!((*from).sk_lingertime).read_volatile();
+            (*to).sk_priority = addr_of!((*from).sk_priority).read_volatile();
+            (*to).sk_mark = addr_of!((*from).sk_mark).read_volatile();
+            (*to).sk_uid = (*from).sk_uid;
+            for flag in [
+                bindings::sock_flags_SOCK_LINGER,
+                bindings::sock_flags_SOCK_KEEPOPEN,
+                bindings::sock_flags_SOCK_URGINLINE,
+            ] {
+                if bindings::sdp_helper_sock_flag(from, flag) {
+                    bindings::sdp_helper_sock_set_flag(to, flag);
+                }
+            }
+        }
+        Ok(child)
+    }
+
+    /// Allocates and initialises a sock.
+    ///
+    /// # Safety
+    ///
+    /// `net` is a live namespace; `sock` is NULL or a `struct socket` under construction.
+    unsafe fn alloc(
+        net: *mut bindings::net,
+        sock: *mut bindings::socket,
+        kern: c_int,
+    ) -> Result<ARef<Self>> {
+        let family: &'static Family<P> = P::family();
+        // SAFETY: `net` is live by the contract. Of a live namespace the per-namespace values are.
+        let (shared, locked) = P::new(unsafe { Net::from_ptr(net) })?;
+        // SAFETY: `net` is live, and `proto()` was registered before any socket can be asked for.
+        let sk = unsafe {
+            bindings::sk_alloc(net, P::FAMILY, bindings::GFP_KERNEL, family.proto(), kern)
+        };
+        let layout = NonNull::new(sk.cast::<Layout<P>>()).ok_or(ENOMEM)?;
+        // SAFETY: `obj_size` of our `struct proto` is the size of `Layout`, the memory is ours, and
+        // until `sk_destruct` is set nobody looks at what lies behind `sk`. `shared` is pinned from
+        // here on: it is only reached by reference until the destructor drops it in place.
+        let done = unsafe {
+            let l = layout.as_ptr();
+            bindings::sdp_helper_timer_setup(addr_of_mut!((*l).timer), Some(Self::on_timer));
+            bindings::sdp_helper_INIT_WORK(addr_of_mut!((*l).work), Some(Self::on_work));
+            addr_of_mut!((*l).locked).write(UnsafeCell::new(locked));
+            pin_init::raw_try_init(addr_of_mut!((*l).shared), shared)
+        };
+        if let Err(e) = done {
+            // SAFETY: Only the locked part was initialised, and `sk` was never shared.
+            unsafe {
+                core::ptr::drop_in_place(addr_of_mut!((*layout.as_ptr()).locked));
+                bindings::sk_free(sk);
+            }
+            return Err(e);
+        }
+        // SAFETY: `sk` is freshly allocated and `sock` is NULL or being made.
+        unsafe {
+            bindings::sock_init_data(sock, sk);
+            (*sk).sk_destruct = Some(Self::on_destruct);
+            (*sk).sk_protocol = bindings::IPPROTO_TCP as u16;
+            (*sk).__sk_common.skc_state = Shown::Close as u8;
+            if !sock.is_null() {
+                (*sock).ops = family.ops();
+            }
+        }
+        // SAFETY: INVARIANT: All parts are initialised; `sk_alloc()` gave us the first reference.
+        Ok(unsafe { ARef::from_raw(layout.cast()) })
+    }
+
+    unsafe extern "C" fn on_destruct(sk: *mut bindings::sock) {
+        let layout = sk.cast::<Layout<P>>();
+        // SAFETY: The last reference is gone, so nothing else can reach the two; they were
+        // initialised before `sk_destruct` was set.
+        unsafe {
+            core::ptr::drop_in_place(addr_of_mut!((*layout).locked));
+            core::ptr::drop_in_place(addr_of_mut!((*layout).shared));
+        }
+    }
+
+    unsafe extern "C" fn on_timer(timer: *mut bindings::timer_list) {
+        // SAFETY: The timer is embedded in a `Layout<P>`, and an armed timer owns a reference.
+        let sk = unsafe {
+            let layout = timer.byte_sub(offset_of!(Layout<P>, timer)).cast::<Self>();
+            ARef::<Self>::from_raw(NonNull::new_unchecked(layout))
+        };
+        P::timer(&sk);
+    }
+
+    unsafe extern "C" fn on_work(work: *mut bindings::work_struct) {
+        // SAFETY: The work is embedded in a `Layout<P>`, and queued work owns a reference.
+        let sk = unsafe {
+            let layout = work.byte_sub(offset_of!(Layout<P>, work)).cast::<Self>();
+            ARef::<Self>::from_raw(NonNull::new_unchecked(layout))
+        };
+        P::work(&sk);
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut bindings::sock {
+        self.0.get().cast()
+    }
+
+    /// The namespace that the socket was made in.
+    pub(crate) fn net(&self) -> &Net {
+        // SAFETY: A sock holds its namespace, or, for a kernel socket, never outlives it.
+        unsafe { Net::from_ptr(bindings::sdp_helper_sock_net(self.as_ptr())) }
+    }
+
+    /// Takes the socket lock, which serialises the callers of one socket. May sleep.
+    pub(crate) fn lock(&self) -> SockGuard<'_, P> {
+        // SAFETY: The sock is live.
+        unsafe { bindings::sdp_helper_lock_sock(self.as_ptr()) };
+        SockGuard { sk: self }
+    }
+
+    /// Runs [`Protocol::work`] soon, in process context; once for any number of calls until then.
+    ///
+    /// Any context.
+    pub(crate) fn queue_work(&self) {
+        self.inc_ref();
+        // SAFETY: The work is initialised, and the workqueue lives while sockets do.
+        let queued = unsafe {
+            let work = addr_of_mut!((*self.0.get()).work);
+            bindings::sdp_helper_queue_work(P::family().workqueue(), work)
+        };
+        if !queued {
+            // SAFETY: It was queued already with a reference of its own, so that taken above is
+            // returned; the caller holds another.
+            unsafe { bindings::sdp_helper_sock_put(self.as_ptr()) };
+        }
+    }
+
+    /// Runs [`Protocol::timer`] in `ms` milliseconds, instead of when it was to run. Any context.
+    pub(crate) fn arm_timer(&self, ms: u32) {
+        // SAFETY: Timer and sock are live; the call takes the timer's reference if it has none.
+        unsafe {
+            let delay = bindings::__msecs_to_jiffies(ms);
+            let at = addr_of!(bindings::jiffies)
+                .read_volatile()
+                .wrapping_add(delay);
+            bindings::sk_reset_timer(self.as_ptr(), addr_of_mut!((*self.0.get()).timer), at);
+        }
+    }
+
+    /// Stops the timer if it is armed. Any context.
+    pub(crate) fn stop_timer(&self) {
+        // SAFETY: Timer and sock are live, and the caller's reference remains after the timer's.
+        unsafe {
+            bindings::sk_stop_timer(self.as_ptr(), addr_of_mut!((*self.0.get()).timer));
+        }
+    }
+
+    /// Tells readers that there is something to read. Any context.
+    pub(crate) fn data_ready(&self) {
+        // SAFETY: The sock is live; `sock_init_data()` set the callback.
+        unsafe {
+            if let Some(f) = (*self.as_ptr()).sk_data_ready {
+                f(self.as_ptr());
+            }
+        }
+    }
+
+    /// Tells writers that there is room. Any context.
+    pub(crate) fn write_space(&self) {
+        // SAFETY: As in `data_ready()`.
+        unsafe {
+            if let Some(f) = (*self.as_ptr()).sk_write_space {
+                f(self.as_ptr());
+            }
+        }
+    }
+
+    /// Wakes everybody who waits for the socket's state. Any context.
+    pub(crate) fn state_change(&self) {
+        // SAFETY: As in `data_ready()`.
+        unsafe {
+            if let Some(f) = (*self.as_ptr()).sk_state_change {
+                f(self.as_ptr());
+            }
+        }
+    }
+
+    /// Leaves `error` for the next call to report, and tells everybody. Any context.
+    pub(crate) fn fail(&self, error: Error) {
+        // SAFETY: The sock is live; `sk_err` may be written from anywhere.
+        unsafe {
+            addr_of_mut!((*self.as_ptr()).sk_err).write_volatile(-error.to_errno());
+            if let Some(f) = (*self.as_ptr()).sk_error_report {
+                f(self.as_ptr());
+            }
+        }
+    }
+
+    /// Takes the error that waits for the next call.
+    pub(crate) fn take_error(&self) -> Result {
+        // SAFETY: The sock is live.
+        to_result(unsafe { bindings::sdp_helper_sock_error(self.as_ptr()) })
+    }
+
+    /// Whether an error waits for the next call.
+    pub(crate) fn has_error(&self) -> bool {
+        // SAFETY: The sock is live; the field is an integer.
+        unsafe { addr_of!((*self.as_ptr()).sk_err).read_volatile() != 0 }
+    }
+
+    /// The error of a send on a stream that takes no more, with SIGPIPE where it is due.
+    pub(crate) fn stream_error(&self, flags: u32, error: Error) -> Error {
+        // SAFETY: The sock is live; called in the context of the sending task.
+        let errno =
+            unsafe { bindings::sk_stream_error(self.as_ptr(), flags as c_int, error.to_errno()) };
+        Error::from_errno(errno)
+    }
+
+    /// `SO_RCVTIMEO`, or no time at all.
+    pub(crate) fn recv_timeout(&self, nonblock: bool) -> Timeout {
+        // SAFETY: The sock is live.
+        Timeout(unsafe { bindings::sdp_helper_sock_rcvtimeo(self.as_ptr(), nonblock) })
+    }
+
+    /// `SO_SNDTIMEO`, or no time at all.
+    pub(crate) fn send_timeout(&self, nonblock: bool) -> Timeout {
+        // SAFETY: The sock is live.
+        Timeout(unsafe { bindings::sdp_helper_sock_sndtimeo(self.as_ptr(), nonblock) })
+    }
+
+    /// How many bytes a receive of `len` waits for: `SO_RCVLOWAT`, or all; at least 1.
+    pub(crate) fn recv_target(&self, waitall: bool, len: usize) -> usize {
+        let len = c_int::try_from(len).unwrap_or(c_int::MAX);
+        // SAFETY: The sock is live.
+        let n = unsafe { bindings::sdp_helper_sock_rcvlowat(self.as_ptr(), waitall.into(), len) };
+        usize::try_from(n).unwrap_or(1)
+    }
+
+    /// `SO_SNDBUF` as the kernel keeps it, in bytes.
+    pub(crate) fn send_buffer(&self) -> usize {
+        // SAFETY: The sock is live; the field is an integer.
+        let n = unsafe { addr_of!((*self.as_ptr()).sk_sndbuf).read_volatile() };
+        usize::try_from(n).unwrap_or(0)
+    }
+
+    /// `SO_REUSEADDR`.
+    pub(crate) fn reuse_address(&self) -> bool {
+        // SAFETY: The sock is live; a bit that only setsockopt changes.
+        unsafe { (*self.as_ptr()).__sk_common.skc_reuse() != 0 }
+    }
+
+    /// `SO_LINGER`: how long close may wait, or `None` when it is off.
+    pub(crate) fn linger(&self) -> Option<Timeout> {
+        // SAFETY: The sock is live; the field is an integer.
+        unsafe {
+            bindings::sdp_helper_sock_flag(self.as_ptr(), bindings::sock_flags_SOCK_LINGER).then(
+                || {
+                    let jiffies = addr_of!((*self.as_ptr()).sk_lingertime).read_volatile();
+                    Timeout(c_long::try_from(jiffies).unwrap_or(c_long::MAX))
+                },
+            )
+        }
+    }
+
+    /// Whether the socket's file was closed.
+    pub(crate) fn is_orphan(&self) -> bool {
+        // SAFETY: The sock is live.
+        unsafe { bindings::sdp_helper_sock_flag(self.as_ptr(), bindings::sock_flags_SOCK_DEAD) }
+    }
+
+    /// Sets the state that diagnostics show.
+    pub(crate) fn show(&self, state: Shown) {
+        // SAFETY: The sock is live; the field is read by diagnostics at any time.
+        unsafe {
+            addr_of_mut!((*self.as_ptr()).__sk_common.skc_state).write_volatile(state as u8);
+        }
+    }
+}
+
+/// The socket lock held; dereferences to the state that it guards.
+///
+/// # Invariants
+///
+/// The current task holds `lock_sock()` of `sk`.
+pub(crate) struct SockGuard<'a, P: Protocol> {
+    sk: &'a Sock<P>,
+}
+
+impl<P: Protocol> Deref for SockGuard<'_, P> {
+    type Target = P::Locked;
+
+    fn deref(&self) -> &P::Locked {
+        // SAFETY: The lock is held by the type invariant, and `&self` excludes a `&mut` through it.
+        unsafe { &*(*addr_of!((*self.sk.0.get()).locked)).get() }
+    }
+}
+
+impl<P: Protocol> DerefMut for SockGuard<'_, P> {
+    fn deref_mut(&mut self) -> &mut P::Locked {
+        // SAFETY: The lock is held by the type invariant, and `&mut self` is exclusive.
+        unsafe { &mut *(*addr_of!((*self.sk.0.get()).locked)).get() }
+    }
+}
+
+impl<P: Protocol> Drop for SockGuard<'_, P> {
+    fn drop(&mut self) {
+        // SAFETY: The lock is held by the type invariant.
+        unsafe { bindings::release_sock(self.sk.as_ptr()) };
+    }
+}
+
+/// Why a wait ended without what it waited for.
+pub(crate) enum Woken {
+    /// The time is used up.
+    TimedOut,
+    /// A signal is pending.
+    Signal,
+}
+
+impl<'a, P: Protocol> SockGuard<'a, P> {
+    /// Sleeps until `done`, without the lock while asleep; what is left of `timeout` remains.
+    ///
+    /// `done` runs with the lock held, first before any sleep. The socket must have a file.
+    pub(crate) fn wait(
+        &mut self,
+        timeout: &mut Timeout,
+        mut done: impl FnMut(&mut Self) -> bool,
+    ) -> Result<(), Woken> {
+        if done(self) {
+            return Ok(());
+        }
+        let sk = self.sk.as_ptr();
+        let mut entry = bindings::wait_queue_entry {
+            private: kernel::current!().as_ptr().cast(),
+            func: Some(bindings::woken_wake_function),
+            ..Default::default()
+        };
+        // SAFETY: The entry stays where it is until it is removed below, and the queue belongs to
+        // the socket of the file that the caller has open.
+        let queue = unsafe { bindings::sdp_helper_sk_sleep(sk) };
+        // SAFETY: As above.
+        unsafe { bindings::add_wait_queue(queue, &raw mut entry) };
+        let result = loop {
+            if done(self) {
+                break Ok(());
+            }
+            if timeout.is_zero() {
+                break Err(Woken::TimedOut);
+            }
+            if kernel::current!().signal_pending() {
+                break Err(Woken::Signal);
+            }
+            // SAFETY: The lock is held; it is dropped for the sleep and taken again, so the type
+            // invariant holds whenever this function's caller can look. `&mut self` means that no
+            // borrow of the locked state lives across.
+            unsafe {
+                bindings::release_sock(sk);
+                timeout.0 =
+                    bindings::wait_woken(&raw mut entry, bindings::TASK_INTERRUPTIBLE, timeout.0);
+                bindings::sdp_helper_lock_sock(sk);
+            }
+        };
+        // SAFETY: The entry was added above.
+        unsafe { bindings::remove_wait_queue(queue, &raw mut entry) };
+        result
+    }
+
+    /// The socket itself.
+    pub(crate) fn sock(&self) -> &'a Sock<P> {
+        self.sk
+    }
+
+    /// Cuts the sock from its file: no callback reaches a waiter any more.
+    pub(crate) fn orphan(&mut self) {
+        // SAFETY: The sock is live and locked.
+        unsafe { bindings::sdp_helper_sock_orphan(self.sk.as_ptr()) };
+    }
+
+    /// Makes `self` the sock of `sock`, which takes over `reference`.
+    ///
+    /// # Safety
+    ///
+    /// `sock` is a `struct socket` under construction without a sock; `reference` is of this sock.
+    pub(super) unsafe fn graft(&mut self, sock: *mut bindings::socket, reference: ARef<Sock<P>>) {
+        // SAFETY: As the caller promises; `SS_CONNECTED` is what an accepted socket is.
+        unsafe {
+            bindings::sdp_helper_sock_graft(self.sk.as_ptr(), sock);
+            (*sock).state = bindings::socket_state_SS_CONNECTED;
+        }
+        ARef::into_raw(reference);
+    }
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Socket addresses between the caller's bytes and [`SocketAddrV4`].
+
+use crate::bindings;
+use core::net::{
+    Ipv4Addr,
+    Ipv6Addr,
+    SocketAddrV4, //
+};
+use kernel::prelude::*;
+
+const AF_UNSPEC: u16 = bindings::AF_UNSPEC as u16;
+const AF_INET: u16 = bindings::AF_INET as u16;
+const AF_INET6: u16 = bindings::AF_INET6 as u16;
+
+/// The bytes of a `struct sockaddr` that a caller gave, copied to the kernel.
+pub(crate) struct SockAddr<'a>(&'a [u8]);
+
+impl<'a> SockAddr<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    fn array<const N: usize>(&self, at: usize) -> Result<[u8; N]> {
+        let bytes = self.0.get(at..).ok_or(EINVAL)?;
+        bytes.first_chunk().copied().ok_or(EINVAL)
+    }
+
+    /// Whether this is `AF_UNSPEC`, with which connect undoes a connection.
+    pub(crate) fn is_unspecified(&self) -> Result<bool> {
+        Ok(u16::from_ne_bytes(self.array(0)?) == AF_UNSPEC)
+    }
+
+    /// The IPv4 address and port.
+    ///
+    /// Programs give `AF_INET` or the socket's own `family`; those that resolved names for IPv6
+    /// also give the any-address or a v4-mapped one of `AF_INET6`. `EINVAL` for an address that
+    /// is too short, `EAFNOSUPPORT` for another family, `EADDRNOTAVAIL` for a real IPv6 address.
+    pub(crate) fn to_v4(&self, family: u16) -> Result<SocketAddrV4> {
+        let given = u16::from_ne_bytes(self.array(0)?);
+        let port = u16::from_be_bytes(self.array(2)?);
+        if given == AF_INET || given == family {
+            // The caller has to give the padding of `struct sockaddr_in` too, as TCP wants it.
+            let _padding: [u8; 8] = self.array(8)?;
+            let ip = Ipv4Addr::from(self.array::<4>(4)?);
+            Ok(SocketAddrV4::new(ip, port))
+        } else if given == AF_INET6 {
+            let ip = Ipv6Addr::from(self.array::<16>(8)?);
+            let ip = if ip.is_unspecified() {
+                Ipv4Addr::UNSPECIFIED
+            } else {
+                ip.to_ipv4_mapped().ok_or(EADDRNOTAVAIL)?
+            };
+            Ok(SocketAddrV4::new(ip, port))
+        } else {
+            Err(EAFNOSUPPORT)
+        }
+    }
+}
+
+/// `struct sockaddr_in` with `AF_INET`, as names are given back.
+pub(super) fn to_sockaddr_in(addr: SocketAddrV4) -> [u8; 16] {
+    let [f0, f1] = AF_INET.to_ne_bytes();
+    let [p0, p1] = addr.port().to_be_bytes();
+    let [a, b, c, d] = addr.ip().octets();
+    [f0, f1, p0, p1, a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0]
+}

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Stream sockets over RDMA with the Sockets Direct Protocol.
+//!
+//! The rooms, from the wire to the user: `proto` is the protocol, pure; `rdma` and `net` wrap
+//! the kernel's RDMA and socket layers; `sock` is the socket that is made of them. Only `rdma`,
+//! `net` and `bindings` hold `unsafe`.
+
+mod bindings;
+mod net;
+pub mod proto;
+mod rdma;
+mod sock;
+
+use kernel::prelude::*;
+
+module! {
+    type: SdpModule,
+    name: "sdp",
+    authors: ["The sdp developers"],
+    description: "Sockets Direct Protocol: stream sockets over RDMA",
+    license: "GPL",
+    alias: ["net-pf-27"],
+}
+
+/// The loaded module. Fields are dropped in this order: the family first, since its sockets use
+/// the settings.
+struct SdpModule {
+    _family: net::family::Registration<sock::Sdp>,
+    _settings: sock::settings::Registration,
+}
+
+impl kernel::Module for SdpModule {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        rdma::device::init();
+        let settings = sock::settings::Registration::new()?;
+        Ok(Self {
+            _family: sock::register()?,
+            _settings: settings,
+        })
+    }
+}

@@ -1,0 +1,648 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One connection: the protocol machine, the QP, and the buffers between them and the user.
+//!
+//! Locks, in the order in which they may be taken:
+//!
+//! 1. the socket's teardown mutex;
+//! 2. the handler mutex of the socket's cm id, in CM events;
+//! 3. `lock_sock()` of the socket;
+//! 4. [`Conn::post`], which keeps messages in the order of their MSeq: who holds it asks the
+//!    machine for the next message and posts it;
+//! 5. [`Conn::flow`], the machine and what it received; held for a few hundred instructions.
+//!
+//! Completions run in softirq and take 4 and 5 only, so they never wait for a user.
+//!
+//! References: the QP's completions own an `Arc` of the connection and the connection owns the QP;
+//! the sock owns an `Arc` too and the connection a reference of the sock. Both circles end in
+//! [`Conn::tear_down`] and when the socket lets the connection go.
+
+use crate::{
+    net::{
+        spinlock_bh::{
+            new_spinlock_bh,
+            SpinLockBh, //
+        }, //
+    },
+    proto::{
+        AbortReason,
+        Config,
+        Events,
+        Machine,
+        SendTag,
+        Side,
+        State,
+        Violation, //
+    },
+    rdma::{
+        buf::{
+            Gfp,
+            RecvBuf,
+            Sge, //
+        },
+        cm::{
+            CmId,
+            ConnParam,
+            Handler, //
+        },
+        device::Device,
+        qp::{
+            Caps,
+            Completions,
+            Payload,
+            Qp,
+            QpEvent,
+            SendWr,
+            WcStatus, //
+        },
+    },
+    sock::{
+        ring::Ring,
+        settings,
+        Socket, //
+    },
+};
+use core::ops::Range;
+use kernel::{
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        Arc,
+        UniqueArc, //
+    },
+};
+
+/// The cm id of a socket.
+pub(super) type Id = CmId<ARef<Socket>>;
+
+/// The QP of a connection, with its cm id.
+type Pair = Qp<ARef<Socket>, Arc<Conn>>;
+
+/// Pages of one send chunk, as a power of two: 16 KiB on 4 KiB pages.
+pub(super) const SEND_ORDER: u32 = 2;
+
+/// Sends that may be in the fabric at a time.
+const SEND_SLOTS: u32 = 64;
+
+/// Pieces of written data that may wait to be sent; a piece is a chunk, except at the ends.
+const SEND_PIECES: usize = 1024;
+
+/// Buffers for a message's payload, beside that for its header.
+const PAYLOAD_PIECES: u32 = 5;
+
+/// A peer that is not ready is retried for as long as it lives; credits keep it ready.
+const RNR_RETRY_FOR_EVER: u8 = 7;
+
+/// The most that the CM knows.
+const RETRIES: u8 = 7;
+
+/// Received payload that its reader has not finished.
+pub(super) struct Unread {
+    buf: RecvBuf,
+    range: Range<usize>,
+}
+
+impl Unread {
+    /// What is still to be read.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.buf.bytes().get(self.range.clone()).unwrap_or(&[])
+    }
+
+    /// Counts the first `n` bytes as read.
+    pub(super) fn advance(&mut self, n: usize) {
+        self.range.start = self.range.start.saturating_add(n).min(self.range.end);
+    }
+
+    /// Lets the device go; the bytes stay.
+    pub(super) fn detach(&mut self) {
+        self.buf.detach();
+    }
+}
+
+/// How far the connection below is from its end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd)]
+pub(super) enum Link {
+    /// It carries messages, or is being made.
+    Up,
+    /// It is to be dropped.
+    Drop,
+    /// The peer was told that it is dropped.
+    Dropped,
+    /// It is gone; what it used can be freed.
+    Gone,
+    /// What it used is freed.
+    Over,
+}
+
+/// What the machine's lock guards.
+struct Flow {
+    machine: Machine,
+    /// Payload that no reader has taken over yet.
+    rx: Ring<Unread>,
+    /// Messages that came before the HelloAck was seen.
+    early: Ring<RecvBuf>,
+    /// The CM said that the connection is established.
+    ready: bool,
+    link: Link,
+    /// What went wrong below, where that is known better than as a reset.
+    cause: Option<Error>,
+}
+
+/// What the lock that orders messages guards.
+struct Post {
+    qp: Option<Arc<Pair>>,
+    /// The send stream from the next message on.
+    tx: Ring<Sge>,
+    /// What is in the fabric, in order: sends of one QP complete in the order of posting.
+    in_flight: Ring<SendTag>,
+}
+
+/// One connection of a socket.
+#[pin_data]
+pub(super) struct Conn {
+    sk: ARef<Socket>,
+    depth: u16,
+    order: u32,
+    side: Side,
+    #[pin]
+    post: SpinLockBh<Post>,
+    #[pin]
+    flow: SpinLockBh<Flow>,
+}
+
+impl Conn {
+    /// Makes the connection of `sk` on the device of `id`, with its QP.
+    ///
+    /// In a handler of `id`, with the socket locked. What fails gives `id` back, since it cannot
+    /// be destroyed there; for the same reason a connection that was made ends by the socket's
+    /// work alone.
+    pub(super) fn new(
+        sk: &Socket,
+        id: Id,
+        handler: &Handler<'_>,
+        side: Side,
+    ) -> Result<Arc<Self>, (Error, Id)> {
+        let made = handler
+            .device()
+            .and_then(|device| Self::without_qp(sk, &device, side))
+            .and_then(|conn| Ok((conn, UniqueArc::<Pair>::new_uninit(GFP_KERNEL)?)));
+        let (conn, room) = match made {
+            Ok(made) => made,
+            Err(e) => return Err((e, id)),
+        };
+        let caps = Caps {
+            send_wr: SEND_SLOTS,
+            recv_wr: u32::from(conn.depth),
+            payload_sge: PAYLOAD_PIECES,
+        };
+        let qp = Qp::new(id, handler, caps, conn.clone())?;
+        conn.post.lock().qp = Some(room.write(qp).into());
+        Ok(conn)
+    }
+
+    fn without_qp(sk: &Socket, device: &Device, side: Side) -> Result<Arc<Self>> {
+        let net = sk.net();
+        let size = settings::recv_buffer_size(net) as usize;
+        let order = size.div_ceil(PAGE_SIZE).next_power_of_two().ilog2();
+        let depth = settings::recv_buffers(net).min(device.max_qp_wr());
+        let depth = u16::try_from(depth).unwrap_or(u16::MAX);
+        let recv_size = u32::try_from(PAGE_SIZE << order)?;
+        let pieces = PAYLOAD_PIECES.min(device.max_send_sge().saturating_sub(1));
+        // A payload of n full chunks starts and ends inside one: it lies in n + 1 of them.
+        let send_size =
+            u32::try_from(PAGE_SIZE << SEND_ORDER)?.saturating_mul(pieces.saturating_sub(1).max(1));
+        let config = Config {
+            side,
+            max_adverts: 1,
+            ord: u16::from(device.max_qp_init_rd_atom().max(1)),
+            ird: u16::from(device.max_qp_rd_atom().max(1)),
+            recv_size,
+            recv_depth: depth,
+            send_size,
+            desired_remote: recv_size,
+        };
+        let machine = Machine::new(config).map_err(|_| EINVAL)?;
+        let flow = Flow {
+            machine,
+            rx: Ring::new(depth.into())?,
+            early: Ring::new(depth.into())?,
+            ready: false,
+            link: Link::Up,
+            cause: None,
+        };
+        let post = Post {
+            qp: None,
+            tx: Ring::new(SEND_PIECES)?,
+            in_flight: Ring::new(SEND_SLOTS as usize)?,
+        };
+        Arc::pin_init(
+            pin_init!(Self {
+                sk: sk.into(),
+                depth,
+                order,
+                side,
+                post <- new_spinlock_bh!(post, "sdp::Conn::post"),
+                flow <- new_spinlock_bh!(flow, "sdp::Conn::flow"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Receive buffers of the connection.
+    pub(super) fn depth(&self) -> usize {
+        self.depth.into()
+    }
+
+    /// Posts the receive buffers that the Hello or HelloAck will promise. May sleep.
+    pub(super) fn fill(&self) -> Result {
+        let qp = self.qp().ok_or(ENOTCONN)?;
+        for _ in 0..self.depth {
+            let buf = RecvBuf::new(qp.device(), self.order, Gfp::Kernel)?;
+            qp.post_recv(buf).map_err(|(e, _)| e)?;
+        }
+        Ok(())
+    }
+
+    /// The QP, to sleep with. Only where [`Conn::tear_down`] cannot run meanwhile, since the last
+    /// reference must go there: in the work itself, and in the handler that makes the connection.
+    fn qp(&self) -> Option<Arc<Pair>> {
+        self.post.lock().qp.clone()
+    }
+
+    /// What the CM is to be told of this end.
+    pub(super) fn param(&self) -> ConnParam {
+        let (responder_resources, initiator_depth) = self.qp().map_or((1, 1), |qp| {
+            let device = qp.device();
+            (device.max_qp_rd_atom(), device.max_qp_init_rd_atom())
+        });
+        ConnParam {
+            responder_resources,
+            initiator_depth,
+            retry_count: RETRIES,
+            rnr_retry_count: RNR_RETRY_FOR_EVER,
+        }
+    }
+
+    /// Runs `f` on the machine, and then does what the machine wants done.
+    ///
+    /// Any context, without the locks of this file.
+    pub(super) fn with<R>(&self, f: impl FnOnce(&mut Machine) -> R) -> R {
+        let result = f(&mut self.flow.lock().machine);
+        self.kick();
+        result
+    }
+
+    /// Looks at the machine. Any context, without the locks of this file.
+    pub(super) fn look<R>(&self, f: impl FnOnce(&Machine) -> R) -> R {
+        f(&self.flow.lock().machine)
+    }
+
+    /// Posts what is to be sent, and tells the socket what happened.
+    fn kick(&self) {
+        if let Err(e) = self.transmit() {
+            self.broken(e);
+        }
+        let events = self.flow.lock().machine.take_events();
+        self.dispatch(events);
+    }
+
+    fn transmit(&self) -> Result {
+        let mut guard = self.post.lock();
+        let post = &mut *guard;
+        let Some(qp) = &post.qp else { return Ok(()) };
+        while !post.in_flight.is_full() {
+            let Some(transmit) = self.flow.lock().machine.poll_transmit() else {
+                break;
+            };
+            let send = SendWr {
+                header: transmit.header.as_bytes(),
+                payload: take_payload(&mut post.tx, transmit.payload)?,
+                solicited: transmit.solicited,
+                cookie: 0,
+            };
+            qp.post_send(send)?;
+            // The loop saw room for it.
+            let _ = post.in_flight.push(transmit.tag);
+        }
+        Ok(())
+    }
+
+    fn dispatch(&self, events: Events) {
+        if events.is_empty() {
+            return;
+        }
+        let sk = &*self.sk;
+        if events.contains(Events::DISCONNECT) {
+            self.set_link(Link::Drop);
+        }
+        if events.contains(Events::ABORTED) {
+            let (ready, reason, cause) = {
+                let flow = self.flow.lock();
+                (flow.ready, flow.machine.aborted(), flow.cause)
+            };
+            let errno = match reason {
+                None | Some(AbortReason::Local) => None,
+                Some(AbortReason::Violation(violation)) => {
+                    pr_debug!("peer broke the protocol: {violation:?}\n");
+                    Some(EPROTO)
+                }
+                Some(_) => Some(cause.unwrap_or(ECONNRESET)),
+            };
+            // What fails before the connection is established is connect's to tell.
+            if let (true, Some(errno)) = (ready, errno) {
+                sk.fail(errno);
+            }
+        }
+        if events.contains(Events::READABLE) {
+            sk.data_ready();
+        }
+        if events.contains(Events::WRITABLE) && self.writable(sk) {
+            sk.write_space();
+        }
+        for event in [
+            Events::PEER_CLOSED,
+            Events::SENT_ALL,
+            Events::ABORTED,
+            Events::CLOSED,
+        ] {
+            if events.contains(event) {
+                sk.state_change();
+                break;
+            }
+        }
+    }
+
+    /// Bytes that were written and have not reached the peer.
+    pub(super) fn queued(&self) -> usize {
+        self.look(|m| m.unsent().saturating_add(m.in_flight()))
+    }
+
+    /// Whether writers are woken: as with TCP, once a third of the send buffer is free.
+    pub(super) fn writable(&self, sk: &Socket) -> bool {
+        let third = sk.send_buffer() / 3;
+        self.queued() <= sk.send_buffer().saturating_sub(third)
+    }
+
+    /// Whether the connection takes no more of the user's bytes, for whatever reason.
+    pub(super) fn send_closed(&self) -> bool {
+        self.look(|m| !m.can_write())
+    }
+
+    /// Whether no more payload will come.
+    pub(super) fn recv_closed(&self) -> bool {
+        self.look(|m| m.peer_closed() || m.aborted().is_some() || m.state() == State::Closed)
+    }
+
+    /// Appends written bytes to the send stream; gives them back where the stream has no place.
+    pub(super) fn write(&self, bytes: Sge) -> Result<(), Sge> {
+        let len = bytes.len();
+        {
+            let mut post = self.post.lock();
+            let rest = match post.tx.back_mut() {
+                Some(last) => last.join(bytes),
+                None => Err(bytes),
+            };
+            if let Err(bytes) = rest {
+                post.tx.push(bytes)?;
+            }
+        }
+        self.with(|m| m.write(len));
+        Ok(())
+    }
+
+    /// Whether the send stream has a place for another piece.
+    pub(super) fn has_place(&self) -> bool {
+        !self.post.lock().tx.is_full()
+    }
+
+    /// The device, while there is a QP on it.
+    pub(super) fn device(&self) -> Option<ARef<Device>> {
+        let post = self.post.lock();
+        Some(post.qp.as_ref()?.device().clone())
+    }
+
+    /// Moves the payload that came to the reader's own queue.
+    pub(super) fn take_unread(&self, to: &mut Ring<Unread>) {
+        to.append(&mut self.flow.lock().rx);
+    }
+
+    /// Payload bytes that no reader took over yet.
+    pub(super) fn unread(&self) -> usize {
+        let flow = self.flow.lock();
+        (0..flow.rx.len())
+            .filter_map(|at| flow.rx.get(at))
+            .fold(0, |sum, unread| sum.saturating_add(unread.range.len()))
+    }
+
+    /// Posts the buffer of payload that was read, which gives the peer credit.
+    pub(super) fn finish(&self, unread: Unread) {
+        self.repost(unread.buf);
+        self.kick();
+    }
+
+    fn repost(&self, buf: RecvBuf) {
+        let posted = match &self.post.lock().qp {
+            Some(qp) => qp.post_recv(buf),
+            None => return,
+        };
+        match posted {
+            Ok(()) => self.flow.lock().machine.posted(1),
+            // The QP is being torn down, or broken, which its completions tell.
+            Err((_, buf)) => drop(buf),
+        }
+    }
+
+    /// The HelloAck came: the active side's connection is there, with what arrived before.
+    pub(super) fn hello_ack(&self, private_data: &[u8]) -> Result<(), Violation> {
+        let mut recycle = Ring::empty();
+        let result = {
+            let mut guard = self.flow.lock();
+            let flow = &mut *guard;
+            let result = flow.machine.hello_ack_received(private_data);
+            if result.is_ok() {
+                flow.ready = true;
+                core::mem::swap(&mut recycle, &mut flow.early);
+                // Taken in under the lock, so that none that comes now can overtake.
+                for _ in 0..recycle.len() {
+                    if let Some(buf) = recycle.pop() {
+                        if let Some(buf) = flow.take(buf) {
+                            let _ = recycle.push(buf);
+                        }
+                    }
+                }
+            }
+            result
+        };
+        while let Some(buf) = recycle.pop() {
+            self.repost(buf);
+        }
+        self.kick();
+        result
+    }
+
+    /// The passive side's connection is there.
+    pub(super) fn established(&self) {
+        self.flow.lock().ready = true;
+        self.with(Machine::established);
+    }
+
+    /// Whether the CM said that the connection is there.
+    pub(super) fn is_ready(&self) -> bool {
+        self.flow.lock().ready
+    }
+
+    /// The fabric failed the connection: no message goes through any more. Any context.
+    pub(super) fn broken(&self, cause: Error) {
+        let events = {
+            let mut flow = self.flow.lock();
+            flow.cause.get_or_insert(cause);
+            flow.machine.disconnected();
+            flow.machine.take_events()
+        };
+        self.set_link(Link::Drop);
+        self.dispatch(events);
+    }
+
+    /// How far the connection is from its end.
+    pub(super) fn link(&self) -> Link {
+        self.flow.lock().link
+    }
+
+    /// Brings the connection nearer to its end, and has the socket's work see to it. Any context.
+    pub(super) fn set_link(&self, link: Link) {
+        {
+            let mut flow = self.flow.lock();
+            if flow.link >= link {
+                return;
+            }
+            flow.link = link;
+        }
+        self.sk.queue_work();
+    }
+
+    /// Tells the peer that the connection is dropped. The CM's answer, or its silence, comes as an
+    /// event. Sleeps; only in the socket's work.
+    pub(super) fn disconnect(&self) -> Result {
+        self.qp().ok_or(ENOTCONN)?.id().disconnect()
+    }
+
+    /// Ends the connection below: when this returns no completion and no CM event comes any more,
+    /// and the device is free of it. What was received stays readable.
+    ///
+    /// Sleeps; only in the socket's work or under its teardown mutex, without the socket lock.
+    pub(super) fn tear_down(&self) {
+        let qp = self.post.lock().qp.take();
+        // The completions that this flushes take in what came before the end.
+        drop(qp);
+        let tx = core::mem::replace(&mut self.post.lock().tx, Ring::empty());
+        drop(tx);
+        let events = {
+            let mut flow = self.flow.lock();
+            flow.rx.iter_mut().for_each(Unread::detach);
+            flow.early = Ring::empty();
+            flow.link = Link::Over;
+            flow.machine.disconnected();
+            flow.machine.take_events()
+        };
+        self.dispatch(events);
+    }
+
+    /// Data came on a connection that the CM takes for unfinished: the RTU is late or lost (B-9).
+    fn came_early(&self) {
+        if let Some(qp) = &self.post.lock().qp {
+            // If the CM cannot take it now, the RTU or the next message says it again.
+            let _ = qp.id().notify_established();
+        }
+    }
+}
+
+impl Flow {
+    /// Takes in one message; gives the buffer back if it has nothing for the user.
+    fn take(&mut self, buf: RecvBuf) -> Option<RecvBuf> {
+        match self.machine.received(buf.bytes()) {
+            Ok(received) if !received.payload.is_empty() => {
+                let unread = Unread {
+                    buf,
+                    range: received.payload,
+                };
+                // The ring is as long as there are buffers.
+                self.rx.push(unread).err().map(|unread| unread.buf)
+            }
+            // A violation is told by the machine's events.
+            Ok(_) | Err(_) => Some(buf),
+        }
+    }
+}
+
+/// Takes the first `len` bytes off the send stream.
+fn take_payload(tx: &mut Ring<Sge>, len: u32) -> Result<Payload> {
+    let mut payload = Payload::default();
+    let mut rest = len as usize;
+    while rest > 0 {
+        let front = tx.front_mut().ok_or(EPIPE)?;
+        let piece = if front.len() <= rest {
+            tx.pop()
+        } else {
+            front.split_to(rest)
+        }
+        .ok_or(EPIPE)?;
+        rest = rest.saturating_sub(piece.len());
+        payload.push(piece).map_err(|_| EMSGSIZE)?;
+    }
+    Ok(payload)
+}
+
+impl Completions for Arc<Conn> {
+    fn sent(&self, _cookie: u64, result: Result<(), WcStatus>) {
+        let tag = self.post.lock().in_flight.pop();
+        match (result, tag) {
+            (Ok(()), Some(tag)) => self.with(|m| m.sent(tag)),
+            (Ok(()), None) => {}
+            (Err(status), _) => self.failed(status),
+        }
+    }
+
+    fn received(&self, buf: RecvBuf, result: Result<(), WcStatus>) {
+        if let Err(status) = result {
+            drop(buf);
+            return self.failed(status);
+        }
+        let (recycle, early) = {
+            let mut flow = self.flow.lock();
+            if flow.ready {
+                (flow.take(buf), false)
+            } else if self.side == Side::Connecting {
+                (flow.early.push(buf).err(), false)
+            } else {
+                (flow.take(buf), true)
+            }
+        };
+        if let Some(buf) = recycle {
+            self.repost(buf);
+        }
+        if early {
+            self.came_early();
+        }
+        self.kick();
+    }
+
+    fn qp_event(&self, event: QpEvent) {
+        match event {
+            QpEvent::CommEst => self.came_early(),
+            QpEvent::Fatal => self.broken(EIO),
+            QpEvent::Other(_) => {}
+        }
+    }
+}
+
+impl Conn {
+    fn failed(&self, status: WcStatus) {
+        match status {
+            // The QP was taken down; whoever did so says why.
+            WcStatus::WrFlush => {}
+            WcStatus::RetryExc | WcStatus::RnrRetryExc => self.broken(ETIMEDOUT),
+            _ => self.broken(EIO),
+        }
+    }
+}

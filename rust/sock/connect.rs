@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! connect, and the active side of connection set-up.
+
+use crate::{
+    net::sock::{
+        Shown,
+        SockGuard,
+        Woken, //
+    },
+    proto::{
+        Machine,
+        Side, //
+    },
+    rdma::cm::Handler,
+    sock::{
+        bind,
+        conn::{
+            Conn,
+            Link, //
+        },
+        reap,
+        ring::Ring,
+        Sdp,
+        Socket,
+        State, //
+    },
+};
+use core::net::{
+    SocketAddr,
+    SocketAddrV4, //
+};
+use kernel::prelude::*;
+
+/// How long the address or the route of a peer may take, in milliseconds; as TCP gives ARP.
+const RESOLVE_MS: u32 = 3000;
+
+/// `connect(2)`.
+pub(super) fn connect(sk: &Socket, peer: SocketAddrV4, nonblock: bool) -> Result {
+    // What an attempt before this one used would still hold the port.
+    reap::reap(sk, true);
+    let mut timeout = sk.send_timeout(nonblock);
+    let mut s = sk.lock();
+    match s.state {
+        State::Idle => start(sk, &mut s, peer)?,
+        State::Connecting if nonblock => return Err(EALREADY),
+        State::Connecting | State::Failed => {}
+        State::Listening(_) | State::Connected => return Err(EISCONN),
+    }
+    if nonblock && matches!(s.state, State::Connecting) {
+        return Err(EINPROGRESS);
+    }
+    match s.wait(&mut timeout, |s| !matches!(s.state, State::Connecting)) {
+        Ok(()) => {}
+        Err(Woken::TimedOut) => return Err(EINPROGRESS),
+        Err(Woken::Signal) => return Err(timeout.interrupted()),
+    }
+    if matches!(s.state, State::Failed) {
+        s.state = State::Idle;
+        // Where SO_ERROR has told the reason already, TCP says so too.
+        sk.take_error()?;
+        return Err(ECONNABORTED);
+    }
+    Ok(())
+}
+
+fn start(sk: &Socket, s: &mut SockGuard<'_, Sdp>, peer: SocketAddrV4) -> Result {
+    let mut id = match (s.id.take(), s.bound) {
+        (Some(id), _) => id,
+        (None, Some(bound)) => bind::bound_id(sk, bound)?.0,
+        (None, None) => bind::new_id(sk)?,
+    };
+    let resolving = id.resolve_addr(None, &SocketAddr::V4(peer), RESOLVE_MS);
+    if let Err(e) = resolving {
+        // Its handler never ran, but this holds the socket lock.
+        s.dead = Some(id);
+        sk.queue_work();
+        return Err(e);
+    }
+    // The handler waits for the socket lock before it looks.
+    s.id = Some(id);
+    s.state = State::Connecting;
+    sk.show(Shown::SynSent);
+    Ok(())
+}
+
+/// The connection cannot be made: `e` is connect's to tell.
+pub(super) fn failed(sk: &Socket, s: &mut SockGuard<'_, Sdp>, e: Error) {
+    s.state = State::Failed;
+    s.local = None;
+    s.peer = None;
+    s.dead = s.id.take();
+    if let Some(conn) = &s.conn {
+        conn.set_link(Link::Gone);
+    }
+    sk.show(Shown::Close);
+    sk.queue_work();
+    sk.fail(e);
+    sk.state_change();
+}
+
+/// The peer's address is known: on to the route.
+pub(super) fn addr_resolved(sk: &Socket, handler: &Handler<'_>) {
+    let mut s = sk.lock();
+    if s.id.is_none() || !matches!(s.state, State::Connecting) {
+        return;
+    }
+    if let Err(e) = handler.resolve_route(RESOLVE_MS) {
+        failed(sk, &mut s, e);
+    }
+}
+
+/// The route is known, and with it the device: send the Hello.
+pub(super) fn route_resolved(sk: &Socket, handler: &Handler<'_>) {
+    let mut s = sk.lock();
+    if !matches!(s.state, State::Connecting) {
+        return;
+    }
+    let Some(id) = s.id.take() else { return };
+    match Conn::new(sk, id, handler, Side::Connecting) {
+        Ok(conn) => {
+            s.conn = Some(conn.clone());
+            let sent = s.prepare(&conn).and_then(|()| {
+                conn.fill()?;
+                let hello = conn.with(Machine::hello);
+                handler.connect(&conn.param(), &hello)
+            });
+            if let Err(e) = sent {
+                failed(sk, &mut s, e);
+            }
+        }
+        Err((e, id)) => {
+            s.id = Some(id);
+            failed(sk, &mut s, e);
+        }
+    }
+}
+
+/// The peer accepted, and `private_data` is its HelloAck if it speaks SDP.
+pub(super) fn established(sk: &Socket, handler: &Handler<'_>, private_data: &[u8]) {
+    let mut s = sk.lock();
+    if !matches!(s.state, State::Connecting) {
+        return;
+    }
+    let Some(conn) = s.conn.clone() else { return };
+    if let Err(violation) = conn.hello_ack(private_data) {
+        pr_debug!("the listener does not speak SDP: {violation:?}\n");
+        // The peer has a connection that nobody here wants: it is told, by the work.
+        conn.set_link(Link::Drop);
+        return failed_after_accept(sk, &mut s);
+    }
+    if let Err(e) = bind::set_names(&mut s, handler) {
+        return failed(sk, &mut s, e);
+    }
+    s.state = State::Connected;
+    sk.show(Shown::Established);
+    sk.state_change();
+    sk.write_space();
+}
+
+/// As [`failed()`], but the peer has to be told.
+fn failed_after_accept(sk: &Socket, s: &mut SockGuard<'_, Sdp>) {
+    s.state = State::Failed;
+    sk.show(Shown::Close);
+    sk.fail(EPROTO);
+    sk.state_change();
+}
+
+impl crate::sock::Locked {
+    /// Makes what the user side of `conn` needs, and hands it what was set before it was there.
+    pub(super) fn prepare(&mut self, conn: &Conn) -> Result {
+        self.rx = Ring::new(conn.depth())?;
+        let (nodelay, cork) = (self.nodelay, self.cork);
+        conn.with(|m| {
+            m.set_nodelay(nodelay);
+            m.set_cork(cork);
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! listen, accept, and the passive side of connection set-up.
+//!
+//! A request becomes a child socket at once; once the CM says that it is connected it moves to the
+//! listener's queue. The locks of listener and child are never held together.
+
+use crate::{
+    net::sock::{
+        Shown,
+        Woken, //
+    },
+    proto::Side,
+    rdma::cm::ChildId,
+    sock::{
+        bind,
+        conn::Conn,
+        release,
+        ring::Ring,
+        Socket,
+        State, //
+    },
+};
+use core::net::{
+    Ipv4Addr,
+    SocketAddrV4, //
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        aref::ARef,
+        atomic::Relaxed, //
+    },
+};
+
+/// The connections that wait for accept.
+pub(super) struct Backlog {
+    queue: Ring<ARef<Socket>>,
+}
+
+impl Backlog {
+    /// As with TCP, a backlog of n holds n + 1.
+    fn new(backlog: c_int) -> Result<Self> {
+        let length = usize::try_from(backlog).unwrap_or(0).saturating_add(1);
+        Ok(Self {
+            queue: Ring::new(length)?,
+        })
+    }
+
+    /// What waits, when the listener is no more.
+    pub(super) fn into_queue(self) -> Ring<ARef<Socket>> {
+        self.queue
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+/// A child's place in the backlog of its listener until it is connected.
+pub(super) struct Pending(ARef<Socket>);
+
+impl Pending {
+    fn new(listener: &Socket) -> Self {
+        listener.pending.fetch_add(1, Relaxed);
+        Self(listener.into())
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.pending.fetch_sub(1, Relaxed);
+    }
+}
+
+/// `listen(2)`; the socket layer has bounded `backlog` by `net.core.somaxconn`.
+pub(super) fn listen(sk: &Socket, backlog: c_int) -> Result {
+    let mut s = sk.lock();
+    let mut room = Backlog::new(backlog)?;
+    match &mut s.state {
+        State::Idle => {}
+        State::Listening(old) => {
+            if old.queue.len() > room.queue.capacity() {
+                room.queue = Ring::new(old.queue.len())?;
+            }
+            room.queue.append(&mut old.queue);
+            *old = room;
+            return Ok(());
+        }
+        State::Connecting | State::Failed | State::Connected => return Err(EINVAL),
+    }
+    if s.id.is_none() {
+        let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+        let (id, bound) = bind::bound_id(sk, s.bound.unwrap_or(any))?;
+        s.id = Some(id);
+        s.bound = Some(bound);
+    }
+    s.id.as_mut().ok_or(EINVAL)?.listen(backlog)?;
+    s.state = State::Listening(room);
+    sk.show(Shown::Listen);
+    Ok(())
+}
+
+/// `accept(2)`.
+pub(super) fn accept(sk: &Socket, nonblock: bool) -> Result<ARef<Socket>> {
+    let mut timeout = sk.recv_timeout(nonblock);
+    let mut s = sk.lock();
+    let waited = s.wait(&mut timeout, |s| match &s.state {
+        State::Listening(backlog) => !backlog.is_empty() || sk.has_error(),
+        _ => true,
+    });
+    match waited {
+        Ok(()) => {}
+        Err(Woken::TimedOut) => return Err(EAGAIN),
+        Err(Woken::Signal) => return Err(timeout.interrupted()),
+    }
+    match &mut s.state {
+        State::Listening(backlog) => match backlog.queue.pop() {
+            Some(child) => Ok(child),
+            None => Err(sk.take_error().err().unwrap_or(EAGAIN)),
+        },
+        _ => Err(EINVAL),
+    }
+}
+
+/// A Hello came to the listener `sk`: a child answers it.
+///
+/// In the handler of the listener's id. An error refuses the request.
+pub(super) fn request(sk: &Socket, id: ChildId<'_>, hello: &[u8]) -> Result {
+    let (pending, nodelay, cork) = {
+        let s = sk.lock();
+        let State::Listening(backlog) = &s.state else {
+            return Err(ECONNREFUSED);
+        };
+        let pending = sk.pending.load(Relaxed) as usize;
+        if backlog.queue.len().saturating_add(pending) >= backlog.queue.capacity() {
+            return Err(ECONNREFUSED);
+        }
+        (Pending::new(sk), s.nodelay, s.cork)
+    };
+    let child = sk.new_child()?;
+    let mut c = child.lock();
+    c.nodelay = nodelay;
+    c.cork = cork;
+    let (id, handler) = id.adopt(child.clone())?;
+    let conn = match Conn::new(&child, id, &handler, Side::Accepting) {
+        Ok(conn) => conn,
+        Err((e, id)) => {
+            c.dead = Some(id);
+            release::abandon(&mut c);
+            return Err(e);
+        }
+    };
+    c.conn = Some(conn.clone());
+    let accepted = c.prepare(&conn).and_then(|()| {
+        conn.fill()?;
+        let ack = conn
+            .with(|m| m.hello_received(hello))
+            .inspect_err(|violation| pr_debug!("bad Hello: {violation:?}\n"))
+            .map_err(|_| EPROTO)?;
+        bind::set_names(&mut c, &handler)?;
+        c.listener = Some(pending);
+        handler.accept(&conn.param(), &ack)
+    });
+    if accepted.is_err() {
+        c.listener = None;
+        release::abandon(&mut c);
+    } else {
+        child.show(Shown::SynRecv);
+    }
+    accepted
+}
+
+/// The connecting end knows that the child was accepted.
+pub(super) fn established(child: &Socket) {
+    let pending = {
+        let mut c = child.lock();
+        let (Some(pending), Some(conn)) = (c.listener.take(), c.conn.clone()) else {
+            return;
+        };
+        c.state = State::Connected;
+        conn.established();
+        child.show(Shown::Established);
+        pending
+    };
+    let listener = &pending.0;
+    let queued = match &mut listener.lock().state {
+        State::Listening(backlog) => backlog.queue.push(child.into()).is_ok(),
+        _ => false,
+    };
+    if queued {
+        listener.data_ready();
+    } else {
+        release::abandon(&mut child.lock());
+    }
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Socket options at TCP's level, and ioctls.
+
+use crate::{
+    net::option::{
+        IPPROTO_TCP,
+        SIOCINQ,
+        SIOCOUTQ,
+        TCP_CORK,
+        TCP_NODELAY, //
+    },
+    proto::Machine,
+    sock::{
+        recv,
+        Socket,
+        State, //
+    },
+};
+use kernel::prelude::*;
+
+/// `setsockopt(2)`. `ENOPROTOOPT` for what a stream over RDMA does not have.
+pub(super) fn set(sk: &Socket, level: c_int, name: c_int, value: c_int) -> Result {
+    let on = value != 0;
+    let mut s = sk.lock();
+    match (level, name) {
+        (IPPROTO_TCP, TCP_NODELAY) => s.nodelay = on,
+        (IPPROTO_TCP, TCP_CORK) => s.cork = on,
+        _ => return Err(ENOPROTOOPT),
+    }
+    if let Some(conn) = &s.conn {
+        conn.with(|m: &mut Machine| {
+            m.set_nodelay(s.nodelay);
+            m.set_cork(s.cork);
+        });
+    }
+    Ok(())
+}
+
+/// `getsockopt(2)`.
+pub(super) fn get(sk: &Socket, level: c_int, name: c_int) -> Result<c_int> {
+    let s = sk.lock();
+    match (level, name) {
+        (IPPROTO_TCP, TCP_NODELAY) => Ok(s.nodelay.into()),
+        (IPPROTO_TCP, TCP_CORK) => Ok(s.cork.into()),
+        _ => Err(ENOPROTOOPT),
+    }
+}
+
+/// `ioctl(2)`: the bytes that can be read, or that have not reached the peer.
+pub(super) fn ioctl(sk: &Socket, cmd: u32) -> Result<c_int> {
+    let s = sk.lock();
+    let bytes = match cmd {
+        SIOCINQ | SIOCOUTQ if matches!(s.state, State::Listening(_)) => return Err(EINVAL),
+        SIOCINQ => recv::unread(&s),
+        SIOCOUTQ => s.conn.as_ref().map_or(0, |conn| conn.queued()),
+        _ => return Err(ENOIOCTLCMD),
+    };
+    Ok(c_int::try_from(bytes).unwrap_or(c_int::MAX))
+}

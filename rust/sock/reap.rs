@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The socket's work: ends connections, and destroys what ended ones leave.
+
+use crate::sock::{
+    conn::{
+        Link,
+        Unread, //
+    },
+    release,
+    ring::Ring,
+    send,
+    Socket,
+    State, //
+};
+use kernel::time::{
+    Delta,
+    Instant,
+    Monotonic, //
+};
+
+/// How long the peer may take to confirm that the connection is dropped, in milliseconds.
+const DROP_MS: u32 = 2000;
+
+/// Queued work: a timer ran out, or something ended.
+pub(super) fn work(sk: &Socket) {
+    release::check_fin_wait(sk);
+    send::release_held(sk);
+    reap(sk, false);
+}
+
+/// Brings what ends to its end; in a `hurry`, without waiting for what a failed attempt's peer has
+/// to say to it. Sleeps; without the socket lock.
+pub(super) fn reap(sk: &Socket, hurry: bool) {
+    let _teardown = sk.teardown.lock();
+    let (dead, conn, drop_at, failed) = {
+        let mut s = sk.lock();
+        let failed = matches!(s.state, State::Idle | State::Failed);
+        (s.dead.take(), s.conn.clone(), s.drop_at, failed)
+    };
+    drop(dead);
+    let Some(conn) = conn else { return };
+    match conn.link() {
+        Link::Up => return,
+        Link::Drop => {
+            if conn.disconnect().is_ok() && !(hurry && failed) {
+                let now = Instant::<Monotonic>::now();
+                sk.lock().drop_at = Some(now + Delta::from_millis(DROP_MS.into()));
+                conn.set_link(Link::Dropped);
+                sk.arm_timer(DROP_MS);
+                return;
+            }
+        }
+        Link::Dropped => {
+            let waits = drop_at.is_some_and(|at| at.elapsed().is_negative());
+            if waits && !(hurry && failed) {
+                return;
+            }
+        }
+        Link::Gone => {}
+        Link::Over => return release::let_go(&mut sk.lock()),
+    }
+    sk.stop_timer();
+    conn.tear_down();
+    let mut s = sk.lock();
+    s.rx.iter_mut().for_each(Unread::detach);
+    s.tx = None;
+    if failed {
+        s.conn = None;
+        s.rx = Ring::empty();
+    }
+    release::let_go(&mut s);
+}

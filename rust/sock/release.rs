@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The last close of a socket's file, and what a connection does without one.
+
+use crate::{
+    net::sock::{
+        Shown,
+        SockGuard, //
+    },
+    proto::Machine,
+    sock::{
+        conn::{
+            Conn,
+            Link, //
+        },
+        reap,
+        ring::Ring,
+        settings,
+        Sdp,
+        Socket,
+        State, //
+    },
+};
+use kernel::{
+    sync::aref::ARef,
+    time::{
+        Delta,
+        Instant,
+        Monotonic, //
+    },
+};
+
+/// How long a closed socket waits for its peer.
+pub(super) struct FinWait {
+    /// When it has waited long enough.
+    at: Instant<Monotonic>,
+    /// The bytes that had not reached the peer when the wait began.
+    queued: usize,
+}
+
+/// `close(2)` of the last file.
+///
+/// As with TCP: unread data, or a linger time of 0, resets the connection; otherwise what was
+/// written goes out first, and the caller waits for that as long as `SO_LINGER` says.
+pub(super) fn release(sk: &Socket) {
+    let children = {
+        let mut s = sk.lock();
+        let children = match core::mem::replace(&mut s.state, State::Idle) {
+            State::Idle | State::Failed => Ring::empty(),
+            State::Listening(backlog) => backlog.into_queue(),
+            State::Connecting => {
+                if let Some(conn) = &s.conn {
+                    conn.set_link(Link::Gone);
+                }
+                Ring::empty()
+            }
+            State::Connected => {
+                s.state = State::Connected;
+                if let Some(conn) = s.conn.clone() {
+                    close(sk, &mut s, &conn);
+                }
+                Ring::empty()
+            }
+        };
+        if s.dead.is_none() {
+            s.dead = s.id.take();
+        }
+        s.orphan();
+        let_go(&mut s);
+        sk.show(Shown::Close);
+        children
+    };
+    abandon_all(children);
+    reap::reap(sk, false);
+}
+
+fn close(sk: &Socket, s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
+    let linger = sk.linger();
+    let unread = !s.rx.is_empty() || conn.unread() > 0;
+    if unread || linger.is_some_and(|timeout| timeout.is_zero()) {
+        conn.with(Machine::abort);
+        return;
+    }
+    conn.with(|m| {
+        m.shutdown_receive();
+        m.shutdown_send();
+    });
+    if let Some(mut timeout) = linger {
+        // However the wait ends, the rest happens without the caller.
+        let _ = s.wait(&mut timeout, |_| {
+            conn.queued() == 0 || conn.link() != Link::Up
+        });
+    }
+    wait_for_fin(sk, s, conn);
+}
+
+/// Gives the peer `net.sdp.fin_timeout` to take what is queued, or to close its half.
+fn wait_for_fin(sk: &Socket, s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
+    if conn.link() != Link::Up {
+        return;
+    }
+    let ms = settings::fin_timeout_ms(sk.net());
+    s.fin_wait = Some(FinWait {
+        at: Instant::now() + Delta::from_millis(ms.into()),
+        queued: conn.queued(),
+    });
+    sk.arm_timer(ms);
+}
+
+/// Resets the connection of a closed socket whose peer has made no progress for too long.
+pub(super) fn check_fin_wait(sk: &Socket) {
+    let mut s = sk.lock();
+    let Some(conn) = s.conn.clone() else { return };
+    let Some(wait) = &s.fin_wait else { return };
+    if conn.link() != Link::Up || wait.at.elapsed().is_negative() {
+        return;
+    }
+    if conn.queued() < wait.queued {
+        wait_for_fin(sk, &mut s, &conn);
+    } else {
+        s.fin_wait = None;
+        conn.with(Machine::abort);
+        // Also where the abort's own message cannot be sent.
+        conn.set_link(Link::Drop);
+    }
+}
+
+/// Once socket and connection are both through, neither keeps the other.
+pub(super) fn let_go(s: &mut SockGuard<'_, Sdp>) {
+    if !s.sock().is_orphan() {
+        return;
+    }
+    s.rx = Ring::empty();
+    s.tx = None;
+    if s.conn
+        .as_ref()
+        .is_some_and(|conn| conn.link() == Link::Over)
+    {
+        s.conn = None;
+    }
+}
+
+/// Ends a socket that no program has, or will get.
+pub(super) fn abandon(s: &mut SockGuard<'_, Sdp>) {
+    s.orphan();
+    let_go(s);
+    if let Some(conn) = &s.conn {
+        conn.with(Machine::abort);
+        // A connection that was never made has nobody to be told of its end.
+        conn.set_link(if conn.is_ready() {
+            Link::Drop
+        } else {
+            Link::Gone
+        });
+    }
+    s.sock().queue_work();
+}
+
+/// Ends the connections that waited for an accept that will not come.
+pub(super) fn abandon_all(mut children: Ring<ARef<Socket>>) {
+    while let Some(child) = children.pop() {
+        abandon(&mut child.lock());
+    }
+}

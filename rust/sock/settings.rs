@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `net.sdp.*`: what each network namespace can tune.
+
+use crate::net::{
+    namespace::Net,
+    sysctl::{
+        self,
+        Directory,
+        Knob,
+        Knobs, //
+    },
+};
+use kernel::str::CStr;
+
+/// How many knobs there are.
+const COUNT: usize = 3;
+
+/// The `net.sdp` directory.
+pub(crate) struct Sdp;
+
+/// `net.sdp` in every namespace, until dropped.
+pub(crate) type Registration = sysctl::Registration<Sdp, COUNT>;
+
+static KNOBS: Knobs<Sdp, COUNT> = Knobs::new([
+    Knob {
+        name: c"recv_buffer_size",
+        default: 16384,
+        min: 4096,
+        max: 65536,
+    },
+    Knob {
+        name: c"recv_buffers",
+        default: 32,
+        min: 4,
+        max: 1024,
+    },
+    Knob {
+        name: c"fin_timeout",
+        default: 60,
+        min: 1,
+        max: 3600,
+    },
+]);
+
+impl Directory<COUNT> for Sdp {
+    const PATH: &'static CStr = c"net/sdp";
+
+    fn knobs() -> &'static Knobs<Self, COUNT> {
+        &KNOBS
+    }
+}
+
+fn get(net: &Net, at: usize) -> u32 {
+    // No knob goes below 1.
+    KNOBS.get(net, at).unsigned_abs()
+}
+
+/// Bytes of one receive buffer, header included; used for connections made from now on.
+pub(super) fn recv_buffer_size(net: &Net) -> u32 {
+    get(net, 0)
+}
+
+/// Receive buffers of one connection; used for connections made from now on.
+pub(super) fn recv_buffers(net: &Net) -> u32 {
+    get(net, 1)
+}
+
+/// How long a closed socket waits for its peer without progress, in milliseconds.
+pub(super) fn fin_timeout_ms(net: &Net) -> u32 {
+    get(net, 2).saturating_mul(1000)
+}
