@@ -13,6 +13,7 @@ use crate::{
             Id,
             Link, //
         },
+        reap,
         Sdp,
         Socket,
         State, //
@@ -31,7 +32,7 @@ use kernel::prelude::*;
 /// that is taken, `EACCES` for a privileged one, `EADDRNOTAVAIL` for an address of no interface
 /// here, `ENODEV` for one of an interface without an RDMA device.
 pub(super) fn bind(sk: &Socket, addr: SocketAddrV4) -> Result {
-    let mut s = sk.lock();
+    let mut s = reap::lock_clean(sk);
     if !matches!(s.state, State::Idle) || s.bound.is_some() {
         return Err(EINVAL);
     }

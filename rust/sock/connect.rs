@@ -21,6 +21,7 @@ use crate::{
         },
         reap,
         ring::Ring,
+        Locked,
         Sdp,
         Socket,
         State, //
@@ -37,10 +38,8 @@ const RESOLVE_MS: u32 = 3000;
 
 /// `connect(2)`.
 pub(super) fn connect(sk: &Socket, peer: SocketAddrV4, nonblock: bool) -> Result {
-    // What an attempt before this one used would still hold the port.
-    reap::reap(sk, true);
     let mut timeout = sk.send_timeout(nonblock);
-    let mut s = sk.lock();
+    let mut s = reap::lock_clean(sk);
     match s.state {
         State::Idle => start(sk, &mut s, peer)?,
         State::Connecting if nonblock => return Err(EALREADY),
@@ -89,7 +88,7 @@ pub(super) fn failed(sk: &Socket, s: &mut SockGuard<'_, Sdp>, e: Error) {
     s.state = State::Failed;
     s.local = None;
     s.peer = None;
-    s.dead = s.id.take();
+    s.bury();
     if let Some(conn) = &s.conn {
         conn.set_link(Link::Gone);
     }
@@ -166,7 +165,7 @@ fn failed_after_accept(sk: &Socket, s: &mut SockGuard<'_, Sdp>) {
     sk.state_change();
 }
 
-impl crate::sock::Locked {
+impl Locked {
     /// Makes what the user side of `conn` needs, and hands it what was set before it was there.
     pub(super) fn prepare(&mut self, conn: &Conn) -> Result {
         self.rx = Ring::new(conn.depth())?;

@@ -15,6 +15,7 @@ use crate::{
     sock::{
         bind,
         conn::Conn,
+        reap,
         release,
         ring::Ring,
         Socket,
@@ -76,7 +77,7 @@ impl Drop for Pending {
 
 /// `listen(2)`; the socket layer has bounded `backlog` by `net.core.somaxconn`.
 pub(super) fn listen(sk: &Socket, backlog: c_int) -> Result {
-    let mut s = sk.lock();
+    let mut s = reap::lock_clean(sk);
     let mut room = Backlog::new(backlog)?;
     match &mut s.state {
         State::Idle => {}

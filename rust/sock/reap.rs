@@ -2,16 +2,20 @@
 
 //! The socket's work: ends connections, and destroys what ended ones leave.
 
-use crate::sock::{
-    conn::{
-        Link,
-        Unread, //
+use crate::{
+    net::sock::SockGuard,
+    sock::{
+        conn::{
+            Link,
+            Unread, //
+        },
+        release,
+        ring::Ring,
+        send,
+        Sdp,
+        Socket,
+        State, //
     },
-    release,
-    ring::Ring,
-    send,
-    Socket,
-    State, //
 };
 use kernel::time::{
     Delta,
@@ -27,6 +31,19 @@ pub(super) fn work(sk: &Socket) {
     release::check_fin_wait(sk);
     send::release_held(sk);
     reap(sk, false);
+}
+
+/// Locks the socket once nothing of an attempt before is left that holds its port. Sleeps.
+///
+/// Only so locked may a socket get a new cm id: one can wait for [`reap`] at a time.
+pub(super) fn lock_clean(sk: &Socket) -> SockGuard<'_, Sdp> {
+    loop {
+        reap(sk, true);
+        let s = sk.lock();
+        if s.dead.is_none() {
+            return s;
+        }
+    }
 }
 
 /// Brings what ends to its end; in a `hurry`, without waiting for what a failed attempt's peer has

@@ -62,9 +62,7 @@ pub(super) fn release(sk: &Socket) {
                 Ring::empty()
             }
         };
-        if s.dead.is_none() {
-            s.dead = s.id.take();
-        }
+        s.bury();
         s.orphan();
         let_go(&mut s);
         sk.show(Shown::Close);

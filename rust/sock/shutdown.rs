@@ -31,9 +31,7 @@ pub(super) fn shutdown(sk: &Socket, read: bool, write: bool) -> Result {
                 else {
                     return Err(ENOTCONN);
                 };
-                if s.dead.is_none() {
-                    s.dead = s.id.take();
-                }
+                s.bury();
                 sk.show(Shown::Close);
                 sk.queue_work();
                 sk.state_change();
