@@ -7,17 +7,31 @@
 //!
 //! The same files make the host crate `sdp-proto`, which `cargo test` runs.
 
+mod buffer;
 mod connection;
 mod credits;
 mod events;
 mod hello;
 mod machine;
+mod mode;
 mod receive;
+mod resize;
+mod ring;
 mod send;
+mod sequence;
+mod sink;
+mod suspend;
+mod timer;
+mod urgent;
 mod violation;
 pub mod wire;
 
 pub use self::{
+    buffer::{
+        BufferId,
+        Finished,
+        ADVERTS, //
+    },
     connection::State,
     events::Events,
     hello::{
@@ -32,13 +46,18 @@ pub use self::{
         Side,
         Transmit, //
     },
-    send::SendTag,
+    receive::Readable,
+    send::{
+        SendTag,
+        Source, //
+    },
     violation::{
         Rule,
         Violation, //
     },
     wire::{
         Header,
-        Mode, //
+        Mode,
+        Region, //
     },
 };

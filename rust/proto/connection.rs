@@ -70,6 +70,8 @@ pub(super) enum Input {
     Abort,
     /// The sent AbortConn reached the peer, or cannot be sent.
     AbortDone,
+    /// The connection continues elsewhere (`B-83`).
+    Suspended,
     /// The LLP connection is gone.
     Gone,
 }
@@ -91,19 +93,24 @@ const TRANSITIONS: &[(State, Input, State)] = {
         (State::Established, DisConnOut, State::DisConnSent),
         (State::Established, DisConnIn, State::DisConnReceived),
         (State::Established, Abort, State::Disconnecting),
+        (State::Established, Suspended, State::Disconnecting),
         (State::Established, Gone, State::Closed),
         (State::DisConnSent, Input::DisConnDone, State::DisConnDone),
         (State::DisConnSent, DisConnIn, State::Closing),
         (State::DisConnSent, Abort, State::Aborting),
+        (State::DisConnSent, Suspended, State::Disconnecting),
         (State::DisConnSent, Gone, State::Closed),
         (State::DisConnDone, DisConnIn, State::Disconnecting),
         (State::DisConnDone, Abort, State::Aborting),
+        (State::DisConnDone, Suspended, State::Disconnecting),
         (State::DisConnDone, Gone, State::Closed),
         (State::DisConnReceived, DisConnOut, State::Closing),
         (State::DisConnReceived, Abort, State::Disconnecting),
+        (State::DisConnReceived, Suspended, State::Disconnecting),
         (State::DisConnReceived, Gone, State::Closed),
         (State::Closing, Input::DisConnDone, State::Disconnecting),
         (State::Closing, Abort, State::Aborting),
+        (State::Closing, Suspended, State::Disconnecting),
         (State::Closing, Gone, State::Closed),
         (State::Aborting, AbortDone, State::Disconnecting),
         (State::Aborting, Gone, State::Closed),

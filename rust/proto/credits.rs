@@ -5,9 +5,15 @@
 //! A *limit* is the last sequence number that fits into the buffers one end has told the other of: MSeqAck + Bufs. Limits and
 //! sequence numbers live in the ring of integers modulo 2^32, so that they are only ever subtracted.
 
-use super::violation::{
-    Rule,
-    Violation, //
+use super::{
+    sequence::{
+        ahead,
+        reached, //
+    },
+    violation::{
+        Rule,
+        Violation, //
+    },
 };
 
 /// What a message costs the rules of `B-15` to `B-18`.
@@ -35,17 +41,14 @@ pub(super) struct Credits {
     received: u32,
     /// Own receive buffers posted and not yet filled (`B-13`).
     posted: u32,
+    /// The MSeqAck to send in place of `received` (`B-41`).
+    held: Option<u32>,
     /// The limit that the last message sent told.
     told: u32,
+    /// The highest limit ever told: holding MSeqAck back lowers `told` again.
+    granted: u32,
     /// Empty Data received since then, whose buffers give nothing new when they come back.
     updates: u32,
-}
-
-/// `a - b` where `a` may be a little behind `b`: zero then.
-fn ahead(a: u32, b: u32) -> u32 {
-    // CAST: two's complement is meant.
-    let difference = a.wrapping_sub(b) as i32;
-    difference.max(0).unsigned_abs()
 }
 
 impl Credits {
@@ -57,7 +60,9 @@ impl Credits {
             bufs: 0,
             received: 0,
             posted: u32::from(own_depth),
+            held: None,
             told: u32::from(own_depth),
+            granted: u32::from(own_depth),
             updates: 0,
         }
     }
@@ -112,7 +117,22 @@ impl Credits {
     }
 
     fn limit(&self) -> u32 {
-        self.received.wrapping_add(u32::from(self.own_bufs()))
+        self.mseq_ack().wrapping_add(u32::from(self.own_bufs()))
+    }
+
+    fn mseq_ack(&self) -> u32 {
+        self.held.unwrap_or(self.received)
+    }
+
+    /// Keeps MSeqAck from reaching the message received last (`B-41`).
+    pub(super) fn hold(&mut self) {
+        if self.held.is_none() {
+            self.held = Some(self.received.wrapping_sub(1));
+        }
+    }
+
+    pub(super) fn release(&mut self) {
+        self.held = None;
     }
 
     /// `B-13`, as far as the field can say.
@@ -124,27 +144,32 @@ impl Credits {
     pub(super) fn send(&mut self) -> (u16, u32, u32) {
         self.updates = self.updates.saturating_sub(self.gain());
         self.told = self.limit();
+        if reached(self.told, self.granted) {
+            self.granted = self.told;
+        }
         self.sent = self.sent.wrapping_add(1);
-        (self.own_bufs(), self.sent, self.received)
+        (self.own_bufs(), self.sent, self.mseq_ack())
     }
 
     pub(super) fn posted(&mut self, buffers: u16) {
         self.posted = self.posted.saturating_add(u32::from(buffers));
     }
 
-    /// Counts a received message and takes the credit it brings; `update` says that it did nothing else.
+    /// Counts a received message and takes the credit it brings; `update` says that it did nothing else, and `cancelling` that the
+    /// peer may hold MSeqAck back, so that its limit may fall (`B-41`).
     pub(super) fn receive(
         &mut self,
         mseq: u32,
         mseq_ack: u32,
         bufs: u16,
         update: bool,
+        cancelling: bool,
     ) -> Result<(), Violation> {
         let violation = |rule, what| Err(Violation::new(Rule::B(rule), what));
         if mseq != self.next_received() {
             return violation(12, "message out of sequence");
         }
-        if ahead(mseq, self.told) > 0 {
+        if ahead(mseq, self.granted) > 0 {
             return violation(14, "message beyond the credit given");
         }
         let Some(posted) = self.posted.checked_sub(1) else {
@@ -153,7 +178,7 @@ impl Credits {
         if mseq_ack.wrapping_sub(self.acked) > self.sent.wrapping_sub(self.acked) {
             return violation(12, "MSeqAck outside the messages not yet acknowledged");
         }
-        if u32::from(bufs) < self.sent.wrapping_sub(mseq_ack) {
+        if !cancelling && u32::from(bufs) < self.sent.wrapping_sub(mseq_ack) {
             return violation(13, "Bufs takes back credit that is used");
         }
         self.received = mseq;
@@ -181,26 +206,38 @@ mod tests {
     fn b_12_sequence_wraps_and_may_not_jump() {
         let mut c = credits(8, 8);
         c.received = u32::MAX;
-        c.told = c.received.wrapping_add(8);
-        assert_eq!(c.receive(0, 0, 8, false), Ok(()));
-        assert_eq!(c.receive(2, 0, 8, false).unwrap_err().rule, Rule::B(12));
-        assert_eq!(c.receive(0, 0, 8, false).unwrap_err().rule, Rule::B(12));
+        c.granted = c.received.wrapping_add(8);
+        assert_eq!(c.receive(0, 0, 8, false, false), Ok(()));
+        assert_eq!(
+            c.receive(2, 0, 8, false, false).unwrap_err().rule,
+            Rule::B(12)
+        );
+        assert_eq!(
+            c.receive(0, 0, 8, false, false).unwrap_err().rule,
+            Rule::B(12)
+        );
     }
 
     #[test]
     fn b_12_acknowledges_only_what_was_sent() {
         let mut c = credits(8, 8);
-        assert_eq!(c.receive(1, 1, 8, false).unwrap_err().rule, Rule::B(12));
+        assert_eq!(
+            c.receive(1, 1, 8, false, false).unwrap_err().rule,
+            Rule::B(12)
+        );
         c.send();
         c.send();
-        assert_eq!(c.receive(1, 2, 8, false), Ok(()));
-        assert_eq!(c.receive(2, 1, 8, false).unwrap_err().rule, Rule::B(12));
+        assert_eq!(c.receive(1, 2, 8, false, false), Ok(()));
+        assert_eq!(
+            c.receive(2, 1, 8, false, false).unwrap_err().rule,
+            Rule::B(12)
+        );
     }
 
     #[test]
     fn b_13_bufs_counts_posted_less_received() {
         let mut c = credits(8, 8);
-        c.receive(1, 0, 8, false).unwrap();
+        c.receive(1, 0, 8, false, false).unwrap();
         assert_eq!(c.send(), (7, 1, 1));
         c.posted(3);
         assert_eq!(c.send(), (10, 2, 1));
@@ -218,15 +255,47 @@ mod tests {
         let mut c = credits(8, 8);
         c.send();
         c.send();
-        assert_eq!(c.receive(1, 0, 1, false).unwrap_err().rule, Rule::B(13));
+        assert_eq!(
+            c.receive(1, 0, 1, false, false).unwrap_err().rule,
+            Rule::B(13)
+        );
     }
 
     #[test]
     fn b_13_unused_credit_may_shrink() {
         let mut c = credits(8, 8);
         c.send();
-        assert_eq!(c.receive(1, 1, 2, false), Ok(()));
+        assert_eq!(c.receive(1, 1, 2, false, false), Ok(()));
         assert_eq!(c.available(), 2);
+    }
+
+    #[test]
+    fn b_41_held_acknowledgement_stays_below_the_cancel() {
+        let mut c = credits(8, 8);
+        for mseq in 1..=4 {
+            c.receive(mseq, 0, 8, false, false).unwrap();
+        }
+        c.hold();
+        c.receive(5, 0, 8, false, false).unwrap();
+        c.hold();
+        assert_eq!(c.send(), (3, 1, 3));
+        c.release();
+        assert_eq!(c.send(), (3, 2, 5));
+        // What was told before the hold may still be used.
+        assert_eq!(
+            c.receive(8, 0, 8, false, false).unwrap_err().rule,
+            Rule::B(12)
+        );
+        c.receive(6, 0, 8, false, false).unwrap();
+    }
+
+    #[test]
+    fn b_41_credit_may_fall_below_nothing_during_a_cancel() {
+        let mut c = credits(8, 3);
+        c.send();
+        c.send();
+        assert_eq!(c.receive(1, 0, 1, false, true), Ok(()));
+        assert_eq!(c.available(), 0);
     }
 
     #[test]
@@ -236,7 +305,7 @@ mod tests {
             c.send();
             assert_eq!(c.available(), left);
         }
-        c.receive(1, 5, 4, false).unwrap();
+        c.receive(1, 5, 4, false, false).unwrap();
         assert_eq!(c.available(), 1);
     }
 
@@ -245,9 +314,12 @@ mod tests {
         let mut c = credits(3, 8);
         c.posted(5);
         for mseq in 1..=3 {
-            c.receive(mseq, 0, 8, false).unwrap();
+            c.receive(mseq, 0, 8, false, false).unwrap();
         }
-        assert_eq!(c.receive(4, 0, 8, false).unwrap_err().rule, Rule::B(14));
+        assert_eq!(
+            c.receive(4, 0, 8, false, false).unwrap_err().rule,
+            Rule::B(14)
+        );
     }
 
     #[test]
@@ -278,8 +350,8 @@ mod tests {
     #[test]
     fn b_19_a_peer_that_runs_dry_is_told() {
         let mut c = credits(3, 8);
-        c.receive(1, 0, 8, false).unwrap();
-        c.receive(2, 0, 8, false).unwrap();
+        c.receive(1, 0, 8, false, false).unwrap();
+        c.receive(2, 0, 8, false, false).unwrap();
         assert!(!c.update_due(), "nothing to give");
         c.posted(1);
         assert!(c.update_due());
@@ -291,11 +363,11 @@ mod tests {
     fn b_20_news_waits_until_it_doubles_the_peers_credit() {
         let mut c = credits(64, 64);
         for mseq in 1..=31 {
-            c.receive(mseq, 0, 64, false).unwrap();
+            c.receive(mseq, 0, 64, false, false).unwrap();
             c.posted(1);
             assert!(!c.update_due(), "after {mseq}");
         }
-        c.receive(32, 0, 64, false).unwrap();
+        c.receive(32, 0, 64, false, false).unwrap();
         c.posted(1);
         assert!(c.update_due());
     }
@@ -310,7 +382,7 @@ mod tests {
                 let mut answered = false;
                 for to in [1, 0] {
                     let (bufs, mseq, ack) = first;
-                    ends[to].receive(mseq, ack, bufs, true).unwrap();
+                    ends[to].receive(mseq, ack, bufs, true, false).unwrap();
                     ends[to].posted(1);
                     answered = ends[to].update_due();
                     if !answered {

@@ -11,7 +11,7 @@ use core::ops::{
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Events(u16);
 
-const NAMES: [(Events, &str); 9] = [
+const NAMES: [(Events, &str); 13] = [
     (Events::CONNECTED, "CONNECTED"),
     (Events::READABLE, "READABLE"),
     (Events::WRITABLE, "WRITABLE"),
@@ -21,6 +21,10 @@ const NAMES: [(Events, &str); 9] = [
     (Events::ABORTED, "ABORTED"),
     (Events::URGENT, "URGENT"),
     (Events::CLOSED, "CLOSED"),
+    (Events::FINISHED, "FINISHED"),
+    (Events::RESIZE, "RESIZE"),
+    (Events::SUSPEND, "SUSPEND"),
+    (Events::KEEPALIVE, "KEEPALIVE"),
 ];
 
 impl Events {
@@ -42,6 +46,15 @@ impl Events {
     pub const URGENT: Events = Events(1 << 7);
     /// The LLP connection is gone.
     pub const CLOSED: Events = Events(1 << 8);
+    /// A buffer came back: see [`Machine::finished`](super::Machine::finished).
+    pub const FINISHED: Events = Events(1 << 9);
+    /// The peer wishes other receive buffers: see [`Machine::resize_wish`](super::Machine::resize_wish).
+    pub const RESIZE: Events = Events(1 << 10);
+    /// The peer moves: connect again when the LLP connection is gone
+    /// (see [`Machine::resume_port`](super::Machine::resume_port)).
+    pub const SUSPEND: Events = Events(1 << 11);
+    /// The connection was idle for long: post an RDMA Write of no bytes, which fails if the peer is gone (`B-81`).
+    pub const KEEPALIVE: Events = Events(1 << 12);
 
     /// Whether nothing happened.
     pub fn is_empty(self) -> bool {

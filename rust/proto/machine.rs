@@ -3,6 +3,11 @@
 //! One end of a connection: composes the states of the other files, in the order in which the wire sees them.
 
 use super::{
+    buffer::{
+        BufferId,
+        Finished,
+        ADVERTS, //
+    },
     connection::{
         Input,
         State, //
@@ -17,10 +22,28 @@ use super::{
         HELLO_ACK_LEN,
         HELLO_LEN, //
     },
-    receive::ReceiveHalf,
+    mode::SendMode,
+    receive::{
+        Answer,
+        Readable,
+        ReceiveHalf, //
+    },
+    resize::Resize,
     send::{
+        Next,
         SendHalf,
-        SendTag, //
+        SendTag,
+        Source,
+        Terms, //
+    },
+    sink::{
+        Offers,
+        Sinks, //
+    },
+    suspend::Suspend,
+    timer::{
+        earlier,
+        Timers, //
     },
     violation::{
         Rule,
@@ -34,7 +57,7 @@ use super::{
         Header,
         Message,
         Mode,
-        BASE_LEN, //
+        Region, //
     },
 };
 use core::ops::Range;
@@ -53,7 +76,7 @@ pub enum Side {
 pub struct Config {
     /// Which end it is.
     pub side: Side,
-    /// Advertisements that the peer may have outstanding here, at least 1 (`B-5`).
+    /// Advertisements that the peer may have outstanding here, at least 1 (`B-5`); no more than [`ADVERTS`] are offered.
     pub max_adverts: u16,
     /// RDMA Reads that this end may have in flight, at least 1 (`B-5`).
     pub ord: u16,
@@ -110,8 +133,12 @@ pub struct Transmit {
     pub tag: SendTag,
     /// The first bytes of the message.
     pub header: Header,
-    /// The next so many bytes of the send stream follow the header.
+    /// So many bytes of `source` follow the header.
     pub payload: u32,
+    /// Where the payload, or what is written, comes from.
+    pub source: Source,
+    /// Before the message, post an RDMA Write of the next bytes of `source` to all of this memory (`B-47`).
+    pub write: Option<Region>,
     /// Post it with the solicited-event flag (`B-82`).
     pub solicited: bool,
 }
@@ -126,12 +153,23 @@ pub struct Machine {
     offer: Offer,
     send_size: u32,
     desired_remote: u32,
+    peer_max_adverts: u16,
     state: State,
     credits: Credits,
     send: SendHalf,
+    send_mode: SendMode,
+    sinks: Sinks,
     receive: ReceiveHalf,
-    /// The peer asked for another receive buffer size and was not answered (`B-63`).
-    owes_ch_rcv_buf_ack: bool,
+    offers: Offers,
+    /// The user wants the receive half out of Buffered (`B-56`).
+    combine: bool,
+    /// The user would like the peer to use Pipelined mode (`B-60`), and the peer that this end does.
+    hint: bool,
+    peer_hint: bool,
+    resize: Resize,
+    suspend: Suspend,
+    timers: Timers,
+    next_buffer: u32,
     /// The DisConn sent, until it reaches the peer.
     disconn: Option<u32>,
     /// The AbortConn sent.
@@ -147,8 +185,10 @@ impl Machine {
     ///
     /// The rule that `config` breaks.
     pub fn new(config: Config) -> Result<Machine, Violation> {
+        // CAST: 8.
+        let max_adverts = config.max_adverts.min(ADVERTS as u16);
         let offer = Offer {
-            max_adverts: config.max_adverts,
+            max_adverts,
             ord: config.ord,
             ird: config.ird,
             recv_size: config.recv_size,
@@ -167,11 +207,21 @@ impl Machine {
             offer,
             send_size: config.send_size,
             desired_remote: config.desired_remote,
+            peer_max_adverts: 0,
             state: State::Idle,
             credits: Credits::new(config.recv_depth),
-            send: SendHalf::default(),
-            receive: ReceiveHalf::new(config.max_adverts),
-            owes_ch_rcv_buf_ack: false,
+            send: SendHalf::new(),
+            send_mode: SendMode::new(),
+            sinks: Sinks::new(max_adverts),
+            receive: ReceiveHalf::new(max_adverts),
+            offers: Offers::new(),
+            combine: false,
+            hint: false,
+            peer_hint: false,
+            resize: Resize::new(config.side, config.recv_size),
+            suspend: Suspend::new(config.side),
+            timers: Timers::default(),
+            next_buffer: 0,
             disconn: None,
             abort: None,
             aborted: None,
@@ -242,9 +292,15 @@ impl Machine {
 
     fn start(&mut self, peer: Offer) {
         self.credits.start(peer.recv_depth);
-        // No overflow: both sizes are at least 37 (B-4).
-        let size = peer.recv_size.min(self.send_size);
-        self.send.set_limit(size.saturating_sub(BASE_LEN as u32));
+        self.peer_max_adverts = peer.max_adverts;
+        self.offers.start(peer.max_adverts);
+        self.resize.start(peer.recv_size);
+        self.limit();
+    }
+
+    /// `B-4`, `B-24`.
+    fn limit(&mut self) {
+        self.send.set_size(self.resize.peer().min(self.send_size));
     }
 
     // Fabric.
@@ -290,54 +346,112 @@ impl Machine {
             payload,
         } = wire::parse(bytes)?;
         let update = message == Message::Data && payload.is_empty();
-        self.credits
-            .receive(base.mseq, base.mseq_ack, base.bufs, update)?;
+        self.credits.receive(
+            base.mseq,
+            base.mseq_ack,
+            base.bufs,
+            update,
+            self.send.cancelling(),
+        )?;
+        self.timers.heard();
         self.receive.acknowledged(base.mseq_ack);
+        self.send_mode.acknowledged(base.mseq_ack);
 
-        let violation = |rule, what| Err(Violation::new(Rule::B(rule), what));
+        let mut payload = payload;
         match message {
-            Message::Data => {
-                if !update {
-                    self.receive.data()?;
+            Message::Data if update => {}
+            Message::Data => self.payload(payload.len())?,
+            Message::SrcAvail(region) => {
+                let offered = self.offers.is_open();
+                self.receive.src_avail(region, payload.len(), offered)?;
+                if !payload.is_empty() {
+                    self.offers.payload();
+                }
+                self.events |= Events::READABLE;
+            }
+            Message::SrcAvailCancel => {
+                if self.receive.cancel()? {
+                    self.credits.hold();
+                }
+                self.events |= Events::READABLE;
+            }
+            Message::SendSm => {
+                self.send.send_sm(base.mseq_ack)?;
+                self.events |= Events::WRITABLE | Events::FINISHED;
+            }
+            Message::RdmaRdCompl(len) => {
+                self.send.read(len)?;
+                self.peer_hint |= base.flags.pipeline;
+                self.events |= Events::WRITABLE | Events::FINISHED;
+            }
+            Message::SinkAvail(region, non_discards) => {
+                let use_it = self.send_mode.sink_avail()?;
+                if use_it && self.sinks.add(region, non_discards)? {
+                    self.send.crossed();
+                }
+                if !payload.is_empty() {
+                    self.payload(payload.len())?;
                 }
             }
-            Message::SrcAvail(region) => self.receive.src_avail(region, payload.len())?,
-            Message::SrcAvailCancel => self.receive.src_avail_cancel(),
+            Message::RdmaWrCompl(len) => {
+                self.offers.written(len)?;
+                self.events |= Events::READABLE | Events::FINISHED;
+            }
+            Message::SinkAvailCancel => {
+                self.send_mode.sink_avail().map_err(|_| {
+                    Violation::new(Rule::B(53), "SinkAvailCancel without a SinkAvail")
+                })?;
+                self.sinks.cancelled();
+            }
+            Message::SinkCancelAck => {
+                self.offers.cancel_acked()?;
+                self.events |= Events::FINISHED;
+            }
+            Message::ModeChange(Half::Receive, mode) => {
+                if self.receive.mode() == Mode::Pipelined {
+                    self.offers.void();
+                    self.events |= Events::FINISHED;
+                }
+                if self.receive.change_mode(mode)? {
+                    self.credits.hold();
+                }
+                self.events |= Events::READABLE;
+            }
+            Message::ModeChange(Half::Send, mode) => self.send_mode.told(mode)?,
+            Message::ChRcvBuf(size) => {
+                self.resize.wished(size)?;
+                if self.resize.wish().is_some() {
+                    self.events |= Events::RESIZE;
+                }
+            }
+            Message::ChRcvBufAck(size) => {
+                self.resize.answered(size)?;
+                self.limit();
+            }
+            Message::SuspComm(id) => {
+                self.suspend.received(id)?;
+                self.events |= Events::SUSPEND;
+            }
+            Message::SuspCommAck => {
+                self.suspend.acknowledged()?;
+                self.advance(Input::Suspended);
+            }
             Message::DisConn => {
                 self.receive.disconn()?;
+                self.offers.void();
                 self.advance(Input::DisConnIn);
-                self.events |= Events::PEER_CLOSED | Events::READABLE;
+                self.events |= Events::PEER_CLOSED | Events::READABLE | Events::FINISHED;
             }
             Message::AbortConn => {
                 if !self.receive.ended() {
-                    return violation(71, "AbortConn without a DisConn before it");
+                    return Err(Violation::new(
+                        Rule::B(71),
+                        "AbortConn without a DisConn before it",
+                    ));
                 }
                 self.give_up(AbortReason::PeerAborted);
-                return Ok(Received::NOTHING);
+                payload = 0..0;
             }
-            Message::ModeChange(Half::Receive, mode) => self.receive.change_mode(mode)?,
-            Message::ChRcvBuf(_) => {
-                if self.owes_ch_rcv_buf_ack {
-                    return violation(63, "second ChRcvBuf before the answer to the first");
-                }
-                self.owes_ch_rcv_buf_ack = true;
-            }
-
-            // This end never leaves Combined mode as a source, nor advertises, nor asks for another buffer size.
-            Message::ModeChange(Half::Send, _) => {
-                return violation(56, "ModeChange of a send half that is not Buffered")
-            }
-            Message::SendSm => return violation(33, "SendSm without a SrcAvail"),
-            Message::RdmaRdCompl(_) => return violation(32, "RdmaRdCompl without a SrcAvail"),
-            Message::RdmaWrCompl(_) => return violation(47, "RdmaWrCompl without a SinkAvail"),
-            Message::SinkAvail(..) => return violation(46, "SinkAvail outside Pipelined mode"),
-            Message::SinkAvailCancel => {
-                return violation(53, "SinkAvailCancel without a SinkAvail")
-            }
-            Message::SinkCancelAck => return violation(53, "SinkCancelAck without a cancel"),
-            Message::ChRcvBufAck(_) => return violation(63, "ChRcvBufAck without a ChRcvBuf"),
-            Message::SuspComm(_) => return violation(83, "SuspComm is not supported"),
-            Message::SuspCommAck => return violation(83, "SuspCommAck without a SuspComm"),
         }
 
         if !payload.is_empty() {
@@ -353,11 +467,22 @@ impl Machine {
         })
     }
 
+    /// Payload of a message other than SrcAvail came.
+    fn payload(&mut self, bytes: usize) -> Result<(), Violation> {
+        self.receive.payload(bytes)?;
+        self.offers.payload();
+        Ok(())
+    }
+
     /// The send of a [`Transmit`] completed with success: RC says so when the peer's adapter has the message. Failed sends are not
     /// told; [`Machine::disconnected`] follows them.
     pub fn sent(&mut self, tag: SendTag) {
         self.send.sent(tag);
-        if tag.payload > 0 {
+        self.timers.heard();
+        if self.send.has_buffers() {
+            self.events |= Events::FINISHED;
+        }
+        if tag.stream > 0 {
             self.events |= Events::WRITABLE;
             if self.send.unsent() == 0 && self.send.in_flight() == 0 {
                 self.events |= Events::SENT_ALL;
@@ -370,6 +495,9 @@ impl Machine {
         if self.abort == Some(tag.mseq) {
             self.advance(Input::AbortDone);
         }
+        if self.suspend.sent(tag.mseq) {
+            self.advance(Input::Suspended);
+        }
     }
 
     /// The LLP connection is gone. All completions were handed in before.
@@ -379,10 +507,13 @@ impl Machine {
             // Nothing is left that could be lost. In Closing, the peer dropped the connection on our DisConn before the fabric
             // told us that it arrived.
             State::Closing | State::Aborting | State::Disconnecting => {}
+            _ if self.suspend.is_done() => {}
             _ => self.fail(AbortReason::PeerReset),
         }
         self.advance(Input::Gone);
-        self.events |= Events::CLOSED | Events::READABLE | Events::WRITABLE;
+        self.send.void();
+        self.offers.void();
+        self.events |= Events::CLOSED | Events::READABLE | Events::WRITABLE | Events::FINISHED;
     }
 
     // User.
@@ -391,7 +522,7 @@ impl Machine {
     /// may wait for more until [`Machine::push`]. Does nothing unless [`Machine::can_write`].
     pub fn write(&mut self, bytes: usize) {
         if self.can_write() {
-            self.send.write(bytes);
+            self.send.write(bytes, self.timers.now);
         }
     }
 
@@ -414,13 +545,28 @@ impl Machine {
     /// No more writes: a DisConn goes after all that was written (`B-68`).
     pub fn shutdown_send(&mut self) {
         self.send.shut = true;
+        self.note_closed();
         self.events |= Events::WRITABLE;
     }
 
     /// No more reads: payload that comes from now on aborts the connection (`B-73`).
     pub fn shutdown_receive(&mut self) {
         self.receive.shut = true;
+        self.note_closed();
         self.events |= Events::READABLE;
+    }
+
+    fn note_closed(&mut self) {
+        if self.send.shut && self.receive.shut {
+            self.timers.closed();
+        }
+    }
+
+    /// The last of the bytes written so far is urgent (`B-77`): it goes without delay, as the last byte of its message.
+    pub fn mark_urgent(&mut self) {
+        if self.send.unsent() > 0 {
+            self.send.urgent.write(self.send.unsent());
+        }
     }
 
     /// Gives the connection up: by AbortConn after a DisConn, by dropping the LLP connection otherwise (`B-71`).
@@ -443,57 +589,382 @@ impl Machine {
         if !self.state.is_open() {
             return None;
         }
+        if self.suspend.silent() {
+            return None;
+        }
         let control = self.credits.allow(Cost::Control);
-        if control && self.receive.owes_send_sm() {
-            let transmit = self.transmit(Message::SendSm, 0);
-            self.receive.send_sm_sent(transmit.tag.mseq);
-            return Some(transmit);
-        }
-        if control && self.owes_ch_rcv_buf_ack {
-            self.owes_ch_rcv_buf_ack = false;
-            // The size that there is: a refusal (B-65).
-            return Some(self.transmit(Message::ChRcvBufAck(self.offer.recv_size), 0));
-        }
-        if !self.state.disconn_sent() {
-            let payload = self.send.next();
-            if payload > 0 && self.credits.allow(Cost::Payload) {
-                let transmit = self.transmit(Message::Data, payload);
-                self.send.take(transmit.tag);
-                self.events |= Events::WRITABLE;
-                return Some(transmit);
-            }
-            if control && self.send.shut && self.send.unsent() == 0 {
-                let transmit = self.transmit(Message::DisConn, 0);
-                self.disconn = Some(transmit.tag.mseq);
-                self.advance(Input::DisConnOut);
+        if control {
+            if let Some(transmit) = self.poll_answer().or_else(|| self.poll_request()) {
                 return Some(transmit);
             }
         }
-        if control && self.credits.update_due() {
+        if !self.suspend.draining() && !self.state.disconn_sent() {
+            if let Some(transmit) = self.poll_stream(control) {
+                return Some(transmit);
+            }
+        }
+        if control && (self.credits.update_due() || self.send.urgent.announce(0)) {
             return Some(self.transmit(Message::Data, 0));
         }
         None
     }
 
+    /// What the peer waits for.
+    fn poll_answer(&mut self) -> Option<Transmit> {
+        if let Some(answer) = self.receive.next_answer() {
+            if self.receive.releases() {
+                self.credits.release();
+            }
+            let message = match answer {
+                Answer::Read(len) => Message::RdmaRdCompl(len),
+                Answer::SendSm => Message::SendSm,
+            };
+            let transmit = self.transmit(message, 0);
+            if self.receive.answered(answer, transmit.tag.mseq) {
+                self.credits.release();
+            }
+            return Some(transmit);
+        }
+        if self.sinks.owes_ack() {
+            self.sinks.ack_sent();
+            return Some(self.transmit(Message::SinkCancelAck, 0));
+        }
+        if let Some(size) = self.resize.next_answer() {
+            self.resize.answer_sent();
+            return Some(self.transmit(Message::ChRcvBufAck(size), 0));
+        }
+        if self.suspend.owes_answer() && self.send.in_flight() == 0 {
+            let transmit = self.transmit(Message::SuspCommAck, 0);
+            self.suspend.answered(transmit.tag.mseq);
+            return Some(transmit);
+        }
+        None
+    }
+
+    /// What this end asks for.
+    fn poll_request(&mut self) -> Option<Transmit> {
+        if self.send.owes_cancel() {
+            let transmit = self.transmit(Message::SrcAvailCancel, 0);
+            self.send.cancel_sent(transmit.tag.mseq);
+            return Some(transmit);
+        }
+        if self.offers.owes_cancel() {
+            self.offers.cancel_sent();
+            return Some(self.transmit(Message::SinkAvailCancel, 0));
+        }
+        let idle = self.send.in_flight() == 0
+            && !self.send.is_open()
+            && !self.receive.is_open()
+            && !self.offers.is_open();
+        if let (Some(id), true) = (self.suspend.next_ask(), idle) {
+            self.suspend.asked();
+            return Some(self.transmit(Message::SuspComm(id), 0));
+        }
+        if self.suspend.draining() {
+            return None;
+        }
+        if let Some(size) = self.resize.next_ask() {
+            self.resize.asked(size);
+            self.limit();
+            return Some(self.transmit(Message::ChRcvBuf(size), 0));
+        }
+        if self.combine && self.receive.mode() == Mode::Buffered && !self.receive.ended() {
+            self.combine = false;
+            self.receive.combine();
+            return Some(self.transmit(Message::ModeChange(Half::Send, Mode::Combined), 0));
+        }
+        // The peer must not be reading for this end meanwhile (B-51).
+        if self.receive.mode() == Mode::Pipelined
+            && !self.receive.is_open()
+            && !self.receive.ended()
+        {
+            if let Some((region, non_discards)) = self.offers.next() {
+                self.offers.advertised();
+                return Some(self.transmit(Message::SinkAvail(region, non_discards), 0));
+            }
+        }
+        None
+    }
+
+    /// The send half: mode changes, payload, advertisements, and the DisConn behind all of it.
+    fn poll_stream(&mut self, control: bool) -> Option<Transmit> {
+        if control {
+            if let Some(mode) = self.send_mode.next(self.send.is_open()) {
+                let transmit = self.transmit(Message::ModeChange(Half::Receive, mode), 0);
+                self.send_mode.changed(mode, transmit.tag.mseq);
+                self.sinks.discard();
+                return Some(transmit);
+            }
+        }
+        let sink = self.sinks.next();
+        let next = self.send.next(Terms {
+            mode: self.send_mode.mode(),
+            max_adverts: self.peer_max_adverts,
+            sink: sink.map(|region| region.len),
+        });
+        let payload = self.credits.allow(Cost::Payload);
+        match next {
+            Next::Data(bytes, _) if payload => {
+                self.sinks.payload();
+                Some(self.transmit_next(next, Message::Data, bytes))
+            }
+            Next::SrcAvail(region, inline, _) if payload || (control && inline == 0) => {
+                if inline > 0 {
+                    self.sinks.payload();
+                }
+                Some(self.transmit_next(next, Message::SrcAvail(region), inline))
+            }
+            Next::Write(len, _) if control => {
+                let to = sink.map(|region| Region { len, ..region });
+                self.sinks.used();
+                let transmit = self.transmit_next(next, Message::RdmaWrCompl(len), 0);
+                Some(Transmit {
+                    write: to,
+                    ..transmit
+                })
+            }
+            Next::Nothing if control && self.send.shut && self.send.is_drained() => {
+                let transmit = self.transmit(Message::DisConn, 0);
+                self.disconn = Some(transmit.tag.mseq);
+                self.advance(Input::DisConnOut);
+                Some(transmit)
+            }
+            _ => None,
+        }
+    }
+
+    /// A message that takes `next` off the send half.
+    fn transmit_next(&mut self, next: Next, message: Message, payload: u32) -> Transmit {
+        let (stream, source) = match next {
+            Next::Data(bytes, Source::Stream) | Next::Write(bytes, Source::Stream) => {
+                (bytes, Source::Stream)
+            }
+            Next::Data(_, source) | Next::Write(_, source) | Next::SrcAvail(_, _, source) => {
+                (0, source)
+            }
+            Next::Nothing => (0, Source::Stream),
+        };
+        // A message is far shorter than the address space.
+        let bytes = usize::try_from(stream).unwrap_or(usize::MAX);
+        let flags = Flags {
+            urgent: self.send.urgent.limit() == Some(bytes) && stream > 0,
+            urgent_pending: self.send.urgent.announce(bytes),
+            pipeline: false,
+        };
+        let transmit = self.transmit_with(flags, message, payload);
+        let tag = self.send.take(next, transmit.tag.mseq);
+        self.events |= Events::WRITABLE;
+        Transmit {
+            tag,
+            source,
+            ..transmit
+        }
+    }
+
     fn transmit(&mut self, message: Message, payload: u32) -> Transmit {
+        let flags = Flags {
+            urgent: false,
+            urgent_pending: self.send.urgent.announce(0),
+            pipeline: self.hint && matches!(message, Message::RdmaRdCompl(_)),
+        };
+        self.transmit_with(flags, message, payload)
+    }
+
+    fn transmit_with(&mut self, flags: Flags, message: Message, payload: u32) -> Transmit {
         let (bufs, mseq, mseq_ack) = self.credits.send();
         let base = Base {
-            flags: Flags::default(),
+            flags,
             bufs,
             mseq,
             mseq_ack,
         };
+        if flags.urgent_pending {
+            self.send.urgent.announced();
+        }
         Transmit {
-            tag: SendTag { mseq, payload },
+            tag: SendTag { mseq, stream: 0 },
             header: Header::new(base, message, payload),
             payload,
-            solicited: message.solicited(),
+            source: Source::Stream,
+            write: None,
+            solicited: message.solicited() || flags.urgent,
         }
     }
 
     /// What happened since the last call.
     pub fn take_events(&mut self) -> Events {
         core::mem::take(&mut self.events)
+    }
+
+    // Zero copy. A caller that uses none of this is a correct peer that copies.
+
+    /// The bytes of `region` follow in the send stream, behind all that was written, to be fetched by the peer, written to it, or
+    /// copied, as the modes have it. The caller has registered the memory for the peer to read, and keeps it so until
+    /// [`Machine::finished`]. None when it cannot be taken: copy it instead.
+    pub fn send_buffer(&mut self, region: Region) -> Option<BufferId> {
+        let id = BufferId(self.next_buffer);
+        let sane = region.len > 0 && region.len <= wire::SIZE_MAX;
+        if !sane || !self.can_write() || !self.send.add(id, region) {
+            return None;
+        }
+        self.next_buffer = self.next_buffer.wrapping_add(1);
+        Some(id)
+    }
+
+    /// The sender will not wait for the peer to fetch its buffers (`B-36`): what is left of them goes by copy. To `withdraw`, the
+    /// last of them is not sent any further, unless something was written behind it.
+    pub fn cancel_send(&mut self, withdraw: bool) {
+        self.send.cancel(withdraw);
+        self.events |= Events::FINISHED;
+    }
+
+    /// The oldest buffer of [`Machine::send_buffer`] once nobody can touch it.
+    pub fn finished(&mut self) -> Option<Finished> {
+        self.send.finished()
+    }
+
+    /// The user fetches what the peer advertises, see [`Machine::readable`]. Otherwise the peer is asked to copy (`B-38`).
+    pub fn set_zero_copy(&mut self, on: bool) {
+        self.receive.zero_copy = on;
+    }
+
+    /// The peer's memory that is next in the stream to fetch, if any.
+    pub fn readable(&self) -> Option<Readable> {
+        self.receive.readable()
+    }
+
+    /// An RDMA Read of up to `len` bytes of [`Machine::readable`] starts; gives what to read. Reads are posted in this order.
+    pub fn start_read(&mut self, len: u32) -> Option<Region> {
+        self.receive.start_read(len)
+    }
+
+    /// The oldest RDMA Read completed, with so many bytes.
+    pub fn read_done(&mut self, len: u32) {
+        self.receive.read(len);
+    }
+
+    /// What the peer advertised is to come by copy (`B-33`). False when that is too late: it must be fetched.
+    pub fn decline(&mut self) -> bool {
+        self.receive.decline()
+    }
+
+    /// Memory for the peer to write the next bytes of the stream into, larger than a receive buffer (`B-46`); it is advertised in
+    /// Pipelined mode only, and stays the fabric's until [`Machine::offer_finished`]. None when it cannot be taken.
+    pub fn offer_buffer(&mut self, region: Region) -> Option<BufferId> {
+        let id = BufferId(self.next_buffer);
+        let sane = region.len > self.resize.own() && region.len <= wire::SIZE_MAX;
+        let usable = self.state.is_open() && !self.receive.ended() && !self.receive.shut;
+        if !sane || !usable || !self.offers.add(id, region) {
+            return None;
+        }
+        self.next_buffer = self.next_buffer.wrapping_add(1);
+        Some(id)
+    }
+
+    /// Takes back all of [`Machine::offer_buffer`] (`B-53`); each still has to come out of [`Machine::offer_finished`].
+    pub fn cancel_offers(&mut self) {
+        self.offers.cancel();
+        self.events |= Events::FINISHED;
+    }
+
+    /// The oldest buffer of [`Machine::offer_buffer`] once nobody writes to it. Ask after each [`Machine::received`]: the bytes
+    /// written stand in the stream where the message of that call does.
+    pub fn offer_finished(&mut self) -> Option<Finished> {
+        self.offers.finished()
+    }
+
+    /// The mode wished for the send half; it changes when the rules let it (`B-55` to `B-58`).
+    pub fn want_mode(&mut self, mode: Mode) {
+        self.send_mode.want(mode);
+    }
+
+    /// Should the peer have put the receive half into Buffered mode, take it back to Combined (`B-56`).
+    pub fn want_combined(&mut self) {
+        self.combine = true;
+    }
+
+    /// Whether to hint to the peer that it use Pipelined mode (`B-60`).
+    pub fn set_pipeline_hint(&mut self, on: bool) {
+        self.hint = on;
+    }
+
+    /// Whether the peer hinted that the send half use Pipelined mode (`B-60`, `B-60a`).
+    pub fn pipeline_hinted(&self) -> bool {
+        self.peer_hint
+    }
+
+    // Receive buffer sizes.
+
+    /// Whether the caller answers the peer's wishes for other receive buffers. Otherwise each is refused (`B-65`).
+    pub fn set_resizable(&mut self, on: bool) {
+        self.resize.willing = on;
+    }
+
+    /// The receive buffer size that the peer wishes and [`Machine::resized`] has not answered (`B-63`).
+    pub fn resize_wish(&self) -> Option<u32> {
+        self.resize.wish()
+    }
+
+    /// From now on receive buffers have `size` bytes. For larger ones, all of the old size were consumed (`B-64`). The present size
+    /// refuses. False when the wish allows no such answer.
+    pub fn resized(&mut self, size: u32) -> bool {
+        wire::buffer_size(size).is_ok() && self.resize.answer(size)
+    }
+
+    /// Asks the peer for receive buffers of `size` bytes (`B-63`). False when it refused before, or is being asked.
+    pub fn ask_resize(&mut self, size: u32) -> bool {
+        wire::buffer_size(size).is_ok() && self.resize.ask(size)
+    }
+
+    // Moving.
+
+    /// Asks the peer to connect again, to `port`, once transfers are done (`B-83`). The caller listens there already. False when a
+    /// move is under way. What [`Machine::unsent`] counts then is for the machine of the new connection.
+    pub fn suspend(&mut self, port: u16) -> bool {
+        port != 0 && self.suspend.want(port)
+    }
+
+    /// The port to connect to when this connection is gone, if the peer moves (`B-83`).
+    pub fn resume_port(&self) -> Option<u16> {
+        self.suspend.port()
+    }
+
+    // Time.
+
+    /// Tells the time, in nanoseconds of any steady clock, for the calls that follow.
+    pub fn set_now(&mut self, now: u64) {
+        self.timers.now = now;
+    }
+
+    /// Probe a silent peer after so many nanoseconds, by [`Events::KEEPALIVE`] (`B-81`).
+    pub fn set_keepalive(&mut self, interval: Option<u64>) {
+        self.timers.set_keepalive(interval);
+    }
+
+    /// Abort when both halves are shut here and the peer has not closed for so many nanoseconds (`B-74`).
+    pub fn set_close_timeout(&mut self, timeout: Option<u64>) {
+        self.timers.set_close_timeout(timeout);
+    }
+
+    /// When [`Machine::expired`] is to be called, if nothing else happens before.
+    pub fn deadline(&self) -> Option<u64> {
+        self.state
+            .is_open()
+            .then(|| earlier(self.timers.deadline(), self.send.deadline()))?
+    }
+
+    /// The time is `now`: does what is due.
+    pub fn expired(&mut self, now: u64) {
+        self.set_now(now);
+        if !self.state.is_open() {
+            return;
+        }
+        self.send.expired(now);
+        if self.timers.close_expired() {
+            self.give_up(AbortReason::Local);
+        } else if self.timers.keepalive_expired() {
+            self.events |= Events::KEEPALIVE;
+        }
     }
 
     // State.
@@ -576,6 +1047,11 @@ impl Machine {
     /// Messages that the peer has buffers for (`B-14`).
     pub fn credits(&self) -> u32 {
         self.credits.available()
+    }
+
+    /// The mode of the send half (section B.7).
+    pub fn send_mode(&self) -> Mode {
+        self.send_mode.mode()
     }
 
     /// The mode of the receive half (section B.7).

@@ -1,28 +1,80 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The receive half (sections B.3, B.4, B.7): what payload and which advertisements the peer may send now.
+//! The receive half (sections B.3 to B.5): what payload may come, and the peer's buffers that this end may read.
 
 use super::{
+    buffer::ADVERTS,
+    mode,
+    ring::Ring,
+    sequence::reached,
     violation::{
         Rule,
         Violation, //
     },
     wire::{
+        Half,
         Mode,
         Region, //
     },
 };
 
+/// Peer memory that is next in the stream, to be fetched by RDMA Read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Readable {
+    /// Payload bytes of messages that come before it in the stream, since the connection began, modulo 2^64.
+    pub after: u64,
+    /// What is left to read.
+    pub region: Region,
+}
+
+/// An open SrcAvail.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    after: u64,
+    /// What no RDMA Read was started for.
+    region: Region,
+    /// Bytes that reads in flight fetch.
+    reading: u32,
+    /// Bytes fetched and not reported.
+    read: u32,
+    /// The rest is to come by Data.
+    declined: bool,
+}
+
+impl Open {
+    /// Every byte was fetched, or came with the message.
+    fn is_complete(&self) -> bool {
+        self.region.len == 0 && self.reading == 0
+    }
+}
+
+/// An answer to send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Answer {
+    /// RdmaRdCompl.
+    Read(u32),
+    SendSm,
+}
+
 #[derive(Debug)]
 pub(super) struct ReceiveHalf {
-    /// Set by the peer, the half's source (`B-7`, `B-62`).
+    /// Set by the peer, the half's source (`B-7`, `B-62`), but for leaving Buffered.
     mode: Mode,
     /// SrcAvails that the peer may have outstanding in Pipelined mode (`B-30`).
     max_adverts: u16,
-    /// SrcAvails not yet answered, each to get one SendSm (`B-33`).
-    unanswered: u16,
-    /// The last SendSm sent, until the peer has it: payload before that would overtake what the SendSm asks for.
+    /// The user fetches what is advertised; otherwise each SrcAvail is declined at once (`B-38`).
+    pub(super) zero_copy: bool,
+    open: Ring<Open, ADVERTS>,
+    /// A SrcAvailCancel, or a ModeChange out of Pipelined, waits for reads in flight (`B-40`, `B-58`); whether a SendSm answers.
+    ending: Option<bool>,
+    /// The last SendSm sent, until the peer has it.
     answer: Option<u32>,
+    /// Bytes that were declined and still come by Data: they stand before any SrcAvail that is open.
+    rest: u64,
+    /// Data came behind an open SrcAvail: what is advertised cannot be declined any more, for it would come too late.
+    behind: bool,
+    /// Payload bytes received.
+    bytes: u64,
     /// The user reads no more.
     pub(super) shut: bool,
     /// The peer's DisConn came.
@@ -34,8 +86,13 @@ impl ReceiveHalf {
         ReceiveHalf {
             mode: Mode::Combined,
             max_adverts,
-            unanswered: 0,
+            zero_copy: false,
+            open: Ring::new(),
+            ending: None,
             answer: None,
+            rest: 0,
+            behind: false,
+            bytes: 0,
             shut: false,
             ended: false,
         }
@@ -49,28 +106,46 @@ impl ReceiveHalf {
         self.ended
     }
 
+    pub(super) fn is_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
     /// The peer has seen our messages up to `mseq_ack`.
     pub(super) fn acknowledged(&mut self, mseq_ack: u32) {
-        if let Some(answer) = self.answer {
-            // CAST: two's complement is meant; sequence numbers wrap.
-            if mseq_ack.wrapping_sub(answer) as i32 >= 0 {
-                self.answer = None;
+        if self.answer.is_some_and(|answer| reached(mseq_ack, answer)) {
+            self.answer = None;
+        }
+    }
+
+    /// Payload of a message other than SrcAvail came.
+    pub(super) fn payload(&mut self, bytes: usize) -> Result<(), Violation> {
+        self.may_come()?;
+        let declined = self.answer.is_some() || self.open.iter().any(|open| open.declined);
+        match self.mode {
+            Mode::Combined if declined || self.is_open() => {
+                return Err(Violation::new(
+                    Rule::B(29),
+                    "payload while a SrcAvail is outstanding",
+                ))
             }
+            _ if declined => {
+                return Err(Violation::new(
+                    Rule::B(34),
+                    "payload before the rest of a declined SrcAvail",
+                ))
+            }
+            _ => {}
         }
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        if self.is_open() && bytes > self.rest {
+            self.behind = true;
+        }
+        self.rest = self.rest.saturating_sub(bytes);
+        self.bytes = self.bytes.wrapping_add(bytes);
+        Ok(())
     }
 
-    /// Payload came in a Data message.
-    pub(super) fn data(&self) -> Result<(), Violation> {
-        if self.unanswered > 0 || self.answer.is_some() {
-            return Err(Violation::new(
-                Rule::B(29),
-                "payload while a SrcAvail is outstanding",
-            ));
-        }
-        self.payload()
-    }
-
-    fn payload(&self) -> Result<(), Violation> {
+    fn may_come(&self) -> Result<(), Violation> {
         if self.ended {
             return Err(Violation::new(Rule::B(68), "payload after DisConn"));
         }
@@ -80,16 +155,21 @@ impl ReceiveHalf {
         Ok(())
     }
 
-    /// A SrcAvail came with this much payload.
-    pub(super) fn src_avail(&mut self, region: Region, payload: usize) -> Result<(), Violation> {
+    /// A SrcAvail came with so much payload. `offered` says that this end has a SinkAvail outstanding, which beats it (`B-50`).
+    pub(super) fn src_avail(
+        &mut self,
+        region: Region,
+        payload: usize,
+        offered: bool,
+    ) -> Result<(), Violation> {
         let violation = |rule, what| Err(Violation::new(Rule::B(rule), what));
-        self.payload()?;
+        self.may_come()?;
         match self.mode {
             Mode::Buffered => return violation(27, "SrcAvail in Buffered mode"),
             Mode::Combined if payload == 0 => {
                 return violation(27, "SrcAvail without payload in Combined mode")
             }
-            Mode::Combined if self.unanswered > 0 || self.answer.is_some() => {
+            Mode::Combined if self.is_open() || self.answer.is_some() => {
                 return violation(29, "second SrcAvail in Combined mode")
             }
             Mode::Pipelined if payload > 0 => {
@@ -97,56 +177,192 @@ impl ReceiveHalf {
             }
             _ => {}
         }
-        if usize::try_from(region.len).is_ok_and(|len| payload > len) {
+        let payload = u32::try_from(payload).unwrap_or(u32::MAX);
+        let Some(left) = region.len.checked_sub(payload) else {
             return violation(26, "SrcAvail with more payload than it describes");
-        }
-        if self.unanswered >= self.max_adverts {
+        };
+        if self.open.len() >= usize::from(self.max_adverts) {
             return violation(30, "more SrcAvails than MaxAdverts");
         }
-        self.unanswered = self.unanswered.saturating_add(1);
+        if self.ending.is_some() {
+            return violation(39, "SrcAvail while a cancel is worked on");
+        }
+        if offered {
+            return Ok(());
+        }
+        self.bytes = self.bytes.wrapping_add(u64::from(payload));
+        if self.answer.is_none() {
+            // The peer knows what was declined: if it were to send more of it, it would have done so first.
+            self.rest = 0;
+        }
+        // Cannot be full: max_adverts is no more than it holds.
+        let _ = self.open.push(Open {
+            after: self.bytes.wrapping_add(self.rest),
+            region: Region {
+                len: left,
+                va: region.va.wrapping_add(u64::from(payload)),
+                ..region
+            },
+            reading: 0,
+            read: 0,
+            declined: !self.zero_copy,
+        });
         Ok(())
     }
 
-    /// A SrcAvailCancel came: what was not started is dropped, and one SendSm answers all of it (`B-40`); none outstanding, none
-    /// to answer (`B-43`).
-    pub(super) fn src_avail_cancel(&mut self) {
-        self.unanswered = self.unanswered.min(1);
+    /// What the user may fetch now: the oldest, when nothing before it is still to come by Data (`B-34`).
+    pub(super) fn readable(&self) -> Option<Readable> {
+        let open = self.open.first()?;
+        let may = !open.declined && open.region.len > 0 && self.rest == 0 && self.ending.is_none();
+        may.then_some(Readable {
+            after: open.after,
+            region: open.region,
+        })
     }
 
-    pub(super) fn owes_send_sm(&self) -> bool {
-        self.unanswered > 0
+    /// An RDMA Read of the first `len` bytes of [`ReceiveHalf::readable`] starts; the part that it may read.
+    pub(super) fn start_read(&mut self, len: u32) -> Option<Region> {
+        let readable = self.readable()?.region;
+        let open = self.open.first_mut()?;
+        let len = len.min(readable.len);
+        open.region.len = readable.len.saturating_sub(len);
+        open.region.va = readable.va.wrapping_add(u64::from(len));
+        open.reading = open.reading.saturating_add(len);
+        Some(Region { len, ..readable })
     }
 
-    pub(super) fn send_sm_sent(&mut self, mseq: u32) {
-        self.unanswered = self.unanswered.saturating_sub(1);
-        self.answer = Some(mseq);
+    /// A read of so many bytes completed.
+    pub(super) fn read(&mut self, len: u32) {
+        if let Some(open) = self.open.first_mut() {
+            let len = len.min(open.reading);
+            open.reading = open.reading.saturating_sub(len);
+            open.read = open.read.saturating_add(len);
+        }
     }
 
-    /// The peer changes its send half, so this one (`B-62`).
-    pub(super) fn change_mode(&mut self, mode: Mode) -> Result<(), Violation> {
-        match (self.mode, mode) {
-            (Mode::Combined, Mode::Buffered) if self.unanswered > 0 => Err(Violation::new(
+    /// The user will not fetch what is advertised: it is to come by Data (`B-33`). All that is open is declined, in order, for
+    /// what is later in the stream would have to wait for it anyway. False when bytes behind it have come already.
+    pub(super) fn decline(&mut self) -> bool {
+        if !self.behind {
+            for open in self.open.iter_mut() {
+                open.declined |= open.region.len > 0;
+            }
+        }
+        !self.behind
+    }
+
+    /// A SrcAvailCancel came. True when MSeqAck is to be held back (`B-40`, `B-41`, `B-43`).
+    pub(super) fn cancel(&mut self) -> Result<bool, Violation> {
+        if self.behind {
+            return Err(Violation::new(
+                Rule::B(40),
+                "SrcAvailCancel with payload behind what it cancels",
+            ));
+        }
+        Ok(self.end(true))
+    }
+
+    /// Drops what was not started; true when something is left to report or answer.
+    fn end(&mut self, answer: bool) -> bool {
+        if self.ending.is_some() || !self.is_open() {
+            return false;
+        }
+        let mut first = self.open.pop();
+        let mut cut = !self.open.is_empty();
+        self.open.clear();
+        if let Some(open) = &mut first {
+            // Nothing is left to say about one that came whole with its message but that it did.
+            cut |= open.region.len > 0;
+            open.declined = false;
+            open.region.len = 0;
+            let dropped = cut && open.reading == 0 && open.read == 0;
+            if !dropped {
+                let _ = self.open.push(*open);
+            }
+        }
+        self.rest = 0;
+        self.behind = false;
+        let wait = !self.open.is_empty() || (answer && cut);
+        self.ending = wait.then_some(answer && cut);
+        wait
+    }
+
+    /// The answer to send now, oldest buffer first: what was read, then that the rest is to come by Data.
+    pub(super) fn next_answer(&self) -> Option<Answer> {
+        let Some(open) = self.open.first() else {
+            return (self.ending == Some(true)).then_some(Answer::SendSm);
+        };
+        if open.reading > 0 {
+            return None;
+        }
+        if open.read > 0 || open.is_complete() {
+            return Some(Answer::Read(open.read));
+        }
+        open.declined.then_some(Answer::SendSm)
+    }
+
+    /// Whether MSeqAck may rise again with the answer that [`ReceiveHalf::next_answer`] gives: a SendSm that ends a cancel says
+    /// so by its MSeqAck (`B-42`).
+    pub(super) fn releases(&self) -> bool {
+        self.ending == Some(true) && self.open.is_empty()
+    }
+
+    /// The answer goes out as this message; true when a cancel that needs no SendSm is over with it.
+    pub(super) fn answered(&mut self, answer: Answer, mseq: u32) -> bool {
+        match answer {
+            Answer::Read(_) => {
+                if let Some(open) = self.open.first_mut() {
+                    open.read = 0;
+                    let complete = open.is_complete();
+                    if complete {
+                        self.closed();
+                    }
+                }
+            }
+            Answer::SendSm => {
+                self.answer = Some(mseq);
+                if self.open.is_empty() {
+                    self.ending = None;
+                } else {
+                    if let Some(open) = self.open.first() {
+                        self.rest = self.rest.saturating_add(u64::from(open.region.len));
+                    }
+                    self.closed();
+                }
+            }
+        }
+        let over = self.ending == Some(false) && self.open.is_empty();
+        if over {
+            self.ending = None;
+        }
+        over
+    }
+
+    fn closed(&mut self) {
+        self.open.pop();
+        if self.open.is_empty() {
+            self.behind = false;
+        }
+    }
+
+    /// The peer changes its send half, so this one (`B-62`). True when MSeqAck is to be held back.
+    pub(super) fn change_mode(&mut self, mode: Mode) -> Result<bool, Violation> {
+        mode::check(self.mode, Half::Receive, mode)?;
+        if mode == Mode::Buffered && self.is_open() {
+            return Err(Violation::new(
                 Rule::B(55),
                 "ModeChange to Buffered with a SrcAvail outstanding",
-            )),
-            (Mode::Combined, Mode::Buffered | Mode::Pipelined)
-            | (Mode::Pipelined, Mode::Combined) => {
-                self.mode = mode;
-                // Open advertisements are issued again under the rules of the new mode (B-58).
-                if mode == Mode::Combined {
-                    self.unanswered = 0;
-                }
-                Ok(())
-            }
-            (from, to) if from == to => Err(Violation::new(
-                Rule::B(59),
-                "ModeChange to the mode that is on",
-            )),
-            _ => Err(Violation::new(
-                Rule::B(55),
-                "ModeChange that the source may not make",
-            )),
+            ));
         }
+        let left = self.mode;
+        self.mode = mode;
+        // What is open is advertised again under the rules of Combined (B-58).
+        Ok(left == Mode::Pipelined && self.end(false))
+    }
+
+    /// This end, the sink, leaves Buffered (`B-56`).
+    pub(super) fn combine(&mut self) {
+        self.mode = Mode::Combined;
     }
 
     /// The peer's DisConn came, after all its zero copy (`B-68`).
@@ -154,7 +370,7 @@ impl ReceiveHalf {
         if self.ended {
             return Err(Violation::new(Rule::B(68), "second DisConn"));
         }
-        if self.unanswered > 0 || self.answer.is_some() {
+        if self.is_open() || self.answer.is_some() || self.ending.is_some() {
             return Err(Violation::new(
                 Rule::B(68),
                 "DisConn while a SrcAvail is outstanding",

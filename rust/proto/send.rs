@@ -1,28 +1,155 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The send half's stream by copy (section B.3): which bytes make the next message, and when.
+//! The send half (sections B.3 to B.5): the stream of copied bytes and of the user's buffers, and what of it goes next.
+
+use super::{
+    buffer::{
+        BufferId,
+        Finished,
+        ADVERTS, //
+    },
+    ring::Ring,
+    sequence::reached,
+    urgent::Urgent,
+    violation::{
+        Rule,
+        Violation, //
+    },
+    wire::{
+        Mode,
+        Region,
+        BASE_LEN, //
+    },
+};
+
+/// How long a corked partial message waits at most, as in TCP.
+const HOLD_NS: u64 = 200_000_000;
+/// Bytes of a SrcAvail's extended header (`A.6`).
+const SRC_AH_LEN: u32 = 16;
 
 /// What [`Machine::sent`](super::Machine::sent) wants back of a [`Transmit`](super::Transmit).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SendTag {
     /// Sequence number of the message.
     pub(super) mseq: u32,
-    /// Payload bytes of the message.
-    pub(super) payload: u32,
+    /// Bytes of the send stream that it carries or announces.
+    pub(super) stream: u32,
 }
 
-#[derive(Debug, Default)]
+/// Where the bytes of a message come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// The next bytes of the send stream.
+    Stream,
+    /// A buffer that was handed in, from this offset.
+    Buffer(BufferId, u32),
+}
+
+/// What the send half would send next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Next {
+    Nothing,
+    /// So many bytes in a Data message.
+    Data(u32, Source),
+    /// An advertisement with so many bytes in the message.
+    SrcAvail(Region, u32, Source),
+    /// So many bytes into the peer's memory.
+    Write(u32, Source),
+}
+
+/// What the send half needs to know of its surroundings.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) mode: Mode,
+    /// SrcAvails that the peer takes at a time (`B-30`).
+    pub(super) max_adverts: u16,
+    /// Room in the peer's oldest SinkAvail.
+    pub(super) sink: Option<u32>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// Its turn has not come.
+    Waiting,
+    /// The peer may read it.
+    Advertised,
+    /// The rest goes by Data (`B-33`).
+    Copying,
+    /// Nothing of it is left to send.
+    Gone,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Buffer {
+    id: BufferId,
+    region: Region,
+    /// Copied bytes that go before it.
+    before: usize,
+    /// Bytes transferred, or in a message.
+    done: u32,
+    way: Way,
+    /// The last message whose send reads the buffer, until it completes.
+    in_use: Option<u32>,
+    /// The user takes back what cannot be sent any more without the peer's help.
+    withdrawn: bool,
+}
+
+impl Buffer {
+    fn left(&self) -> u32 {
+        self.region.len.saturating_sub(self.done)
+    }
+
+    /// The part not transferred.
+    fn rest(&self) -> Region {
+        Region {
+            len: self.left(),
+            va: self.region.va.wrapping_add(u64::from(self.done)),
+            ..self.region
+        }
+    }
+
+    fn source(&self) -> Source {
+        Source::Buffer(self.id, self.done)
+    }
+
+    /// Its advertisement is over: what is left goes by Data, or not at all.
+    fn fall_back(&mut self) {
+        self.way = if self.left() == 0 || self.withdrawn {
+            Way::Gone
+        } else {
+            Way::Copying
+        };
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Cancel {
+    No,
+    Wanted,
+    /// SrcAvailCancel went out as this message.
+    Sent(u32),
+}
+
+#[derive(Debug)]
 pub(super) struct SendHalf {
-    /// The most payload that one message may have (`B-24`).
+    /// The most payload that one Data message may have (`B-24`).
     limit: u32,
-    /// Bytes written and not yet in a message.
-    unsent: usize,
-    /// Bytes in messages that have not reached the peer.
+    /// The user's buffers that are not finished, oldest first.
+    buffers: Ring<Buffer, ADVERTS>,
+    /// Copied bytes behind the last buffer.
+    tail: usize,
+    /// When the tail began to wait.
+    since: u64,
+    /// The tail has waited long enough.
+    overdue: bool,
+    /// Copied bytes in messages that have not reached the peer.
     in_flight: usize,
     /// The last message shorter than `limit`, until it reaches the peer.
     partial: Option<u32>,
     /// The last write said that more will follow.
     more: bool,
+    cancel: Cancel,
+    pub(super) urgent: Urgent,
     pub(super) nodelay: bool,
     pub(super) cork: bool,
     /// No more writes: DisConn follows what is unsent.
@@ -30,66 +157,360 @@ pub(super) struct SendHalf {
 }
 
 impl SendHalf {
-    pub(super) fn set_limit(&mut self, limit: u32) {
-        self.limit = limit;
+    pub(super) fn new() -> SendHalf {
+        SendHalf {
+            limit: 0,
+            buffers: Ring::new(),
+            tail: 0,
+            since: 0,
+            overdue: false,
+            in_flight: 0,
+            partial: None,
+            more: false,
+            cancel: Cancel::No,
+            urgent: Urgent::default(),
+            nodelay: false,
+            cork: false,
+            shut: false,
+        }
+    }
+
+    /// The longest message, header included, that may be sent now.
+    pub(super) fn set_size(&mut self, size: u32) {
+        // No underflow: sizes are 37 at least (B-4).
+        self.limit = size.saturating_sub(BASE_LEN as u32);
     }
 
     pub(super) fn unsent(&self) -> usize {
-        self.unsent
+        self.buffers
+            .iter()
+            .fold(self.tail, |sum, buffer| sum.saturating_add(buffer.before))
     }
 
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
     }
 
-    pub(super) fn write(&mut self, bytes: usize) {
-        self.unsent = self.unsent.saturating_add(bytes);
+    /// All that was written is in messages, and every buffer's transfer ended (`B-68`).
+    pub(super) fn is_drained(&self) -> bool {
+        self.unsent() == 0 && self.buffers.iter().all(|buffer| buffer.way == Way::Gone)
+    }
+
+    pub(super) fn has_buffers(&self) -> bool {
+        !self.buffers.is_empty()
+    }
+
+    /// The peer may read a buffer.
+    pub(super) fn is_open(&self) -> bool {
+        self.buffers
+            .iter()
+            .any(|buffer| buffer.way == Way::Advertised)
+    }
+
+    pub(super) fn write(&mut self, bytes: usize, now: u64) {
+        if self.tail == 0 {
+            self.since = now;
+        }
+        self.tail = self.tail.saturating_add(bytes);
         self.more = true;
+    }
+
+    /// The buffer stands at the end of the stream.
+    pub(super) fn add(&mut self, id: BufferId, region: Region) -> bool {
+        let added = self.buffers.push(Buffer {
+            id,
+            region,
+            before: self.tail,
+            done: 0,
+            way: Way::Waiting,
+            in_use: None,
+            withdrawn: false,
+        });
+        if added {
+            self.tail = 0;
+            self.more = false;
+        }
+        added
     }
 
     pub(super) fn push(&mut self) {
         self.more = false;
     }
 
-    /// Payload bytes of the next message, 0 when none is to go yet.
+    /// When a held partial message is due, however the user holds it.
+    pub(super) fn deadline(&self) -> Option<u64> {
+        let held = self.tail > 0 && (self.cork || self.more) && !self.overdue;
+        held.then(|| self.since.saturating_add(HOLD_NS))
+    }
+
+    pub(super) fn expired(&mut self, now: u64) {
+        if self.deadline().is_some_and(|deadline| deadline <= now) {
+            self.overdue = true;
+        }
+    }
+
+    /// What is to go next if nothing but the peer's credit forbids it.
+    pub(super) fn next(&self, terms: Terms) -> Next {
+        let mut open = 0;
+        for buffer in self.buffers.iter() {
+            // Bytes behind an open SrcAvail are not sent, so that they cannot overtake what a SendSm may ask for.
+            match buffer.way {
+                _ if buffer.before > 0 && open > 0 => return Next::Nothing,
+                _ if buffer.before > 0 => return self.next_stream(buffer.before, true, terms),
+                Way::Gone => {}
+                Way::Advertised => open += 1,
+                Way::Copying if open > 0 => return Next::Nothing,
+                Way::Copying => return self.next_copy(buffer, terms),
+                Way::Waiting => return self.next_buffer(buffer, open, terms),
+            }
+        }
+        match open {
+            0 => self.next_stream(self.tail, false, terms),
+            _ => Next::Nothing,
+        }
+    }
+
+    /// Copied bytes, of which `available` may go.
     ///
     /// Messages cost credit, not bytes (`B-22`), so a partial one waits for more bytes: while the user says that there are more,
     /// and, as Nagle's algorithm has it in TCP, while an earlier partial message has not reached the peer.
-    pub(super) fn next(&self) -> u32 {
-        match u32::try_from(self.unsent) {
-            Ok(unsent) if unsent < self.limit => {
-                let held = self.cork || self.more;
+    fn next_stream(&self, available: usize, pushed: bool, terms: Terms) -> Next {
+        let urgent = self.urgent.limit();
+        let available = urgent.map_or(available, |at| at.min(available));
+        let bytes = match u32::try_from(available) {
+            Ok(bytes) if bytes < self.limit => {
+                let held = (self.cork || self.more) && !self.overdue;
                 let nagle = !self.nodelay && self.partial.is_some();
-                if self.shut || !(held || nagle) {
-                    unsent
+                if pushed || self.shut || urgent.is_some() || !(held || nagle) {
+                    bytes
                 } else {
                     0
                 }
             }
             _ => self.limit,
+        };
+        match terms.sink {
+            _ if bytes == 0 => Next::Nothing,
+            // An urgent byte has to come by Data (B-78).
+            Some(room) if urgent.is_none() => Next::Write(bytes.min(room), Source::Stream),
+            _ => Next::Data(bytes, Source::Stream),
         }
     }
 
-    /// The bytes of [`SendHalf::next`] go out as this message.
-    pub(super) fn take(&mut self, tag: SendTag) {
-        let Ok(bytes) = usize::try_from(tag.payload) else {
-            return;
-        };
-        self.unsent = self.unsent.saturating_sub(bytes);
-        self.in_flight = self.in_flight.saturating_add(bytes);
-        if tag.payload < self.limit {
-            self.partial = Some(tag.mseq);
+    fn next_copy(&self, buffer: &Buffer, terms: Terms) -> Next {
+        match terms.sink {
+            Some(room) => Next::Write(buffer.left().min(room), buffer.source()),
+            None => Next::Data(buffer.left().min(self.limit), buffer.source()),
         }
+    }
+
+    fn next_buffer(&self, buffer: &Buffer, open: usize, terms: Terms) -> Next {
+        let small = buffer.left() <= self.limit;
+        if open == 0 && (terms.sink.is_some() || small || terms.mode == Mode::Buffered) {
+            return self.next_copy(buffer, terms);
+        }
+        // No new SrcAvail before the cancel is done (B-39).
+        if self.cancel != Cancel::No {
+            return Next::Nothing;
+        }
+        match terms.mode {
+            Mode::Combined if open == 0 => {
+                // More than one byte: the limit is 21 at least (B-4, B-27).
+                let inline = self.limit.saturating_sub(SRC_AH_LEN);
+                Next::SrcAvail(buffer.rest(), inline, buffer.source())
+            }
+            Mode::Pipelined if open < usize::from(terms.max_adverts) && !small => {
+                Next::SrcAvail(buffer.rest(), 0, buffer.source())
+            }
+            _ => Next::Nothing,
+        }
+    }
+
+    /// [`SendHalf::next`] goes out as this message.
+    pub(super) fn take(&mut self, next: Next, mseq: u32) -> SendTag {
+        let mut tag = SendTag { mseq, stream: 0 };
+        match next {
+            Next::Nothing => {}
+            Next::Data(bytes, Source::Stream) | Next::Write(bytes, Source::Stream) => {
+                tag.stream = bytes;
+                self.take_stream(bytes, mseq);
+            }
+            Next::Data(bytes, Source::Buffer(..)) | Next::Write(bytes, Source::Buffer(..)) => {
+                if let Some(buffer) = self.turn() {
+                    buffer.done = buffer.done.saturating_add(bytes);
+                    buffer.in_use = Some(mseq);
+                    if buffer.left() == 0 {
+                        buffer.way = Way::Gone;
+                    }
+                }
+            }
+            Next::SrcAvail(_, inline, _) => {
+                if let Some(buffer) = self.turn() {
+                    buffer.way = Way::Advertised;
+                    buffer.done = buffer.done.saturating_add(inline);
+                    if inline > 0 {
+                        buffer.in_use = Some(mseq);
+                    }
+                }
+            }
+        }
+        tag
+    }
+
+    /// The buffer whose turn it is to be sent from.
+    fn turn(&mut self) -> Option<&mut Buffer> {
+        self.buffers
+            .iter_mut()
+            .find(|buffer| matches!(buffer.way, Way::Waiting | Way::Copying))
+    }
+
+    fn take_stream(&mut self, bytes: u32, mseq: u32) {
+        let partial = bytes < self.limit;
+        // A message is far shorter than the address space.
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let queue = match self.buffers.iter_mut().find(|buffer| buffer.before > 0) {
+            Some(buffer) => &mut buffer.before,
+            None => &mut self.tail,
+        };
+        *queue = queue.saturating_sub(bytes);
+        self.in_flight = self.in_flight.saturating_add(bytes);
+        self.overdue = false;
+        if partial {
+            self.partial = Some(mseq);
+        }
+        self.urgent.take(bytes);
     }
 
     /// The message reached the peer.
     pub(super) fn sent(&mut self, tag: SendTag) {
-        let Ok(bytes) = usize::try_from(tag.payload) else {
-            return;
-        };
+        let bytes = usize::try_from(tag.stream).unwrap_or(usize::MAX);
         self.in_flight = self.in_flight.saturating_sub(bytes);
         if self.partial == Some(tag.mseq) {
             self.partial = None;
+        }
+        for buffer in self.buffers.iter_mut() {
+            if buffer.in_use == Some(tag.mseq) {
+                buffer.in_use = None;
+            }
+        }
+    }
+
+    /// The oldest buffer once neither the peer nor the fabric touches it any more.
+    pub(super) fn finished(&mut self) -> Option<Finished> {
+        let buffer = self.buffers.first()?;
+        if buffer.way != Way::Gone || buffer.in_use.is_some() || buffer.before > 0 {
+            return None;
+        }
+        self.buffers.pop().map(|buffer| Finished {
+            id: buffer.id,
+            bytes: buffer.done,
+        })
+    }
+
+    fn oldest_open(&mut self) -> Option<&mut Buffer> {
+        self.buffers
+            .iter_mut()
+            .find(|buffer| buffer.way == Way::Advertised)
+    }
+
+    /// An RdmaRdCompl came (`B-32`).
+    pub(super) fn read(&mut self, len: u32) -> Result<(), Violation> {
+        let Some(buffer) = self.oldest_open() else {
+            return Err(Violation::new(
+                Rule::B(32),
+                "RdmaRdCompl without a SrcAvail",
+            ));
+        };
+        if len > buffer.left() {
+            return Err(Violation::new(
+                Rule::B(32),
+                "RdmaRdCompl of more than was advertised",
+            ));
+        }
+        if len == 0 && buffer.left() > 0 {
+            return Err(Violation::new(Rule::B(32), "RdmaRdCompl of nothing"));
+        }
+        buffer.done = buffer.done.saturating_add(len);
+        if buffer.left() == 0 {
+            buffer.way = Way::Gone;
+        }
+        self.answered();
+        Ok(())
+    }
+
+    /// A SendSm came (`B-33`, `B-42`).
+    pub(super) fn send_sm(&mut self, mseq_ack: u32) -> Result<(), Violation> {
+        let cancelled = matches!(self.cancel, Cancel::Sent(mseq) if reached(mseq_ack, mseq));
+        let Some(buffer) = self.oldest_open() else {
+            return Err(Violation::new(Rule::B(33), "SendSm without a SrcAvail"));
+        };
+        buffer.fall_back();
+        if cancelled {
+            while let Some(buffer) = self.oldest_open() {
+                buffer.fall_back();
+            }
+        }
+        self.answered();
+        Ok(())
+    }
+
+    /// A cancel is done when nothing is open (`B-42`).
+    fn answered(&mut self) {
+        if !self.is_open() {
+            self.cancel = Cancel::No;
+        }
+    }
+
+    /// A usable SinkAvail came: it beats the SrcAvails, which both ends forget (`B-50`).
+    pub(super) fn crossed(&mut self) {
+        for buffer in self.buffers.iter_mut() {
+            if buffer.way == Way::Advertised {
+                match self.cancel {
+                    Cancel::No => buffer.way = Way::Waiting,
+                    _ => buffer.fall_back(),
+                }
+            }
+        }
+        self.cancel = Cancel::No;
+    }
+
+    /// The user will not wait for the peer to read: what is advertised goes by Data (`B-36`), or, to `withdraw`, the last buffer
+    /// gives back what is left of it, unless bytes behind it are to go.
+    pub(super) fn cancel(&mut self, withdraw: bool) {
+        let last = withdraw && self.tail == 0;
+        if let (true, Some(buffer)) = (last, self.buffers.iter_mut().next_back()) {
+            buffer.withdrawn = true;
+        }
+        for buffer in self.buffers.iter_mut() {
+            if buffer.way == Way::Waiting || buffer.way == Way::Copying {
+                buffer.fall_back();
+            }
+        }
+        if self.is_open() && self.cancel == Cancel::No {
+            self.cancel = Cancel::Wanted;
+        }
+    }
+
+    pub(super) fn owes_cancel(&self) -> bool {
+        self.cancel == Cancel::Wanted
+    }
+
+    pub(super) fn cancel_sent(&mut self, mseq: u32) {
+        self.cancel = Cancel::Sent(mseq);
+    }
+
+    /// A SrcAvailCancel is on its way or being worked on.
+    pub(super) fn cancelling(&self) -> bool {
+        matches!(self.cancel, Cancel::Sent(_))
+    }
+
+    /// The fabric is gone: nobody touches any buffer.
+    pub(super) fn void(&mut self) {
+        self.tail = self.unsent();
+        for buffer in self.buffers.iter_mut() {
+            buffer.before = 0;
+            buffer.way = Way::Gone;
+            buffer.in_use = None;
         }
     }
 }
@@ -98,75 +519,92 @@ impl SendHalf {
 mod tests {
     use super::*;
 
+    const TERMS: Terms = Terms {
+        mode: Mode::Combined,
+        max_adverts: 2,
+        sink: None,
+    };
+
     fn half() -> SendHalf {
-        let mut half = SendHalf::default();
-        half.set_limit(100);
+        let mut half = SendHalf::new();
+        half.set_size(116);
         half
     }
 
     fn send(half: &mut SendHalf, mseq: u32) -> SendTag {
-        let tag = SendTag {
-            mseq,
-            payload: half.next(),
-        };
-        half.take(tag);
-        tag
+        let next = half.next(TERMS);
+        half.take(next, mseq)
     }
 
     #[test]
     fn b_22_partial_waits_for_the_partial_before_it() {
         let mut half = half();
-        half.write(130);
+        half.write(130, 0);
         half.push();
-        assert_eq!(send(&mut half, 1).payload, 100);
+        assert_eq!(send(&mut half, 1).stream, 100);
         let partial = send(&mut half, 2);
-        assert_eq!(partial.payload, 30);
-        half.write(20);
+        assert_eq!(partial.stream, 30);
+        half.write(20, 0);
         half.push();
-        assert_eq!(half.next(), 0);
-        half.write(40);
+        assert_eq!(half.next(TERMS), Next::Nothing);
+        half.write(40, 0);
         half.push();
         half.sent(partial);
-        assert_eq!(half.next(), 60);
+        assert_eq!(half.next(TERMS), Next::Data(60, Source::Stream));
     }
 
     #[test]
     fn b_22_full_message_never_waits() {
         let mut half = half();
         half.cork = true;
-        half.write(250);
-        assert_eq!(send(&mut half, 1).payload, 100);
-        assert_eq!(send(&mut half, 2).payload, 100);
-        assert_eq!(half.next(), 0);
+        half.write(250, 0);
+        assert_eq!(send(&mut half, 1).stream, 100);
+        assert_eq!(send(&mut half, 2).stream, 100);
+        assert_eq!(half.next(TERMS), Next::Nothing);
     }
 
     #[test]
     fn b_22_nodelay_sends_each_push() {
         let mut half = half();
         half.nodelay = true;
-        half.write(1);
-        assert_eq!(half.next(), 0, "more may follow");
+        half.write(1, 0);
+        assert_eq!(half.next(TERMS), Next::Nothing, "more may follow");
         half.push();
-        assert_eq!(send(&mut half, 1).payload, 1);
-        half.write(2);
+        assert_eq!(send(&mut half, 1).stream, 1);
+        half.write(2, 0);
         half.push();
-        assert_eq!(send(&mut half, 2).payload, 2);
+        assert_eq!(send(&mut half, 2).stream, 2);
+    }
+
+    #[test]
+    fn b_22_cork_holds_for_a_fifth_of_a_second() {
+        let mut half = half();
+        half.cork = true;
+        half.write(5, 1000);
+        assert_eq!(half.deadline(), Some(1000 + HOLD_NS));
+        half.expired(999 + HOLD_NS);
+        assert_eq!(half.next(TERMS), Next::Nothing);
+        half.expired(1000 + HOLD_NS);
+        assert_eq!(half.deadline(), None);
+        assert_eq!(send(&mut half, 1).stream, 5);
+        half.write(5, 2 * HOLD_NS);
+        assert_eq!(half.deadline(), Some(3 * HOLD_NS));
     }
 
     #[test]
     fn b_68_shutdown_sends_what_is_held() {
         let mut half = half();
         half.cork = true;
-        half.write(5);
-        assert_eq!(half.next(), 0);
+        half.write(5, 0);
+        assert_eq!(half.next(TERMS), Next::Nothing);
         half.shut = true;
-        assert_eq!(half.next(), 5);
+        assert_eq!(half.next(TERMS), Next::Data(5, Source::Stream));
     }
 
     #[test]
     fn counts_bytes_until_they_arrive() {
         let mut half = half();
-        half.write(130);
+        half.write(130, 0);
         half.push();
         let first = send(&mut half, 1);
         assert_eq!((half.unsent(), half.in_flight()), (30, 100));

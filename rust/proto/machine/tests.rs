@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-use super::super::wire::Region;
+use super::super::wire::BASE_LEN;
 use super::*;
 
 fn config(side: Side) -> Config {
@@ -407,8 +407,9 @@ fn answers_without_a_question_are_violations() {
         (Message::SinkCancelAck, 53),
         (Message::ChRcvBufAck(500), 63),
         (Message::SuspCommAck, 83),
+        (Message::ModeChange(Half::Send, Mode::Pipelined), 55),
         (Message::AbortConn, 71),
-        (Message::ModeChange(Half::Send, Mode::Combined), 56),
+        (Message::ModeChange(Half::Send, Mode::Combined), 59),
         (Message::ModeChange(Half::Receive, Mode::Combined), 59),
     ] {
         let mut pair = Pair::connected();

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Names of the user's buffers that take part in zero copy.
+
+/// Advertisements of each kind that this end holds at a time, whatever its peer would allow.
+pub const ADVERTS: usize = 8;
+
+/// Names a buffer between the call that hands it in and [`Finished`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BufferId(pub(super) u32);
+
+/// A buffer that the peer can touch no more: its key may be invalidated and its pages let go (`B-35`, `B-85`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Finished {
+    /// The buffer.
+    pub id: BufferId,
+    /// Bytes of it that were transferred.
+    pub bytes: u32,
+}

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Write zero copy (section B.6): the SinkAvails that this end sent as sink, and those that it got as source.
+
+use super::{
+    buffer::{
+        BufferId,
+        Finished,
+        ADVERTS, //
+    },
+    ring::Ring,
+    sequence::ahead,
+    violation::{
+        Rule,
+        Violation, //
+    },
+    wire::Region,
+};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    Waiting,
+    Advertised,
+    /// Nothing writes to it any more.
+    Gone,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Offer {
+    id: BufferId,
+    region: Region,
+    written: u32,
+    way: Way,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Cancel {
+    No,
+    Wanted,
+    Sent,
+}
+
+/// This end as sink: receive memory that the peer may write.
+#[derive(Debug)]
+pub(super) struct Offers {
+    offers: Ring<Offer, ADVERTS>,
+    cancel: Cancel,
+    /// Payload messages received that used up no offer (`B-49`).
+    non_discards: u32,
+    /// Offers that the peer takes at a time.
+    max_adverts: u16,
+}
+
+impl Offers {
+    pub(super) fn new() -> Offers {
+        Offers {
+            offers: Ring::new(),
+            cancel: Cancel::No,
+            non_discards: 0,
+            max_adverts: 0,
+        }
+    }
+
+    pub(super) fn start(&mut self, max_adverts: u16) {
+        self.max_adverts = max_adverts;
+    }
+
+    pub(super) fn add(&mut self, id: BufferId, region: Region) -> bool {
+        self.offers.push(Offer {
+            id,
+            region,
+            written: 0,
+            way: Way::Waiting,
+        })
+    }
+
+    fn open(&self) -> usize {
+        let open = |offer: &&Offer| offer.way == Way::Advertised;
+        self.offers.iter().filter(open).count()
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open() > 0
+    }
+
+    /// The SinkAvail to send.
+    pub(super) fn next(&self) -> Option<(Region, u32)> {
+        if self.cancel != Cancel::No || self.open() >= usize::from(self.max_adverts) {
+            return None;
+        }
+        let waiting = |offer: &&Offer| offer.way == Way::Waiting;
+        let offer = self.offers.iter().find(waiting)?;
+        Some((offer.region, self.non_discards))
+    }
+
+    pub(super) fn advertised(&mut self) {
+        if let Some(offer) = self
+            .offers
+            .iter_mut()
+            .find(|offer| offer.way == Way::Waiting)
+        {
+            offer.way = Way::Advertised;
+        }
+    }
+
+    fn oldest(&mut self) -> Option<&mut Offer> {
+        self.offers
+            .iter_mut()
+            .find(|offer| offer.way == Way::Advertised)
+    }
+
+    /// A message with payload came: it uses up one offer (`B-48`), or counts (`B-49`).
+    pub(super) fn payload(&mut self) {
+        match self.oldest() {
+            Some(offer) => offer.way = Way::Gone,
+            None => self.non_discards = self.non_discards.wrapping_add(1),
+        }
+    }
+
+    /// An RdmaWrCompl came (`B-47`).
+    pub(super) fn written(&mut self, len: u32) -> Result<(), Violation> {
+        let Some(offer) = self.oldest() else {
+            return Err(Violation::new(
+                Rule::B(47),
+                "RdmaWrCompl without a SinkAvail",
+            ));
+        };
+        if len == 0 || len > offer.region.len {
+            return Err(Violation::new(
+                Rule::B(47),
+                "RdmaWrCompl of nothing, or of more than was advertised",
+            ));
+        }
+        offer.written = len;
+        offer.way = Way::Gone;
+        Ok(())
+    }
+
+    /// The user wants its memory back (`B-53`).
+    pub(super) fn cancel(&mut self) {
+        for offer in self.offers.iter_mut() {
+            if offer.way == Way::Waiting {
+                offer.way = Way::Gone;
+            }
+        }
+        if self.is_open() && self.cancel == Cancel::No {
+            self.cancel = Cancel::Wanted;
+        }
+    }
+
+    pub(super) fn owes_cancel(&self) -> bool {
+        self.cancel == Cancel::Wanted
+    }
+
+    pub(super) fn cancel_sent(&mut self) {
+        self.cancel = Cancel::Sent;
+    }
+
+    /// A SinkCancelAck came.
+    pub(super) fn cancel_acked(&mut self) -> Result<(), Violation> {
+        if self.cancel != Cancel::Sent {
+            return Err(Violation::new(
+                Rule::B(53),
+                "SinkCancelAck without a SinkAvailCancel",
+            ));
+        }
+        self.void();
+        self.cancel = Cancel::No;
+        Ok(())
+    }
+
+    /// The peer will write no more: it left Pipelined mode, or ended its stream, or is gone.
+    pub(super) fn void(&mut self) {
+        for offer in self.offers.iter_mut() {
+            offer.way = Way::Gone;
+        }
+        // The answer to a cancel that was sent still comes.
+        if self.cancel == Cancel::Wanted {
+            self.cancel = Cancel::No;
+        }
+    }
+
+    /// The oldest offer once nothing writes to it.
+    pub(super) fn finished(&mut self) -> Option<Finished> {
+        if self.offers.first()?.way != Way::Gone {
+            return None;
+        }
+        self.offers.pop().map(|offer| Finished {
+            id: offer.id,
+            bytes: offer.written,
+        })
+    }
+}
+
+/// This end as source: the peer's receive memory that it may write.
+#[derive(Debug)]
+pub(super) struct Sinks {
+    sinks: Ring<Region, ADVERTS>,
+    /// Payload messages sent that used up no SinkAvail, less the SinkAvails found stale (`B-49`).
+    payloads: u32,
+    max_adverts: u16,
+    /// A SinkAvailCancel is to be answered.
+    owes_ack: bool,
+}
+
+impl Sinks {
+    pub(super) fn new(max_adverts: u16) -> Sinks {
+        Sinks {
+            sinks: Ring::new(),
+            payloads: 0,
+            max_adverts,
+            owes_ack: false,
+        }
+    }
+
+    /// A SinkAvail came; false when it is stale: payload on its way uses it up (`B-49`).
+    pub(super) fn add(&mut self, region: Region, non_discards: u32) -> Result<bool, Violation> {
+        if ahead(non_discards, self.payloads) > 0 {
+            return Err(Violation::new(
+                Rule::B(49),
+                "NonDiscards counts more than was sent",
+            ));
+        }
+        if non_discards != self.payloads {
+            self.payloads = self.payloads.wrapping_sub(1);
+            return Ok(false);
+        }
+        if self.sinks.len() >= usize::from(self.max_adverts) || !self.sinks.push(region) {
+            return Err(Violation::new(
+                Rule::B(30),
+                "more SinkAvails than MaxAdverts",
+            ));
+        }
+        Ok(true)
+    }
+
+    /// Memory to write to.
+    pub(super) fn next(&self) -> Option<Region> {
+        self.sinks.first().copied()
+    }
+
+    /// The oldest was written to.
+    pub(super) fn used(&mut self) {
+        self.sinks.pop();
+    }
+
+    /// A message with payload goes out (`B-48`, `B-49`).
+    pub(super) fn payload(&mut self) {
+        if self.sinks.pop().is_none() {
+            self.payloads = self.payloads.wrapping_add(1);
+        }
+    }
+
+    /// This end leaves Pipelined mode (`B-58`).
+    pub(super) fn discard(&mut self) {
+        self.sinks.clear();
+    }
+
+    /// A SinkAvailCancel came (`B-53`): writes under way were announced before, so that the answer can go at once.
+    pub(super) fn cancelled(&mut self) {
+        self.sinks.clear();
+        self.owes_ack = true;
+    }
+
+    pub(super) fn owes_ack(&self) -> bool {
+        self.owes_ack
+    }
+
+    pub(super) fn ack_sent(&mut self) {
+        self.owes_ack = false;
+    }
+}
