@@ -133,6 +133,15 @@ pub(crate) struct Locked {
     drop_at: Option<Instant<Monotonic>>,
 }
 
+impl Locked {
+    /// Leaves the cm id, if there is one, to [`reap`].
+    fn bury(&mut self) {
+        if let Some(id) = self.id.take() {
+            self.dead = Some(id);
+        }
+    }
+}
+
 static FAMILY: Family<Sdp> = Family::new(c"SDP", this_module::<SdpModule>());
 
 /// The registered family; programs can open sockets while it lives.
