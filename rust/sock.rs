@@ -38,7 +38,10 @@ use crate::{
         namespace::Net,
         ops::Protocol,
         sock::Sock,
-        sockaddr::SockAddr, //
+        sockaddr::{
+            SockAddr,
+            AF_INET_SDP, //
+        },
     },
     rdma::buf::SendBuf,
     sock::{
@@ -71,9 +74,6 @@ use kernel::{
         Monotonic, //
     },
 };
-
-/// `AF_INET_SDP`, the number that programs have for it.
-const AF_INET_SDP: u16 = 27;
 
 /// An SDP socket.
 pub(crate) type Socket = Sock<Sdp>;

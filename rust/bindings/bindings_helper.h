@@ -12,4 +12,5 @@
 #include <rdma/ib_verbs.h>
 #include <rdma/ib_cm.h>
 #include <rdma/rdma_cm.h>
+#include <linux/sdp.h>
 #include "helpers.h"

@@ -12,6 +12,9 @@ use kernel::prelude::*;
 
 const AF_UNSPEC: u16 = bindings::AF_UNSPEC as u16;
 const AF_INET: u16 = bindings::AF_INET as u16;
+/// The family of SDP sockets over IPv4.
+pub(crate) const AF_INET_SDP: u16 = bindings::AF_INET_SDP as u16;
+
 const AF_INET6: u16 = bindings::AF_INET6 as u16;
 
 /// The bytes of a `struct sockaddr` that a caller gave, copied to the kernel.

@@ -7,7 +7,6 @@ use kernel::{
     prelude::*,
     sync::lock::{
         Backend,
-        Guard,
         Lock, //
     },
 };
@@ -28,10 +27,6 @@ pub(crate) use new_spinlock_bh;
 /// It may be taken in process and in softirq context, never in a hard interrupt nor with hard
 /// interrupts disabled.
 pub(crate) type SpinLockBh<T> = Lock<T, SpinLockBhBackend>;
-
-/// The guard of a [`SpinLockBh`].
-#[expect(dead_code)]
-pub(crate) type SpinLockBhGuard<'a, T> = Guard<'a, T, SpinLockBhBackend>;
 
 /// A `spinlock_t` taken with `spin_lock_bh()`.
 pub(crate) struct SpinLockBhBackend;
