@@ -1,0 +1,672 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Connection identifiers of the RDMA connection manager.
+
+use super::device::{
+    Device,
+    OWNER, //
+};
+use crate::{
+    bindings,
+    net::namespace::Net, //
+};
+use core::{
+    cell::Cell,
+    mem::{
+        self,
+        MaybeUninit, //
+    },
+    net::{
+        Ipv4Addr,
+        Ipv6Addr,
+        SocketAddr,
+        SocketAddrV4,
+        SocketAddrV6, //
+    },
+    ptr::{
+        self,
+        NonNull, //
+    },
+    slice,
+};
+use kernel::{
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
+    prelude::*,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Acquire,
+            AtomicFlag,
+            Release, //
+        },
+    },
+    types::NotThreadSafe,
+};
+
+/// Who hears the events of a connection identifier.
+pub(crate) trait CmHandler: Send + Sync + Sized + 'static {
+    /// Handles an event, in process context and one at a time for each identifier.
+    ///
+    /// It may sleep, but not wait for another event of this identifier, nor drop the [`CmId`].
+    /// The children of a listener make their [`CmEvent::ConnectRequest`] to the listener's handler.
+    fn event(&self, handler: &Handler<'_>, event: CmEvent<'_>);
+}
+
+/// What rdma_cm's `context` of an identifier points to.
+struct Context<C> {
+    handler: C,
+    /// Whether the CM below rdma_cm has a connection, which it then keeps as long as the
+    /// identifier lives. Without one the calls about it look at a pointer that
+    /// `rdma_connect_locked()` may be setting or clearing.
+    connection: AtomicFlag,
+}
+
+/// A connection identifier, which gives its events to a `C`.
+///
+/// Dropping it destroys it: no handler runs any more when that returns. It sleeps and waits for a
+/// running handler, so it must not be dropped in its own handler, nor under a lock that the
+/// handler takes.
+///
+/// # Invariants
+///
+/// `id` is live, only this value destroys it, its `context` is this one, and it came from a box.
+pub(crate) struct CmId<C: CmHandler> {
+    id: NonNull<bindings::rdma_cm_id>,
+    context: NonNull<Context<C>>,
+}
+
+// SAFETY: An identifier may be used and destroyed from any thread, and so may a `C`.
+unsafe impl<C: CmHandler> Send for CmId<C> {}
+// SAFETY: What `&self` gives is synchronised by rdma_cm; the rest takes `&mut self`.
+unsafe impl<C: CmHandler> Sync for CmId<C> {}
+
+impl<C: CmHandler> CmId<C> {
+    /// Makes an identifier for reliable connections in the TCP port space of `net`. Sleeps.
+    pub(crate) fn new(net: &Net, handler: C) -> Result<Self> {
+        let context = Context::new(handler, false)?;
+        // SAFETY: The namespace is valid, `event_handler::<C>` expects such a context, and the
+        // name is static.
+        let id = from_err_ptr(unsafe {
+            bindings::__rdma_create_kernel_id(
+                net.as_ptr(),
+                Some(event_handler::<C>),
+                (&raw const *context).cast_mut().cast(),
+                bindings::rdma_ucm_port_space_RDMA_PS_TCP,
+                bindings::ib_qp_type_IB_QPT_RC,
+                OWNER.as_char_ptr(),
+            )
+        })?;
+        let id = NonNull::new(id).ok_or(ENOMEM)?;
+        // INVARIANT: It was just created with this context.
+        Ok(Self {
+            id,
+            // SAFETY: A box is never null.
+            context: unsafe { NonNull::new_unchecked(KBox::into_raw(context)) },
+        })
+    }
+
+    /// Whether the local address may be bound again while this has it (`SO_REUSEADDR`).
+    ///
+    /// Fails with `EINVAL` on a listener.
+    pub(crate) fn set_reuseaddr(&mut self, on: bool) -> Result {
+        // SAFETY: By the type invariants the identifier is live.
+        to_result(unsafe { bindings::rdma_set_reuseaddr(self.as_ptr(), on.into()) })
+    }
+
+    /// Whether a listener on the IPv6 any-address leaves IPv4 alone (`IPV6_V6ONLY`).
+    ///
+    /// Fails with `EINVAL` on a listener.
+    pub(crate) fn set_afonly(&mut self, on: bool) -> Result {
+        // SAFETY: By the type invariants the identifier is live.
+        to_result(unsafe { bindings::rdma_set_afonly(self.as_ptr(), on.into()) })
+    }
+
+    /// Sets the type of service; it counts if that is before the route is resolved. Sleeps.
+    pub(crate) fn set_tos(&mut self, tos: u8) {
+        // SAFETY: By the type invariants the identifier is live.
+        unsafe { bindings::rdma_set_service_type(self.as_ptr(), tos.into()) };
+    }
+
+    /// Binds to a local address and gives what was bound, with the port that port 0 asked for.
+    ///
+    /// Sleeps. Fails with `EADDRINUSE`, `EADDRNOTAVAIL` for an address that the namespace does not
+    /// have, `ENODEV` for one that is on no RDMA device, and `EINVAL` if already bound.
+    pub(crate) fn bind(&mut self, addr: &SocketAddr) -> Result<SocketAddr> {
+        let mut addr = to_sockaddr(addr);
+        // SAFETY: The identifier is live and the address valid.
+        to_result(unsafe { bindings::rdma_bind_addr(self.as_ptr(), (&raw mut addr).cast()) })?;
+        // SAFETY: The identifier is live. Nobody changes the address of one that was just bound,
+        // because resolving takes `&mut self`.
+        unsafe { read_sockaddr(&raw const (*self.as_ptr()).route.addr.src_addr) }
+    }
+
+    /// Listens; requests may come before this returns. Sleeps.
+    ///
+    /// Fails with `EADDRINUSE` when another identifier shares the port by reuse.
+    pub(crate) fn listen(&mut self, backlog: i32) -> Result {
+        // SAFETY: By the type invariants the identifier is live.
+        to_result(unsafe { bindings::rdma_listen(self.as_ptr(), backlog) })
+    }
+
+    /// Looks for the way to `dst`, which ends in [`CmEvent::AddrResolved`] or
+    /// [`CmEvent::AddrError`], perhaps before this returns. Sleeps.
+    ///
+    /// `src` counts if the identifier is not bound yet.
+    pub(crate) fn resolve_addr(
+        &mut self,
+        src: Option<&SocketAddr>,
+        dst: &SocketAddr,
+        timeout_ms: u32,
+    ) -> Result {
+        let mut src = src.map(to_sockaddr);
+        let src = src.as_mut().map_or(ptr::null_mut(), |src| &raw mut *src);
+        let dst = to_sockaddr(dst);
+        // SAFETY: The identifier is live, and the addresses are valid or null.
+        to_result(unsafe {
+            bindings::rdma_resolve_addr(
+                self.as_ptr(),
+                src.cast(),
+                (&raw const dst).cast(),
+                // CAST: `c_ulong` has at least 32 bits.
+                timeout_ms as c_ulong,
+            )
+        })
+    }
+
+    /// Puts the QP into the error state and tells the peer. Sleeps.
+    ///
+    /// Fails with `ENOTCONN` before a successful [`Handler::connect`].
+    pub(crate) fn disconnect(&self) -> Result {
+        self.connection()?;
+        // SAFETY: The identifier is live and has a connection.
+        to_result(unsafe { bindings::rdma_disconnect(self.as_ptr()) })
+    }
+
+    /// Refuses the connection that the peer asked for. Sleeps.
+    pub(crate) fn reject(&self, private_data: &[u8]) -> Result {
+        self.connection()?;
+        // SAFETY: The identifier is live and has a connection.
+        unsafe { reject(self.as_ptr(), private_data) }
+    }
+
+    /// Tells the CM that the peer uses the connection, so it has our reply although its answer to
+    /// that may be lost. Any context.
+    pub(crate) fn notify_established(&self) -> Result {
+        self.connection()?;
+        let event = bindings::ib_event_type_IB_EVENT_COMM_EST;
+        // SAFETY: The identifier is live and has a connection.
+        to_result(unsafe { bindings::rdma_notify(self.as_ptr(), event) })
+    }
+
+    /// Calls `f` in place of a handler, keeping the real one waiting. Sleeps.
+    ///
+    /// It must not be called in a handler of this identifier, nor under a lock that the handler
+    /// takes. Software iWARP makes its socket in the network namespace of the task that connects,
+    /// so there it matters to connect from the task of the user rather than from a handler.
+    pub(crate) fn with_handler<R>(&self, f: impl FnOnce(&Handler<'_>) -> R) -> R {
+        // SAFETY: By the type invariants the identifier is live.
+        unsafe { bindings::rdma_lock_handler(self.as_ptr()) };
+        // INVARIANT: The mutex was just taken, and the handler ends before it is released.
+        let result = f(&Handler {
+            id: self.id,
+            // SAFETY: By the type invariants the context is valid as long as `self`.
+            connection: Some(unsafe { &self.context.as_ref().connection }),
+            _not_send: NotThreadSafe,
+        });
+        // SAFETY: The mutex was taken above.
+        unsafe { bindings::rdma_unlock_handler(self.as_ptr()) };
+        result
+    }
+
+    fn connection(&self) -> Result {
+        // SAFETY: By the type invariants the context is valid.
+        let context = unsafe { self.context.as_ref() };
+        if context.connection.load(Acquire) {
+            Ok(())
+        } else {
+            Err(ENOTCONN)
+        }
+    }
+
+    /// The C identifier, valid as long as `self`.
+    pub(super) fn as_ptr(&self) -> *mut bindings::rdma_cm_id {
+        self.id.as_ptr()
+    }
+}
+
+impl<C: CmHandler> Drop for CmId<C> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants it is live and ours, and a QP on it owns it and is
+        // destroyed before.
+        unsafe { bindings::rdma_destroy_id(self.id.as_ptr()) };
+        // SAFETY: It came from a box, and no handler, nor the identifier, is left to use it.
+        drop(unsafe { KBox::from_raw(self.context.as_ptr()) });
+    }
+}
+
+impl<C> Context<C> {
+    fn new(handler: C, connection: bool) -> Result<KBox<Self>> {
+        let context = Self {
+            handler,
+            connection: AtomicFlag::new(connection),
+        };
+        Ok(KBox::new(context, GFP_KERNEL)?)
+    }
+}
+
+/// The running handler of an identifier, for what only it may do.
+///
+/// # Invariants
+///
+/// `id` is live, and its handler mutex is held by this thread, for `'a`.
+pub(crate) struct Handler<'a> {
+    id: NonNull<bindings::rdma_cm_id>,
+    /// The flag of [`Context`]; a child that nobody has adopted has none.
+    connection: Option<&'a AtomicFlag>,
+    _not_send: NotThreadSafe,
+}
+
+impl Handler<'_> {
+    /// Looks for the route to the resolved address, which ends in [`CmEvent::RouteResolved`] or
+    /// [`CmEvent::RouteError`]. Fails with `EINVAL` unless the address has been resolved.
+    pub(crate) fn resolve_route(&self, timeout_ms: u32) -> Result {
+        // CAST: `c_ulong` has at least 32 bits.
+        let timeout_ms = timeout_ms as c_ulong;
+        // SAFETY: By the type invariants the identifier is live.
+        to_result(unsafe { bindings::rdma_resolve_route(self.as_ptr(), timeout_ms) })
+    }
+
+    /// Asks the peer for a connection.
+    ///
+    /// Fails with `EINVAL` unless the route has been resolved, or when `private_data` is more than
+    /// the transport carries: 56 bytes on InfiniBand and RoCE.
+    pub(crate) fn connect(&self, param: &ConnParam, private_data: &[u8]) -> Result {
+        let connection = self.connection.ok_or(EINVAL)?;
+        let mut param = param.to_raw(private_data)?;
+        // SAFETY: The identifier is live and this thread holds its handler mutex; the parameters
+        // are valid for the time of the call.
+        to_result(unsafe { bindings::rdma_connect_locked(self.as_ptr(), &mut param) })?;
+        connection.store(true, Release);
+        Ok(())
+    }
+
+    /// Grants the connection that the peer asked for, once the child has been adopted.
+    ///
+    /// On failure the peer has been told, and the QP, if any, is in the error state.
+    pub(crate) fn accept(&self, param: &ConnParam, private_data: &[u8]) -> Result {
+        self.connection.ok_or(EINVAL)?;
+        let mut param = param.to_raw(private_data)?;
+        // SAFETY: As in `connect`.
+        to_result(unsafe { bindings::rdma_accept(self.as_ptr(), &mut param) })
+    }
+
+    /// The local address and port.
+    pub(crate) fn local_addr(&self) -> Result<SocketAddr> {
+        // SAFETY: The identifier is live.
+        unsafe { read_sockaddr(&raw const (*self.as_ptr()).route.addr.src_addr) }
+    }
+
+    /// The peer's address and port.
+    pub(crate) fn peer_addr(&self) -> Result<SocketAddr> {
+        // SAFETY: The identifier is live.
+        unsafe { read_sockaddr(&raw const (*self.as_ptr()).route.addr.dst_addr) }
+    }
+
+    /// The device that the identifier is bound to: from [`CmEvent::AddrResolved`] on, and for
+    /// children. Fails with `ENODEV` when there is none.
+    pub(crate) fn device(&self) -> Result<ARef<Device>> {
+        // SAFETY: The identifier is live. It gets its device under the handler mutex, or before
+        // the first event, and loses it when it is destroyed.
+        let device = unsafe { ptr::read_volatile(&raw const (*self.as_ptr()).device) };
+        let device = NonNull::new(device).ok_or(ENODEV)?;
+        // SAFETY: rdma_cm does not let the device go before the identifier.
+        unsafe { Device::get(device) }
+    }
+
+    /// The C identifier, valid as long as `self`.
+    pub(super) fn as_ptr(&self) -> *mut bindings::rdma_cm_id {
+        self.id.as_ptr()
+    }
+}
+
+/// What one side asks of a connection.
+#[derive(Clone, Copy)]
+pub(crate) struct ConnParam {
+    /// How many RDMA Reads of the peer this side answers at a time.
+    pub(crate) responder_resources: u8,
+    /// How many RDMA Reads this side has in flight.
+    pub(crate) initiator_depth: u8,
+    /// How often a lost packet is sent again, up to 7; the accepting side's is ignored.
+    pub(crate) retry_count: u8,
+    /// How often a send is tried again when the peer has posted no receive; 7 is without end.
+    pub(crate) rnr_retry_count: u8,
+}
+
+impl ConnParam {
+    fn to_raw(self, private_data: &[u8]) -> Result<bindings::rdma_conn_param> {
+        Ok(bindings::rdma_conn_param {
+            private_data: private_data.as_ptr().cast(),
+            private_data_len: private_data.len().try_into()?,
+            responder_resources: self.responder_resources,
+            initiator_depth: self.initiator_depth,
+            flow_control: 1,
+            retry_count: self.retry_count,
+            rnr_retry_count: self.rnr_retry_count,
+            ..Default::default()
+        })
+    }
+}
+
+/// What the peer asks of a connection, as seen from this side.
+#[derive(Clone, Copy)]
+pub(crate) struct PeerParam {
+    /// How many RDMA Reads the peer wants answered at a time.
+    pub(crate) responder_resources: u8,
+    /// How many RDMA Reads this side may have in flight.
+    pub(crate) initiator_depth: u8,
+}
+
+/// An event of a connection identifier.
+///
+/// The private data is the peer's, or what the transport padded it with, up to the room that the
+/// transport's message has for it.
+pub(crate) enum CmEvent<'a> {
+    /// The address is resolved, and the identifier bound to a device.
+    AddrResolved,
+    /// The address could not be resolved, or is not reached through an RDMA device (`ENODEV`).
+    AddrError(Error),
+    /// The route is resolved.
+    RouteResolved,
+    /// The route could not be resolved.
+    RouteError(Error),
+    /// A peer asks a listener for a connection.
+    ConnectRequest {
+        /// The new connection.
+        child: ChildId<'a>,
+        /// What the peer asks.
+        param: PeerParam,
+        /// What the peer gave to its connect.
+        private_data: &'a [u8],
+    },
+    /// The connection is there.
+    Established {
+        /// What the peer granted; zeros on the accepting side of InfiniBand.
+        param: PeerParam,
+        /// What the peer gave to its accept; empty on the accepting side.
+        private_data: &'a [u8],
+    },
+    /// The connection failed on this side.
+    ConnectError(Error),
+    /// The peer did not answer.
+    Unreachable(Error),
+    /// The peer refused.
+    Rejected {
+        /// Why.
+        reason: RejectReason,
+        /// What the peer gave to its reject; empty unless the reason is
+        /// [`RejectReason::Consumer`].
+        private_data: &'a [u8],
+    },
+    /// The connection is gone.
+    Disconnected,
+    /// The device goes, which waits until the identifier has been destroyed.
+    DeviceRemoval,
+    /// The local address moved to another device.
+    AddrChange,
+    /// The QP number may be used again.
+    TimewaitExit,
+}
+
+/// Why a peer refused a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RejectReason {
+    /// Nobody listens there. iWARP cannot tell this from `Consumer`.
+    InvalidServiceId,
+    /// The listener refused.
+    Consumer,
+    /// The CM of InfiniBand refused, with this reason code.
+    Other(i32),
+}
+
+/// The identifier of a connection that a peer asks for.
+///
+/// Unless it is adopted, rdma_cm destroys it when the handler returns, and the peer is refused.
+pub(crate) struct ChildId<'a> {
+    handler: Handler<'a>,
+    adopted: &'a Cell<bool>,
+}
+
+impl<'a> ChildId<'a> {
+    /// The handler of the child, which is its listener's; for its addresses and its device.
+    pub(crate) fn handler(&self) -> &Handler<'a> {
+        &self.handler
+    }
+
+    /// Takes the identifier over; its next events go to `handler`. Fails with `ENOMEM`.
+    pub(crate) fn adopt<D: CmHandler>(self, handler: D) -> Result<(CmId<D>, Handler<'a>)> {
+        let context = Context::new(handler, true)?;
+        // SAFETY: A box is never null.
+        let context = unsafe { NonNull::new_unchecked(KBox::into_raw(context)) };
+        let id = self.handler.id;
+        // SAFETY: The identifier is live, and its handler mutex, which this thread holds, guards
+        // both fields; `event_handler::<D>` expects such a context.
+        unsafe {
+            (*id.as_ptr()).context = context.as_ptr().cast();
+            (*id.as_ptr()).event_handler = Some(event_handler::<D>);
+        }
+        self.adopted.set(true);
+        let handler = Handler {
+            // SAFETY: The context goes when the identifier has been destroyed, and that waits for
+            // this handler.
+            connection: Some(unsafe { &(*context.as_ptr()).connection }),
+            ..self.handler
+        };
+        // INVARIANT: rdma_cm leaves an adopted identifier to us, and it has this context.
+        Ok((CmId { id, context }, handler))
+    }
+
+    /// Refuses the connection with `private_data`, of which 148 bytes fit on InfiniBand.
+    pub(crate) fn reject(self, private_data: &[u8]) {
+        // The peer is refused in any case, by rdma_cm if this fails.
+        //
+        // SAFETY: The identifier of a child is live and has a connection.
+        let _ = unsafe { reject(self.handler.as_ptr(), private_data) };
+    }
+}
+
+/// # Safety
+///
+/// `id` is live and the CM below it has a connection.
+unsafe fn reject(id: *mut bindings::rdma_cm_id, private_data: &[u8]) -> Result {
+    let len = private_data.len().try_into()?;
+    // CAST: The reason code is 28.
+    let reason = bindings::ib_cm_rej_reason_IB_CM_REJ_CONSUMER_DEFINED as u8;
+    // SAFETY: By the contract, and the private data is valid for the time of the call.
+    to_result(unsafe { bindings::rdma_reject(id, private_data.as_ptr().cast(), len, reason) })
+}
+
+/// Gives an event of rdma_cm to the `C` of the identifier.
+///
+/// # Safety
+///
+/// rdma_cm calls it: under the handler mutex of `id`, with a valid event. The context of `id`, or
+/// for a connect request of its listener, which cannot go meanwhile, is a `Context<C>`.
+unsafe extern "C" fn event_handler<C: CmHandler>(
+    id: *mut bindings::rdma_cm_id,
+    event: *mut bindings::rdma_cm_event,
+) -> c_int {
+    // SAFETY: By the contract.
+    let (context, event) = unsafe { (&*(*id).context.cast::<Context<C>>(), &*event) };
+    let Some(id) = NonNull::new(id) else {
+        return 0;
+    };
+    // INVARIANT: By the contract, for the time of this call.
+    let handler = |connection| Handler {
+        id,
+        connection,
+        _not_send: NotThreadSafe,
+    };
+    if event.event == bindings::rdma_cm_event_type_RDMA_CM_EVENT_CONNECT_REQUEST {
+        let adopted = Cell::new(false);
+        let request = CmEvent::ConnectRequest {
+            child: ChildId {
+                handler: handler(None),
+                adopted: &adopted,
+            },
+            param: PeerParam::of(event),
+            private_data: private_data(event),
+        };
+        context.handler.event(&handler(None), request);
+        // Anything but zero has rdma_cm destroy the child.
+        return if adopted.get() {
+            0
+        } else {
+            ECONNREFUSED.to_errno()
+        };
+    }
+    if let Some(event) = translate(event) {
+        context
+            .handler
+            .event(&handler(Some(&context.connection)), event);
+    }
+    0
+}
+
+/// The [`CmEvent`] of a C event that is no connect request; `None` for those of other transports
+/// and services.
+fn translate(event: &bindings::rdma_cm_event) -> Option<CmEvent<'_>> {
+    let error = || to_result(event.status).err().unwrap_or(EIO);
+    Some(match event.event {
+        bindings::rdma_cm_event_type_RDMA_CM_EVENT_ADDR_RESOLVED => CmEvent::AddrResolved,
+        bindings::rdma_cm_event_type_RDMA_CM_EVENT_ADDR_ERROR => CmEvent::AddrError(error()),
+        bindings::rdma_cm_event_type_RDMA_CM_EVENT_ROUTE_RESOLVED => CmEvent::RouteResolved,
+        bindings::rdma_cm_event_type_RDMA_CM_EVENT_ROUTE_ERROR => CmEvent::RouteError(error()),
+        bindings::rdma_cm_event_type_RDMA_CM_EVENT_ESTABLISHED => CmEvent::Established {
+            param: PeerParam::of(event),
+            private_data: private_data(event),
+        },
+        bindings::rdma_cm_event_type_RDMA_CM_EVENT_CONNECT_ERROR => CmEvent::ConnectError(error()),
+        bindings::rdma_cm_event_type_RDMA_CM_EVENT_UNREACHABLE => CmEvent::Unreachable(error()),
+        bindings::rdma_cm_event_type_RDMA_CM_EVENT_REJECTED => {
+            // CAST: The reason codes are 8 and 28.
+            const NO_LISTENER: i32 = bindings::ib_cm_rej_reason_IB_CM_REJ_INVALID_SERVICE_ID as i32;
+            const CONSUMER: i32 = bindings::ib_cm_rej_reason_IB_CM_REJ_CONSUMER_DEFINED as i32;
+            // InfiniBand's CM gives a reason code, and in place of private data its own data if
+            // the reason is its own. iWARP gives a negative errno for any refusal.
+            let (reason, private_data) = match event.status {
+                NO_LISTENER => (RejectReason::InvalidServiceId, [].as_slice()),
+                CONSUMER | ..0 => (RejectReason::Consumer, private_data(event)),
+                status => (RejectReason::Other(status), [].as_slice()),
+            };
+            CmEvent::Rejected {
+                reason,
+                private_data,
+            }
+        }
+        bindings::rdma_cm_event_type_RDMA_CM_EVENT_DISCONNECTED => CmEvent::Disconnected,
+        bindings::rdma_cm_event_type_RDMA_CM_EVENT_DEVICE_REMOVAL => CmEvent::DeviceRemoval,
+        bindings::rdma_cm_event_type_RDMA_CM_EVENT_ADDR_CHANGE => CmEvent::AddrChange,
+        bindings::rdma_cm_event_type_RDMA_CM_EVENT_TIMEWAIT_EXIT => CmEvent::TimewaitExit,
+        _ => return None,
+    })
+}
+
+/// The parameters of an event that has some, of a reliable connection.
+fn conn(event: &bindings::rdma_cm_event) -> &bindings::rdma_conn_param {
+    // SAFETY: Identifiers of reliable connections get this member of the union, and all bytes are
+    // initialised in any case, and any are valid.
+    unsafe { event.param.conn.as_ref() }
+}
+
+impl PeerParam {
+    fn of(event: &bindings::rdma_cm_event) -> Self {
+        let conn = conn(event);
+        Self {
+            responder_resources: conn.responder_resources,
+            initiator_depth: conn.initiator_depth,
+        }
+    }
+}
+
+fn private_data(event: &bindings::rdma_cm_event) -> &[u8] {
+    let conn = conn(event);
+    if conn.private_data.is_null() {
+        return &[];
+    }
+    // SAFETY: The CM below gives so many bytes with the event.
+    unsafe { slice::from_raw_parts(conn.private_data.cast(), conn.private_data_len.into()) }
+}
+
+/// An address as C has it.
+fn to_sockaddr(addr: &SocketAddr) -> bindings::__kernel_sockaddr_storage {
+    let mut storage = MaybeUninit::<bindings::__kernel_sockaddr_storage>::zeroed();
+    match addr {
+        SocketAddr::V4(addr) => {
+            let sin = bindings::sockaddr_in {
+                sin_family: AF_INET,
+                sin_port: addr.port().to_be(),
+                sin_addr: bindings::in_addr {
+                    s_addr: u32::from_ne_bytes(addr.ip().octets()),
+                },
+                ..Default::default()
+            };
+            let to: *mut bindings::sockaddr_in = storage.as_mut_ptr().cast();
+            // SAFETY: The storage holds any address.
+            unsafe { to.write(sin) };
+        }
+        SocketAddr::V6(addr) => {
+            let mut sin6 = bindings::sockaddr_in6 {
+                sin6_family: AF_INET6,
+                sin6_port: addr.port().to_be(),
+                sin6_flowinfo: addr.flowinfo().to_be(),
+                sin6_scope_id: addr.scope_id(),
+                ..Default::default()
+            };
+            sin6.sin6_addr.in6_u.u6_addr8 = addr.ip().octets();
+            let to: *mut bindings::sockaddr_in6 = storage.as_mut_ptr().cast();
+            // SAFETY: The storage holds any address.
+            unsafe { to.write(sin6) };
+        }
+    }
+    // SAFETY: All bytes are initialised, and any are valid.
+    unsafe { storage.assume_init() }
+}
+
+/// Reads an address of C. Fails with `EAFNOSUPPORT` for other families.
+///
+/// # Safety
+///
+/// `addr` may be read. It may change meanwhile: then the result is of no use, but valid.
+unsafe fn read_sockaddr(addr: *const bindings::__kernel_sockaddr_storage) -> Result<SocketAddr> {
+    // SAFETY: By the contract; volatile, because an identifier that is being resolved by one
+    // thread may have its device removed on another.
+    let bytes: [u8; mem::size_of::<bindings::__kernel_sockaddr_storage>()] =
+        unsafe { ptr::read_volatile(addr.cast()) };
+    let at = bytes.as_ptr();
+    match u16::from_ne_bytes([bytes[0], bytes[1]]) {
+        AF_INET => {
+            // SAFETY: The storage holds any address, and any bytes are valid.
+            let sin = unsafe { at.cast::<bindings::sockaddr_in>().read_unaligned() };
+            let ip = Ipv4Addr::from(sin.sin_addr.s_addr.to_ne_bytes());
+            let port = u16::from_be(sin.sin_port);
+            Ok(SocketAddrV4::new(ip, port).into())
+        }
+        AF_INET6 => {
+            // SAFETY: The storage holds any address, and any bytes are valid.
+            let sin6 = unsafe { at.cast::<bindings::sockaddr_in6>().read_unaligned() };
+            // SAFETY: Any bytes are a valid array of bytes.
+            let ip = Ipv6Addr::from(unsafe { sin6.sin6_addr.in6_u.u6_addr8 });
+            let port = u16::from_be(sin6.sin6_port);
+            let flowinfo = u32::from_be(sin6.sin6_flowinfo);
+            Ok(SocketAddrV6::new(ip, port, flowinfo, sin6.sin6_scope_id).into())
+        }
+        _ => Err(EAFNOSUPPORT),
+    }
+}
+
+// CAST: The families are 2 and 10.
+const AF_INET: u16 = bindings::AF_INET as u16;
+const AF_INET6: u16 = bindings::AF_INET6 as u16;

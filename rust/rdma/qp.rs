@@ -1,0 +1,659 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Queue pairs: posting sends and receives, and hearing of their completion.
+
+use super::{
+    buf::{
+        Headers,
+        RecvBuf,
+        Sge, //
+    },
+    cm::{
+        CmHandler,
+        CmId,
+        Handler, //
+    },
+    cq::Cq,
+    device::{
+        Device,
+        OWNER, //
+    },
+};
+use crate::{
+    bindings,
+    net::spinlock_bh::{
+        new_spinlock_bh,
+        SpinLockBh, //
+    },
+};
+use core::{
+    mem::ManuallyDrop,
+    ptr::{
+        self,
+        NonNull, //
+    },
+};
+use kernel::{
+    container_of,
+    error::to_result,
+    fmt,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        new_mutex,
+        Mutex, //
+    },
+};
+
+/// The most pieces of memory that follow a header in one send.
+pub(crate) const MAX_PAYLOAD: usize = 8;
+
+/// Who hears of the completions of a QP.
+///
+/// They come in softirq context and one at a time, sends and receives each in the order in which
+/// they were posted.
+pub(crate) trait Completions: Send + Sync + 'static {
+    /// The send that was posted with `cookie` is done, and its memory has been let go.
+    fn sent(&self, cookie: u64, result: Result<(), WcStatus>);
+
+    /// A receive is done: `buf` has what was received, or on failure nothing.
+    fn received(&self, buf: RecvBuf, result: Result<(), WcStatus>);
+
+    /// Something happened to the QP itself. Any context.
+    fn qp_event(&self, event: QpEvent);
+}
+
+/// Why a work request failed. After the first failure all others of the QP end in `WrFlush`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WcStatus {
+    /// A message was longer than the buffer posted for it.
+    LocLen,
+    /// The local memory was not mapped as the request said.
+    LocProt,
+    /// The QP was in the error state.
+    WrFlush,
+    /// The peer saw an invalid request, such as a message longer than its buffer.
+    RemInvReq,
+    /// The peer's memory does not allow that.
+    RemAccess,
+    /// The peer could not do it.
+    RemOp,
+    /// The peer did not answer.
+    RetryExc,
+    /// The peer posted no receive for too long.
+    RnrRetryExc,
+    /// Any other `enum ib_wc_status`.
+    Other(u32),
+}
+
+impl WcStatus {
+    fn of(wc: &bindings::ib_wc) -> Result<(), Self> {
+        Err(match wc.status {
+            bindings::ib_wc_status_IB_WC_SUCCESS => return Ok(()),
+            bindings::ib_wc_status_IB_WC_LOC_LEN_ERR => Self::LocLen,
+            bindings::ib_wc_status_IB_WC_LOC_PROT_ERR => Self::LocProt,
+            bindings::ib_wc_status_IB_WC_WR_FLUSH_ERR => Self::WrFlush,
+            bindings::ib_wc_status_IB_WC_REM_INV_REQ_ERR => Self::RemInvReq,
+            bindings::ib_wc_status_IB_WC_REM_ACCESS_ERR => Self::RemAccess,
+            bindings::ib_wc_status_IB_WC_REM_OP_ERR => Self::RemOp,
+            bindings::ib_wc_status_IB_WC_RETRY_EXC_ERR => Self::RetryExc,
+            bindings::ib_wc_status_IB_WC_RNR_RETRY_EXC_ERR => Self::RnrRetryExc,
+            other => Self::Other(other),
+        })
+    }
+}
+
+impl fmt::Display for WcStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Self::LocLen => "local length error",
+            Self::LocProt => "local protection error",
+            Self::WrFlush => "flushed",
+            Self::RemInvReq => "invalid request at the peer",
+            Self::RemAccess => "access error at the peer",
+            Self::RemOp => "operation error at the peer",
+            Self::RetryExc => "the peer does not answer",
+            Self::RnrRetryExc => "the peer posts no receives",
+            Self::Other(status) => return write!(f, "status {status}"),
+        };
+        f.write_str(text)
+    }
+}
+
+/// What can happen to a QP.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum QpEvent {
+    /// The peer uses the connection before the CM has heard its answer.
+    CommEst,
+    /// The QP failed.
+    Fatal,
+    /// Any other `enum ib_event_type`.
+    Other(u32),
+}
+
+/// The size of a QP.
+#[derive(Clone, Copy)]
+pub(crate) struct Caps {
+    /// Sends that can be posted at a time.
+    pub(crate) send_wr: u32,
+    /// Receives that can be posted at a time.
+    pub(crate) recv_wr: u32,
+    /// Pieces of memory that can follow the header of one send, at most [`MAX_PAYLOAD`].
+    pub(crate) payload_sge: u32,
+}
+
+impl Caps {
+    /// As much of it as `device` can do, leaving room for what [`Qp::drain`] posts.
+    fn clamp(self, device: &Device) -> Self {
+        let max_wr = device.max_qp_wr().saturating_sub(1);
+        let max_sge = device.max_send_sge().saturating_sub(1);
+        Self {
+            send_wr: self.send_wr.min(max_wr),
+            recv_wr: self.recv_wr.min(max_wr),
+            // CAST: It is 8.
+            payload_sge: self.payload_sge.min(max_sge).min(MAX_PAYLOAD as u32),
+        }
+    }
+}
+
+/// Memory that follows the header of a send, in order.
+#[derive(Default)]
+pub(crate) struct Payload {
+    pieces: [Option<Sge>; MAX_PAYLOAD],
+    count: usize,
+}
+
+impl Payload {
+    /// Appends a piece; gives it back when there are [`MAX_PAYLOAD`] already.
+    pub(crate) fn push(&mut self, piece: Sge) -> Result<(), Sge> {
+        match self.pieces.get_mut(self.count) {
+            Some(place) => {
+                *place = Some(piece);
+                self.count += 1;
+                Ok(())
+            }
+            None => Err(piece),
+        }
+    }
+
+    /// The number of pieces.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The pieces.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = &Sge> {
+        self.pieces.iter().flatten()
+    }
+}
+
+/// A message to send.
+pub(crate) struct SendWr<'a> {
+    /// Its first bytes, up to [`HEADER_ROOM`](super::buf::HEADER_ROOM), which are copied.
+    pub(crate) header: &'a [u8],
+    /// The bytes that follow, which are kept until the send has completed.
+    pub(crate) payload: Payload,
+    /// Whether the peer should be woken by an interrupt although it asked for few.
+    pub(crate) solicited: bool,
+    /// What [`Completions::sent`] gets.
+    pub(crate) cookie: u64,
+}
+
+/// A posted send.
+struct Sent {
+    /// The memory that the device reads.
+    _payload: Payload,
+    /// `None` when posting failed, and so nobody waits for the completion.
+    cookie: Option<u64>,
+}
+
+/// What the device gives back for a work request.
+///
+/// # Invariants
+///
+/// `shared` is where this lies, in one of its queues, with the index `slot`.
+#[repr(C)]
+struct Cqe<D: Completions> {
+    cqe: bindings::ib_cqe,
+    shared: NonNull<Shared<D>>,
+    slot: usize,
+}
+
+// SAFETY: The pointer is followed in completions only, and `Shared` may be shared by threads.
+unsafe impl<D: Completions> Send for Cqe<D> {}
+// SAFETY: As above.
+unsafe impl<D: Completions> Sync for Cqe<D> {}
+
+/// What posted work requests keep alive.
+struct Slots<T> {
+    slots: KVVec<Option<T>>,
+    /// The slot that is used next. Requests complete in order, so it is the oldest one.
+    next: usize,
+    /// Whether requests may be posted.
+    open: bool,
+}
+
+impl<T> Slots<T> {
+    fn new(len: u32) -> Result<Self> {
+        // CAST: `usize` has at least 32 bits.
+        let mut slots = KVVec::with_capacity(len as usize, GFP_KERNEL)?;
+        for _ in 0..len {
+            slots.push(None, GFP_KERNEL)?;
+        }
+        Ok(Self {
+            slots,
+            next: 0,
+            open: true,
+        })
+    }
+
+    /// The next slot to use: `ESHUTDOWN` when closed, `EAGAIN` when all are in use.
+    fn vacant(&self) -> Result<usize> {
+        match self.slots.get(self.next) {
+            _ if !self.open => Err(ESHUTDOWN),
+            Some(None) => Ok(self.next),
+            _ => Err(EAGAIN),
+        }
+    }
+
+    /// Uses the slot that [`Self::vacant`] gave.
+    fn fill(&mut self, value: T) {
+        if let Some(slot) = self.slots.get_mut(self.next) {
+            *slot = Some(value);
+            self.next = (self.next + 1) % self.slots.len();
+        }
+    }
+
+    fn take(&mut self, slot: usize) -> Option<T> {
+        self.slots.get_mut(slot)?.take()
+    }
+}
+
+/// What completions use, which stays where it is until the QP has been drained.
+#[pin_data]
+struct Shared<D: Completions> {
+    caps: Caps,
+    cq: Cq,
+    device: ARef<Device>,
+    headers: Headers,
+    #[pin]
+    sends: SpinLockBh<Slots<Sent>>,
+    #[pin]
+    recvs: SpinLockBh<Slots<RecvBuf>>,
+    send_cqes: KVVec<Cqe<D>>,
+    recv_cqes: KVVec<Cqe<D>>,
+    /// Whether the QP has been drained.
+    #[pin]
+    drained: Mutex<bool>,
+    completions: D,
+}
+
+impl<D: Completions> Shared<D> {
+    fn new(device: ARef<Device>, caps: Caps, cq: Cq, completions: D) -> Result<Pin<KBox<Self>>> {
+        KBox::try_pin_init(
+            try_pin_init!(&this in Self {
+                caps,
+                cq,
+                headers: Headers::new(&device, caps.send_wr)?,
+                device,
+                sends <- new_spinlock_bh!(Slots::new(caps.send_wr)?, "rdma_sends"),
+                recvs <- new_spinlock_bh!(Slots::new(caps.recv_wr)?, "rdma_recvs"),
+                send_cqes: Self::cqes(this, send_done::<D>, caps.send_wr)?,
+                recv_cqes: Self::cqes(this, recv_done::<D>, caps.recv_wr)?,
+                drained <- new_mutex!(false, "rdma_drained"),
+                completions,
+            }? Error),
+            GFP_KERNEL,
+        )
+    }
+
+    fn cqes(
+        shared: NonNull<Self>,
+        done: unsafe extern "C" fn(*mut bindings::ib_cq, *mut bindings::ib_wc),
+        len: u32,
+    ) -> Result<KVVec<Cqe<D>>> {
+        // CAST: `usize` has at least 32 bits.
+        let len = len as usize;
+        let mut cqes = KVVec::with_capacity(len, GFP_KERNEL)?;
+        for slot in 0..len {
+            let cqe = bindings::ib_cqe { done: Some(done) };
+            // INVARIANT: It becomes the entry `slot` of a queue of `shared`.
+            cqes.push(Cqe { cqe, shared, slot }, GFP_KERNEL)?;
+        }
+        Ok(cqes)
+    }
+}
+
+/// A connected queue pair, on the connection identifier that it owns.
+///
+/// Dropping it drains it, which gives all that was posted back to its [`Completions`], and
+/// destroys it and then the identifier. That sleeps; when and where it may be done is as with
+/// [`CmId`].
+///
+/// # Invariants
+///
+/// The QP of `id` is live until this is dropped; its completions and events go to `shared`.
+pub(crate) struct Qp<C: CmHandler, D: Completions> {
+    // Fields are dropped in this order.
+    shared: ManuallyDrop<Pin<KBox<Shared<D>>>>,
+    qp: NonNull<bindings::ib_qp>,
+    id: CmId<C>,
+}
+
+// SAFETY: The verbs of a QP may be called from any thread, and so may all else that is in it.
+unsafe impl<C: CmHandler, D: Completions> Send for Qp<C, D> {}
+// SAFETY: Posting is synchronised by the locks in `Shared` and by the driver.
+unsafe impl<C: CmHandler, D: Completions> Sync for Qp<C, D> {}
+
+impl<C: CmHandler, D: Completions> Qp<C, D> {
+    /// Makes a QP of up to `caps` on `id`, whose running handler is `handler`. Sleeps.
+    ///
+    /// The identifier has to be bound to a device, and not connected. On failure it is given back,
+    /// because its own handler must not drop it.
+    pub(crate) fn new(
+        id: CmId<C>,
+        handler: &Handler<'_>,
+        caps: Caps,
+        completions: D,
+    ) -> Result<Self, (Error, CmId<C>)> {
+        match Self::create(&id, handler, caps, completions) {
+            Ok((shared, qp)) => Ok(Self {
+                shared: ManuallyDrop::new(shared),
+                qp,
+                id,
+            }),
+            Err(error) => Err((error, id)),
+        }
+    }
+
+    fn create(
+        id: &CmId<C>,
+        handler: &Handler<'_>,
+        caps: Caps,
+        completions: D,
+    ) -> Result<(Pin<KBox<Shared<D>>>, NonNull<bindings::ib_qp>)> {
+        if handler.as_ptr() != id.as_ptr() {
+            return Err(EINVAL);
+        }
+        let device = handler.device()?;
+        let caps = caps.clamp(&device);
+        if caps.send_wr == 0 || caps.recv_wr == 0 {
+            return Err(EINVAL);
+        }
+        // OVERFLOW: The device's limit leaves room for one more in each queue.
+        let (send_wr, recv_wr) = (caps.send_wr + 1, caps.recv_wr + 1);
+        let cq = Cq::get(&device, send_wr.saturating_add(recv_wr))?;
+        let shared = Shared::new(device, caps, cq, completions)?;
+        let mut attr = bindings::ib_qp_init_attr {
+            event_handler: Some(qp_event::<D>),
+            qp_context: (&raw const *shared).cast_mut().cast(),
+            send_cq: shared.cq.as_ptr(),
+            recv_cq: shared.cq.as_ptr(),
+            cap: bindings::ib_qp_cap {
+                max_send_wr: send_wr,
+                max_recv_wr: recv_wr,
+                // OVERFLOW: There are at most `MAX_PAYLOAD`.
+                max_send_sge: caps.payload_sge + 1,
+                max_recv_sge: 1,
+                ..Default::default()
+            },
+            sq_sig_type: bindings::ib_sig_type_IB_SIGNAL_ALL_WR,
+            qp_type: bindings::ib_qp_type_IB_QPT_RC,
+            ..Default::default()
+        };
+        // SAFETY: The identifier is live and bound to the device of the domain, and this is its
+        // handler, so nothing connects it meanwhile. It has no QP, because one would own it.
+        to_result(unsafe { bindings::rdma_create_qp(id.as_ptr(), shared.device.pd(), &mut attr) })?;
+        // SAFETY: That set the pointer to a QP, which nothing destroys before us. Until the name
+        // is ours it says rdma_cm; whoever reads it meanwhile sees one or the other.
+        let qp = unsafe {
+            let qp = NonNull::new_unchecked((*id.as_ptr()).qp);
+            ptr::write_volatile(&raw mut (*qp.as_ptr()).res.kern_name, OWNER.as_char_ptr());
+            qp
+        };
+        Ok((shared, qp))
+    }
+
+    /// The connection identifier.
+    pub(crate) fn id(&self) -> &CmId<C> {
+        &self.id
+    }
+
+    /// The device.
+    pub(crate) fn device(&self) -> &ARef<Device> {
+        &self.shared.device
+    }
+
+    /// What the device can do of what was asked.
+    pub(crate) fn caps(&self) -> &Caps {
+        &self.shared.caps
+    }
+
+    /// The number of the QP on its device, as `rdma resource show qp` has it.
+    pub(crate) fn qp_num(&self) -> u32 {
+        // SAFETY: By the type invariants the QP is live; its number does not change.
+        unsafe { (*self.qp.as_ptr()).qp_num }
+    }
+
+    /// Sends a message. Any context.
+    ///
+    /// Fails with `EINVAL` for too long a header, too many pieces or memory of another device,
+    /// `EAGAIN` when [`Caps::send_wr`] sends have not completed, `ESHUTDOWN` once the QP is being
+    /// drained or posting failed before, and the driver's error, such as for a QP that is not
+    /// connected. Then [`Completions::sent`] is not called.
+    pub(crate) fn post_send(&self, send: SendWr<'_>) -> Result {
+        let shared = &**self.shared;
+        let device = &*shared.device;
+        if send.payload.count > shared.caps.payload_sge as usize {
+            return Err(EINVAL);
+        }
+        let mut sges: [bindings::ib_sge; MAX_PAYLOAD + 1] = Default::default();
+        let [first, rest @ ..] = &mut sges;
+        for (sge, piece) in rest.iter_mut().zip(send.payload.pieces()) {
+            *sge = piece.to_device(device)?;
+        }
+
+        // The lock is held while posting, so that after closing nobody is about to post.
+        let mut sends = shared.sends.lock();
+        let slot = sends.vacant()?;
+        // SAFETY: The slot is vacant, so the device reads no header there.
+        *first = unsafe { shared.headers.write(device, slot, send.header) }?;
+        let mut wr = bindings::ib_send_wr {
+            sg_list: sges.as_mut_ptr(),
+            // CAST: There are at most `MAX_PAYLOAD`, and one.
+            num_sge: 1 + send.payload.count as c_int,
+            opcode: bindings::ib_wr_opcode_IB_WR_SEND,
+            send_flags: if send.solicited {
+                bindings::ib_send_flags_IB_SEND_SOLICITED as c_int
+            } else {
+                0
+            },
+            ..Default::default()
+        };
+        let cqe = cqe(&shared.send_cqes, slot)?;
+        // SAFETY: All members of the union are plain data.
+        unsafe { *wr.__bindgen_anon_1.wr_cqe.as_mut() = cqe };
+        sends.fill(Sent {
+            _payload: send.payload,
+            cookie: Some(send.cookie),
+        });
+        // SAFETY: The QP is live. The slot keeps the memory, and the `Cqe` stays where it is,
+        // until the request has completed.
+        let result = to_result(unsafe {
+            bindings::sdp_helper_ib_post_send(self.qp.as_ptr(), &wr, &mut ptr::null())
+        });
+        if result.is_err() {
+            // A driver may fail after it has queued the request, so the memory has to stay, but
+            // that nobody is told of it twice.
+            sends.open = false;
+            if let Some(Some(sent)) = sends.slots.get_mut(slot) {
+                sent.cookie = None;
+            }
+        }
+        result
+    }
+
+    /// Posts a buffer for the next message. Any context.
+    ///
+    /// On failure the buffer is given back: with `EINVAL` for a detached one or one of another
+    /// device, otherwise as [`Self::post_send`].
+    pub(crate) fn post_recv(&self, mut buf: RecvBuf) -> Result<(), (Error, RecvBuf)> {
+        let shared = &**self.shared;
+        let mut sge = match buf.arm(&shared.device) {
+            Ok(sge) => sge,
+            Err(error) => return Err((error, buf)),
+        };
+        // The lock is held while posting, so that after closing nobody is about to post.
+        let mut recvs = shared.recvs.lock();
+        let (slot, cqe) = match recvs
+            .vacant()
+            .and_then(|slot| Ok((slot, cqe(&shared.recv_cqes, slot)?)))
+        {
+            Ok(found) => found,
+            Err(error) => return Err((error, buf)),
+        };
+        let mut wr = bindings::ib_recv_wr {
+            sg_list: &mut sge,
+            num_sge: 1,
+            ..Default::default()
+        };
+        // SAFETY: All members of the union are plain data.
+        unsafe { *wr.__bindgen_anon_1.wr_cqe.as_mut() = cqe };
+        recvs.fill(buf);
+        // SAFETY: As in `post_send`.
+        let result = to_result(unsafe {
+            bindings::sdp_helper_ib_post_recv(self.qp.as_ptr(), &wr, &mut ptr::null())
+        });
+        if let Err(error) = result {
+            if let Some(buf) = recvs.take(slot) {
+                recvs.next = slot;
+                return Err((error, buf));
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the QP into the error state and waits until all that was posted has completed.
+    ///
+    /// Nothing can be posted afterwards. Sleeps, and must not be called by [`Completions`] nor
+    /// under a lock that they take.
+    pub(crate) fn drain(&self) {
+        let mut drained = self.shared.drained.lock();
+        if *drained {
+            return;
+        }
+        self.shared.sends.lock().open = false;
+        self.shared.recvs.lock().open = false;
+        // SAFETY: The QP is live, each queue of it and its CQ have room for one more request, and
+        // nobody else posts.
+        unsafe { bindings::ib_drain_qp(self.qp.as_ptr()) };
+        *drained = true;
+    }
+}
+
+impl<C: CmHandler, D: Completions> Drop for Qp<C, D> {
+    fn drop(&mut self) {
+        self.drain();
+        // SAFETY: By the type invariants the identifier has a QP, which nobody uses any more.
+        unsafe { bindings::rdma_destroy_qp(self.id.as_ptr()) };
+        let busy = |sent: &Sent| sent.cookie.is_some();
+        let sends = self.shared.sends.lock().slots.iter().flatten().any(busy);
+        let recvs = self.shared.recvs.lock().slots.iter().flatten().count();
+        if sends || recvs != 0 {
+            // Drivers that fail to drain may still come back to what they were given.
+            pr_err!("a QP could not be drained; its buffers are lost\n");
+            return;
+        }
+        // SAFETY: It is not used again; no work request is left that could complete.
+        unsafe { ManuallyDrop::drop(&mut self.shared) };
+    }
+}
+
+/// The `ib_cqe` of a slot.
+fn cqe<D: Completions>(cqes: &[Cqe<D>], slot: usize) -> Result<*mut bindings::ib_cqe> {
+    let entry = cqes.get(slot).ok_or(EINVAL)?;
+    Ok((&raw const entry.cqe).cast_mut())
+}
+
+/// What a completion belongs to.
+///
+/// # Safety
+///
+/// `wc` is the completion of a request that was posted with one of our [`Cqe`]s.
+unsafe fn posted<'a, D: Completions>(wc: &bindings::ib_wc) -> (&'a Shared<D>, usize) {
+    // SAFETY: By the contract it is the member of a `Cqe`, which says where it is. All of it stays
+    // until the QP has been drained, and that waits for this completion.
+    unsafe {
+        let cqe = container_of!(*wc.__bindgen_anon_1.wr_cqe.as_ref(), Cqe<D>, cqe);
+        ((*cqe).shared.as_ref(), (*cqe).slot)
+    }
+}
+
+/// Hears of the completion of a send.
+///
+/// # Safety
+///
+/// The CQ calls it, for a request posted with one of the `send_cqes` of a `Shared<D>`.
+unsafe extern "C" fn send_done<D: Completions>(
+    _cq: *mut bindings::ib_cq,
+    wc: *mut bindings::ib_wc,
+) {
+    // SAFETY: By the contract the completion is valid.
+    let wc = unsafe { &*wc };
+    // SAFETY: By the contract.
+    let (shared, slot) = unsafe { posted::<D>(wc) };
+    let Some(sent) = shared.sends.lock().take(slot) else {
+        return;
+    };
+    let cookie = sent.cookie;
+    drop(sent);
+    if let Some(cookie) = cookie {
+        shared.completions.sent(cookie, WcStatus::of(wc));
+    }
+}
+
+/// Hears of the completion of a receive.
+///
+/// # Safety
+///
+/// The CQ calls it, for a request posted with one of the `recv_cqes` of a `Shared<D>`.
+unsafe extern "C" fn recv_done<D: Completions>(
+    _cq: *mut bindings::ib_cq,
+    wc: *mut bindings::ib_wc,
+) {
+    // SAFETY: By the contract the completion is valid.
+    let wc = unsafe { &*wc };
+    // SAFETY: By the contract.
+    let (shared, slot) = unsafe { posted::<D>(wc) };
+    let Some(mut buf) = shared.recvs.lock().take(slot) else {
+        return;
+    };
+    let result = WcStatus::of(wc).and_then(|()| {
+        // CAST: `usize` has at least 32 bits.
+        //
+        // SAFETY: The receive succeeded, so the device wrote that much and is done.
+        unsafe { buf.fill(&shared.device, wc.byte_len as usize) }.map_err(|_| WcStatus::LocProt)
+    });
+    shared.completions.received(buf, result);
+}
+
+/// Hears of an event of the QP.
+///
+/// # Safety
+///
+/// The driver calls it, with a valid event, for a QP whose context is a `Shared<D>`. It does so no
+/// more once the QP is destroyed.
+unsafe extern "C" fn qp_event<D: Completions>(
+    event: *mut bindings::ib_event,
+    context: *mut c_void,
+) {
+    // SAFETY: By the contract.
+    let (event, shared) = unsafe { ((*event).event, &*context.cast::<Shared<D>>()) };
+    shared.completions.qp_event(match event {
+        bindings::ib_event_type_IB_EVENT_COMM_EST => QpEvent::CommEst,
+        bindings::ib_event_type_IB_EVENT_QP_FATAL
+        | bindings::ib_event_type_IB_EVENT_QP_REQ_ERR
+        | bindings::ib_event_type_IB_EVENT_QP_ACCESS_ERR => QpEvent::Fatal,
+        other => QpEvent::Other(other),
+    });
+}
