@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All cases, a file for each kind.
+
+use crate::harness::Case;
+
+mod accept;
+mod bind;
+mod connect;
+mod device;
+mod flags;
+mod handshake;
+mod netns;
+mod poll;
+mod process;
+mod shutdown;
+mod socket;
+mod splice;
+mod state;
+mod timeout;
+mod transfer;
+mod uring;
+mod wire;
+
+/// In the order in which they run: what later ones need comes first.
+pub(crate) fn all() -> Vec<&'static Case> {
+    [
+        socket::CASES,
+        bind::CASES,
+        state::CASES,
+        connect::CASES,
+        accept::CASES,
+        transfer::CASES,
+        flags::CASES,
+        shutdown::CASES,
+        timeout::CASES,
+        poll::CASES,
+        process::CASES,
+        splice::CASES,
+        uring::CASES,
+        handshake::CASES,
+        wire::CASES,
+        netns::CASES,
+        device::CASES,
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `accept()` and the queue behind it.
+
+use super::connect::finish;
+use crate::{
+    config::patience,
+    harness::{
+        cases,
+        check,
+        check_any,
+        join,
+        must,
+        spawn,
+        step, //
+    },
+    peers::{
+        eventually,
+        pair_of,
+        A,
+        B, //
+    },
+    signals::{
+        catch,
+        interrupt_after, //
+    },
+};
+use sdp_selftests::{
+    errno::Errno,
+    sock::Shut, //
+};
+use std::{
+    thread,
+    time::{
+        Duration,
+        Instant, //
+    },
+};
+
+cases! {
+    accept_order(10) "connections are accepted in the order in which they were made",
+    accept_waits(10) "accept() waits for a connection, and poll() says when there is one",
+    accept_nonblocking(10) "a non-blocking listener without connections: EAGAIN",
+    accept_timeout(10) "SO_RCVTIMEO ends accept() with EAGAIN",
+    accept_interrupted(10) "a signal: EINTR, or with SA_RESTART nothing",
+    accept_flags(10) "accept4() sets O_NONBLOCK and FD_CLOEXEC, and nothing is inherited of them",
+    accept_inherits(10) "an accepted socket has the listener's options",
+    accept_early_data(10) "data and end that come before accept() are there after it",
+    accept_gone(10) "a connection that was reset before accept()",
+    accept_backlog(60) "a full queue: whoever was told of a connection has one, and the listener goes on",
+    accept_close_pending(20) "closing a listener resets the connections in its queue",
+    accept_shutdown(10) "shutdown() of a listener wakes accept() with EINVAL",
+    accept_two_threads(10) "two threads accept on one listener",
+}
+
+fn accept_order() {
+    let (listener, to) = B.listen();
+    let clients: Vec<_> = (0..10).map(|_| A.connect(&to)).collect();
+    for client in &clients {
+        let (_server, from) = must!(listener.accept_from(0));
+        check!(from.to_v4(), must!(client.name()).to_v4());
+    }
+}
+
+fn accept_waits() {
+    let (listener, to) = B.listen();
+    check!(
+        listener.poll(libc::POLLIN, Duration::from_millis(50)),
+        Ok(0)
+    );
+    let client = spawn("client", move || {
+        thread::sleep(Duration::from_millis(200));
+        A.connect(&to)
+    });
+    let start = Instant::now();
+    let _server = must!(listener.accept());
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(100), "took {took:?}");
+    let _client = join(client);
+
+    let _second = A.connect(&to);
+    check!(listener.poll(libc::POLLIN, patience(5)), Ok(libc::POLLIN));
+    must!(listener.accept());
+    check!(
+        listener.poll(libc::POLLIN | libc::POLLOUT, Duration::ZERO),
+        Ok(0)
+    );
+}
+
+fn accept_nonblocking() {
+    let (listener, to) = B.listen();
+    must!(listener.set_nonblocking(true));
+    check!(listener.accept().map(drop), Err(Errno::EAGAIN));
+    let _client = A.connect(&to);
+    must!(eventually(patience(5), || listener.accept()));
+    check!(listener.accept().map(drop), Err(Errno::EAGAIN));
+}
+
+fn accept_timeout() {
+    let (listener, _) = B.listen();
+    let timeout = Duration::from_millis(200);
+    must!(listener.set_timeout(libc::SO_RCVTIMEO, timeout));
+    let start = Instant::now();
+    check!(listener.accept().map(drop), Err(Errno::EAGAIN));
+    let took = start.elapsed();
+    assert!(took >= timeout, "took {took:?}");
+}
+
+fn accept_interrupted() {
+    let (listener, to) = B.listen();
+    catch(libc::SIGUSR1, 0);
+    let interrupter = interrupt_after(Duration::from_millis(100), libc::SIGUSR1);
+    check!(listener.accept().map(drop), Err(Errno::EINTR));
+    join(interrupter);
+
+    catch(libc::SIGUSR1, libc::SA_RESTART);
+    let interrupter = interrupt_after(Duration::from_millis(100), libc::SIGUSR1);
+    let client = spawn("client", move || {
+        thread::sleep(Duration::from_millis(300));
+        A.connect(&to)
+    });
+    must!(listener.accept());
+    join(interrupter);
+    join(client);
+}
+
+fn accept_flags() {
+    let (listener, to) = B.listen();
+    // SAFETY: `F_GETFL` and `F_GETFD` take no memory.
+    let flags = |fd| unsafe {
+        (
+            libc::fcntl(fd, libc::F_GETFL) & libc::O_NONBLOCK != 0,
+            libc::fcntl(fd, libc::F_GETFD) & libc::FD_CLOEXEC != 0,
+        )
+    };
+    let _clients: Vec<_> = (0..3).map(|_| A.connect(&to)).collect();
+    let (plain, _) = must!(listener.accept_from(0));
+    check!(flags(plain.fd()), (false, false));
+    let (both, _) = must!(listener.accept_from(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC));
+    check!(flags(both.fd()), (true, true));
+    check!(both.recv(&mut [0], 0), Err(Errno::EAGAIN));
+    must!(listener.set_nonblocking(true));
+    let (of_nonblocking, _) = must!(eventually(patience(5), || listener.accept_from(0)));
+    check!(flags(of_nonblocking.fd()), (false, false));
+    check!(
+        listener.accept_from(0x4000_0000).map(drop),
+        Err(Errno::EINVAL)
+    );
+}
+
+fn accept_inherits() {
+    let (listener, to) = B.listen();
+    must!(listener.set(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1));
+    must!(listener.set(libc::SOL_SOCKET, libc::SO_RCVLOWAT, 7));
+    must!(listener.set(libc::SOL_SOCKET, libc::SO_RCVBUF, 20_000));
+    must!(listener.set(libc::SOL_SOCKET, libc::SO_SNDBUF, 30_000));
+    must!(listener.set(libc::IPPROTO_TCP, libc::TCP_NODELAY, 1));
+    must!(listener.set_linger(9));
+    let (_client, server) = pair_of(&listener, &to);
+    let get = |option| server.get(libc::SOL_SOCKET, option);
+    check!(get(libc::SO_KEEPALIVE), Ok(1));
+    check!(get(libc::SO_RCVLOWAT), Ok(7));
+    check!(
+        get(libc::SO_RCVBUF),
+        listener.get(libc::SOL_SOCKET, libc::SO_RCVBUF)
+    );
+    check!(
+        get(libc::SO_SNDBUF),
+        listener.get(libc::SOL_SOCKET, libc::SO_SNDBUF)
+    );
+    check!(server.get(libc::IPPROTO_TCP, libc::TCP_NODELAY), Ok(1));
+    check!(server.linger(), Ok((1, 9)));
+    check!(get(libc::SO_ACCEPTCONN), Ok(0));
+}
+
+fn accept_early_data() {
+    let (listener, to) = B.listen();
+    let client = A.connect(&to);
+    check!(client.send(b"early", 0), Ok(5));
+    drop(client);
+    thread::sleep(Duration::from_millis(100));
+    let server = must!(listener.accept());
+    check!(server.recv_to_end(), Ok(b"early".to_vec()));
+}
+
+fn accept_gone() {
+    let (listener, to) = B.listen();
+    let client = A.connect(&to);
+    must!(client.set_linger(0));
+    drop(client);
+    thread::sleep(Duration::from_millis(100));
+    must!(listener.set_nonblocking(true));
+    // TCP hands the dead connection out; to leave it out is as good.
+    match eventually(Duration::from_millis(500), || listener.accept()) {
+        Ok(server) => {
+            must!(server.set_nonblocking(false));
+            check!(server.recv(&mut [0], 0), Err(Errno::ECONNRESET));
+        }
+        Err(error) => check_any!(error, [Errno::EAGAIN, Errno::ECONNABORTED]),
+    }
+    let (listener, to) = B.listen();
+    pair_of(&listener, &to);
+}
+
+fn accept_backlog() {
+    let listener = B.socket();
+    must!(listener.bind(&B.at(0)));
+    must!(listener.listen(1));
+    let to = must!(listener.name());
+    let clients: Vec<_> = (0..6)
+        .map(|_| {
+            let client = A.socket();
+            must!(client.set_nonblocking(true));
+            check!(client.connect(&to), Err(Errno::EINPROGRESS));
+            client
+        })
+        .collect();
+    thread::sleep(Duration::from_millis(300));
+
+    // Now take whoever comes. A client that the full queue turned away may have been told so (RDMA's connection
+    // manager refuses) or try again by itself (TCP does): both are right, a lost connection is not.
+    step!("accepts");
+    let acceptor = spawn("acceptor", move || {
+        must!(listener.set_nonblocking(true));
+        let mut servers = Vec::new();
+        while let Ok(server) = eventually(patience(4), || listener.accept()) {
+            must!(server.set_nonblocking(false));
+            check!(server.recv_bytes(1), Ok(b"x".to_vec()));
+            check!(server.send(b"y", 0), Ok(1));
+            servers.push(server);
+        }
+        (listener, servers)
+    });
+    let mut served = Vec::new();
+    for client in &clients {
+        let result = finish(client);
+        check_any!(
+            result,
+            [Ok(()), Err(Errno::ECONNREFUSED), Err(Errno::ETIMEDOUT)]
+        );
+        if result == Ok(()) {
+            check!(client.send(b"x", 0), Ok(1));
+            served.push(client);
+        }
+    }
+    for client in &served {
+        must!(client.set_nonblocking(false));
+        check!(client.recv_bytes(1), Ok(b"y".to_vec()));
+    }
+    let (listener, _servers) = join(acceptor);
+    assert!(!served.is_empty(), "a queue of one takes one");
+
+    step!("the listener goes on");
+    must!(listener.set_nonblocking(false));
+    pair_of(&listener, &to);
+}
+
+fn accept_close_pending() {
+    let (listener, to) = B.listen();
+    let clients: Vec<_> = (0..5).map(|_| A.connect(&to)).collect();
+    check!(clients[0].send(b"unread", 0), Ok(6));
+    // Wait until they are all in the queue, not only on their way.
+    thread::sleep(Duration::from_millis(200));
+    drop(listener);
+    for client in &clients {
+        check!(client.recv(&mut [0], 0), Err(Errno::ECONNRESET));
+    }
+    check!(A.socket().connect(&to), Err(Errno::ECONNREFUSED));
+    let again = B.socket();
+    check!(again.bind(&to), Ok(()));
+}
+
+fn accept_shutdown() {
+    let (listener, _) = B.listen();
+    let closer = must!(listener.dup());
+    let closer = spawn("closer", move || {
+        thread::sleep(Duration::from_millis(100));
+        must!(closer.shutdown(Shut::Both));
+    });
+    check!(listener.accept().map(drop), Err(Errno::EINVAL));
+    join(closer);
+    check!(listener.accept().map(drop), Err(Errno::EINVAL));
+}
+
+fn accept_two_threads() {
+    let (listener, to) = B.listen();
+    let acceptors: Vec<_> = (0..2)
+        .map(|_| {
+            let listener = must!(listener.dup());
+            spawn("acceptor", move || {
+                (0..5).map(|_| must!(listener.accept())).collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    let clients: Vec<_> = (0..10).map(|_| A.connect(&to)).collect();
+    let servers: Vec<_> = acceptors.into_iter().flat_map(join).collect();
+    let mut from: Vec<_> = servers
+        .iter()
+        .map(|server| must!(server.peer()).to_v4())
+        .collect();
+    let mut made: Vec<_> = clients
+        .iter()
+        .map(|client| must!(client.name()).to_v4())
+        .collect();
+    from.sort();
+    made.sort();
+    check!(from, made);
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `bind()`: ports and addresses.
+
+use crate::{
+    harness::{
+        cases,
+        check,
+        must,
+        step,
+        Child, //
+    },
+    peers::{
+        addr,
+        pair_of,
+        A,
+        B, //
+    },
+};
+use sdp_selftests::{
+    errno::Errno,
+    sock::Sock, //
+};
+use std::net::Ipv4Addr;
+
+cases! {
+    bind_port_in_use(5) "a port that another socket has: EADDRINUSE, until that one closes",
+    bind_any_in_use(5) "the any address and a certain address share their ports",
+    bind_other_namespace(5) "a port is in use in its own namespace only",
+    bind_not_local(5) "an address that is not ours: EADDRNOTAVAIL",
+    bind_twice(5) "a second bind(): EINVAL",
+    bind_privileged(5) "a port below 1024 without the capability: EACCES",
+    bind_port_chosen(5) "port 0 gives a free port, each time another",
+    bind_failed_then_again(5) "a socket whose bind() failed can bind another address",
+    bind_source(5) "connect() keeps the address and port that bind() chose",
+    bind_restart(10) "a server starts again on its port with SO_REUSEADDR, old connections or not",
+}
+
+fn reuse(sock: &Sock) {
+    must!(sock.set(libc::SOL_SOCKET, libc::SO_REUSEADDR, 1));
+}
+
+fn bind_port_in_use() {
+    let first = A.socket();
+    must!(first.bind(&A.at(0)));
+    let taken = must!(first.name());
+    let second = A.socket();
+    check!(second.bind(&taken), Err(Errno::EADDRINUSE));
+    must!(first.listen(1));
+    check!(second.bind(&taken), Err(Errno::EADDRINUSE));
+    // SO_REUSEADDR does not take a port from a listener.
+    reuse(&second);
+    check!(second.bind(&taken), Err(Errno::EADDRINUSE));
+    drop(first);
+    check!(second.bind(&taken), Ok(()));
+}
+
+fn bind_any_in_use() {
+    let first = A.socket();
+    must!(first.bind(&addr(Ipv4Addr::UNSPECIFIED, 0)));
+    let port = must!(first.name()).to_v4().port();
+    check!(A.socket().bind(&A.at(port)), Err(Errno::EADDRINUSE));
+    drop(first);
+    let first = A.socket();
+    must!(first.bind(&A.at(port)));
+    check!(
+        A.socket().bind(&addr(Ipv4Addr::UNSPECIFIED, port)),
+        Err(Errno::EADDRINUSE)
+    );
+}
+
+fn bind_other_namespace() {
+    let first = A.socket();
+    must!(first.bind(&addr(Ipv4Addr::UNSPECIFIED, 0)));
+    let taken = must!(first.name());
+    check!(B.socket().bind(&taken), Ok(()));
+}
+
+fn bind_not_local() {
+    check!(A.socket().bind(&B.at(0)), Err(Errno::EADDRNOTAVAIL));
+    check!(
+        A.socket().bind(&addr(Ipv4Addr::new(192, 0, 2, 1), 0)),
+        Err(Errno::EADDRNOTAVAIL)
+    );
+}
+
+fn bind_twice() {
+    let sock = A.socket();
+    must!(sock.bind(&A.at(0)));
+    let name = must!(sock.name());
+    check!(sock.bind(&A.at(0)), Err(Errno::EINVAL));
+    check!(sock.bind(&name), Err(Errno::EINVAL));
+    check!(must!(sock.name()).to_v4(), name.to_v4());
+}
+
+fn bind_privileged() {
+    A.enter();
+    let sock = A.socket();
+    check!(sock.bind(&A.at(1023)), Ok(()));
+    let child = Child::start(|| {
+        let sock = A.socket();
+        // SAFETY: `setuid()` takes no memory; this process has no other thread.
+        must!(Errno::check(unsafe { libc::setuid(65534) }));
+        check!(sock.bind(&A.at(1022)), Err(Errno::EACCES));
+    });
+    check!(child.wait(), 0);
+}
+
+fn bind_port_chosen() {
+    let socks: Vec<_> = (0..20).map(|_| A.socket()).collect();
+    let mut ports = Vec::new();
+    for sock in &socks {
+        must!(sock.bind(&A.at(0)));
+        ports.push(must!(sock.name()).to_v4().port());
+    }
+    assert!(!ports.contains(&0), "{ports:?}");
+    ports.sort_unstable();
+    ports.dedup();
+    check!(ports.len(), socks.len());
+}
+
+fn bind_failed_then_again() {
+    let first = A.socket();
+    must!(first.bind(&A.at(0)));
+    let sock = A.socket();
+    check!(sock.bind(&must!(first.name())), Err(Errno::EADDRINUSE));
+    check!(sock.bind(&B.at(0)), Err(Errno::EADDRNOTAVAIL));
+    check!(sock.bind(&A.at(0)), Ok(()));
+    check!(sock.listen(1), Ok(()));
+}
+
+fn bind_source() {
+    let (listener, to) = B.listen();
+    let sock = A.socket();
+    must!(sock.bind(&A.at(0)));
+    let name = must!(sock.name()).to_v4();
+    must!(sock.connect(&to));
+    let (_server, from) = must!(listener.accept_from(0));
+    check!(from.to_v4(), name);
+    check!(must!(sock.name()).to_v4(), name);
+}
+
+fn bind_restart() {
+    let first = B.socket();
+    reuse(&first);
+    must!(first.bind(&B.at(0)));
+    must!(first.listen(4));
+    let at = must!(first.name());
+    let (open, open_server) = pair_of(&first, &at);
+    let (closed, closed_server) = pair_of(&first, &at);
+
+    step!("the server ends one connection first, and its listener");
+    drop(closed_server);
+    check!(closed.recv(&mut [0], 0), Ok(0));
+    drop(closed);
+    drop(first);
+
+    step!("starts again");
+    let second = B.socket();
+    reuse(&second);
+    check!(second.bind(&at), Ok(()));
+    check!(second.listen(4), Ok(()));
+    let (client, server) = pair_of(&second, &at);
+    check!(client.send(b"new", 0), Ok(3));
+    check!(server.recv_bytes(3), Ok(b"new".to_vec()));
+
+    step!("the old connection goes on");
+    check!(open.send(b"old", 0), Ok(3));
+    check!(open_server.recv_bytes(3), Ok(b"old".to_vec()));
+}

@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `connect()`: its ways to succeed, to fail, to wait and to be interrupted.
+
+use crate::{
+    config::{
+        patience,
+        tcp,
+        volume, //
+    },
+    harness::{
+        cases,
+        check,
+        check_any,
+        join,
+        must,
+        spawn,
+        step, //
+    },
+    peers::{
+        addr,
+        becomes,
+        command,
+        eventually,
+        pair_of,
+        sdp_only,
+        A,
+        B, //
+    },
+    signals::{
+        catch,
+        caught,
+        interrupt_after, //
+    },
+};
+use sdp_selftests::{
+    errno::Errno,
+    sock::{
+        Addr,
+        Sock, //
+    },
+};
+use std::{
+    net::Ipv4Addr,
+    thread,
+    time::{
+        Duration,
+        Instant, //
+    },
+};
+
+cases! {
+    connect_blocking(10) "both ends can talk as soon as connect() and accept() return",
+    connect_nonblocking(10) "EINPROGRESS, then POLLOUT and no error",
+    connect_self_host(10) "to the own address",
+    connect_refused(10) "nobody listens: ECONNREFUSED, and the socket can connect later",
+    connect_refused_nonblocking(10) "the same through SO_ERROR, reported once",
+    connect_refused_bound(10) "a bound socket that does not listen refuses too",
+    connect_in_progress(30) "a second non-blocking connect(): EALREADY; a silent host: EHOSTUNREACH or ETIMEDOUT",
+    connect_silent_host(30) "a host that does not answer, blocking",
+    connect_timeout(10) "SO_SNDTIMEO ends a blocking connect() with EINPROGRESS",
+    connect_interrupted(20) "a signal: EINTR, and the connection completes all the same",
+    connect_interrupted_restart(20) "a signal with SA_RESTART is not seen",
+    connect_no_route(10) "no route: ENETUNREACH, and the socket can connect elsewhere",
+    connect_no_device(10) "no RDMA device on the route: ENODEV or ENETUNREACH",
+    connect_unspec(10) "connect(AF_UNSPEC) disconnects, or is refused and does nothing",
+    connect_abandoned(20) "sockets closed while they connect do no harm",
+    connect_churn(60) "connect, a byte, close, over and over",
+    connect_crossing(20) "many clients connect at once",
+}
+
+/// Waits for the end of a non-blocking connect().
+pub(super) fn finish(sock: &Sock) -> Result<(), Errno> {
+    let events = must!(sock.poll(libc::POLLOUT, patience(15)));
+    assert_ne!(
+        events,
+        0,
+        "connect() has not ended after {} s",
+        patience(15).as_secs()
+    );
+    sock.error()
+}
+
+/// An address of the network where nobody is.
+fn silent() -> Addr {
+    addr(Ipv4Addr::new(10, 27, 0, 99), 7)
+}
+
+/// A port where nobody listens, now.
+fn free_port() -> Addr {
+    let sock = B.socket();
+    must!(sock.bind(&B.at(0)));
+    must!(sock.name())
+}
+
+fn connect_blocking() {
+    let (listener, to) = B.listen();
+    let a = A.connect(&to);
+    check!(a.send(b"first", 0), Ok(5));
+    let b = must!(listener.accept());
+    check!(b.send(b"second", 0), Ok(6));
+    check!(b.recv_bytes(5), Ok(b"first".to_vec()));
+    check!(a.recv_bytes(6), Ok(b"second".to_vec()));
+}
+
+fn connect_nonblocking() {
+    let (listener, to) = B.listen();
+    let a = A.socket();
+    must!(a.set_nonblocking(true));
+    check!(a.connect(&to), Err(Errno::EINPROGRESS));
+    check!(finish(&a), Ok(()));
+    // The first connect() after the end tells of it, the next that there is nothing to do.
+    check_any!(a.connect(&to), [Ok(()), Err(Errno::EISCONN)]);
+    check!(a.connect(&to), Err(Errno::EISCONN));
+    let b = must!(listener.accept());
+    check!(b.send(b"hello", 0), Ok(5));
+    must!(a.set_nonblocking(false));
+    check!(a.recv_bytes(5), Ok(b"hello".to_vec()));
+}
+
+fn connect_self_host() {
+    let (listener, to) = A.listen();
+    let (client, server) = pair_of(&listener, &to);
+    check!(client.send(b"round", 0), Ok(5));
+    check!(server.recv_bytes(5), Ok(b"round".to_vec()));
+    check!(
+        must!(client.name()).to_v4().ip(),
+        must!(client.peer()).to_v4().ip()
+    );
+}
+
+fn connect_refused() {
+    let to = free_port();
+    let a = A.socket();
+    check!(a.connect(&to), Err(Errno::ECONNREFUSED));
+    check!(a.error(), Ok(()));
+    check!(a.connect(&to), Err(Errno::ECONNREFUSED));
+
+    step!("a listener appears");
+    let listener = B.socket();
+    must!(listener.bind(&to));
+    must!(listener.listen(1));
+    check!(a.connect(&to), Ok(()));
+    let b = must!(listener.accept());
+    check!(a.send(b"x", 0), Ok(1));
+    check!(b.recv_bytes(1), Ok(b"x".to_vec()));
+}
+
+fn connect_refused_nonblocking() {
+    let to = free_port();
+    let a = A.socket();
+    must!(a.set_nonblocking(true));
+    check!(a.connect(&to), Err(Errno::EINPROGRESS));
+    let events = must!(a.poll(libc::POLLIN | libc::POLLOUT, patience(5)));
+    check!(
+        events & (libc::POLLERR | libc::POLLHUP),
+        libc::POLLERR | libc::POLLHUP
+    );
+    check!(a.error(), Err(Errno::ECONNREFUSED));
+    check!(a.error(), Ok(()));
+
+    step!("a listener appears");
+    let listener = B.socket();
+    must!(listener.bind(&to));
+    must!(listener.listen(1));
+    check_any!(
+        a.connect(&to),
+        [Err(Errno::EINPROGRESS), Err(Errno::ECONNABORTED)]
+    );
+    if must!(a.poll(libc::POLLOUT, Duration::ZERO)) & libc::POLLHUP != 0 {
+        // TCP reports the failure once more if SO_ERROR took it before connect() could.
+        check!(a.connect(&to), Err(Errno::EINPROGRESS));
+    }
+    check!(finish(&a), Ok(()));
+    must!(listener.accept());
+}
+
+fn connect_refused_bound() {
+    let holder = B.socket();
+    must!(holder.bind(&B.at(0)));
+    check!(
+        A.socket().connect(&must!(holder.name())),
+        Err(Errno::ECONNREFUSED)
+    );
+}
+
+fn connect_in_progress() {
+    let a = A.socket();
+    must!(a.set_nonblocking(true));
+    check!(a.connect(&silent()), Err(Errno::EINPROGRESS));
+    check!(a.connect(&silent()), Err(Errno::EALREADY));
+    check!(a.send(b"x", libc::MSG_NOSIGNAL), Err(Errno::EAGAIN));
+    check!(
+        a.poll(libc::POLLIN | libc::POLLOUT, Duration::from_millis(100)),
+        Ok(0)
+    );
+    check_any!(
+        finish(&a),
+        [Err(Errno::EHOSTUNREACH), Err(Errno::ETIMEDOUT)]
+    );
+}
+
+fn connect_silent_host() {
+    let start = Instant::now();
+    check_any!(
+        A.socket().connect(&silent()),
+        [Err(Errno::EHOSTUNREACH), Err(Errno::ETIMEDOUT)]
+    );
+    let took = start.elapsed();
+    assert!(took < patience(20), "took {took:?}");
+}
+
+fn connect_timeout() {
+    let a = A.socket();
+    let timeout = Duration::from_millis(300);
+    must!(a.set_timeout(libc::SO_SNDTIMEO, timeout));
+    let start = Instant::now();
+    check!(a.connect(&silent()), Err(Errno::EINPROGRESS));
+    let took = start.elapsed();
+    assert!(took >= timeout, "took {took:?}");
+}
+
+/// Lets B answer no one's question for its address, so that connections to it wait.
+fn silence(on: bool) {
+    let arp = if on { "off" } else { "on" };
+    B.command(&["ip", "link", "set", B.interface(), "arp", arp]);
+    if on {
+        // Both forget each other. The way back needs no flush, which would fail the connections that wait.
+        for side in [A, B] {
+            side.command(&["ip", "neigh", "flush", "dev", side.interface()]);
+        }
+    }
+}
+
+fn speak_after(delay: Duration) -> thread::JoinHandle<()> {
+    spawn("speaker", move || {
+        thread::sleep(delay);
+        silence(false);
+    })
+}
+
+fn connect_interrupted() {
+    let (listener, to) = B.listen();
+    catch(libc::SIGUSR1, 0);
+    let a = A.socket();
+    silence(true);
+    let interrupter = interrupt_after(Duration::from_millis(300), libc::SIGUSR1);
+    check!(a.connect(&to), Err(Errno::EINTR));
+    check!(caught(), 1);
+    join(interrupter);
+    silence(false);
+    step!("the connection goes on without us");
+    check!(finish(&a), Ok(()));
+    let b = must!(listener.accept());
+    check!(a.send(b"x", 0), Ok(1));
+    check!(b.recv_bytes(1), Ok(b"x".to_vec()));
+}
+
+fn connect_interrupted_restart() {
+    let (listener, to) = B.listen();
+    catch(libc::SIGUSR1, libc::SA_RESTART);
+    let a = A.socket();
+    silence(true);
+    let speaker = speak_after(Duration::from_millis(600));
+    let interrupter = interrupt_after(Duration::from_millis(200), libc::SIGUSR1);
+    check!(a.connect(&to), Ok(()));
+    check!(caught(), 1);
+    join(interrupter);
+    join(speaker);
+    must!(listener.accept());
+}
+
+fn connect_no_route() {
+    let a = A.socket();
+    check!(
+        a.connect(&addr(Ipv4Addr::new(192, 0, 2, 1), 7)),
+        Err(Errno::ENETUNREACH)
+    );
+    let (listener, to) = B.listen();
+    check!(a.connect(&to), Ok(()));
+    must!(listener.accept());
+}
+
+fn connect_no_device() {
+    sdp_only("TCP needs no RDMA device");
+    command(
+        "ip",
+        &[
+            "-n",
+            A.netns(),
+            "link",
+            "add",
+            "v2",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "v3",
+            "netns",
+            B.netns(),
+        ],
+    );
+    for (side, interface, ip) in [(A, "v2", "10.28.0.1/24"), (B, "v3", "10.28.0.2/24")] {
+        command(
+            "ip",
+            &["-n", side.netns(), "addr", "add", ip, "dev", interface],
+        );
+        command("ip", &["-n", side.netns(), "link", "set", interface, "up"]);
+    }
+    let there = addr(Ipv4Addr::new(10, 28, 0, 2), 7);
+    let here = addr(Ipv4Addr::new(10, 28, 0, 1), 0);
+    let connect = A.socket().connect(&there);
+    let bind = A.socket().bind(&here);
+    command("ip", &["-n", A.netns(), "link", "del", "v2"]);
+    check_any!(connect, [Err(Errno::ENODEV), Err(Errno::ENETUNREACH)]);
+    // The address is ours, so that EADDRNOTAVAIL would mislead.
+    check!(bind, Err(Errno::ENODEV));
+}
+
+fn connect_unspec() {
+    let (listener, to) = B.listen();
+    let (a, b) = pair_of(&listener, &to);
+    let unspec = Addr::v4(libc::AF_UNSPEC, to.to_v4());
+    if !tcp() {
+        // An RDMA connection manager's id serves one connection, so that SDP has nothing to start again with.
+        check!(a.connect(&unspec), Err(Errno::EOPNOTSUPP));
+        check!(a.send(b"still", 0), Ok(5));
+        check!(b.recv_bytes(5), Ok(b"still".to_vec()));
+        return;
+    }
+    check!(a.connect(&unspec), Ok(()));
+    check_any!(b.recv(&mut [0], 0), [Ok(0), Err(Errno::ECONNRESET)]);
+    check!(a.peer().map(drop), Err(Errno::ENOTCONN));
+    check!(a.connect(&to), Ok(()));
+    let b = must!(listener.accept());
+    check!(a.send(b"again", 0), Ok(5));
+    check!(b.recv_bytes(5), Ok(b"again".to_vec()));
+}
+
+fn connect_abandoned() {
+    let (listener, to) = B.listen();
+    for round in 0..20 {
+        step!("round {round}");
+        let a = A.socket();
+        must!(a.set_nonblocking(true));
+        check!(a.connect(&to), Err(Errno::EINPROGRESS));
+        // At every stage of the set-up, as far as time can choose it.
+        thread::sleep(Duration::from_micros(200 * round));
+    }
+    let a = A.socket();
+    must!(a.set_nonblocking(true));
+    check!(a.connect(&silent()), Err(Errno::EINPROGRESS));
+    drop(a);
+
+    step!("what did get through ends, and a new connection works");
+    let last = A.connect(&to);
+    let name = must!(last.name()).to_v4();
+    loop {
+        let (server, from) = must!(listener.accept_from(0));
+        if from.to_v4() == name {
+            check!(server.send(b"x", 0), Ok(1));
+            break;
+        }
+        check_any!(server.recv(&mut [0], 0), [Ok(0), Err(Errno::ECONNRESET)]);
+    }
+    check!(last.recv_bytes(1), Ok(b"x".to_vec()));
+}
+
+fn connect_churn() {
+    let (listener, to) = B.listen();
+    let rounds = volume(200, 30);
+    let server = spawn("server", move || {
+        for round in 0..rounds {
+            step!("round {round}: accepts");
+            let b = must!(listener.accept());
+            step!("round {round}: receives");
+            check!(b.recv_bytes(1), Ok(vec![round as u8]));
+            check!(b.recv(&mut [0], 0), Ok(0));
+        }
+    });
+    for round in 0..rounds {
+        step!("round {round}: connects");
+        let a = A.connect(&to);
+        check!(a.send(&[round as u8], 0), Ok(1));
+    }
+    join(server);
+}
+
+fn connect_crossing() {
+    let (listener, to) = B.listen();
+    let clients: Vec<_> = (0..8u8)
+        .map(|number| {
+            spawn("client", move || {
+                let a = A.connect(&to);
+                check!(a.send(&[number], 0), Ok(1));
+                check!(a.recv_bytes(1), Ok(vec![number]));
+            })
+        })
+        .collect();
+    must!(listener.set_nonblocking(true));
+    let mut served = Vec::new();
+    while served.len() < clients.len() {
+        let b = must!(eventually(patience(10), || listener.accept()));
+        must!(b.set_nonblocking(false));
+        let byte = must!(b.recv_bytes(1));
+        check!(b.send(&byte, 0), Ok(1));
+        served.push((byte, b));
+    }
+    clients.into_iter().for_each(join);
+    served.sort_by(|a, b| a.0.cmp(&b.0));
+    check!(
+        served
+            .iter()
+            .flat_map(|(byte, _)| byte.clone())
+            .collect::<Vec<_>>(),
+        (0..8).collect::<Vec<u8>>()
+    );
+    assert!(becomes(patience(5), || {
+        served
+            .iter()
+            .all(|(_, b)| b.recv(&mut [0], libc::MSG_DONTWAIT) == Ok(0))
+    }));
+}

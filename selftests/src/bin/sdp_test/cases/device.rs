@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Links that fail, and devices that go.
+
+use crate::{
+    config::{
+        self,
+        patience,
+        volume, //
+    },
+    harness::{
+        cases,
+        check,
+        check_any,
+        join,
+        must,
+        skip,
+        spawn,
+        step, //
+    },
+    peers::{
+        becomes,
+        pair,
+        pair_of,
+        rdma_add,
+        sdp_only,
+        A,
+        B, //
+    },
+};
+use sdp_selftests::{
+    errno::Errno,
+    random::Random,
+    sock::Sock, //
+};
+use std::{
+    process::Command,
+    sync::Arc,
+    thread,
+    time::Duration, //
+};
+
+cases! {
+    link_flap(60) "a link that is down for half a second: the stream goes on",
+    link_lossy(120) "a link that loses, doubles and delays packets: the stream is whole",
+    device_removed(120) "the RDMA device goes while data flows: both sides are told, and a new device serves",
+    device_removed_idle(60) "the RDMA device goes under a listener, an idle and an unaccepted connection",
+}
+
+/// Sends `bytes` from A to B while `disturb` runs.
+fn transfer(bytes: Vec<u8>, disturb: impl FnOnce()) {
+    let (a, b) = pair();
+    let reader = spawn("reader", move || must!(b.recv_to_end()));
+    let copy = bytes.clone();
+    let writer = spawn("writer", move || must!(a.send_all(&copy)));
+    disturb();
+    step!("the rest is sent");
+    join(writer);
+    step!("the rest is received");
+    assert!(
+        join(reader) == bytes,
+        "the bytes that arrive are those that were sent"
+    );
+}
+
+fn random(len: usize) -> Vec<u8> {
+    Random::new(config::get().seed, 110).bytes(len)
+}
+
+fn link_flap() {
+    transfer(random(volume(16 << 20, 512 << 10)), || {
+        thread::sleep(Duration::from_millis(100));
+        // The far end, so that this side keeps its routes and sees only that nothing comes back.
+        B.command(&["ip", "link", "set", B.interface(), "down"]);
+        thread::sleep(Duration::from_millis(500));
+        B.command(&["ip", "link", "set", B.interface(), "up"]);
+    });
+}
+
+fn link_lossy() {
+    let netem = |operation, words: &[&str]| {
+        let mut all = vec![
+            "netns",
+            "exec",
+            A.netns(),
+            "tc",
+            "qdisc",
+            operation,
+            "dev",
+            A.interface(),
+            "root",
+        ];
+        all.extend(words);
+        must!(Command::new("ip")
+            .args(all)
+            .output()
+            .map_err(|error| error.to_string()))
+    };
+    let added = netem(
+        "add",
+        &[
+            "netem",
+            "loss",
+            "1%",
+            "duplicate",
+            "1%",
+            "delay",
+            "1ms",
+            "1ms",
+            "reorder",
+            "5%",
+            "limit",
+            "10000",
+        ],
+    );
+    if !added.status.success() {
+        skip(&format!(
+            "no netem: {}",
+            String::from_utf8_lossy(&added.stderr).trim()
+        ));
+    }
+    transfer(random(volume(1 << 20, 128 << 10)), || ());
+    assert!(netem("del", &[]).status.success());
+}
+
+fn rdma_delete() {
+    B.command(&["rdma", "link", "delete", B.device()]);
+}
+
+/// Adds B's device again and waits until connections work.
+fn rdma_restore() {
+    step!("the device comes back");
+    rdma_add(B.netns(), B.device(), B.interface());
+    let works = becomes(patience(10), || {
+        let listener = B.socket();
+        if listener.bind(&B.at(0)).is_err() {
+            return false;
+        }
+        must!(listener.listen(1));
+        A.socket().connect(&must!(listener.name())).is_ok()
+    });
+    assert!(works, "no new connections after the device came back");
+    let (a, b) = pair();
+    check!(a.send(b"x", 0), Ok(1));
+    check!(b.recv_bytes(1), Ok(b"x".to_vec()));
+}
+
+fn needs_device() {
+    sdp_only("TCP needs no RDMA device");
+}
+
+fn device_removed() {
+    needs_device();
+    let (a, b) = pair();
+    let (a, b) = (Arc::new(a), Arc::new(b));
+    let writer = |sock: &Arc<Sock>| {
+        let sock = sock.clone();
+        spawn("writer", move || loop {
+            if let Err(error) = sock.send(&[1; 16 << 10], libc::MSG_NOSIGNAL) {
+                return error;
+            }
+        })
+    };
+    let reader = |sock: &Arc<Sock>| {
+        let sock = sock.clone();
+        spawn("reader", move || loop {
+            match sock.recv(&mut [0; 16 << 10], 0) {
+                // The error was told to the writer.
+                Ok(0) => return Errno::EPIPE,
+                Ok(_) => (),
+                Err(error) => return error,
+            }
+        })
+    };
+    let all = [
+        ("A's writer", writer(&a)),
+        ("A's reader", reader(&a)),
+        ("B's writer", writer(&b)),
+        ("B's reader", reader(&b)),
+    ];
+    thread::sleep(Duration::from_millis(300));
+    rdma_delete();
+    for (who, thread) in all {
+        step!("{who} is told");
+        let error = join(thread);
+        let fine = [
+            Errno::ENODEV,
+            Errno::ECONNRESET,
+            Errno::ETIMEDOUT,
+            Errno::EPIPE,
+        ];
+        assert!(
+            fine.contains(&error),
+            "{who}\nexpected one of {fine:?}\n     got {error}"
+        );
+    }
+    drop((a, b));
+    rdma_restore();
+}
+
+fn device_removed_idle() {
+    needs_device();
+    let (listener, to) = B.listen();
+    let (a, b) = pair_of(&listener, &to);
+    let _waiting = A.connect(&to);
+    check!(a.send(b"unread", 0), Ok(6));
+    assert_ne!(must!(b.poll(libc::POLLIN, patience(3))), 0);
+    let sleeper = must!(b.dup());
+    let sleeper = spawn("sleeper", move || sleeper.poll(0, patience(20)));
+    rdma_delete();
+    step!("a sleeping poll() is told");
+    assert_ne!(must!(join(sleeper)) & (libc::POLLERR | libc::POLLHUP), 0);
+    step!("what had come can be read");
+    check!(b.recv_bytes(6), Ok(b"unread".to_vec()));
+    check_any!(
+        b.recv(&mut [0], 0),
+        [
+            Err(Errno::ENODEV),
+            Err(Errno::ECONNRESET),
+            Err(Errno::ETIMEDOUT)
+        ]
+    );
+    must!(listener.set_nonblocking(true));
+    step!("accept() does not wait for what cannot come");
+    while let Ok(server) = listener.accept() {
+        let _ = server.recv(&mut [0], libc::MSG_DONTWAIT);
+    }
+    drop((a, b, listener));
+    rdma_restore();
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! io_uring: accept, connect, send, receive and poll without a system call each.
+
+use crate::{
+    config::{
+        self,
+        patience, //
+    },
+    harness::{
+        cases,
+        check,
+        must,
+        skip, //
+    },
+    peers::{
+        pair,
+        A,
+        B, //
+    },
+};
+use io_uring::{
+    opcode,
+    squeue::Entry,
+    types::{
+        Fd,
+        SubmitArgs,
+        Timespec, //
+    },
+    IoUring, //
+};
+use sdp_selftests::{
+    errno::Errno,
+    random::Random,
+    sock::Sock, //
+};
+use std::os::fd::{
+    FromRawFd,
+    OwnedFd, //
+};
+
+cases! {
+    uring_accept_connect(10) "IORING_OP_ACCEPT and IORING_OP_CONNECT",
+    uring_send_recv(20) "IORING_OP_SEND and IORING_OP_RECV, a receive that waits for its data",
+    uring_large(30) "a send larger than all buffers completes as the peer reads",
+    uring_poll_cancel(10) "IORING_OP_POLL_ADD, and a receive that is cancelled",
+    uring_shutdown(10) "IORING_OP_SHUTDOWN ends a receive that waits",
+}
+
+struct Ring(IoUring);
+
+impl Ring {
+    fn new() -> Self {
+        match IoUring::new(8) {
+            Ok(ring) => Self(ring),
+            Err(error) => skip(&format!("no io_uring: {error}")),
+        }
+    }
+
+    /// Starts an operation under `token`.
+    ///
+    /// # Safety
+    ///
+    /// What `entry` names must live until its completion was taken.
+    unsafe fn start(&mut self, entry: Entry, token: u64) {
+        // SAFETY: By the contract above.
+        let pushed = unsafe { self.0.submission().push(&entry.user_data(token)) };
+        assert!(pushed.is_ok(), "the ring is full");
+        check!(self.0.submit().map_err(|error| error.to_string()), Ok(1));
+    }
+
+    /// The next completion, which must come soon: its token and result.
+    fn next(&mut self) -> (u64, Result<usize, Errno>) {
+        let timeout = Timespec::from(patience(5));
+        let args = SubmitArgs::new().timespec(&timeout);
+        if let Err(error) = self.0.submitter().submit_with_args(1, &args) {
+            panic!("no completion: {error}");
+        }
+        match self.0.completion().next() {
+            Some(done) => {
+                let result = usize::try_from(done.result()).map_err(|_| Errno(-done.result()));
+                (done.user_data(), result)
+            }
+            None => panic!("no completion"),
+        }
+    }
+}
+
+fn send(sock: &Sock, bytes: &[u8], flags: i32) -> Entry {
+    opcode::Send::new(Fd(sock.fd()), bytes.as_ptr(), bytes.len() as u32)
+        .flags(flags)
+        .build()
+}
+
+fn recv(sock: &Sock, room: &mut [u8], flags: i32) -> Entry {
+    opcode::Recv::new(Fd(sock.fd()), room.as_mut_ptr(), room.len() as u32)
+        .flags(flags)
+        .build()
+}
+
+fn uring_accept_connect() {
+    let mut ring = Ring::new();
+    let (listener, to) = B.listen();
+    let accept = opcode::Accept::new(
+        Fd(listener.fd()),
+        std::ptr::null_mut(),
+        std::ptr::null_mut(),
+    )
+    .build();
+    let client = A.socket();
+    let connect = opcode::Connect::new(Fd(client.fd()), to.as_ptr(), to.len() as u32).build();
+    // SAFETY: The sockets and the address live until the end of this function, which takes both completions.
+    unsafe {
+        ring.start(accept, 1);
+        ring.start(connect, 2);
+    }
+    let mut done = [ring.next(), ring.next()];
+    done.sort_by_key(|(token, _)| *token);
+    check!(done[1], (2, Ok(0)));
+    let fd = must!(done[0].1) as i32;
+    // SAFETY: The kernel just gave us this descriptor.
+    let server = Sock::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    check!(client.send(b"x", 0), Ok(1));
+    check!(server.recv_bytes(1), Ok(b"x".to_vec()));
+}
+
+fn uring_send_recv() {
+    let mut ring = Ring::new();
+    let (a, b) = pair();
+    let mut room = [0; 16];
+    for round in 0..50_u8 {
+        let bytes = [round; 16];
+        // SAFETY: Both buffers live until both completions were taken, below.
+        unsafe {
+            ring.start(recv(&b, &mut room, libc::MSG_WAITALL), 1);
+            ring.start(send(&a, &bytes, 0), 2);
+        }
+        let mut done = [ring.next(), ring.next()];
+        done.sort_by_key(|(token, _)| *token);
+        check!(done, [(1, Ok(16)), (2, Ok(16))]);
+        check!(room, bytes);
+    }
+    drop(a);
+    // SAFETY: The buffer lives until the completion was taken.
+    unsafe { ring.start(recv(&b, &mut room, 0), 3) };
+    check!(ring.next(), (3, Ok(0)));
+}
+
+fn uring_large() {
+    let mut ring = Ring::new();
+    let (a, b) = pair();
+    must!(a.set(libc::SOL_SOCKET, libc::SO_SNDBUF, 32 << 10));
+    let bytes = Random::new(config::get().seed, 95).bytes(1 << 20);
+    // SAFETY: The bytes live until the completion was taken.
+    unsafe { ring.start(send(&a, &bytes, libc::MSG_WAITALL), 1) };
+    let received = must!(b.recv_bytes(bytes.len()));
+    check!(ring.next(), (1, Ok(bytes.len())));
+    assert!(
+        received == bytes,
+        "the bytes that arrive are those that were sent"
+    );
+}
+
+fn uring_poll_cancel() {
+    let mut ring = Ring::new();
+    let (a, b) = pair();
+    // SAFETY: The socket lives until the completion was taken.
+    unsafe {
+        ring.start(
+            opcode::PollAdd::new(Fd(b.fd()), libc::POLLIN as u32).build(),
+            1,
+        )
+    };
+    check!(a.send(b"x", 0), Ok(1));
+    let (token, events) = ring.next();
+    check!(
+        (token, must!(events) as i16 & libc::POLLIN),
+        (1, libc::POLLIN)
+    );
+    let mut room = [0; 8];
+    check!(b.recv(&mut room, 0), Ok(1));
+    // SAFETY: The buffer lives until both completions were taken.
+    unsafe {
+        ring.start(recv(&b, &mut room, 0), 2);
+        ring.start(opcode::AsyncCancel::new(2).build(), 3);
+    }
+    let mut done = [ring.next(), ring.next()];
+    done.sort_by_key(|(token, _)| *token);
+    check!(done[0], (2, Err(Errno::ECANCELED)));
+    check!(done[1], (3, Ok(0)));
+    check!(a.send(b"y", 0), Ok(1));
+    check!(b.recv_bytes(1), Ok(b"y".to_vec()));
+}
+
+fn uring_shutdown() {
+    let mut ring = Ring::new();
+    let (_a, b) = pair();
+    let mut room = [0; 8];
+    // SAFETY: The buffer lives until both completions were taken.
+    unsafe {
+        ring.start(recv(&b, &mut room, 0), 1);
+        ring.start(
+            opcode::Shutdown::new(Fd(b.fd()), libc::SHUT_RDWR).build(),
+            2,
+        );
+    }
+    let mut done = [ring.next(), ring.next()];
+    done.sort_by_key(|(token, _)| *token);
+    check!(done, [(1, Ok(0)), (2, Ok(0))]);
+}

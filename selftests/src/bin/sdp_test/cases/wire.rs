@@ -1,0 +1,630 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! SDP against a peer made by hand, which says what no honest peer would.
+//!
+//! After every violation the connection must be reset, soon, and the machine go on.
+
+use super::connect::finish;
+use crate::{
+    bsdh::{
+        mid,
+        Hello,
+        HelloAck,
+        Message,
+        HEADER, //
+    },
+    config::{
+        self,
+        patience,
+        volume, //
+    },
+    harness::{
+        cases,
+        check,
+        check_any,
+        join,
+        must,
+        spawn,
+        step, //
+    },
+    peers::{
+        pair,
+        sdp_only,
+        A,
+        B, //
+    },
+    raw_peer::{
+        EventKind,
+        Listener,
+        Peer,
+        Received,
+        DEPTH,
+        RECV_SIZE, //
+    },
+};
+use sdp_selftests::{
+    errno::Errno,
+    random::Random,
+    sock::{
+        Shut,
+        Sock, //
+    },
+};
+use std::{
+    sync::mpsc,
+    time::Duration, //
+};
+
+cases! {
+    wire_raw_peers(20) "two raw peers talk to each other: the tool itself works, without the module",
+    wire_conversation(20) "data and the end, both ways, as A.1 and B-12 to B-24 have them",
+    wire_credits(30) "never more messages than credits, and payload only with three (B-15 to B-18)",
+    wire_credits_given(20) "a peer that runs out of credits gets some without asking (B-19)",
+    wire_recv_size(20) "no message is larger than the peer's receive buffers (B-4)",
+    wire_reset(20) "SO_LINGER of 0 s drops the connection without a DisConn",
+    wire_abort(20) "AbortConn after DisConn resets (B-72)",
+    wire_disconnect(20) "an end without DisConn is a reset (B-76)",
+    wire_mseq_skipped(20) "a message sequence number too many (B-12)",
+    wire_mseq_repeated(20) "a message sequence number again (B-12)",
+    wire_ack_unsent(20) "an acknowledgement of messages that were never sent",
+    wire_ack_backwards(20) "an acknowledgement that takes an earlier one back",
+    wire_len_large(20) "Len larger than what came",
+    wire_len_small(20) "Len smaller than what came",
+    wire_len_huge(20) "Len of 4 GiB",
+    wire_header_cut(20) "less than a header",
+    wire_nothing(20) "a message of no bytes",
+    wire_mid_reserved(20) "message identifiers that are reserved (A.2)",
+    wire_hello_again(20) "a Hello in the middle of a connection",
+    wire_payload_unasked(20) "bytes after a header that has none",
+    wire_data_after_disconn(20) "Data after DisConn",
+    wire_disconn_twice(20) "DisConn after DisConn",
+    wire_abort_alone(20) "AbortConn without DisConn (B-71)",
+    wire_flood(60) "more messages than credits: all arrive or the connection is reset",
+    wire_random(120) "random messages, and good ones spoilt at random: no hang, and the machine goes on",
+}
+
+/// A `Hello` that is right.
+pub(super) fn hello() -> Vec<u8> {
+    Hello::GOOD.to_bytes()
+}
+
+/// A `HelloAck` that is right.
+pub(super) fn hello_ack() -> Vec<u8> {
+    HelloAck::GOOD.to_bytes()
+}
+
+/// A raw peer that keeps count of its messages.
+struct Talk {
+    peer: Peer,
+    /// MSeq of the last message that was sent.
+    sent: u32,
+    /// MSeq of the last message that came.
+    got: u32,
+    /// Receive buffers that are posted now.
+    posted: u16,
+}
+
+impl Talk {
+    fn new(peer: Peer) -> Self {
+        Self {
+            peer,
+            sent: 0,
+            got: 0,
+            posted: DEPTH as u16,
+        }
+    }
+
+    /// A message with the right numbers; it counts as sent.
+    fn message(&mut self, mid: u8, rest: &[u8]) -> Message {
+        self.sent += 1;
+        let mut message = Message::new(mid, rest);
+        message.mseq = self.sent;
+        message.mseq_ack = self.got;
+        message.bufs = self.posted;
+        message
+    }
+
+    /// Sends a message of any kind. Where the other side has reset already it goes nowhere.
+    fn send(&mut self, message: &Message) {
+        let _ = self.peer.send(&message.to_bytes());
+    }
+
+    fn say(&mut self, mid: u8, rest: &[u8]) {
+        let message = self.message(mid, rest);
+        check!(self.peer.send(&message.to_bytes()), Ok(()));
+    }
+
+    /// The next message within `timeout`, checked for what every message must be. Its buffer is gone.
+    fn poll(&mut self, timeout: Duration) -> Option<(Message, usize)> {
+        let (received, slot) = self.peer.recv(timeout);
+        match received {
+            Received::Nothing => None,
+            Received::Ended(status) => {
+                panic!("a message\nexpected one\n     got the end, status {status}")
+            }
+            Received::Bytes(bytes) => {
+                let message =
+                    must!(Message::from_bytes(&bytes).ok_or("a message without a header"));
+                self.posted -= 1;
+                self.got += 1;
+                check!(message.len as usize, bytes.len());
+                check!(message.mseq, self.got);
+                assert!(
+                    message.mseq_ack <= self.sent,
+                    "acknowledges {} of {}",
+                    message.mseq_ack,
+                    self.sent
+                );
+                Some((message, slot))
+            }
+        }
+    }
+
+    fn repost(&mut self, slot: usize) {
+        self.peer.repost(slot);
+        self.posted += 1;
+    }
+
+    /// The next message that is more than a credit update.
+    fn next(&mut self) -> Message {
+        loop {
+            match self.poll(patience(10)) {
+                None => panic!("a message\nexpected one\n     got none"),
+                Some((message, slot)) => {
+                    self.repost(slot);
+                    if message.mid != mid::DATA || !message.rest.is_empty() {
+                        return message;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Receives `len` bytes of Data.
+    fn data(&mut self, len: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while all.len() < len {
+            let message = self.next();
+            check!(message.mid, mid::DATA);
+            all.extend(&message.rest);
+            // The sender may be waiting for room.
+            self.say(mid::DATA, b"");
+        }
+        all
+    }
+
+    /// Waits until the other side has dropped the connection.
+    fn ended(&self) {
+        check!(
+            self.peer.event("the end of the connection").kind,
+            EventKind::Disconnected
+        );
+    }
+}
+
+/// A raw client of an SDP server.
+fn raw_client() -> (Sock, Talk) {
+    let (listener, to) = B.listen();
+    let (peer, _) = must!(Peer::connect(A, &to, &hello()).map_err(|event| format!("{event:?}")));
+    (must!(listener.accept()), Talk::new(peer))
+}
+
+/// A raw server of an SDP client.
+fn raw_server() -> (Sock, Talk) {
+    let listener = Listener::new(B);
+    let sock = A.socket();
+    must!(sock.set_nonblocking(true));
+    check!(sock.connect(&listener.addr()), Err(Errno::EINPROGRESS));
+    let peer = listener.request().establish(&hello_ack());
+    check!(finish(&sock), Ok(()));
+    must!(sock.set_nonblocking(false));
+    (sock, Talk::new(peer))
+}
+
+fn raw_only() {
+    sdp_only("TCP has other messages");
+}
+
+/// In both roles: `say` violates the protocol, and SDP resets the connection.
+fn violation(say: impl Fn(&mut Talk)) {
+    raw_only();
+    for (role, connect) in [("client", raw_client as fn() -> _), ("server", raw_server)] {
+        step!("the raw peer is the {role}: good data");
+        let (sock, mut talk): (Sock, Talk) = connect();
+        talk.say(mid::DATA, b"good");
+        check!(sock.recv_bytes(4), Ok(b"good".to_vec()));
+        check!(sock.send(b"fine", 0), Ok(4));
+        check!(talk.data(4), b"fine".to_vec());
+
+        step!("the raw peer is the {role}: the violation");
+        say(&mut talk);
+        talk.ended();
+        must!(sock.set_timeout(libc::SO_RCVTIMEO, patience(5)));
+        let result = sock.recv(&mut [0], 0);
+        if result == Ok(0) {
+            // The violation came after a good DisConn, so the end may come first.
+            let result = sock.send(b"x", libc::MSG_NOSIGNAL).map(|_| 0);
+            check_any!(
+                result,
+                [
+                    Err(Errno::ECONNRESET),
+                    Err(Errno::EPROTO),
+                    Err(Errno::EPIPE)
+                ]
+            );
+        } else {
+            check_any!(result, [Err(Errno::ECONNRESET), Err(Errno::EPROTO)]);
+        }
+    }
+    let (a, b) = pair();
+    check!(a.send(b"x", 0), Ok(1));
+    check!(b.recv_bytes(1), Ok(b"x".to_vec()));
+}
+
+fn wire_raw_peers() {
+    raw_only();
+    let (tell, hear) = mpsc::channel();
+    let server = spawn("server", move || {
+        let listener = Listener::new(B);
+        must!(tell.send(listener.addr()).map_err(|_| "nobody waits"));
+        let request = listener.request();
+        check!(&request.private_data[..32], &hello()[..]);
+        let mut talk = Talk::new(request.establish(&hello_ack()));
+        check!(talk.next().rest, b"there".to_vec());
+        talk.say(mid::DATA, b"back");
+        check!(talk.next().mid, mid::DISCONN);
+        talk.ended();
+    });
+    let to = must!(hear.recv());
+    let (peer, ack) = must!(Peer::connect(A, &to, &hello()).map_err(|event| format!("{event:?}")));
+    check!(&ack[..28], &hello_ack()[..]);
+    let mut talk = Talk::new(peer);
+    talk.say(mid::DATA, b"there");
+    let message = talk.next();
+    check!((&message.rest[..], message.mseq_ack), (&b"back"[..], 1));
+    talk.say(mid::DISCONN, b"");
+    drop(talk);
+    join(server);
+}
+
+fn wire_conversation() {
+    raw_only();
+    for (role, connect) in [("client", raw_client as fn() -> _), ("server", raw_server)] {
+        step!("the raw peer is the {role}");
+        let (sock, mut talk): (Sock, Talk) = connect();
+        check!(sock.send(b"from SDP", 0), Ok(8));
+        let message = talk.next();
+        check!(
+            (message.mid, message.flags, &message.rest[..]),
+            (mid::DATA, 0, &b"from SDP"[..])
+        );
+        talk.say(mid::DATA, b"from the raw peer");
+        check!(sock.recv_bytes(17), Ok(b"from the raw peer".to_vec()));
+
+        // What was sent last acknowledges what came (B-14).
+        check!(sock.send(b"ack", 0), Ok(3));
+        let message = talk.next();
+        check!((message.mid, &message.rest[..]), (mid::DATA, &b"ack"[..]));
+        check!(message.mseq_ack, talk.sent);
+
+        step!("the raw peer is the {role}: the end");
+        talk.say(mid::DISCONN, b"");
+        check!(sock.recv(&mut [0], 0), Ok(0));
+        check!(sock.send(b"last", 0), Ok(4));
+        check!(talk.next().rest, b"last".to_vec());
+        must!(sock.shutdown(Shut::Write));
+        let message = talk.next();
+        check!((message.mid, message.len as usize), (mid::DISCONN, HEADER));
+        talk.ended();
+    }
+}
+
+fn wire_credits() {
+    raw_only();
+    let (sock, mut talk) = raw_server();
+    let total = 100;
+    must!(sock.set(libc::IPPROTO_TCP, libc::TCP_NODELAY, 1));
+    must!(sock.set_nonblocking(true));
+    let bytes = vec![9; RECV_SIZE];
+    let mut fed = 0;
+    let mut held = Vec::new();
+    let mut received = 0;
+    for round in 0..total {
+        while let Ok(len) = sock.send(&bytes, 0) {
+            fed += len;
+        }
+        step!("round {round}: takes all that comes");
+        // Credits as the sender must count them (B-14): what was posted when it heard last.
+        while let Some((message, slot)) =
+            talk.poll(Duration::from_millis(if round == 0 { 1000 } else { 100 }))
+        {
+            received += message.rest.len();
+            // B-16 to B-18: with two credits no payload, and the last one gives credit only.
+            let credits = usize::from(talk.posted) + 1;
+            if !message.rest.is_empty() {
+                assert!(credits >= 3, "payload with {credits} credits");
+            }
+            held.push(slot);
+        }
+        assert!(talk.posted >= 1, "the last credit is gone");
+        if round == 0 {
+            assert!(received > 0 && received < fed, "took {received} of {fed}");
+        }
+        if received >= 64 << 10 {
+            break;
+        }
+        held.drain(..).for_each(|slot| talk.repost(slot));
+        talk.say(mid::DATA, b"");
+    }
+    assert!(received >= 64 << 10, "only {received} bytes came");
+}
+
+fn wire_credits_given() {
+    raw_only();
+    let (sock, mut talk) = raw_client();
+    let reader = spawn("reader", move || must!(sock.recv_to_end()).len());
+    // An honest sender: payload with three credits, then waits. The first advertisement is in the HelloAck, which
+    // this does not look at: three there are (B-3), so one message is always right.
+    let mut credits: i64 = 3;
+    let mut sent = 0;
+    let total = 300;
+    while sent < total {
+        step!("sent {sent}, credits {credits}");
+        if credits >= 3 {
+            talk.say(mid::DATA, b"x");
+            sent += 1;
+            credits -= 1;
+            continue;
+        }
+        let (message, slot) = must!(talk.poll(patience(5)).ok_or("no credit update came (B-19)"));
+        talk.repost(slot);
+        credits = i64::from(message.bufs) - i64::from(talk.sent - message.mseq_ack);
+        assert!(
+            credits >= 0,
+            "takes credits back: {message:?} after {}",
+            talk.sent
+        );
+    }
+    talk.say(mid::DISCONN, b"");
+    check!(join(reader), total);
+}
+
+fn wire_recv_size() {
+    raw_only();
+    let (sock, mut talk) = raw_server();
+    let bytes = Random::new(config::get().seed, 100).bytes(100_000);
+    let copy = bytes.clone();
+    let writer = spawn("writer", move || {
+        check!(sock.send(&copy, 0), Ok(copy.len()));
+        sock
+    });
+    // A message that is too large does not fit into the buffer: the connection would break.
+    assert!(talk.data(bytes.len()) == bytes, "other bytes");
+    join(writer);
+}
+
+fn wire_reset() {
+    raw_only();
+    let (sock, mut talk) = raw_server();
+    must!(sock.set_linger(0));
+    drop(sock);
+    talk.ended();
+    match talk.peer.recv(Duration::ZERO).0 {
+        Received::Bytes(bytes) => panic!(
+            "a reset\nexpected no message\n     got {:?}",
+            Message::from_bytes(&bytes)
+        ),
+        Received::Nothing | Received::Ended(_) => (),
+    }
+}
+
+fn wire_abort() {
+    raw_only();
+    let (sock, mut talk) = raw_client();
+    talk.say(mid::DATA, b"unread");
+    talk.say(mid::DISCONN, b"");
+    check!(sock.recv_bytes(6), Ok(b"unread".to_vec()));
+    check!(sock.recv(&mut [0], 0), Ok(0));
+    talk.say(mid::ABORT_CONN, b"");
+    talk.ended();
+    check_any!(
+        sock.send(b"x", libc::MSG_NOSIGNAL),
+        [Err(Errno::ECONNRESET), Err(Errno::EPIPE)]
+    );
+}
+
+fn wire_disconnect() {
+    raw_only();
+    let (sock, mut talk) = raw_server();
+    talk.say(mid::DATA, b"last words");
+    check!(sock.recv_bytes(10), Ok(b"last words".to_vec()));
+    talk.peer.disconnect();
+    check!(sock.recv(&mut [0], 0), Err(Errno::ECONNRESET));
+}
+
+fn wire_mseq_skipped() {
+    violation(|talk| {
+        talk.sent += 1;
+        let message = talk.message(mid::DATA, b"x");
+        talk.send(&message);
+    });
+}
+
+fn wire_mseq_repeated() {
+    violation(|talk| {
+        talk.sent -= 1;
+        let message = talk.message(mid::DATA, b"x");
+        talk.send(&message);
+    });
+}
+
+fn wire_ack_unsent() {
+    violation(|talk| {
+        let mut message = talk.message(mid::DATA, b"x");
+        message.mseq_ack += 100;
+        talk.send(&message);
+    });
+}
+
+fn wire_ack_backwards() {
+    violation(|talk| {
+        let mut message = talk.message(mid::DATA, b"");
+        message.mseq_ack -= 1;
+        talk.send(&message);
+    });
+}
+
+fn wire_len_large() {
+    violation(|talk| {
+        let mut message = talk.message(mid::DATA, b"x");
+        message.len += 1;
+        talk.send(&message);
+    });
+}
+
+fn wire_len_small() {
+    violation(|talk| {
+        let mut message = talk.message(mid::DATA, b"xy");
+        message.len -= 1;
+        talk.send(&message);
+    });
+}
+
+fn wire_len_huge() {
+    violation(|talk| {
+        let mut message = talk.message(mid::DATA, b"xy");
+        message.len = u32::MAX;
+        talk.send(&message);
+    });
+}
+
+fn wire_header_cut() {
+    violation(|talk| {
+        let message = talk.message(mid::DATA, b"");
+        let _ = talk.peer.send(&message.to_bytes()[..HEADER - 1]);
+    });
+}
+
+fn wire_nothing() {
+    violation(|talk| {
+        let _ = talk.peer.send(b"");
+    });
+}
+
+fn wire_mid_reserved() {
+    for reserved in [0x0f, 0x3f, 0x80, 0xfc] {
+        violation(|talk| {
+            let message = talk.message(reserved, b"");
+            talk.send(&message);
+        });
+    }
+}
+
+fn wire_hello_again() {
+    violation(|talk| {
+        let _ = talk.peer.send(&hello());
+    });
+}
+
+fn wire_payload_unasked() {
+    violation(|talk| {
+        let message = talk.message(mid::DISCONN, b"and more");
+        talk.send(&message);
+    });
+}
+
+fn wire_data_after_disconn() {
+    violation(|talk| {
+        talk.say(mid::DISCONN, b"");
+        let message = talk.message(mid::DATA, b"x");
+        talk.send(&message);
+    });
+}
+
+fn wire_disconn_twice() {
+    violation(|talk| {
+        talk.say(mid::DISCONN, b"");
+        let message = talk.message(mid::DISCONN, b"");
+        talk.send(&message);
+    });
+}
+
+fn wire_abort_alone() {
+    violation(|talk| {
+        let message = talk.message(mid::ABORT_CONN, b"");
+        talk.send(&message);
+    });
+}
+
+fn wire_flood() {
+    raw_only();
+    let (sock, mut talk) = raw_client();
+    // The transport holds back what finds no buffer, so this ends only because the socket is read.
+    let reader = spawn("reader", move || {
+        std::thread::sleep(Duration::from_millis(500));
+        sock.recv_to_end()
+    });
+    let total = 400;
+    for number in 0..total {
+        let message = talk.message(mid::DATA, &[number as u8]);
+        if talk.peer.send(&message.to_bytes()).is_err() {
+            break;
+        }
+        // Whatever it says in between; its buffers must not run out.
+        while let Some((_, slot)) = talk.poll(Duration::ZERO) {
+            talk.repost(slot);
+        }
+    }
+    let last = talk.message(mid::DISCONN, b"");
+    talk.send(&last);
+    match join(reader) {
+        Ok(bytes) => check!(
+            bytes,
+            (0..total).map(|number| number as u8).collect::<Vec<_>>()
+        ),
+        Err(error) => check_any!(error, [Errno::ECONNRESET, Errno::EPROTO]),
+    }
+}
+
+fn wire_random() {
+    raw_only();
+    let mut random = Random::new(config::get().seed, 101);
+    let rounds = volume(60, 12);
+    for round in 0..rounds {
+        let (sock, mut talk) = if round % 2 == 0 {
+            raw_client()
+        } else {
+            raw_server()
+        };
+        for number in 0..random.within(1, 8) {
+            let known = [
+                0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 0xfd, 0xfe, 0xff, 0xff, 0xff,
+            ];
+            let len = random.within(0, 64);
+            let rest = random.bytes(len);
+            let mid = known[random.within(0, known.len() - 1)];
+            let mut bytes = talk.message(mid, &rest).to_bytes();
+            if random.within(0, 2) == 0 {
+                let at = random.within(0, bytes.len() - 1);
+                bytes[at] = random.word() as u8;
+            }
+            step!(
+                "round {round}, message {number}: {:?}",
+                Message::from_bytes(&bytes)
+            );
+            if talk.peer.send(&bytes).is_err() {
+                break;
+            }
+        }
+        // Use the socket as a program would; what comes of it does not matter here.
+        must!(sock.set_nonblocking(true));
+        let _ = sock.send(b"hello?", libc::MSG_NOSIGNAL);
+        let _ = sock.recv(&mut [0; 100], 0);
+        let _ = sock.recv(&mut [0; 100], 0);
+        drop(sock);
+        drop(talk);
+    }
+    let (a, b) = pair();
+    check!(a.send(b"x", 0), Ok(1));
+    check!(b.recv_bytes(1), Ok(b"x".to_vec()));
+}

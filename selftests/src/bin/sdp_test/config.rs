@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the command line says, for every case to read.
+
+use clap::ValueEnum;
+use sdp_selftests::sock::AF_INET_SDP;
+use std::{
+    sync::OnceLock,
+    time::Duration, //
+};
+
+/// The sockets of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Family {
+    /// AF_INET_SDP
+    Sdp,
+    /// AF_INET: what TCP does is what a program expects
+    Tcp,
+}
+
+impl Family {
+    /// The first argument of `socket()`.
+    pub(crate) fn number(self) -> libc::c_int {
+        match self {
+            Family::Sdp => AF_INET_SDP,
+            Family::Tcp => libc::AF_INET,
+        }
+    }
+}
+
+/// The options of a run.
+pub(crate) struct Config {
+    pub(crate) family: Family,
+    /// The namespaces of sides A and B.
+    pub(crate) netns: [String; 2],
+    /// Percent.
+    pub(crate) scale: u32,
+    /// Deadlines are multiplied by this.
+    pub(crate) patience: u32,
+    pub(crate) seed: u64,
+}
+
+static CONFIG: OnceLock<Config> = OnceLock::new();
+
+/// Sets the options, once.
+pub(crate) fn set(config: Config) {
+    assert!(CONFIG.set(config).is_ok(), "the options are set once");
+}
+
+/// The options.
+pub(crate) fn get() -> &'static Config {
+    CONFIG.get().expect("main() sets the options first")
+}
+
+/// Whether the sockets are TCP's.
+pub(crate) fn tcp() -> bool {
+    get().family == Family::Tcp
+}
+
+/// `bytes` at this run's scale, and at least `least`.
+pub(crate) fn volume(bytes: usize, least: usize) -> usize {
+    (bytes / 100 * get().scale as usize).max(least)
+}
+
+/// A time that something must end in, on this kernel.
+pub(crate) fn patience(seconds: u64) -> Duration {
+    Duration::from_secs(seconds) * get().patience
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The two sides of every test: a namespace, an address, and the sockets made there.
+
+use crate::{
+    config::{
+        self,
+        Family, //
+    },
+    harness::{
+        must,
+        skip, //
+    },
+};
+use sdp_selftests::{
+    errno::{
+        Errno,
+        Result, //
+    },
+    namespace,
+    sock::{
+        Addr,
+        Sock, //
+    },
+};
+use std::{
+    net::{
+        Ipv4Addr,
+        SocketAddrV4, //
+    },
+    path::Path,
+    process::Command,
+    thread,
+    time::{
+        Duration,
+        Instant, //
+    },
+};
+
+/// One side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    A,
+    B,
+}
+
+pub(crate) use Side::{
+    A,
+    B, //
+};
+
+impl Side {
+    /// The name of its namespace.
+    pub(crate) fn netns(self) -> &'static str {
+        &config::get().netns[self as usize]
+    }
+
+    /// The interface that leads to the other side.
+    pub(crate) fn interface(self) -> &'static str {
+        match self {
+            A => "v0",
+            B => "v1",
+        }
+    }
+
+    /// The RDMA device on that interface.
+    pub(crate) fn device(self) -> &'static str {
+        match self {
+            A => "rdma_a",
+            B => "rdma_b",
+        }
+    }
+
+    /// Its address.
+    pub(crate) fn ip(self) -> Ipv4Addr {
+        match self {
+            A => Ipv4Addr::new(10, 27, 0, 1),
+            B => Ipv4Addr::new(10, 27, 0, 2),
+        }
+    }
+
+    /// Its address and a port.
+    pub(crate) fn at(self, port: u16) -> Addr {
+        addr(self.ip(), port)
+    }
+
+    /// Moves the calling thread here.
+    pub(crate) fn enter(self) {
+        if let Err(error) = namespace::enter(self.netns()) {
+            panic!("{error}");
+        }
+    }
+
+    /// A new stream socket here.
+    pub(crate) fn socket(self) -> Sock {
+        self.enter();
+        must!(Sock::new(family(), libc::SOCK_STREAM, 0))
+    }
+
+    /// A listener here, on a port of the kernel's choice.
+    pub(crate) fn listen(self) -> (Sock, Addr) {
+        let sock = self.socket();
+        must!(sock.bind(&self.at(0)));
+        must!(sock.listen(128));
+        let addr = must!(sock.name());
+        (sock, addr)
+    }
+
+    /// A socket here, connected to `addr`.
+    pub(crate) fn connect(self, addr: &Addr) -> Sock {
+        let sock = self.socket();
+        must!(sock.connect(addr));
+        sock
+    }
+
+    /// Runs a command here; it must succeed.
+    pub(crate) fn command(self, words: &[&str]) {
+        let mut ip = vec!["netns", "exec", self.netns()];
+        ip.extend(words);
+        command("ip", &ip);
+    }
+}
+
+/// The first argument of `socket()`.
+pub(crate) fn family() -> libc::c_int {
+    config::get().family.number()
+}
+
+/// An `AF_INET` address.
+pub(crate) fn addr(ip: Ipv4Addr, port: u16) -> Addr {
+    Addr::v4(libc::AF_INET, SocketAddrV4::new(ip, port))
+}
+
+/// A connection: its end in A, which connected, and its end in B, which accepted.
+pub(crate) fn pair() -> (Sock, Sock) {
+    let (listener, addr) = B.listen();
+    pair_of(&listener, &addr)
+}
+
+/// A connection to `listener`.
+pub(crate) fn pair_of(listener: &Sock, addr: &Addr) -> (Sock, Sock) {
+    let a = A.connect(addr);
+    let b = must!(listener.accept());
+    (a, b)
+}
+
+/// Leaves the case out where sockets are TCP's.
+pub(crate) fn sdp_only(reason: &str) {
+    if config::get().family == Family::Tcp {
+        skip(reason);
+    }
+}
+
+/// Runs a command, which must succeed.
+pub(crate) fn command(program: &str, words: &[&str]) {
+    let output = Command::new(program).args(words).output();
+    match output {
+        Err(error) => panic!("{program}: {error}"),
+        Ok(output) if !output.status.success() => panic!(
+            "{program} {}: {}\n{}",
+            words.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        ),
+        Ok(_) => (),
+    }
+}
+
+/// Repeats `call` while it says `EAGAIN`, until `timeout`: for what another thread or the peer is about to do.
+pub(crate) fn eventually<T>(timeout: Duration, mut call: impl FnMut() -> Result<T>) -> Result<T> {
+    let end = Instant::now() + timeout;
+    loop {
+        match call() {
+            Err(Errno::EAGAIN) if Instant::now() < end => thread::sleep(Duration::from_millis(5)),
+            result => return result,
+        }
+    }
+}
+
+/// Waits until `condition` holds, for at most `timeout`: whether it does.
+pub(crate) fn becomes(timeout: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + timeout;
+    while !condition() {
+        if Instant::now() >= end {
+            return condition();
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
+/// Makes the RDMA device `name` on `interface`, of the kind of the one in A.
+pub(crate) fn rdma_add(netns: &str, name: &str, interface: &str) {
+    // An iWARP device calls itself an RNIC ("4: RNIC").
+    let kind =
+        match std::fs::read_to_string(format!("/sys/class/infiniband/{}/node_type", A.device())) {
+            Ok(node_type) if node_type.starts_with('4') => "siw",
+            _ => "rxe",
+        };
+    command(
+        "ip",
+        &[
+            "netns", "exec", netns, "rdma", "link", "add", name, "type", kind, "netdev", interface,
+        ],
+    );
+}
+
+/// Puts the link and the devices back as the cases expect them, after one that failed halfway.
+pub(crate) fn repair() {
+    let try_command = |words: &[&str]| Command::new("ip").args(words).output().is_ok();
+    try_command(&[
+        "-n",
+        B.netns(),
+        "link",
+        "set",
+        B.interface(),
+        "arp",
+        "on",
+        "up",
+    ]);
+    try_command(&[
+        "netns",
+        "exec",
+        A.netns(),
+        "tc",
+        "qdisc",
+        "del",
+        "dev",
+        A.interface(),
+        "root",
+    ]);
+    for interface in ["v2", "v4"] {
+        try_command(&["-n", A.netns(), "link", "del", interface]);
+    }
+    if !config::tcp() && !Path::new("/sys/class/infiniband").join(B.device()).exists() {
+        rdma_add(B.netns(), B.device(), B.interface());
+    }
+}

@@ -1,0 +1,702 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! An RDMA peer in user space that sends and receives whatever a test says: over librdmacm, with no SDP of its own.
+//!
+//! Namespaces are as for sockets: an id belongs to the namespace of the thread that creates it.
+
+use crate::{
+    config::patience,
+    harness::must,
+    peers::Side, //
+};
+use sdp_selftests::{
+    errno::Errno,
+    sock::Addr, //
+};
+use std::{
+    fmt, ptr, slice, thread,
+    time::{
+        Duration,
+        Instant, //
+    },
+};
+
+/// The part of librdmacm's and libibverbs' interfaces that is needed here, as their headers have it.
+mod ffi {
+    use libc::{
+        c_int,
+        c_void, //
+    };
+    use std::mem::{
+        offset_of,
+        size_of, //
+    };
+
+    pub(super) const PS_TCP: u32 = 0x0106;
+    pub(super) const ACCESS_LOCAL_WRITE: c_int = 1;
+    pub(super) const QPT_RC: u32 = 2;
+    pub(super) const WR_SEND: u32 = 2;
+    pub(super) const SEND_SIGNALED: u32 = 2;
+    pub(super) const WC_SUCCESS: u32 = 0;
+
+    #[repr(C)]
+    pub(super) struct EventChannel {
+        pub(super) fd: c_int,
+    }
+
+    #[repr(C)]
+    pub(super) struct CmId {
+        pub(super) verbs: *mut Context,
+        pub(super) channel: *mut EventChannel,
+        pub(super) context: *mut c_void,
+        pub(super) qp: *mut c_void,
+        route: [u64; 39],
+        port_space: u32,
+        port_num: u8,
+        event: *mut CmEvent,
+        send_cq_channel: *mut c_void,
+        pub(super) send_cq: *mut c_void,
+        recv_cq_channel: *mut c_void,
+        pub(super) recv_cq: *mut c_void,
+        srq: *mut c_void,
+        pub(super) pd: *mut c_void,
+        qp_type: u32,
+    }
+
+    #[derive(Clone, Copy)]
+    #[repr(C)]
+    pub(super) struct ConnParam {
+        pub(super) private_data: *const c_void,
+        pub(super) private_data_len: u8,
+        pub(super) responder_resources: u8,
+        pub(super) initiator_depth: u8,
+        pub(super) flow_control: u8,
+        pub(super) retry_count: u8,
+        pub(super) rnr_retry_count: u8,
+        pub(super) srq: u8,
+        pub(super) qp_num: u32,
+    }
+
+    #[repr(C)]
+    pub(super) struct CmEvent {
+        pub(super) id: *mut CmId,
+        listen_id: *mut CmId,
+        pub(super) event: u32,
+        pub(super) status: c_int,
+        pub(super) param: ConnParam,
+        rest: [u64; 4],
+    }
+
+    #[repr(C)]
+    pub(super) struct QpInitAttr {
+        pub(super) qp_context: *mut c_void,
+        pub(super) send_cq: *mut c_void,
+        pub(super) recv_cq: *mut c_void,
+        pub(super) srq: *mut c_void,
+        pub(super) max_send_wr: u32,
+        pub(super) max_recv_wr: u32,
+        pub(super) max_send_sge: u32,
+        pub(super) max_recv_sge: u32,
+        pub(super) max_inline_data: u32,
+        pub(super) qp_type: u32,
+        pub(super) sq_sig_all: c_int,
+    }
+
+    #[repr(C)]
+    pub(super) struct Sge {
+        pub(super) addr: u64,
+        pub(super) length: u32,
+        pub(super) lkey: u32,
+    }
+
+    #[repr(C)]
+    pub(super) struct SendWr {
+        pub(super) wr_id: u64,
+        pub(super) next: *mut SendWr,
+        pub(super) sg_list: *mut Sge,
+        pub(super) num_sge: c_int,
+        pub(super) opcode: u32,
+        pub(super) send_flags: u32,
+        pub(super) imm_data: u32,
+        pub(super) rest: [u64; 11],
+    }
+
+    #[repr(C)]
+    pub(super) struct RecvWr {
+        pub(super) wr_id: u64,
+        pub(super) next: *mut RecvWr,
+        pub(super) sg_list: *mut Sge,
+        pub(super) num_sge: c_int,
+    }
+
+    #[derive(Default)]
+    #[repr(C)]
+    pub(super) struct Wc {
+        pub(super) wr_id: u64,
+        pub(super) status: u32,
+        opcode: u32,
+        vendor_err: u32,
+        pub(super) byte_len: u32,
+        imm_data: u32,
+        qp_num: u32,
+        src_qp: u32,
+        wc_flags: u32,
+        rest: u64,
+    }
+
+    #[repr(C)]
+    pub(super) struct Mr {
+        before: [u32; 9],
+        pub(super) lkey: u32,
+        rkey: u32,
+    }
+
+    /// The calls that the headers make through the provider's table.
+    #[repr(C)]
+    pub(super) struct Context {
+        before: [usize; 12],
+        pub(super) poll_cq: unsafe extern "C" fn(*mut c_void, c_int, *mut Wc) -> c_int,
+        between: [usize; 13],
+        pub(super) post_send:
+            unsafe extern "C" fn(*mut c_void, *mut SendWr, *mut *mut SendWr) -> c_int,
+        pub(super) post_recv:
+            unsafe extern "C" fn(*mut c_void, *mut RecvWr, *mut *mut RecvWr) -> c_int,
+    }
+
+    // The sizes and places that the C compiler gives for the headers of rdma-core on 64 bits.
+    const _: () = {
+        assert!(
+            size_of::<CmId>() == 416
+                && offset_of!(CmId, send_cq) == 368
+                && offset_of!(CmId, pd) == 400
+        );
+        assert!(size_of::<CmEvent>() == 80 && offset_of!(CmEvent, param) == 24);
+        assert!(size_of::<ConnParam>() == 24 && offset_of!(ConnParam, qp_num) == 16);
+        assert!(size_of::<QpInitAttr>() == 64 && offset_of!(QpInitAttr, qp_type) == 52);
+        assert!(size_of::<SendWr>() == 128 && offset_of!(SendWr, opcode) == 28);
+        assert!(
+            size_of::<RecvWr>() == 32 && size_of::<Wc>() == 48 && offset_of!(Wc, byte_len) == 20
+        );
+        assert!(offset_of!(Mr, lkey) == 36);
+        assert!(offset_of!(Context, poll_cq) == 96 && offset_of!(Context, post_recv) == 216);
+    };
+
+    #[link(name = "rdmacm")]
+    extern "C" {
+        pub(super) fn rdma_create_event_channel() -> *mut EventChannel;
+        pub(super) fn rdma_destroy_event_channel(channel: *mut EventChannel);
+        pub(super) fn rdma_create_id(
+            channel: *mut EventChannel,
+            id: *mut *mut CmId,
+            context: *mut c_void,
+            ps: u32,
+        ) -> c_int;
+        pub(super) fn rdma_destroy_id(id: *mut CmId) -> c_int;
+        pub(super) fn rdma_migrate_id(id: *mut CmId, channel: *mut EventChannel) -> c_int;
+        pub(super) fn rdma_bind_addr(id: *mut CmId, addr: *const libc::sockaddr) -> c_int;
+        pub(super) fn rdma_listen(id: *mut CmId, backlog: c_int) -> c_int;
+        pub(super) fn rdma_get_src_port(id: *mut CmId) -> u16;
+        pub(super) fn rdma_resolve_addr(
+            id: *mut CmId,
+            src: *const libc::sockaddr,
+            dst: *const libc::sockaddr,
+            timeout_ms: c_int,
+        ) -> c_int;
+        pub(super) fn rdma_resolve_route(id: *mut CmId, timeout_ms: c_int) -> c_int;
+        pub(super) fn rdma_create_qp(
+            id: *mut CmId,
+            pd: *mut c_void,
+            attr: *mut QpInitAttr,
+        ) -> c_int;
+        pub(super) fn rdma_destroy_qp(id: *mut CmId);
+        pub(super) fn rdma_connect(id: *mut CmId, param: *mut ConnParam) -> c_int;
+        pub(super) fn rdma_accept(id: *mut CmId, param: *mut ConnParam) -> c_int;
+        pub(super) fn rdma_reject(id: *mut CmId, private_data: *const c_void, len: u8) -> c_int;
+        pub(super) fn rdma_disconnect(id: *mut CmId) -> c_int;
+        pub(super) fn rdma_get_cm_event(
+            channel: *mut EventChannel,
+            event: *mut *mut CmEvent,
+        ) -> c_int;
+        pub(super) fn rdma_ack_cm_event(event: *mut CmEvent) -> c_int;
+    }
+
+    #[link(name = "ibverbs")]
+    extern "C" {
+        pub(super) fn ibv_reg_mr(
+            pd: *mut c_void,
+            addr: *mut c_void,
+            len: usize,
+            access: c_int,
+        ) -> *mut Mr;
+        pub(super) fn ibv_dereg_mr(mr: *mut Mr) -> c_int;
+    }
+}
+
+/// What the connection manager reports, by librdmacm's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EventKind {
+    AddrResolved,
+    RouteResolved,
+    ConnectRequest,
+    Unreachable,
+    Rejected,
+    Established,
+    Disconnected,
+    Other(u32),
+}
+
+impl From<u32> for EventKind {
+    fn from(number: u32) -> Self {
+        match number {
+            0 => Self::AddrResolved,
+            2 => Self::RouteResolved,
+            4 => Self::ConnectRequest,
+            7 => Self::Unreachable,
+            8 => Self::Rejected,
+            9 => Self::Established,
+            10 => Self::Disconnected,
+            number => Self::Other(number),
+        }
+    }
+}
+
+/// An event, with what it carried.
+pub(crate) struct Event {
+    pub(crate) kind: EventKind,
+    /// For [`EventKind::Rejected`] the reason.
+    pub(crate) status: i32,
+    pub(crate) private_data: Vec<u8>,
+    id: *mut ffi::CmId,
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:?} status {} with {} bytes",
+            self.kind,
+            self.status,
+            self.private_data.len()
+        )
+    }
+}
+
+/// An event channel.
+struct Channel(*mut ffi::EventChannel);
+
+impl Channel {
+    fn new() -> Self {
+        // SAFETY: The call takes no memory.
+        let channel = unsafe { ffi::rdma_create_event_channel() };
+        assert!(
+            !channel.is_null(),
+            "no RDMA connection manager: is rdma_ucm loaded? {}",
+            Errno::last()
+        );
+        Self(channel)
+    }
+
+    /// The next event within `timeout`.
+    fn event(&self, timeout: Duration) -> Option<Event> {
+        let mut poll = libc::pollfd {
+            // SAFETY: The channel lives as long as `self`.
+            fd: unsafe { (*self.0).fd },
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: `poll` is one `pollfd`.
+        if must!(Errno::check(unsafe {
+            libc::poll(&mut poll, 1, timeout.as_millis() as i32)
+        })) == 0
+        {
+            return None;
+        }
+        let mut event = ptr::null_mut();
+        // SAFETY: The channel lives, and `event` has room for a pointer.
+        must!(Errno::check(unsafe {
+            ffi::rdma_get_cm_event(self.0, &mut event)
+        }));
+        // SAFETY: The call above gave an event, which lives until it is acknowledged below. RC ids have no other
+        // kind of parameter than a `ConnParam`.
+        let copy = unsafe {
+            let param = &(*event).param;
+            Event {
+                kind: (*event).event.into(),
+                status: (*event).status,
+                private_data: match param.private_data.is_null() {
+                    true => Vec::new(),
+                    false => slice::from_raw_parts(
+                        param.private_data.cast::<u8>(),
+                        usize::from(param.private_data_len),
+                    )
+                    .to_vec(),
+                },
+                id: (*event).id,
+            }
+        };
+        // SAFETY: The event came from this channel and is not used afterwards.
+        must!(Errno::check(unsafe { ffi::rdma_ack_cm_event(event) }));
+        Some(copy)
+    }
+
+    /// The next event, which must come soon.
+    fn next(&self, what: &str) -> Event {
+        match self.event(patience(15)) {
+            Some(event) => event,
+            None => panic!("{what}\nexpected an event of the connection manager\n     got none"),
+        }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        // SAFETY: Each id of the channel is destroyed before, by the order of the fields of its owner.
+        unsafe { ffi::rdma_destroy_event_channel(self.0) };
+    }
+}
+
+/// An id, destroyed when dropped.
+struct Id(*mut ffi::CmId);
+
+impl Id {
+    fn new(channel: &Channel) -> Self {
+        let mut id = ptr::null_mut();
+        // SAFETY: The channel lives, and `id` has room for a pointer.
+        must!(Errno::check(unsafe {
+            ffi::rdma_create_id(channel.0, &mut id, ptr::null_mut(), ffi::PS_TCP)
+        }));
+        Self(id)
+    }
+}
+
+impl Drop for Id {
+    fn drop(&mut self) {
+        // SAFETY: The id is ours, its QP is gone, and its events are all acknowledged.
+        unsafe { ffi::rdma_destroy_id(self.0) };
+    }
+}
+
+/// A plain RDMA listener: not SDP's.
+pub(crate) struct Listener {
+    id: Id,
+    channel: Channel,
+    side: Side,
+}
+
+impl Listener {
+    /// Listens at `side`, on a port of the kernel's choice.
+    pub(crate) fn new(side: Side) -> Self {
+        side.enter();
+        let channel = Channel::new();
+        let id = Id::new(&channel);
+        // SAFETY: `Addr` has an address of the length that its family has.
+        must!(Errno::check(unsafe {
+            ffi::rdma_bind_addr(id.0, side.at(0).as_ptr())
+        }));
+        // SAFETY: The id lives.
+        must!(Errno::check(unsafe { ffi::rdma_listen(id.0, 8) }));
+        Self { id, channel, side }
+    }
+
+    /// Where it listens.
+    pub(crate) fn addr(&self) -> Addr {
+        // SAFETY: The id lives.
+        self.side
+            .at(u16::from_be(unsafe { ffi::rdma_get_src_port(self.id.0) }))
+    }
+
+    /// The next connection request.
+    pub(crate) fn request(&self) -> Request {
+        let event = self.channel.next("a connection request");
+        assert_eq!(event.kind, EventKind::ConnectRequest, "{event:?}");
+        Request {
+            id: Id(event.id),
+            private_data: event.private_data,
+        }
+    }
+}
+
+/// A connection request that waits for its answer.
+pub(crate) struct Request {
+    id: Id,
+    pub(crate) private_data: Vec<u8>,
+}
+
+impl Request {
+    /// Accepts it with `private_data`, such as a `HelloAck`.
+    pub(crate) fn accept(self, private_data: &[u8]) -> Peer {
+        let channel = Channel::new();
+        // SAFETY: Both live; the id then belongs to the new channel.
+        must!(Errno::check(unsafe {
+            ffi::rdma_migrate_id(self.id.0, channel.0)
+        }));
+        let peer = Peer::new(self.id, channel);
+        let mut param = conn_param(private_data);
+        // SAFETY: The id lives, and `param` names `private_data`, which outlives the call.
+        must!(Errno::check(unsafe {
+            ffi::rdma_accept(peer.id.0, &mut param)
+        }));
+        peer
+    }
+
+    /// Accepts it, and waits until the other side has taken that.
+    pub(crate) fn establish(self, private_data: &[u8]) -> Peer {
+        let peer = self.accept(private_data);
+        let event = peer.event("the end of the set-up");
+        assert_eq!(event.kind, EventKind::Established, "{event:?}");
+        peer
+    }
+
+    /// Refuses it.
+    pub(crate) fn reject(self, private_data: &[u8]) {
+        // SAFETY: The id lives, and the kernel only reads `private_data`.
+        must!(Errno::check(unsafe {
+            ffi::rdma_reject(
+                self.id.0,
+                private_data.as_ptr().cast(),
+                private_data.len() as u8,
+            )
+        }));
+    }
+}
+
+fn conn_param(private_data: &[u8]) -> ffi::ConnParam {
+    ffi::ConnParam {
+        private_data: private_data.as_ptr().cast(),
+        private_data_len: private_data.len() as u8,
+        responder_resources: 1,
+        initiator_depth: 1,
+        flow_control: 0,
+        retry_count: 7,
+        rnr_retry_count: 7,
+        srq: 0,
+        qp_num: 0,
+    }
+}
+
+/// What the calls that post work give: 0 or an error number.
+fn posted(ret: libc::c_int) -> Result<(), Errno> {
+    match ret {
+        0 => Ok(()),
+        error => Err(Errno(error)),
+    }
+}
+
+/// Receive buffers of a peer.
+pub(crate) const DEPTH: usize = 16;
+/// Bytes of each.
+pub(crate) const RECV_SIZE: usize = 8192;
+
+/// A connection.
+pub(crate) struct Peer {
+    // Dropped in this order by `Drop`, the rest after it: the id before its channel.
+    mr: *mut ffi::Mr,
+    id: Id,
+    channel: Channel,
+    /// `DEPTH` receive buffers and one to send from.
+    memory: Box<[u8]>,
+}
+
+/// How a wait for a message ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// A message of these bytes came.
+    Bytes(Vec<u8>),
+    /// The connection ended, with this completion status.
+    Ended(u32),
+    /// Nothing came.
+    Nothing,
+}
+
+impl Peer {
+    /// Gives `id`, whose device is known by now, a queue pair and all its receive buffers.
+    fn new(id: Id, channel: Channel) -> Self {
+        let mut attr = ffi::QpInitAttr {
+            qp_context: ptr::null_mut(),
+            send_cq: ptr::null_mut(),
+            recv_cq: ptr::null_mut(),
+            srq: ptr::null_mut(),
+            max_send_wr: DEPTH as u32,
+            max_recv_wr: DEPTH as u32,
+            max_send_sge: 1,
+            max_recv_sge: 1,
+            max_inline_data: 0,
+            qp_type: ffi::QPT_RC,
+            sq_sig_all: 1,
+        };
+        // SAFETY: The id lives and has a device; without a PD and CQs the library makes them for the id.
+        must!(Errno::check(unsafe {
+            ffi::rdma_create_qp(id.0, ptr::null_mut(), &mut attr)
+        }));
+        let mut memory = vec![0; (DEPTH + 1) * RECV_SIZE].into_boxed_slice();
+        // SAFETY: `memory` is on the heap and outlives its registration (`Drop`).
+        let mr = unsafe {
+            ffi::ibv_reg_mr(
+                (*id.0).pd,
+                memory.as_mut_ptr().cast(),
+                memory.len(),
+                ffi::ACCESS_LOCAL_WRITE,
+            )
+        };
+        assert!(!mr.is_null(), "no memory region: {}", Errno::last());
+        let mut peer = Self {
+            mr,
+            id,
+            channel,
+            memory,
+        };
+        (0..DEPTH).for_each(|slot| peer.post_recv(slot));
+        peer
+    }
+
+    /// Connects from `side` to `addr`, with `private_data` such as a `Hello`: the peer and the answer's private
+    /// data, or the event that says no.
+    pub(crate) fn connect(
+        side: Side,
+        addr: &Addr,
+        private_data: &[u8],
+    ) -> Result<(Self, Vec<u8>), Event> {
+        side.enter();
+        let channel = Channel::new();
+        let id = Id::new(&channel);
+        // SAFETY: The id lives, and `addr` has the length that its family has.
+        must!(Errno::check(unsafe {
+            ffi::rdma_resolve_addr(id.0, ptr::null(), addr.as_ptr(), 5000)
+        }));
+        let event = channel.next("the address");
+        if event.kind != EventKind::AddrResolved {
+            return Err(event);
+        }
+        // SAFETY: The id lives.
+        must!(Errno::check(unsafe { ffi::rdma_resolve_route(id.0, 5000) }));
+        let event = channel.next("the route");
+        if event.kind != EventKind::RouteResolved {
+            return Err(event);
+        }
+        let peer = Self::new(id, channel);
+        let mut param = conn_param(private_data);
+        // SAFETY: The id lives, and `param` names `private_data`, which outlives the call.
+        must!(Errno::check(unsafe {
+            ffi::rdma_connect(peer.id.0, &mut param)
+        }));
+        let event = peer.event("the answer to the connection request");
+        match event.kind {
+            EventKind::Established => Ok((peer, event.private_data)),
+            _ => Err(event),
+        }
+    }
+
+    /// The next event, which must come soon.
+    pub(crate) fn event(&self, what: &str) -> Event {
+        self.channel.next(what)
+    }
+
+    fn sge(&mut self, slot: usize, len: usize) -> ffi::Sge {
+        let room = &mut self.memory[slot * RECV_SIZE..][..len];
+        ffi::Sge {
+            addr: room.as_mut_ptr() as u64,
+            length: len as u32,
+            // SAFETY: The region lives as long as `self`.
+            lkey: unsafe { (*self.mr).lkey },
+        }
+    }
+
+    fn post_recv(&mut self, slot: usize) {
+        let mut sge = self.sge(slot, RECV_SIZE);
+        let mut wr = ffi::RecvWr {
+            wr_id: slot as u64,
+            next: ptr::null_mut(),
+            sg_list: &mut sge,
+            num_sge: 1,
+        };
+        let mut bad = ptr::null_mut();
+        // SAFETY: The id has a QP; the request names registered memory that nothing else touches until it is done.
+        must!(posted(unsafe {
+            ((*(*self.id.0).verbs).post_recv)((*self.id.0).qp, &mut wr, &mut bad)
+        }));
+    }
+
+    /// The next completion of `cq` within `timeout`.
+    fn completion(&self, cq: *mut libc::c_void, timeout: Duration) -> Option<ffi::Wc> {
+        let end = Instant::now() + timeout;
+        let mut wc = ffi::Wc::default();
+        loop {
+            // SAFETY: `cq` is one of the id's, and `wc` has room for one completion.
+            if unsafe { ((*(*self.id.0).verbs).poll_cq)(cq, 1, &mut wc) } == 1 {
+                return Some(wc);
+            }
+            if Instant::now() >= end {
+                return None;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Sends `bytes` as one message and waits until the other side has it: the completion status if that fails.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), u32> {
+        self.memory[DEPTH * RECV_SIZE..][..bytes.len()].copy_from_slice(bytes);
+        let mut sge = self.sge(DEPTH, bytes.len());
+        let mut wr = ffi::SendWr {
+            wr_id: DEPTH as u64,
+            next: ptr::null_mut(),
+            sg_list: &mut sge,
+            num_sge: i32::from(!bytes.is_empty()),
+            opcode: ffi::WR_SEND,
+            send_flags: ffi::SEND_SIGNALED,
+            imm_data: 0,
+            rest: [0; 11],
+        };
+        let mut bad = ptr::null_mut();
+        // SAFETY: The id has a QP; the request names registered memory that nothing else touches until it is done,
+        // which is before this function returns.
+        must!(posted(unsafe {
+            ((*(*self.id.0).verbs).post_send)((*self.id.0).qp, &mut wr, &mut bad)
+        }));
+        // SAFETY: The id lives.
+        match self.completion(unsafe { (*self.id.0).send_cq }, patience(20)) {
+            Some(wc) if wc.status == ffi::WC_SUCCESS => Ok(()),
+            Some(wc) => Err(wc.status),
+            None => panic!(
+                "send of {} bytes\nexpected a completion\n     got none",
+                bytes.len()
+            ),
+        }
+    }
+
+    /// Waits for a message, whose buffer is not posted again: see [`Peer::repost`].
+    pub(crate) fn recv(&mut self, timeout: Duration) -> (Received, usize) {
+        // SAFETY: The id lives.
+        match self.completion(unsafe { (*self.id.0).recv_cq }, timeout) {
+            None => (Received::Nothing, 0),
+            Some(wc) if wc.status != ffi::WC_SUCCESS => (Received::Ended(wc.status), 0),
+            Some(wc) => {
+                let slot = wc.wr_id as usize;
+                let bytes = self.memory[slot * RECV_SIZE..][..wc.byte_len as usize].to_vec();
+                (Received::Bytes(bytes), slot)
+            }
+        }
+    }
+
+    /// Posts the receive buffer `slot` again.
+    pub(crate) fn repost(&mut self, slot: usize) {
+        self.post_recv(slot);
+    }
+
+    /// Ends the connection.
+    pub(crate) fn disconnect(&self) {
+        // SAFETY: The id lives. An error says that the connection has ended already.
+        unsafe { ffi::rdma_disconnect(self.id.0) };
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.disconnect();
+        // SAFETY: The QP goes first, so that nothing uses the region or the memory any more; then the region, and
+        // by the order of the fields the id, the channel and the memory.
+        unsafe {
+            ffi::rdma_destroy_qp(self.id.0);
+            ffi::ibv_dereg_mr(self.mr);
+        }
+    }
+}
