@@ -82,6 +82,8 @@ pub(crate) enum WcStatus {
     RetryExc,
     /// The peer posted no receive for too long.
     RnrRetryExc,
+    /// The peer used up a receive otherwise than by a send, which leaves the buffer unwritten.
+    NotSend,
     /// Any other `enum ib_wc_status`.
     Other(u32),
 }
@@ -114,6 +116,7 @@ impl fmt::Display for WcStatus {
             Self::RemOp => "operation error at the peer",
             Self::RetryExc => "the peer does not answer",
             Self::RnrRetryExc => "the peer posts no receives",
+            Self::NotSend => "the peer used up a receive without a send",
             Self::Other(status) => return write!(f, "status {status}"),
         };
         f.write_str(text)
@@ -483,8 +486,8 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
             bindings::sdp_helper_ib_post_send(self.qp.as_ptr(), &wr, &mut ptr::null())
         });
         if result.is_err() {
-            // A driver may fail after it has queued the request, so the memory has to stay, but
-            // that nobody is told of it twice.
+            // A driver may fail after it has queued the request, so the memory has to stay. The
+            // caller hears of the failure here, and so not again.
             sends.open = false;
             if let Some(Some(sent)) = sends.slots.get_mut(slot) {
                 sent.cookie = None;
@@ -629,9 +632,14 @@ unsafe extern "C" fn recv_done<D: Completions>(
         return;
     };
     let result = WcStatus::of(wc).and_then(|()| {
+        // An RDMA Write with immediate data takes a receive too, and has the length of what it
+        // wrote elsewhere.
+        if wc.opcode != bindings::ib_wc_opcode_IB_WC_RECV {
+            return Err(WcStatus::NotSend);
+        }
         // CAST: `usize` has at least 32 bits.
         //
-        // SAFETY: The receive succeeded, so the device wrote that much and is done.
+        // SAFETY: The peer's send succeeded, so the device wrote that much and is done.
         unsafe { buf.fill(&shared.device, wc.byte_len as usize) }.map_err(|_| WcStatus::LocProt)
     });
     shared.completions.received(buf, result);
