@@ -369,44 +369,23 @@ impl SendBuf {
         self.size() - self.filled
     }
 
-    /// Appends as many of `bytes` as there is room for; `None` if that is none.
-    pub(crate) fn append(&mut self, bytes: &[u8]) -> Option<Sge> {
-        self.append_with(bytes.len(), |spare| {
-            // SAFETY: `spare` is at most as long as `bytes`, and nobody else has it.
-            unsafe {
-                ptr::copy_nonoverlapping(bytes.as_ptr(), spare.as_mut_ptr().cast(), spare.len())
-            };
-            spare.len()
-        })
-    }
-
     /// Appends up to `max` bytes of a caller's data, as many as there is room for.
     ///
     /// The range is shorter than that, or `None`, when the caller's memory could not be read.
     /// Sleeps when it has to be paged in.
     pub(crate) fn append_iter(&mut self, from: &mut IovIterSource<'_>, max: usize) -> Option<Sge> {
-        self.append_with(max, |spare| from.copy_from_iter_raw(spare).len())
-    }
-
-    /// `fill` initialises a number of first bytes of what it is given, and returns that number.
-    fn append_with(
-        &mut self,
-        max: usize,
-        fill: impl FnOnce(&mut [MaybeUninit<u8>]) -> usize,
-    ) -> Option<Sge> {
         let offset = self.filled;
-        let spare = max.min(self.room());
         // SAFETY: By the type invariants nobody else reads or writes bytes from `filled` on, and
         // there are `room()` of them.
         let spare = unsafe {
             let start = self.chunk.pages.start().add(offset);
-            slice::from_raw_parts_mut(start.cast::<MaybeUninit<u8>>(), spare)
+            slice::from_raw_parts_mut(start.cast::<MaybeUninit<u8>>(), max.min(self.room()))
         };
-        let len = fill(spare).min(spare.len());
+        let len = from.copy_from_iter_raw(spare).len();
         if len == 0 {
             return None;
         }
-        // INVARIANT: `fill` initialised them. OVERFLOW: They fitted.
+        // INVARIANT: They were just initialised. OVERFLOW: They fitted.
         self.filled += len;
         // INVARIANT: The range ends at `filled`.
         Some(Sge {
@@ -434,12 +413,6 @@ impl Sge {
     /// The length in bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
-    }
-
-    /// The bytes themselves.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: By the type invariants.
-        unsafe { slice::from_raw_parts(self.chunk.pages.start().add(self.offset), self.len) }
     }
 
     /// Splits the first `len` bytes off; `None` unless that leaves something on both sides.

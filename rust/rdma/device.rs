@@ -186,19 +186,6 @@ impl Device {
         let max = self.attrs().max_qp_init_rd_atom;
         max.try_into().unwrap_or(u8::MAX)
     }
-
-    /// The globally unique identifier of the device.
-    pub(crate) fn node_guid(&self) -> u64 {
-        // SAFETY: The device is registered, and its identifier does not change while it is.
-        u64::from_be(unsafe { (*self.as_ptr()).node_guid })
-    }
-
-    /// Whether the device speaks iWARP rather than InfiniBand or RoCE.
-    pub(crate) fn is_iwarp(&self) -> bool {
-        // SAFETY: The device is registered, and its type does not change while it is.
-        let node_type = unsafe { (*self.as_ptr()).node_type };
-        u32::from(node_type) == bindings::RDMA_NODE_RNIC
-    }
 }
 
 // SAFETY: Devices live in boxes that go when `users`, which counts the references, becomes zero.

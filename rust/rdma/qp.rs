@@ -179,13 +179,8 @@ impl Payload {
         }
     }
 
-    /// The number of pieces.
-    pub(crate) fn count(&self) -> usize {
-        self.count
-    }
-
     /// The pieces.
-    pub(crate) fn pieces(&self) -> impl Iterator<Item = &Sge> {
+    fn pieces(&self) -> impl Iterator<Item = &Sge> {
         self.pieces.iter().flatten()
     }
 }
@@ -339,7 +334,6 @@ impl<D: Completions> Shared<D> {
 pub(crate) struct Qp<C: CmHandler, D: Completions> {
     // Fields are dropped in this order.
     shared: ManuallyDrop<Pin<KBox<Shared<D>>>>,
-    qp: NonNull<bindings::ib_qp>,
     id: CmId<C>,
 }
 
@@ -360,9 +354,8 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         completions: D,
     ) -> Result<Self, (Error, CmId<C>)> {
         match Self::create(&id, handler, caps, completions) {
-            Ok((shared, qp)) => Ok(Self {
+            Ok(shared) => Ok(Self {
                 shared: ManuallyDrop::new(shared),
-                qp,
                 id,
             }),
             Err(error) => Err((error, id)),
@@ -374,7 +367,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         handler: &Handler<'_>,
         caps: Caps,
         completions: D,
-    ) -> Result<(Pin<KBox<Shared<D>>>, NonNull<bindings::ib_qp>)> {
+    ) -> Result<Pin<KBox<Shared<D>>>> {
         if handler.as_ptr() != id.as_ptr() {
             return Err(EINVAL);
         }
@@ -407,14 +400,20 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         // SAFETY: The identifier is live and bound to the device of the domain, and this is its
         // handler, so nothing connects it meanwhile. It has no QP, because one would own it.
         to_result(unsafe { bindings::rdma_create_qp(id.as_ptr(), shared.device.pd(), &mut attr) })?;
-        // SAFETY: That set the pointer to a QP, which nothing destroys before us. Until the name
-        // is ours it says rdma_cm; whoever reads it meanwhile sees one or the other.
-        let qp = unsafe {
-            let qp = NonNull::new_unchecked((*id.as_ptr()).qp);
-            ptr::write_volatile(&raw mut (*qp.as_ptr()).res.kern_name, OWNER.as_char_ptr());
-            qp
-        };
-        Ok((shared, qp))
+        // Until the name is ours it is "rdma_cm"; whoever reads it meanwhile sees one or the other.
+        //
+        // SAFETY: That set the pointer to a live QP.
+        unsafe {
+            let name = &raw mut (*(*id.as_ptr()).qp).res.kern_name;
+            ptr::write_volatile(name, OWNER.as_char_ptr());
+        }
+        Ok(shared)
+    }
+
+    /// The C queue pair, live as long as `self`.
+    fn as_ptr(&self) -> *mut bindings::ib_qp {
+        // SAFETY: The identifier is live, and rdma_cm leaves the pointer alone while it has a QP.
+        unsafe { (*self.id.as_ptr()).qp }
     }
 
     /// The connection identifier.
@@ -435,7 +434,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
     /// The number of the QP on its device, as `rdma resource show qp` has it.
     pub(crate) fn qp_num(&self) -> u32 {
         // SAFETY: By the type invariants the QP is live; its number does not change.
-        unsafe { (*self.qp.as_ptr()).qp_num }
+        unsafe { (*self.as_ptr()).qp_num }
     }
 
     /// Sends a message. Any context.
@@ -483,7 +482,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         // SAFETY: The QP is live. The slot keeps the memory, and the `Cqe` stays where it is,
         // until the request has completed.
         let result = to_result(unsafe {
-            bindings::sdp_helper_ib_post_send(self.qp.as_ptr(), &wr, &mut ptr::null())
+            bindings::sdp_helper_ib_post_send(self.as_ptr(), &wr, &mut ptr::null())
         });
         if result.is_err() {
             // A driver may fail after it has queued the request, so the memory has to stay. The
@@ -525,7 +524,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         recvs.fill(buf);
         // SAFETY: As in `post_send`.
         let result = to_result(unsafe {
-            bindings::sdp_helper_ib_post_recv(self.qp.as_ptr(), &wr, &mut ptr::null())
+            bindings::sdp_helper_ib_post_recv(self.as_ptr(), &wr, &mut ptr::null())
         });
         if let Err(error) = result {
             if let Some(buf) = recvs.take(slot) {
@@ -549,7 +548,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         self.shared.recvs.lock().open = false;
         // SAFETY: The QP is live, each queue of it and its CQ have room for one more request, and
         // nobody else posts.
-        unsafe { bindings::ib_drain_qp(self.qp.as_ptr()) };
+        unsafe { bindings::ib_drain_qp(self.as_ptr()) };
         *drained = true;
     }
 }
