@@ -71,6 +71,10 @@ use kernel::{
         Arc,
         UniqueArc, //
     },
+    time::{
+        Instant,
+        Monotonic, //
+    },
 };
 
 /// The cm id of a socket.
@@ -165,6 +169,7 @@ pub(super) struct Conn {
     depth: u16,
     order: u32,
     side: Side,
+    made: Instant<Monotonic>,
     #[pin]
     post: SpinLockBh<Post>,
     #[pin]
@@ -242,6 +247,7 @@ impl Conn {
                 depth,
                 order,
                 side,
+                made: Instant::now(),
                 post <- new_spinlock_bh!(post, "sdp::Conn::post"),
                 flow <- new_spinlock_bh!(flow, "sdp::Conn::flow"),
             }),
@@ -291,6 +297,11 @@ impl Conn {
         let result = f(&mut self.flow.lock().machine);
         self.kick();
         result
+    }
+
+    /// The time as the machine wants it, in nanoseconds.
+    fn now(&self) -> u64 {
+        u64::try_from(self.made.elapsed().as_nanos()).unwrap_or(0)
     }
 
     /// Looks at the machine. Any context, without the locks of this file.
@@ -407,8 +418,29 @@ impl Conn {
                 post.tx.push(bytes)?;
             }
         }
-        self.with(|m| m.write(len));
+        let now = self.now();
+        self.with(|m| {
+            m.set_now(now);
+            m.write(len);
+        });
         Ok(())
+    }
+
+    /// Has what is held back for more bytes sent in time (`TCP_CORK`, `MSG_MORE`).
+    pub(super) fn arm_held(&self) {
+        if let Some(at) = self.look(Machine::deadline) {
+            let ms = at.saturating_sub(self.now()).div_ceil(1_000_000);
+            self.sk.arm_timer(u32::try_from(ms).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// The socket's timer ran out: sends what was held back too long.
+    pub(super) fn expired(&self) {
+        if self.link() == Link::Up {
+            let now = self.now();
+            self.with(|m| m.expired(now));
+            self.arm_held();
+        }
     }
 
     /// Whether the send stream has a place for another piece.

@@ -11,7 +11,6 @@ use crate::{
         },
         release,
         ring::Ring,
-        send,
         Sdp,
         Socket,
         State, //
@@ -29,7 +28,9 @@ const DROP_MS: u32 = 2000;
 /// Queued work: a timer ran out, or something ended.
 pub(super) fn work(sk: &Socket) {
     release::check_fin_wait(sk);
-    send::release_held(sk);
+    if let Some(conn) = &sk.lock().conn {
+        conn.expired();
+    }
     reap(sk, false);
 }
 

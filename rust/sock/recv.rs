@@ -77,9 +77,8 @@ pub(super) fn recvmsg(sk: &Socket, mut msg: RecvMsg<'_>) -> Result<usize> {
             }
             break Ok(());
         }
-        let seen = unread(&s);
         let woken = s.wait(&mut timeout, |s| {
-            unread(s) > seen || s.recv_shut || conn.recv_closed() || sk.has_error()
+            unread(s) > peeked || s.recv_shut || conn.recv_closed() || sk.has_error()
         });
         match woken {
             Ok(()) if sk.has_error() && !conn.recv_closed() => {

@@ -30,9 +30,6 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// How long a partial message is held back for more, in milliseconds; as TCP holds it.
-const HELD_MS: u32 = 200;
-
 /// `sendmsg(2)`.
 ///
 /// Takes bytes as long as `SO_SNDBUF` has room. The caller raises SIGPIPE where the error asks
@@ -84,10 +81,7 @@ pub(super) fn sendmsg(sk: &Socket, mut msg: SendMsg<'_>) -> Result<usize> {
     if msg.flags & flags::MORE == 0 {
         conn.with(Machine::push);
     }
-    if msg.flags & flags::MORE != 0 || s.cork {
-        s.held = true;
-        sk.arm_timer(HELD_MS);
-    }
+    conn.arm_held();
     match result {
         Err(e) if copied == 0 => Err(e),
         _ => Ok(copied),
@@ -112,19 +106,4 @@ fn copy(
     // The caller saw a place for it, and adds alone.
     conn.write(piece).map_err(|_| ENOBUFS)?;
     Ok(len)
-}
-
-/// Sends what was held back for more that did not come in time.
-pub(super) fn release_held(sk: &Socket) {
-    let mut s = sk.lock();
-    if !core::mem::take(&mut s.held) {
-        return;
-    }
-    if let Some(conn) = &s.conn {
-        conn.with(|m| {
-            m.set_cork(false);
-            m.push();
-        });
-        conn.with(|m| m.set_cork(s.cork));
-    }
 }
