@@ -44,7 +44,8 @@ pub use self::{
         Machine,
         Received,
         Side,
-        Transmit, //
+        Transmit,
+        DEPTH_MIN, //
     },
     receive::Readable,
     send::{

@@ -34,7 +34,7 @@ pub const HELLO_LEN: usize = size_of::<Hello>();
 /// Bytes of a HelloAck.
 pub const HELLO_ACK_LEN: usize = size_of::<HelloAck>();
 /// The fewest receive buffers that an end may start with (`B-3`).
-pub(super) const DEPTH_MIN: u16 = 3;
+const DEPTH_MIN: u16 = 3;
 
 /// Major version 1, minor version 1.
 const VERSION: u8 = 0x11;

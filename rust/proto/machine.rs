@@ -71,6 +71,9 @@ pub enum Side {
     Accepting,
 }
 
+/// The fewest receive buffers of a [`Config`].
+pub const DEPTH_MIN: u16 = 4;
+
 /// What this end is and offers.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -84,7 +87,8 @@ pub struct Config {
     pub ird: u16,
     /// Bytes of one receive buffer, header included; at least 37 (`B-4`).
     pub recv_size: u32,
-    /// Receive buffers posted when the Hello or HelloAck leaves; at least 3 (`B-3`).
+    /// Receive buffers posted when the Hello or HelloAck leaves, at least 4: the 3 of `B-3`, and one for a credit update, which is
+    /// not answered by another. The caller never lets the ring shrink below that.
     pub recv_depth: u16,
     /// The longest message that this end sends, header included; at least 37 (`B-4`).
     pub send_size: u32,
@@ -195,6 +199,9 @@ impl Machine {
             recv_depth: config.recv_depth,
         };
         offer.check()?;
+        if config.recv_depth < DEPTH_MIN {
+            return Err(Violation::new(Rule::B(3), "fewer than 4 receive buffers"));
+        }
         wire::buffer_size(config.send_size)?;
         if config.desired_remote > wire::SIZE_MAX {
             return Err(Violation::new(
@@ -346,15 +353,11 @@ impl Machine {
             payload,
         } = wire::parse(bytes)?;
         let update = message == Message::Data && payload.is_empty();
-        self.credits.receive(
-            base.mseq,
-            base.mseq_ack,
-            base.bufs,
-            update,
-            self.send.cancelling(),
-        )?;
+        let held = self.send.cancelling();
+        self.credits
+            .receive(base.mseq, base.mseq_ack, base.bufs, update, held)?;
         self.timers.heard();
-        self.receive.acknowledged(base.mseq_ack);
+        self.receive.acknowledged(base.mseq_ack, held);
         self.send_mode.acknowledged(base.mseq_ack);
 
         let mut payload = payload;
@@ -385,8 +388,9 @@ impl Machine {
                 self.events |= Events::WRITABLE | Events::FINISHED;
             }
             Message::SinkAvail(region, non_discards) => {
-                let use_it = self.send_mode.sink_avail()?;
-                if use_it && self.sinks.add(region, non_discards)? {
+                if !self.send_mode.sink_avail()? {
+                    self.sinks.add_late(non_discards)?;
+                } else if self.sinks.add(region, non_discards)? {
                     self.send.crossed();
                 }
                 if !payload.is_empty() {
@@ -675,7 +679,7 @@ impl Machine {
         }
         // The peer must not be reading for this end meanwhile (B-51).
         if self.receive.mode() == Mode::Pipelined
-            && !self.receive.is_open()
+            && !self.receive.is_busy()
             && !self.receive.ended()
         {
             if let Some((region, non_discards)) = self.offers.next() {
@@ -691,8 +695,10 @@ impl Machine {
         if control {
             if let Some(mode) = self.send_mode.next(self.send.is_open()) {
                 let transmit = self.transmit(Message::ModeChange(Half::Receive, mode), 0);
+                if self.send_mode.mode() == Mode::Pipelined {
+                    self.sinks.discard();
+                }
                 self.send_mode.changed(mode, transmit.tag.mseq);
-                self.sinks.discard();
                 return Some(transmit);
             }
         }
@@ -828,7 +834,8 @@ impl Machine {
         self.receive.zero_copy = on;
     }
 
-    /// The peer's memory that is next in the stream to fetch, if any.
+    /// The peer's memory that is next in the stream to fetch, if any. Its length is 0 while reads in flight fetch all of it: bytes
+    /// behind it have to wait for them.
     pub fn readable(&self) -> Option<Readable> {
         self.receive.readable()
     }

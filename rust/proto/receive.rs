@@ -67,9 +67,9 @@ pub(super) struct ReceiveHalf {
     open: Ring<Open, ADVERTS>,
     /// A SrcAvailCancel, or a ModeChange out of Pipelined, waits for reads in flight (`B-40`, `B-58`); whether a SendSm answers.
     ending: Option<bool>,
-    /// The last SendSm sent, until the peer has it.
-    answer: Option<u32>,
-    /// Bytes that were declined and still come by Data: they stand before any SrcAvail that is open.
+    /// The SendSms that the peer may not have yet, and the bytes that each asks for.
+    answers: Ring<(u32, u64), { ADVERTS + 1 }>,
+    /// Bytes that the peer knows to send by Data: they stand before any SrcAvail that is open.
     rest: u64,
     /// Data came behind an open SrcAvail: what is advertised cannot be declined any more, for it would come too late.
     behind: bool,
@@ -89,7 +89,7 @@ impl ReceiveHalf {
             zero_copy: false,
             open: Ring::new(),
             ending: None,
-            answer: None,
+            answers: Ring::new(),
             rest: 0,
             behind: false,
             bytes: 0,
@@ -110,35 +110,41 @@ impl ReceiveHalf {
         !self.open.is_empty()
     }
 
-    /// The peer has seen our messages up to `mseq_ack`.
-    pub(super) fn acknowledged(&mut self, mseq_ack: u32) {
-        if self.answer.is_some_and(|answer| reached(mseq_ack, answer)) {
-            self.answer = None;
+    /// What the peer advertised is not all here: no SinkAvail may go (`B-51`).
+    pub(super) fn is_busy(&self) -> bool {
+        self.is_open() || !self.answers.is_empty() || self.rest > 0 || self.ending.is_some()
+    }
+
+    /// The peer has seen our messages up to `mseq_ack`, and all of them if it could not say so because it holds MSeqAck back.
+    pub(super) fn acknowledged(&mut self, mseq_ack: u32, held: bool) {
+        while let Some(&(mseq, bytes)) = self.answers.first() {
+            if !held && !reached(mseq_ack, mseq) {
+                break;
+            }
+            self.rest = self.rest.saturating_add(bytes);
+            self.answers.pop();
         }
     }
 
     /// Payload of a message other than SrcAvail came.
     pub(super) fn payload(&mut self, bytes: usize) -> Result<(), Violation> {
         self.may_come()?;
-        let declined = self.answer.is_some() || self.open.iter().any(|open| open.declined);
-        match self.mode {
-            Mode::Combined if declined || self.is_open() => {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        if bytes > self.rest {
+            let declined = !self.answers.is_empty() || self.open.iter().any(|open| open.declined);
+            if self.mode == Mode::Combined && (declined || self.is_open()) {
                 return Err(Violation::new(
                     Rule::B(29),
                     "payload while a SrcAvail is outstanding",
-                ))
+                ));
             }
-            _ if declined => {
+            if declined {
                 return Err(Violation::new(
                     Rule::B(34),
                     "payload before the rest of a declined SrcAvail",
-                ))
+                ));
             }
-            _ => {}
-        }
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        if self.is_open() && bytes > self.rest {
-            self.behind = true;
+            self.behind |= self.is_open();
         }
         self.rest = self.rest.saturating_sub(bytes);
         self.bytes = self.bytes.wrapping_add(bytes);
@@ -169,7 +175,7 @@ impl ReceiveHalf {
             Mode::Combined if payload == 0 => {
                 return violation(27, "SrcAvail without payload in Combined mode")
             }
-            Mode::Combined if self.is_open() || self.answer.is_some() => {
+            Mode::Combined if self.is_open() || !self.answers.is_empty() => {
                 return violation(29, "second SrcAvail in Combined mode")
             }
             Mode::Pipelined if payload > 0 => {
@@ -181,7 +187,9 @@ impl ReceiveHalf {
         let Some(left) = region.len.checked_sub(payload) else {
             return violation(26, "SrcAvail with more payload than it describes");
         };
-        if self.open.len() >= usize::from(self.max_adverts) {
+        // The peer does not know yet of those answered by the SendSms that it has not acknowledged.
+        let outstanding = self.open.len().saturating_add(self.answers.len());
+        if outstanding >= usize::from(self.max_adverts) {
             return violation(30, "more SrcAvails than MaxAdverts");
         }
         if self.ending.is_some() {
@@ -191,13 +199,17 @@ impl ReceiveHalf {
             return Ok(());
         }
         self.bytes = self.bytes.wrapping_add(u64::from(payload));
-        if self.answer.is_none() {
+        if self.answers.is_empty() {
             // The peer knows what was declined: if it were to send more of it, it would have done so first.
             self.rest = 0;
         }
+        let declined = self.open.iter().filter(|open| open.declined);
+        let declined = declined.map(|open| u64::from(open.region.len));
+        let asked = self.answers.iter().map(|&(_, bytes)| bytes);
+        let to_come = declined.chain(asked).fold(self.rest, u64::saturating_add);
         // Cannot be full: max_adverts is no more than it holds.
         let _ = self.open.push(Open {
-            after: self.bytes.wrapping_add(self.rest),
+            after: self.bytes.wrapping_add(to_come),
             region: Region {
                 len: left,
                 va: region.va.wrapping_add(u64::from(payload)),
@@ -210,11 +222,10 @@ impl ReceiveHalf {
         Ok(())
     }
 
-    /// What the user may fetch now: the oldest, when nothing before it is still to come by Data (`B-34`).
+    /// What of the peer's memory is next in the stream: no byte that came later may be read before all of it was fetched.
     pub(super) fn readable(&self) -> Option<Readable> {
-        let open = self.open.first()?;
-        let may = !open.declined && open.region.len > 0 && self.rest == 0 && self.ending.is_none();
-        may.then_some(Readable {
+        let open = self.open.iter().find(|open| !open.is_complete())?;
+        (!open.declined).then_some(Readable {
             after: open.after,
             region: open.region,
         })
@@ -222,18 +233,23 @@ impl ReceiveHalf {
 
     /// An RDMA Read of the first `len` bytes of [`ReceiveHalf::readable`] starts; the part that it may read.
     pub(super) fn start_read(&mut self, len: u32) -> Option<Region> {
-        let readable = self.readable()?.region;
-        let open = self.open.first_mut()?;
-        let len = len.min(readable.len);
-        open.region.len = readable.len.saturating_sub(len);
-        open.region.va = readable.va.wrapping_add(u64::from(len));
-        open.reading = open.reading.saturating_add(len);
-        Some(Region { len, ..readable })
+        let open = self.open.iter_mut().find(|open| !open.is_complete())?;
+        let part = Region {
+            len: len.min(open.region.len),
+            ..open.region
+        };
+        if open.declined || part.len == 0 {
+            return None;
+        }
+        open.region.len = open.region.len.saturating_sub(part.len);
+        open.region.va = open.region.va.wrapping_add(u64::from(part.len));
+        open.reading = open.reading.saturating_add(part.len);
+        Some(part)
     }
 
-    /// A read of so many bytes completed.
+    /// The oldest read completed, of so many bytes.
     pub(super) fn read(&mut self, len: u32) {
-        if let Some(open) = self.open.first_mut() {
+        if let Some(open) = self.open.iter_mut().find(|open| open.reading > 0) {
             let len = len.min(open.reading);
             open.reading = open.reading.saturating_sub(len);
             open.read = open.read.saturating_add(len);
@@ -267,20 +283,18 @@ impl ReceiveHalf {
         if self.ending.is_some() || !self.is_open() {
             return false;
         }
-        let mut first = self.open.pop();
-        let mut cut = !self.open.is_empty();
-        self.open.clear();
-        if let Some(open) = &mut first {
-            // Nothing is left to say about one that came whole with its message but that it did.
+        let mut cut = false;
+        let mut left = Ring::new();
+        while let Some(mut open) = self.open.pop() {
             cut |= open.region.len > 0;
-            open.declined = false;
-            open.region.len = 0;
-            let dropped = cut && open.reading == 0 && open.read == 0;
-            if !dropped {
-                let _ = self.open.push(*open);
+            // One that came whole with its message is complete, and is to be reported as well.
+            if open.reading > 0 || open.read > 0 || open.is_complete() {
+                open.declined = false;
+                open.region.len = 0;
+                let _ = left.push(open);
             }
         }
-        self.rest = 0;
+        self.open = left;
         self.behind = false;
         let wait = !self.open.is_empty() || (answer && cut);
         self.ending = wait.then_some(answer && cut);
@@ -301,8 +315,8 @@ impl ReceiveHalf {
         open.declined.then_some(Answer::SendSm)
     }
 
-    /// Whether MSeqAck may rise again with the answer that [`ReceiveHalf::next_answer`] gives: a SendSm that ends a cancel says
-    /// so by its MSeqAck (`B-42`).
+    /// Whether the answer that [`ReceiveHalf::next_answer`] gives is the SendSm that ends a cancel, and says so by its MSeqAck
+    /// (`B-42`).
     pub(super) fn releases(&self) -> bool {
         self.ending == Some(true) && self.open.is_empty()
     }
@@ -320,13 +334,13 @@ impl ReceiveHalf {
                 }
             }
             Answer::SendSm => {
-                self.answer = Some(mseq);
+                // After a cancel it is the peer's affair how much of it still comes.
+                let bytes = self.open.first().map_or(0, |open| open.region.len.into());
+                // Cannot be full: with all open at once, and a cancel, there are no more.
+                let _ = self.answers.push((mseq, bytes));
                 if self.open.is_empty() {
                     self.ending = None;
                 } else {
-                    if let Some(open) = self.open.first() {
-                        self.rest = self.rest.saturating_add(u64::from(open.region.len));
-                    }
                     self.closed();
                 }
             }
@@ -370,7 +384,7 @@ impl ReceiveHalf {
         if self.ended {
             return Err(Violation::new(Rule::B(68), "second DisConn"));
         }
-        if self.is_open() || self.answer.is_some() || self.ending.is_some() {
+        if self.is_open() || !self.answers.is_empty() || self.ending.is_some() {
             return Err(Violation::new(
                 Rule::B(68),
                 "DisConn while a SrcAvail is outstanding",

@@ -192,12 +192,25 @@ impl Offers {
     }
 }
 
+/// Compares a SinkAvail's NonDiscards with the own count (`B-49`).
+fn stale(non_discards: u32, payloads: u32) -> Result<bool, Violation> {
+    if ahead(non_discards, payloads) > 0 {
+        return Err(Violation::new(
+            Rule::B(49),
+            "NonDiscards counts more than was sent",
+        ));
+    }
+    Ok(non_discards != payloads)
+}
+
 /// This end as source: the peer's receive memory that it may write.
 #[derive(Debug)]
 pub(super) struct Sinks {
     sinks: Ring<Region, ADVERTS>,
     /// Payload messages sent that used up no SinkAvail, less the SinkAvails found stale (`B-49`).
     payloads: u32,
+    /// The same as it was when this end left Pipelined mode.
+    left: u32,
     max_adverts: u16,
     /// A SinkAvailCancel is to be answered.
     owes_ack: bool,
@@ -208,6 +221,7 @@ impl Sinks {
         Sinks {
             sinks: Ring::new(),
             payloads: 0,
+            left: 0,
             max_adverts,
             owes_ack: false,
         }
@@ -215,13 +229,7 @@ impl Sinks {
 
     /// A SinkAvail came; false when it is stale: payload on its way uses it up (`B-49`).
     pub(super) fn add(&mut self, region: Region, non_discards: u32) -> Result<bool, Violation> {
-        if ahead(non_discards, self.payloads) > 0 {
-            return Err(Violation::new(
-                Rule::B(49),
-                "NonDiscards counts more than was sent",
-            ));
-        }
-        if non_discards != self.payloads {
+        if stale(non_discards, self.payloads)? {
             self.payloads = self.payloads.wrapping_sub(1);
             return Ok(false);
         }
@@ -232,6 +240,16 @@ impl Sinks {
             ));
         }
         Ok(true)
+    }
+
+    /// A SinkAvail came that crossed the ModeChange by which this end left Pipelined mode. The peer forgets it with that message
+    /// (`B-58`, `B-60b`), unless payload before the message uses it up.
+    pub(super) fn add_late(&mut self, non_discards: u32) -> Result<(), Violation> {
+        if stale(non_discards, self.left)? {
+            self.left = self.left.wrapping_sub(1);
+            self.payloads = self.payloads.wrapping_sub(1);
+        }
+        Ok(())
     }
 
     /// Memory to write to.
@@ -254,6 +272,7 @@ impl Sinks {
     /// This end leaves Pipelined mode (`B-58`).
     pub(super) fn discard(&mut self) {
         self.sinks.clear();
+        self.left = self.payloads;
     }
 
     /// A SinkAvailCancel came (`B-53`): writes under way were announced before, so that the answer can go at once.

@@ -18,6 +18,7 @@ impl Urgent {
     /// The last of `unsent` bytes is urgent. As in TCP, only the newest counts; one that was announced is kept all the same.
     pub(super) fn write(&mut self, unsent: usize) {
         match self.next {
+            Some((at, true)) if at == unsent => {}
             Some((_, true)) => self.later = Some(unsent),
             _ => self.next = Some((unsent, false)),
         }

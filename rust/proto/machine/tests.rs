@@ -196,7 +196,7 @@ fn config_is_checked() {
     for (bad, rule) in [
         (
             Config {
-                recv_depth: 2,
+                recv_depth: 3,
                 ..good
             },
             Rule::B(3),
@@ -300,7 +300,7 @@ fn b_19_update_comes_without_a_message_from_the_peer() {
 
 #[test]
 fn b_20_silence_after_traffic() {
-    for depth in 3..20 {
+    for depth in 4..20 {
         let with_depth = |side| Config {
             recv_depth: depth,
             ..config(side)

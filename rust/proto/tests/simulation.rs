@@ -88,6 +88,8 @@ struct End {
     announced: u32,
     urgent_seen: u32,
     messages: u64,
+    /// Where to tell what happens.
+    trace: Option<&'static str>,
 }
 
 const SLOTS: usize = 16;
@@ -114,6 +116,13 @@ impl End {
             announced: 0,
             urgent_seen: 0,
             messages: 0,
+            trace: None,
+        }
+    }
+
+    fn tell(&self, what: impl FnOnce() -> String) {
+        if let Some(name) = self.trace {
+            println!("{name}: {}", what());
         }
     }
 
@@ -227,6 +236,7 @@ impl End {
         let parsed = sdp_proto::wire::parse(&message).expect("sends what it would not take");
         self.announced += u32::from(parsed.base.flags.urgent_pending);
         self.messages += 1;
+        self.tell(|| format!("sends {:?} payload {}", parsed.message, transmit.payload));
         self.queue.push_back(Work::Send(transmit.tag, message));
     }
 
@@ -267,6 +277,9 @@ impl End {
     fn read(&mut self, n: usize, decline: bool) -> bool {
         let before = match self.machine.readable() {
             Some(readable) if readable.after == self.consumed && self.next_is_message() => {
+                if readable.region.len == 0 {
+                    return false;
+                }
                 if decline && self.machine.decline() {
                     return true;
                 }
@@ -303,6 +316,12 @@ impl End {
             return Err("message without a receive buffer".into());
         }
         self.posted -= 1;
+        self.tell(|| {
+            format!(
+                "gets {:?}",
+                sdp_proto::wire::parse(message).map(|p| (p.message, p.base.mseq))
+            )
+        });
         let received = self
             .machine
             .received(message)
@@ -350,10 +369,10 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64) -> World {
+    fn new(seed: u64, trace: bool) -> World {
         let mut random = Random(seed);
-        let mut config = |side| {
-            let depths = [3, 4, 5, 8, 16, 64];
+        let config = |side, random: &mut Random| {
+            let depths = [4, 5, 6, 8, 16, 64];
             let sizes = [37, 53, 64, 100, 300, 1000];
             Config {
                 side,
@@ -366,8 +385,8 @@ impl World {
                 desired_remote: 100,
             }
         };
-        let mut a = End::new(config(Side::Connecting));
-        let mut b = End::new(config(Side::Accepting));
+        let mut a = End::new(config(Side::Connecting, &mut random));
+        let mut b = End::new(config(Side::Accepting, &mut random));
         for end in [&mut a, &mut b] {
             end.machine.set_zero_copy(random.below(4) > 0);
             end.machine.set_resizable(random.below(2) > 0);
@@ -380,8 +399,15 @@ impl World {
             ];
             end.machine.want_mode(modes[random.below(4) as usize]);
         }
+        if trace {
+            a.trace = Some("a");
+            b.trace = Some("b");
+        }
         let ack = b.machine.hello_received(&a.machine.hello()).unwrap();
         a.machine.hello_ack_received(&ack).unwrap();
+        if random.below(2) > 0 {
+            b.machine.established();
+        }
         World {
             ends: [a, b],
             now: 0,
@@ -420,7 +446,11 @@ impl World {
             _ => 1 + random.below(3000),
         } as usize;
         let end = &mut self.ends[side];
-        match random.below(100) {
+        let action = random.below(100);
+        if action < 44 {
+            end.tell(|| format!("user action {action} with {n}"));
+        }
+        match action {
             0..=9 => end.write(n, random.below(4) > 0),
             10..=14 => end.send_buffer(n),
             15..=17 => end.offer_buffer(n),
@@ -487,6 +517,7 @@ impl World {
 
     /// Runs on with users that only read, until nothing happens any more.
     fn settle(&mut self) -> Result<(), String> {
+        self.ends[1].machine.established();
         for end in &mut self.ends {
             end.machine.set_cork(false);
             end.machine.push();
@@ -500,7 +531,9 @@ impl World {
                 let end = &mut self.ends[side];
                 active |= end.complete();
                 active |= end.read(1000, false);
-                active |= end.repost();
+                while end.repost() {
+                    active = true;
+                }
                 if let Some(wish) = end.machine.resize_wish() {
                     active |= end.machine.resized(wish);
                 }
@@ -560,14 +593,28 @@ impl World {
     }
 }
 
-fn run(seed: u64, decisions: &[u64]) -> Result<World, String> {
-    let mut world = World::new(seed);
+fn run(seed: u64, decisions: &[u64], trace: bool) -> Result<World, String> {
+    std::panic::catch_unwind(|| run_to_panic(seed, decisions, trace))
+        .unwrap_or_else(|_| Err("panic".into()))
+}
+
+fn run_to_panic(seed: u64, decisions: &[u64], trace: bool) -> Result<World, String> {
+    let mut world = World::new(seed, trace);
     for (at, &decision) in decisions.iter().enumerate() {
         world
             .step(decision)
             .map_err(|error| format!("step {at}: {error}"))?;
     }
-    world.finish()?;
+    let finished = world.finish();
+    if finished.is_err() {
+        for end in &world.ends {
+            end.tell(|| {
+                let (posted, free) = (end.posted, end.free);
+                format!("{posted} buffers posted, {free} free, {:#?}", end.machine)
+            });
+        }
+    }
+    finished?;
     Ok(world)
 }
 
@@ -579,7 +626,7 @@ fn shrink(seed: u64, mut decisions: Vec<u64>) -> Vec<u64> {
         while at < decisions.len() {
             let mut fewer = decisions.clone();
             fewer.drain(at..(at + part).min(fewer.len()));
-            if run(seed, &fewer).is_err() {
+            if run(seed, &fewer, false).is_err() {
                 decisions = fewer;
             } else {
                 at += part;
@@ -610,25 +657,20 @@ fn bytes_arrive_once_in_order_and_nothing_hangs() {
         let mut random = Random(seed ^ 0x5d9);
         let length = 20 + random.below(800);
         let decisions: Vec<u64> = (0..length).map(|_| random.next()).collect();
-        let result = std::panic::catch_unwind(|| run(seed, &decisions));
-        match result {
-            Ok(Ok(world)) => {
+        match run(seed, &decisions, false) {
+            Ok(world) => {
                 for end in &world.ends {
                     totals[0] += end.messages;
                     totals[1] += end.read.len() as u64;
                 }
             }
-            failure => {
-                let fewer = match &failure {
-                    Ok(_) => shrink(seed, decisions),
-                    Err(_) => decisions,
-                };
-                let error = match failure {
-                    Ok(_) => run(seed, &fewer).err().unwrap_or_default(),
-                    Err(_) => "panic".into(),
-                };
+            Err(first) => {
+                std::panic::set_hook(Box::new(|_| {}));
+                let fewer = shrink(seed, decisions);
+                let _ = std::panic::take_hook();
+                let error = run(seed, &fewer, true).err().unwrap_or(first);
                 panic!(
-                    "seed {seed}: {error}\n{} decisions: {fewer:#x?}",
+                    "SDP_SEED={seed}: {error}\n{} decisions: {fewer:#x?}",
                     fewer.len()
                 );
             }
