@@ -615,7 +615,12 @@ impl Machine {
 
     /// What the peer waits for.
     fn poll_answer(&mut self) -> Option<Transmit> {
-        if let Some(answer) = self.receive.next_answer() {
+        // While the peer holds MSeqAck back for a cancel, it could not say whether its Data answers a SendSm.
+        let undecided = |answer: &Answer| {
+            *answer == Answer::SendSm && self.send.cancelling() && !self.receive.releases()
+        };
+        let answer = self.receive.next_answer();
+        if let Some(answer) = answer.filter(|answer| !undecided(answer)) {
             if self.receive.releases() {
                 self.credits.release();
             }

@@ -115,10 +115,11 @@ impl ReceiveHalf {
         self.is_open() || !self.answers.is_empty() || self.rest > 0 || self.ending.is_some()
     }
 
-    /// The peer has seen our messages up to `mseq_ack`, and all of them if it could not say so because it holds MSeqAck back.
+    /// The peer has seen our messages up to `mseq_ack`, or more if it may hold MSeqAck back for a cancel of ours: then no SendSm but
+    /// an answer to a cancel of its own went after that, and it is taken as seen.
     pub(super) fn acknowledged(&mut self, mseq_ack: u32, held: bool) {
         while let Some(&(mseq, bytes)) = self.answers.first() {
-            if !held && !reached(mseq_ack, mseq) {
+            if !reached(mseq_ack, mseq) && !(held && bytes == 0) {
                 break;
             }
             self.rest = self.rest.saturating_add(bytes);
