@@ -495,6 +495,8 @@ pub(crate) struct Peer {
     channel: Channel,
     /// `DEPTH` receive buffers and one to send from.
     memory: Box<[u8]>,
+    /// Whether the other side has dropped the connection.
+    disconnected: bool,
 }
 
 /// How a wait for a message ended.
@@ -544,6 +546,7 @@ impl Peer {
             id,
             channel,
             memory,
+            disconnected: false,
         };
         (0..DEPTH).for_each(|slot| peer.post_recv(slot));
         peer
@@ -591,6 +594,27 @@ impl Peer {
         self.channel.next(what)
     }
 
+    /// Waits until the other side has dropped the connection, which must be soon.
+    pub(crate) fn ended(&mut self) {
+        if !self.disconnected {
+            let event = self.event("the end of the connection");
+            assert_eq!(event.kind, EventKind::Disconnected, "{event:?}");
+            self.disconnected = true;
+        }
+    }
+
+    /// Notices when the other side drops the connection: what is under way then ends too.
+    fn look(&mut self) {
+        if self.disconnected {
+            return;
+        }
+        if let Some(event) = self.channel.event(Duration::ZERO) {
+            assert_eq!(event.kind, EventKind::Disconnected, "{event:?}");
+            self.disconnected = true;
+            self.disconnect();
+        }
+    }
+
     fn sge(&mut self, slot: usize, len: usize) -> ffi::Sge {
         let room = &mut self.memory[slot * RECV_SIZE..][..len];
         ffi::Sge {
@@ -617,7 +641,7 @@ impl Peer {
     }
 
     /// The next completion of `cq` within `timeout`.
-    fn completion(&self, cq: *mut libc::c_void, timeout: Duration) -> Option<ffi::Wc> {
+    fn completion(&mut self, cq: *mut libc::c_void, timeout: Duration) -> Option<ffi::Wc> {
         let end = Instant::now() + timeout;
         let mut wc = ffi::Wc::default();
         loop {
@@ -628,6 +652,7 @@ impl Peer {
             if Instant::now() >= end {
                 return None;
             }
+            self.look();
             thread::sleep(Duration::from_millis(1));
         }
     }

@@ -288,6 +288,7 @@ fn epoll_end() {
     check!(epoll.wait(SOON), Some((1, EPOLLRDHUP | EPOLLHUP)));
 
     let (a, b) = pair();
+    let epoll = Epoll::new();
     epoll.add(&b, EPOLLET, 2);
     must!(a.set_linger(0));
     drop(a);

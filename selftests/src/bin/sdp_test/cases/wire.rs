@@ -34,7 +34,6 @@ use crate::{
         B, //
     },
     raw_peer::{
-        EventKind,
         Listener,
         Peer,
         Received,
@@ -102,15 +101,20 @@ struct Talk {
     got: u32,
     /// Receive buffers that are posted now.
     posted: u16,
+    /// What the other side had posted when it said so first.
+    bufs: u16,
 }
 
 impl Talk {
-    fn new(peer: Peer) -> Self {
+    /// `greeting` is the other side's Hello or HelloAck.
+    fn new(peer: Peer, greeting: &[u8]) -> Self {
+        let greeting = must!(Message::from_bytes(greeting).ok_or("no Hello"));
         Self {
             peer,
             sent: 0,
             got: 0,
             posted: DEPTH as u16,
+            bufs: greeting.bufs,
         }
     }
 
@@ -192,21 +196,13 @@ impl Talk {
         }
         all
     }
-
-    /// Waits until the other side has dropped the connection.
-    fn ended(&self) {
-        check!(
-            self.peer.event("the end of the connection").kind,
-            EventKind::Disconnected
-        );
-    }
 }
 
 /// A raw client of an SDP server.
 fn raw_client() -> (Sock, Talk) {
     let (listener, to) = B.listen();
-    let (peer, _) = must!(Peer::connect(A, &to, &hello()).map_err(|event| format!("{event:?}")));
-    (must!(listener.accept()), Talk::new(peer))
+    let (peer, ack) = must!(Peer::connect(A, &to, &hello()).map_err(|event| format!("{event:?}")));
+    (must!(listener.accept()), Talk::new(peer, &ack))
 }
 
 /// A raw server of an SDP client.
@@ -215,10 +211,12 @@ fn raw_server() -> (Sock, Talk) {
     let sock = A.socket();
     must!(sock.set_nonblocking(true));
     check!(sock.connect(&listener.addr()), Err(Errno::EINPROGRESS));
-    let peer = listener.request().establish(&hello_ack());
+    let request = listener.request();
+    let hello = request.private_data.clone();
+    let peer = request.establish(&hello_ack());
     check!(finish(&sock), Ok(()));
     must!(sock.set_nonblocking(false));
-    (sock, Talk::new(peer))
+    (sock, Talk::new(peer, &hello))
 }
 
 fn raw_only() {
@@ -238,7 +236,7 @@ fn violation(say: impl Fn(&mut Talk)) {
 
         step!("the raw peer is the {role}: the violation");
         say(&mut talk);
-        talk.ended();
+        talk.peer.ended();
         must!(sock.set_timeout(libc::SO_RCVTIMEO, patience(5)));
         let result = sock.recv(&mut [0], 0);
         if result == Ok(0) {
@@ -268,17 +266,18 @@ fn wire_raw_peers() {
         let listener = Listener::new(B);
         must!(tell.send(listener.addr()).map_err(|_| "nobody waits"));
         let request = listener.request();
-        check!(&request.private_data[..32], &hello()[..]);
-        let mut talk = Talk::new(request.establish(&hello_ack()));
+        let greeting = request.private_data.clone();
+        check!(&greeting[..32], &hello()[..]);
+        let mut talk = Talk::new(request.establish(&hello_ack()), &greeting);
         check!(talk.next().rest, b"there".to_vec());
         talk.say(mid::DATA, b"back");
         check!(talk.next().mid, mid::DISCONN);
-        talk.ended();
+        talk.peer.ended();
     });
     let to = must!(hear.recv());
     let (peer, ack) = must!(Peer::connect(A, &to, &hello()).map_err(|event| format!("{event:?}")));
     check!(&ack[..28], &hello_ack()[..]);
-    let mut talk = Talk::new(peer);
+    let mut talk = Talk::new(peer, &ack);
     talk.say(mid::DATA, b"there");
     let message = talk.next();
     check!((&message.rest[..], message.mseq_ack), (&b"back"[..], 1));
@@ -315,7 +314,7 @@ fn wire_conversation() {
         must!(sock.shutdown(Shut::Write));
         let message = talk.next();
         check!((message.mid, message.len as usize), (mid::DISCONN, HEADER));
-        talk.ended();
+        talk.peer.ended();
     }
 }
 
@@ -363,9 +362,8 @@ fn wire_credits_given() {
     raw_only();
     let (sock, mut talk) = raw_client();
     let reader = spawn("reader", move || must!(sock.recv_to_end()).len());
-    // An honest sender: payload with three credits, then waits. The first advertisement is in the HelloAck, which
-    // this does not look at: three there are (B-3), so one message is always right.
-    let mut credits: i64 = 3;
+    // An honest sender: payload with three credits, otherwise it waits.
+    let mut credits = i64::from(talk.bufs);
     let mut sent = 0;
     let total = 300;
     while sent < total {
@@ -408,7 +406,7 @@ fn wire_reset() {
     let (sock, mut talk) = raw_server();
     must!(sock.set_linger(0));
     drop(sock);
-    talk.ended();
+    talk.peer.ended();
     match talk.peer.recv(Duration::ZERO).0 {
         Received::Bytes(bytes) => panic!(
             "a reset\nexpected no message\n     got {:?}",
@@ -426,7 +424,7 @@ fn wire_abort() {
     check!(sock.recv_bytes(6), Ok(b"unread".to_vec()));
     check!(sock.recv(&mut [0], 0), Ok(0));
     talk.say(mid::ABORT_CONN, b"");
-    talk.ended();
+    talk.peer.ended();
     check_any!(
         sock.send(b"x", libc::MSG_NOSIGNAL),
         [Err(Errno::ECONNRESET), Err(Errno::EPIPE)]
