@@ -36,7 +36,10 @@ use crate::{
             SendMsg, //
         },
         namespace::Net,
-        ops::Protocol,
+        ops::{
+            Name,
+            Protocol, //
+        },
         sock::Sock,
         sockaddr::{
             SockAddr,
@@ -125,8 +128,6 @@ pub(crate) struct Locked {
     recv_shut: bool,
     nodelay: bool,
     cork: bool,
-    /// A partial message is held back for more, until the timer runs out.
-    held: bool,
     /// A closed socket waits for its peer.
     fin_wait: Option<release::FinWait>,
     /// When the wait for the peer's word on a dropped connection ends.
@@ -177,7 +178,6 @@ impl Protocol for Sdp {
             recv_shut: false,
             nodelay: false,
             cork: false,
-            held: false,
             fin_wait: None,
             drop_at: None,
         };
@@ -194,8 +194,8 @@ impl Protocol for Sdp {
 
     fn connect(sk: &Socket, addr: SockAddr<'_>, nonblock: bool) -> Result {
         if addr.is_unspecified()? {
-            // TCP undoes a connection here; nobody relies on that for a stream over RDMA.
-            return Err(EOPNOTSUPP);
+            shutdown::disconnect(sk);
+            return Ok(());
         }
         connect::connect(sk, addr.to_v4(AF_INET_SDP)?, nonblock)
     }
@@ -208,8 +208,8 @@ impl Protocol for Sdp {
         listen::accept(sk, nonblock)
     }
 
-    fn name(sk: &Socket, peer: bool) -> Result<SocketAddrV4> {
-        bind::name(sk, peer)
+    fn name(sk: &Socket, which: Name) -> Result<SocketAddrV4> {
+        bind::name(sk, which)
     }
 
     fn poll(sk: &Socket) -> u32 {

@@ -36,6 +36,17 @@ use kernel::{
     ThisModule, //
 };
 
+/// Which name of a socket is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Name {
+    /// Its own, by `getsockname(2)`.
+    Local,
+    /// Its peer's, by `getpeername(2)`.
+    Peer,
+    /// Its peer's, by `accept(2)`, which also gives that of a connection that has ended by now.
+    Accepted,
+}
+
 /// A stream protocol: what each call on one of its sockets does.
 ///
 /// Unless said otherwise a method runs in the context of the calling task, without locks, and may
@@ -68,8 +79,8 @@ pub(crate) trait Protocol: Sized + Send + Sync + 'static {
     /// `accept(2)`: a connected socket that has no file yet.
     fn accept(sk: &Sock<Self>, nonblock: bool) -> Result<ARef<Sock<Self>>>;
 
-    /// `getsockname(2)`, or `getpeername(2)` where `peer`.
-    fn name(sk: &Sock<Self>, peer: bool) -> Result<SocketAddrV4>;
+    /// One of the names of the socket's ends.
+    fn name(sk: &Sock<Self>, which: Name) -> Result<SocketAddrV4>;
 
     /// The `EPOLL*` events that are now.
     fn poll(sk: &Sock<Self>) -> u32;
@@ -208,8 +219,13 @@ unsafe extern "C" fn getname<P: Protocol>(
     peer: c_int,
 ) -> c_int {
     from_result(|| {
+        let which = match peer {
+            0 => Name::Local,
+            1 => Name::Peer,
+            _ => Name::Accepted,
+        };
         // SAFETY: As said above.
-        let name = to_sockaddr_in(P::name(unsafe { sk::<P>(sock) }, peer != 0)?);
+        let name = to_sockaddr_in(P::name(unsafe { sk::<P>(sock) }, which)?);
         // SAFETY: `addr` has room for any socket address.
         unsafe { addr.cast::<[u8; 16]>().write_unaligned(name) };
         Ok(name.len() as c_int)

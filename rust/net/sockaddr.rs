@@ -43,7 +43,9 @@ impl<'a> SockAddr<'a> {
     pub(crate) fn to_v4(&self, family: u16) -> Result<SocketAddrV4> {
         let given = u16::from_ne_bytes(self.array(0)?);
         let port = u16::from_be_bytes(self.array(2)?);
-        if given == AF_INET || given == family {
+        // Old programs bind the any-address of no family, and TCP lets them.
+        let any = given == AF_UNSPEC && self.array::<4>(4)? == [0; 4];
+        if given == AF_INET || given == family || any {
             // The caller has to give the padding of `struct sockaddr_in` too, as TCP wants it.
             let _padding: [u8; 8] = self.array(8)?;
             let ip = Ipv4Addr::from(self.array::<4>(4)?);

@@ -3,7 +3,10 @@
 //! bind, and the names of a socket's ends.
 
 use crate::{
-    net::sock::SockGuard,
+    net::{
+        ops::Name,
+        sock::SockGuard, //
+    },
     rdma::cm::{
         CmId,
         Handler, //
@@ -36,10 +39,23 @@ pub(super) fn bind(sk: &Socket, addr: SocketAddrV4) -> Result {
     if !matches!(s.state, State::Idle) || s.bound.is_some() {
         return Err(EINVAL);
     }
-    let (id, bound) = bound_id(sk, addr)?;
-    s.id = Some(id);
-    s.bound = Some(bound);
-    Ok(())
+    match bound_id(sk, addr) {
+        Ok((id, bound)) => {
+            s.id = Some(id);
+            s.bound = Some(bound);
+            Ok(())
+        }
+        // rdma_cm says so too where the port is taken for any address, or for one of them and any
+        // is wanted now. Where another port would do, it is the port.
+        Err(e) if e == EADDRNOTAVAIL => {
+            let (id, _) = bound_id(sk, SocketAddrV4::new(*addr.ip(), 0))?;
+            s.id = Some(id);
+            s.bury();
+            sk.queue_work();
+            Err(EADDRINUSE)
+        }
+        Err(e) => Err(e),
+    }
 }
 
 /// A new cm id at `addr`, and the address that it got.
@@ -57,18 +73,17 @@ pub(super) fn new_id(sk: &Socket) -> Result<Id> {
 }
 
 /// `getsockname(2)` and `getpeername(2)`.
-pub(super) fn name(sk: &Socket, peer: bool) -> Result<SocketAddrV4> {
+pub(super) fn name(sk: &Socket, which: Name) -> Result<SocketAddrV4> {
     let s = sk.lock();
-    if peer {
-        let there = s.conn.as_ref().is_some_and(|conn| conn.link() == Link::Up);
-        match s.peer {
-            Some(peer) if there && matches!(s.state, State::Connected) => Ok(peer),
-            _ => Err(ENOTCONN),
-        }
-    } else {
+    if which == Name::Local {
         let nobody = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-        Ok(s.local.or(s.bound).unwrap_or(nobody))
+        return Ok(s.local.or(s.bound).unwrap_or(nobody));
     }
+    let there = match (&s.state, &s.conn) {
+        (State::Connected, Some(conn)) => which == Name::Accepted || conn.link() == Link::Up,
+        _ => false,
+    };
+    s.peer.filter(|_| there).ok_or(ENOTCONN)
 }
 
 /// The address of a connection's end, which is of the family that the socket was given.

@@ -5,7 +5,6 @@
 //! Runs in process context under the handler mutex of the id, and takes the socket lock inside it.
 
 use crate::{
-    net::sock::Shown,
     rdma::cm::{
         CmEvent,
         CmHandler,
@@ -16,7 +15,7 @@ use crate::{
         connect,
         listen,
         release,
-        ring::Ring,
+        shutdown,
         Socket,
         State, //
     },
@@ -75,7 +74,6 @@ fn failed(sk: &Socket, e: Error) {
 
 /// The connection is gone, or the device below it is going.
 fn gone(sk: &Socket, cause: Option<Error>) {
-    let mut children = Ring::empty();
     let mut s = sk.lock();
     if s.listener.take().is_some() {
         release::abandon(&mut s);
@@ -88,15 +86,7 @@ fn gone(sk: &Socket, cause: Option<Error>) {
         conn.set_link(Link::Gone);
     } else if let Some(cause) = cause {
         // A listener, or a bound socket, whose device goes.
-        if let State::Listening(backlog) = core::mem::replace(&mut s.state, State::Idle) {
-            children = backlog.into_queue();
-            sk.show(Shown::Close);
-        }
-        s.bury();
         sk.fail(cause);
-        sk.state_change();
-        sk.queue_work();
+        shutdown::stop_listening(sk, s);
     }
-    drop(s);
-    release::abandon_all(children);
 }

@@ -577,7 +577,10 @@ impl Conn {
             flow.machine.disconnected();
             flow.machine.take_events()
         };
-        self.dispatch(events);
+        // Where both ends had closed, nothing changes for the user.
+        if events.contains(Events::ABORTED) {
+            self.dispatch(events);
+        }
     }
 
     /// Data came on a connection that the CM takes for unfinished: the RTU is late or lost (B-9).
