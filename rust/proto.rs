@@ -35,7 +35,11 @@ pub use self::{
     connection::State,
     events::Events,
     hello::{
+        Endpoints,
+        IbVersion,
+        HELLO_ACK_IB_LEN,
         HELLO_ACK_LEN,
+        HELLO_IB_LEN,
         HELLO_LEN, //
     },
     machine::{

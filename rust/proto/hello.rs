@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Connection set-up: Hello and HelloAck in the CM's private data (`A.5`).
+//! Connection set-up: Hello and HelloAck in the CM's private data, in the short form (`A.5`) and in that of InfiniBand's service
+//! identifiers for SDP (`A.3`, `A.4`).
 
 use super::{
     violation::{
@@ -13,7 +14,14 @@ use super::{
         Bsdh, //
     },
 };
-use core::mem::size_of;
+use core::{
+    mem::size_of,
+    net::{
+        IpAddr,
+        Ipv4Addr,
+        Ipv6Addr, //
+    },
+};
 use zerocopy::{
     byteorder::network_endian::{
         U16,
@@ -33,11 +41,36 @@ use zerocopy_derive::{
 pub const HELLO_LEN: usize = size_of::<Hello>();
 /// Bytes of a HelloAck.
 pub const HELLO_ACK_LEN: usize = size_of::<HelloAck>();
+/// Bytes of a Hello in InfiniBand's form.
+pub const HELLO_IB_LEN: usize = size_of::<HelloIb>();
+/// Bytes of a HelloAck in InfiniBand's form.
+pub const HELLO_ACK_IB_LEN: usize = size_of::<HelloAckIb>();
 /// The fewest receive buffers that an end may start with (`B-3`).
 const DEPTH_MIN: u16 = 3;
 
 /// Major version 1, minor version 1.
-const VERSION: u8 = 0x11;
+pub(super) const VERSION: u8 = 0x11;
+
+/// The version that an InfiniBand Hello states, which differs between implementations (`A.3`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum IbVersion {
+    /// 1.1, of the first open implementation.
+    V1_1 = VERSION,
+    /// 2.2, of OFED and FreeBSD.
+    V2_2 = 0x22,
+}
+
+/// Addresses in an InfiniBand Hello, which its CM does not carry elsewhere (`A.3`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Endpoints {
+    /// The TCP port of the connecting end.
+    pub port: u16,
+    /// Its address.
+    pub source: IpAddr,
+    /// The address of the accepting end, of the same family.
+    pub destination: IpAddr,
+}
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
@@ -64,6 +97,39 @@ struct HelloAck {
     ird: U16,
 }
 
+/// `A.3`
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct HelloIb {
+    bsdh: Bsdh,
+    version: u8,
+    /// IP version in the upper half, capabilities in the lower.
+    ipv_cap: u8,
+    reserved: u8,
+    max_adverts: u8,
+    desired_remote: U32,
+    recv_size: U32,
+    port: U16,
+    reserved_2: [u8; 2],
+    source: [u8; 16],
+    destination: [u8; 16],
+    reserved_3: [u8; 28],
+}
+
+/// `A.4`
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct HelloAckIb {
+    bsdh: Bsdh,
+    version: u8,
+    reserved: [u8; 2],
+    max_adverts: u8,
+    recv_size: U32,
+    reserved_2: [u8; 172],
+}
+
+const _: () = assert!(HELLO_IB_LEN == 92);
+const _: () = assert!(HELLO_ACK_IB_LEN == 196);
 const _: () = assert!(HELLO_LEN == 32);
 const _: () = assert!(HELLO_ACK_LEN == 28);
 
@@ -144,7 +210,8 @@ impl Offer {
     /// Reads the Hello at the start of the CM's private data; the CM may have padded it.
     pub(super) fn parse_hello(private_data: &[u8]) -> Result<Offer, Violation> {
         let hello: Hello = parse(private_data)?;
-        check_base(&hello.bsdh, mid::HELLO, HELLO_LEN, hello.version)?;
+        check_base(&hello.bsdh, mid::HELLO, HELLO_LEN)?;
+        check_version(hello.version, VERSION)?;
         let offer = Offer {
             max_adverts: hello.max_adverts.get(),
             ord: hello.ord.get(),
@@ -159,7 +226,8 @@ impl Offer {
     /// Reads the HelloAck at the start of the CM's private data; the CM may have padded it.
     pub(super) fn parse_hello_ack(private_data: &[u8]) -> Result<Offer, Violation> {
         let ack: HelloAck = parse(private_data)?;
-        check_base(&ack.bsdh, mid::HELLO_ACK, HELLO_ACK_LEN, ack.version)?;
+        check_base(&ack.bsdh, mid::HELLO_ACK, HELLO_ACK_LEN)?;
+        check_version(ack.version, VERSION)?;
         let offer = Offer {
             max_adverts: ack.max_adverts.get(),
             ord: ack.ord.get(),
@@ -172,24 +240,135 @@ impl Offer {
     }
 }
 
+// InfiniBand's form. Its Hellos say nothing of RDMA Reads: the CM does.
+impl Offer {
+    pub(super) fn hello_ib(
+        &self,
+        version: IbVersion,
+        desired_remote: u32,
+        endpoints: &Endpoints,
+    ) -> [u8; HELLO_IB_LEN] {
+        let ipv = match endpoints.source {
+            IpAddr::V4(_) => 4,
+            IpAddr::V6(_) => 6,
+        };
+        zerocopy::transmute!(HelloIb {
+            bsdh: self.bsdh(mid::HELLO, HELLO_IB_LEN),
+            version: version as u8,
+            ipv_cap: ipv << 4,
+            reserved: 0,
+            max_adverts: self.max_adverts_ib(),
+            desired_remote: U32::new(desired_remote),
+            recv_size: U32::new(self.recv_size),
+            port: U16::new(endpoints.port),
+            reserved_2: [0; 2],
+            source: address_bytes(endpoints.source),
+            destination: address_bytes(endpoints.destination),
+            reserved_3: [0; 28],
+        })
+    }
+
+    /// `version` is that of the Hello (`B-6`).
+    pub(super) fn hello_ack_ib(&self, version: u8) -> [u8; HELLO_ACK_IB_LEN] {
+        zerocopy::transmute!(HelloAckIb {
+            bsdh: self.bsdh(mid::HELLO_ACK, HELLO_ACK_IB_LEN),
+            version,
+            reserved: [0; 2],
+            max_adverts: self.max_adverts_ib(),
+            recv_size: U32::new(self.recv_size),
+            reserved_2: [0; 172],
+        })
+    }
+
+    fn max_adverts_ib(&self) -> u8 {
+        u8::try_from(self.max_adverts).unwrap_or(u8::MAX)
+    }
+
+    /// Reads a Hello: the offer, the version and the addresses.
+    pub(super) fn parse_hello_ib(private_data: &[u8]) -> Result<(Offer, u8, Endpoints), Violation> {
+        let hello: HelloIb = parse(private_data)?;
+        check_base(&hello.bsdh, mid::HELLO, HELLO_IB_LEN)?;
+        let known = [IbVersion::V1_1 as u8, IbVersion::V2_2 as u8];
+        if !known
+            .iter()
+            .any(|&version| check_version(hello.version, version).is_ok())
+        {
+            return Err(UNSUPPORTED);
+        }
+        let address = match hello.ipv_cap >> 4 {
+            4 => |bytes: [u8; 16]| {
+                let [.., a, b, c, d] = bytes;
+                IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+            },
+            6 => |bytes: [u8; 16]| IpAddr::V6(Ipv6Addr::from(bytes)),
+            _ => return Err(Violation::new(Rule::A(3), "IP version not 4 or 6")),
+        };
+        let endpoints = Endpoints {
+            port: hello.port.get(),
+            source: address(hello.source),
+            destination: address(hello.destination),
+        };
+        let offer = Offer::ib(&hello.bsdh, hello.max_adverts, hello.recv_size);
+        offer.check()?;
+        Ok((offer, hello.version, endpoints))
+    }
+
+    /// Reads a HelloAck, which has to be of the `version` that the Hello asked for (`B-6`).
+    pub(super) fn parse_hello_ack_ib(private_data: &[u8], version: u8) -> Result<Offer, Violation> {
+        let ack: HelloAckIb = parse(private_data)?;
+        check_base(&ack.bsdh, mid::HELLO_ACK, HELLO_ACK_IB_LEN)?;
+        check_version(ack.version, version)?;
+        let offer = Offer::ib(&ack.bsdh, ack.max_adverts, ack.recv_size);
+        offer.check()?;
+        Ok(offer)
+    }
+
+    fn ib(bsdh: &Bsdh, max_adverts: u8, recv_size: U32) -> Offer {
+        Offer {
+            max_adverts: max_adverts.into(),
+            ord: 1,
+            ird: 1,
+            recv_size: recv_size.get(),
+            recv_depth: bsdh.bufs.get(),
+        }
+    }
+}
+
+fn address_bytes(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]
+        }
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
 fn parse<T: FromBytes>(private_data: &[u8]) -> Result<T, Violation> {
     T::read_from_prefix(private_data)
         .map(|(hello, _)| hello)
         .map_err(|_| Violation::new(Rule::A(5), "private data too short"))
 }
 
-fn check_base(bsdh: &Bsdh, mid: u8, len: usize, version: u8) -> Result<(), Violation> {
+fn check_base(bsdh: &Bsdh, mid: u8, len: usize) -> Result<(), Violation> {
     if bsdh.mid != mid {
         return Err(Violation::new(Rule::A(2), "not a Hello or HelloAck"));
     }
     if usize::try_from(bsdh.len.get()) != Ok(len) {
         return Err(Violation::new(Rule::A(5), "Len is not that of the form"));
     }
-    // A minor version may differ.
-    if version >> 4 != VERSION >> 4 {
-        return Err(Violation::new(Rule::B(5), "unsupported major version"));
-    }
     Ok(())
+}
+
+const UNSUPPORTED: Violation = Violation::new(Rule::B(5), "unsupported major version");
+
+/// Compares major versions; a minor version may differ.
+fn check_version(version: u8, own: u8) -> Result<(), Violation> {
+    if version >> 4 == own >> 4 {
+        Ok(())
+    } else {
+        Err(UNSUPPORTED)
+    }
 }
 
 #[cfg(test)]
@@ -320,5 +499,88 @@ mod tests {
             let refused = Offer::parse_hello(&offer.hello(0)).unwrap_err();
             assert_eq!(refused.rule, Rule::B(5));
         }
+    }
+
+    const ENDPOINTS: Endpoints = Endpoints {
+        port: 0x1516,
+        source: IpAddr::V4(Ipv4Addr::new(10, 27, 0, 1)),
+        destination: IpAddr::V4(Ipv4Addr::new(10, 27, 0, 2)),
+    };
+
+    const OFFER_IB: Offer = Offer {
+        max_adverts: 3,
+        ord: 1,
+        ird: 1,
+        ..OFFER
+    };
+
+    #[test]
+    fn a_3_hello_layout() {
+        let hello = OFFER_IB.hello_ib(IbVersion::V2_2, 0x0d0e_0f10, &ENDPOINTS);
+        let mut expected = [0; HELLO_IB_LEN];
+        expected[2..4].copy_from_slice(&[0x0b, 0x0c]);
+        expected[7] = 92;
+        expected[16..20].copy_from_slice(&[0x22, 0x40, 0, 3]);
+        expected[20..24].copy_from_slice(&[0x0d, 0x0e, 0x0f, 0x10]);
+        expected[24..28].copy_from_slice(&[7, 8, 9, 10]);
+        expected[28..30].copy_from_slice(&[0x15, 0x16]);
+        expected[44..48].copy_from_slice(&[10, 27, 0, 1]);
+        expected[60..64].copy_from_slice(&[10, 27, 0, 2]);
+        assert_eq!(hello, expected);
+    }
+
+    #[test]
+    fn a_4_hello_ack_layout() {
+        let mut expected = [0; HELLO_ACK_IB_LEN];
+        expected[0] = 1;
+        expected[2..4].copy_from_slice(&[0x0b, 0x0c]);
+        expected[7] = 196;
+        expected[16..20].copy_from_slice(&[0x11, 0, 0, 3]);
+        expected[20..24].copy_from_slice(&[7, 8, 9, 10]);
+        assert_eq!(OFFER_IB.hello_ack_ib(0x11), expected);
+    }
+
+    #[test]
+    fn a_3_reads_what_it_writes() {
+        let v6 = Endpoints {
+            source: "fd00:27::1".parse().unwrap(),
+            destination: "fd00:27::2".parse().unwrap(),
+            ..ENDPOINTS
+        };
+        for endpoints in [ENDPOINTS, v6] {
+            let hello = OFFER_IB.hello_ib(IbVersion::V1_1, 0, &endpoints);
+            assert_eq!(
+                Offer::parse_hello_ib(&hello),
+                Ok((OFFER_IB, 0x11, endpoints))
+            );
+            for len in 0..HELLO_IB_LEN {
+                assert!(Offer::parse_hello_ib(&hello[..len]).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn a_3_ip_version_is_4_or_6() {
+        let mut hello = OFFER_IB.hello_ib(IbVersion::V1_1, 0, &ENDPOINTS);
+        hello[17] = 0x50;
+        let refused = Offer::parse_hello_ib(&hello).unwrap_err();
+        assert_eq!(refused.rule, Rule::A(3));
+    }
+
+    #[test]
+    fn b_5_ib_versions_are_1_and_2() {
+        for (version, ok) in [(0x11, true), (0x1f, true), (0x22, true), (0x33, false)] {
+            let mut hello = OFFER_IB.hello_ib(IbVersion::V1_1, 0, &ENDPOINTS);
+            hello[16] = version;
+            assert_eq!(Offer::parse_hello_ib(&hello).is_ok(), ok);
+        }
+    }
+
+    #[test]
+    fn b_6_hello_ack_repeats_the_major_version() {
+        let ack = OFFER_IB.hello_ack_ib(0x22);
+        assert_eq!(Offer::parse_hello_ack_ib(&ack, 0x20), Ok(OFFER_IB));
+        let refused = Offer::parse_hello_ack_ib(&ack, 0x11).unwrap_err();
+        assert_eq!(refused.rule, Rule::B(5));
     }
 }

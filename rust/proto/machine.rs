@@ -18,8 +18,13 @@ use super::{
     },
     events::Events,
     hello::{
+        self,
+        Endpoints,
+        IbVersion,
         Offer,
+        HELLO_ACK_IB_LEN,
         HELLO_ACK_LEN,
+        HELLO_IB_LEN,
         HELLO_LEN, //
     },
     mode::SendMode,
@@ -157,6 +162,8 @@ pub struct Machine {
     offer: Offer,
     send_size: u32,
     desired_remote: u32,
+    /// The version of the Hello sent.
+    version: u8,
     peer_max_adverts: u16,
     state: State,
     credits: Credits,
@@ -214,6 +221,7 @@ impl Machine {
             offer,
             send_size: config.send_size,
             desired_remote: config.desired_remote,
+            version: hello::VERSION,
             peer_max_adverts: 0,
             state: State::Idle,
             credits: Credits::new(config.recv_depth),
@@ -255,13 +263,9 @@ impl Machine {
         &mut self,
         private_data: &[u8],
     ) -> Result<[u8; HELLO_ACK_LEN], Violation> {
-        let result = Offer::parse_hello(private_data).and_then(|peer| {
-            self.expect(State::Idle, Side::Accepting)?;
-            self.start(peer);
-            self.advance(Input::HelloIn);
-            Ok(self.offer.hello_ack())
-        });
-        result.inspect_err(|&violation| self.give_up(AbortReason::Violation(violation)))
+        let result = Offer::parse_hello(private_data);
+        self.accept(result)?;
+        Ok(self.offer.hello_ack())
     }
 
     /// Takes the HelloAck: the connection is established. Bytes after it are the CM's padding.
@@ -272,29 +276,72 @@ impl Machine {
     ///
     /// The rule that the HelloAck breaks: the connection is aborted.
     pub fn hello_ack_received(&mut self, private_data: &[u8]) -> Result<(), Violation> {
-        let result = Offer::parse_hello_ack(private_data).and_then(|peer| {
-            self.expect(State::HelloSent, Side::Connecting)?;
+        self.accepted(Offer::parse_hello_ack(private_data))
+    }
+
+    /// As [`Machine::hello`], in InfiniBand's form.
+    pub fn hello_ib(&mut self, version: IbVersion, endpoints: &Endpoints) -> [u8; HELLO_IB_LEN] {
+        self.advance(Input::HelloOut);
+        self.version = version as u8;
+        self.offer.hello_ib(version, self.desired_remote, endpoints)
+    }
+
+    /// As [`Machine::hello_received`], in InfiniBand's form; gives the addresses as well, which the caller has to hold against the
+    /// path on which the request came.
+    ///
+    /// # Errors
+    ///
+    /// The rule that the Hello breaks: the request is to be refused. The machine is of no use then.
+    pub fn hello_ib_received(
+        &mut self,
+        private_data: &[u8],
+    ) -> Result<([u8; HELLO_ACK_IB_LEN], Endpoints), Violation> {
+        let result = Offer::parse_hello_ib(private_data);
+        self.accept(result.map(|(offer, _, _)| offer))?;
+        result.map(|(_, version, endpoints)| (self.offer.hello_ack_ib(version), endpoints))
+    }
+
+    /// As [`Machine::hello_ack_received`], in InfiniBand's form.
+    ///
+    /// # Errors
+    ///
+    /// The rule that the HelloAck breaks: the connection is aborted.
+    pub fn hello_ib_ack_received(&mut self, private_data: &[u8]) -> Result<(), Violation> {
+        self.accepted(Offer::parse_hello_ack_ib(private_data, self.version))
+    }
+
+    fn accept(&mut self, peer: Result<Offer, Violation>) -> Result<(), Violation> {
+        self.set_up(peer, State::Idle, Side::Accepting, Input::HelloIn)
+    }
+
+    fn accepted(&mut self, peer: Result<Offer, Violation>) -> Result<(), Violation> {
+        self.set_up(peer, State::HelloSent, Side::Connecting, Input::HelloAckIn)
+    }
+
+    fn set_up(
+        &mut self,
+        peer: Result<Offer, Violation>,
+        state: State,
+        side: Side,
+        input: Input,
+    ) -> Result<(), Violation> {
+        peer.and_then(|peer| {
+            if self.state != state || self.side != side {
+                return Err(Violation::new(
+                    Rule::B(1),
+                    "Hello or HelloAck out of its place",
+                ));
+            }
             self.start(peer);
-            self.advance(Input::HelloAckIn);
+            self.advance(input);
             Ok(())
-        });
-        result.inspect_err(|&violation| self.give_up(AbortReason::Violation(violation)))
+        })
+        .inspect_err(|&violation| self.give_up(AbortReason::Violation(violation)))
     }
 
     /// The accepting end learns from the CM that the connecting end has the HelloAck. A first message says so too (`B-9`).
     pub fn established(&mut self) {
         self.advance(Input::Confirmed);
-    }
-
-    fn expect(&self, state: State, side: Side) -> Result<(), Violation> {
-        if self.state == state && self.side == side {
-            Ok(())
-        } else {
-            Err(Violation::new(
-                Rule::B(1),
-                "Hello or HelloAck out of its place",
-            ))
-        }
     }
 
     fn start(&mut self, peer: Offer) {

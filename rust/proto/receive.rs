@@ -119,7 +119,8 @@ impl ReceiveHalf {
     /// an answer to a cancel of its own went after that, and it is taken as seen.
     pub(super) fn acknowledged(&mut self, mseq_ack: u32, held: bool) {
         while let Some(&(mseq, bytes)) = self.answers.first() {
-            if !reached(mseq_ack, mseq) && !(held && bytes == 0) {
+            let seen = reached(mseq_ack, mseq) || (held && bytes == 0);
+            if !seen {
                 break;
             }
             self.rest = self.rest.saturating_add(bytes);

@@ -251,14 +251,14 @@ impl SendHalf {
 
     /// What is to go next if nothing but the peer's credit forbids it.
     pub(super) fn next(&self, terms: Terms) -> Next {
-        let mut open = 0;
+        let mut open: usize = 0;
         for buffer in self.buffers.iter() {
             // Bytes behind an open SrcAvail are not sent, so that they cannot overtake what a SendSm may ask for.
             match buffer.way {
                 _ if buffer.before > 0 && open > 0 => return Next::Nothing,
                 _ if buffer.before > 0 => return self.next_stream(buffer.before, true, terms),
                 Way::Gone => {}
-                Way::Advertised => open += 1,
+                Way::Advertised => open = open.saturating_add(1),
                 Way::Copying if open > 0 => return Next::Nothing,
                 Way::Copying => return self.next_copy(buffer, terms),
                 Way::Waiting => return self.next_buffer(buffer, open, terms),

@@ -507,8 +507,8 @@ impl Header {
     /// The header of `message` with `payload` bytes behind it.
     pub fn new(base: Base, message: Message, payload: u32) -> Header {
         let (mid, extended) = message.encode();
-        // CAST and OVERFLOW: 16 and at most 20.
-        let len = BASE_LEN as u8 + extended.len;
+        // CAST: 16, and with at most 20 more no overflow.
+        let len = (BASE_LEN as u8).saturating_add(extended.len);
         Header {
             raw: Raw {
                 bsdh: Bsdh {
