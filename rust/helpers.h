@@ -2,7 +2,8 @@
 /*
  * Static inlines and macros that Rust cannot reach, as functions of their own.
  *
- * Each is the C name with sdp_helper_ before it and does nothing else.
+ * Each is the C name with sdp_helper_ before it, and does that with no more than the
+ * flags that all its callers want.
  */
 #ifndef SDP_HELPERS_H
 #define SDP_HELPERS_H

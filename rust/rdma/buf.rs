@@ -14,7 +14,6 @@ use core::{
     slice,
 };
 use kernel::{
-    alloc::Flags,
     iov::IovIterSource,
     page::PAGE_SIZE,
     prelude::*,
@@ -23,31 +22,6 @@ use kernel::{
         Arc, //
     },
 };
-
-/// How memory may be allocated.
-#[derive(Clone, Copy)]
-pub(crate) enum Gfp {
-    /// The caller may sleep.
-    Kernel,
-    /// The caller may not sleep.
-    Atomic,
-}
-
-impl Gfp {
-    fn flags(self) -> Flags {
-        match self {
-            Self::Kernel => GFP_KERNEL,
-            Self::Atomic => GFP_ATOMIC,
-        }
-    }
-
-    fn as_raw(self) -> bindings::gfp_t {
-        match self {
-            Self::Kernel => bindings::GFP_KERNEL,
-            Self::Atomic => bindings::GFP_ATOMIC,
-        }
-    }
-}
 
 /// Physically contiguous pages.
 ///
@@ -65,9 +39,9 @@ unsafe impl Send for Pages {}
 unsafe impl Sync for Pages {}
 
 impl Pages {
-    fn new(order: u32, gfp: Gfp) -> Result<Self> {
+    fn new(order: u32) -> Result<Self> {
         // SAFETY: Any order may be asked for; what is too large fails.
-        let page = unsafe { bindings::sdp_helper_alloc_pages(gfp.as_raw(), order) };
+        let page = unsafe { bindings::sdp_helper_alloc_pages(bindings::GFP_KERNEL, order) };
         // INVARIANT: They were just allocated.
         Ok(Self {
             page: NonNull::new(page).ok_or(ENOMEM)?,
@@ -172,8 +146,8 @@ struct Buf {
 }
 
 impl Buf {
-    fn new(device: &ARef<Device>, order: u32, gfp: Gfp, direction: Direction) -> Result<Self> {
-        let pages = Pages::new(order, gfp)?;
+    fn new(device: &ARef<Device>, order: u32, direction: Direction) -> Result<Self> {
+        let pages = Pages::new(order)?;
         Ok(Self {
             mapping: Some(Mapping::new(device, &pages, direction)?),
             pages,
@@ -242,7 +216,7 @@ impl Headers {
             .checked_mul(HEADER_ROOM)
             .ok_or(ENOMEM)?;
         let pages = size.div_ceil(PAGE_SIZE).next_power_of_two();
-        let buf = Buf::new(device, pages.ilog2(), Gfp::Kernel, Direction::ToDevice)?;
+        let buf = Buf::new(device, pages.ilog2(), Direction::ToDevice)?;
         Ok(Self(buf))
     }
 
@@ -285,11 +259,11 @@ pub(crate) struct RecvBuf {
 }
 
 impl RecvBuf {
-    /// Allocates `2^order` pages and maps them for `device`. Fails with `ENOMEM`.
-    pub(crate) fn new(device: &ARef<Device>, order: u32, gfp: Gfp) -> Result<Self> {
+    /// Allocates `2^order` pages and maps them for `device`. Sleeps. Fails with `ENOMEM`.
+    pub(crate) fn new(device: &ARef<Device>, order: u32) -> Result<Self> {
         // INVARIANT: Nothing is filled yet.
         Ok(Self {
-            buf: Buf::new(device, order, gfp, Direction::FromDevice)?,
+            buf: Buf::new(device, order, Direction::FromDevice)?,
             filled: 0,
         })
     }
@@ -348,12 +322,12 @@ pub(crate) struct SendBuf {
 }
 
 impl SendBuf {
-    /// Allocates `2^order` pages and maps them for `device`. Fails with `ENOMEM`.
-    pub(crate) fn new(device: &ARef<Device>, order: u32, gfp: Gfp) -> Result<Self> {
-        let buf = Buf::new(device, order, gfp, Direction::ToDevice)?;
+    /// Allocates `2^order` pages and maps them for `device`. Sleeps. Fails with `ENOMEM`.
+    pub(crate) fn new(device: &ARef<Device>, order: u32) -> Result<Self> {
+        let buf = Buf::new(device, order, Direction::ToDevice)?;
         // INVARIANT: Nothing is filled yet, and nobody else has the chunk.
         Ok(Self {
-            chunk: Arc::new(buf, gfp.flags())?,
+            chunk: Arc::new(buf, GFP_KERNEL)?,
             filled: 0,
         })
     }

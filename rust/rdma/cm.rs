@@ -116,20 +116,6 @@ impl<C: CmHandler> CmId<C> {
         to_result(unsafe { bindings::rdma_set_reuseaddr(self.as_ptr(), on.into()) })
     }
 
-    /// Whether a listener on the IPv6 any-address leaves IPv4 alone (`IPV6_V6ONLY`).
-    ///
-    /// Fails with `EINVAL` on a listener.
-    pub(crate) fn set_afonly(&mut self, on: bool) -> Result {
-        // SAFETY: By the type invariants the identifier is live.
-        to_result(unsafe { bindings::rdma_set_afonly(self.as_ptr(), on.into()) })
-    }
-
-    /// Sets the type of service; it counts if that is before the route is resolved. Sleeps.
-    pub(crate) fn set_tos(&mut self, tos: u8) {
-        // SAFETY: By the type invariants the identifier is live.
-        unsafe { bindings::rdma_set_service_type(self.as_ptr(), tos.into()) };
-    }
-
     /// Binds to a local address and gives what was bound, with the port that port 0 asked for.
     ///
     /// Sleeps. Fails with `EADDRINUSE`, `EADDRNOTAVAIL` for an address that the namespace does not
@@ -185,13 +171,6 @@ impl<C: CmHandler> CmId<C> {
         to_result(unsafe { bindings::rdma_disconnect(self.as_ptr()) })
     }
 
-    /// Refuses the connection that the peer asked for. Sleeps.
-    pub(crate) fn reject(&self, private_data: &[u8]) -> Result {
-        self.connection()?;
-        // SAFETY: The identifier is live and has a connection.
-        unsafe { reject(self.as_ptr(), private_data) }
-    }
-
     /// Tells the CM that the peer uses the connection, so it has our reply although its answer to
     /// that may be lost. Any context.
     pub(crate) fn notify_established(&self) -> Result {
@@ -199,26 +178,6 @@ impl<C: CmHandler> CmId<C> {
         let event = bindings::ib_event_type_IB_EVENT_COMM_EST;
         // SAFETY: The identifier is live and has a connection.
         to_result(unsafe { bindings::rdma_notify(self.as_ptr(), event) })
-    }
-
-    /// Calls `f` in place of a handler, keeping the real one waiting. Sleeps.
-    ///
-    /// It must not be called in a handler of this identifier, nor under a lock that the handler
-    /// takes. Software iWARP makes its socket in the network namespace of the task that connects,
-    /// so there it matters to connect from the task of the user rather than from a handler.
-    pub(crate) fn with_handler<R>(&self, f: impl FnOnce(&Handler<'_>) -> R) -> R {
-        // SAFETY: By the type invariants the identifier is live.
-        unsafe { bindings::rdma_lock_handler(self.as_ptr()) };
-        // INVARIANT: The mutex was just taken, and the handler ends before it is released.
-        let result = f(&Handler {
-            id: self.id,
-            // SAFETY: By the type invariants the context is valid as long as `self`.
-            connection: Some(unsafe { &self.context.as_ref().connection }),
-            _not_send: NotThreadSafe,
-        });
-        // SAFETY: The mutex was taken above.
-        unsafe { bindings::rdma_unlock_handler(self.as_ptr()) };
-        result
     }
 
     fn connection(&self) -> Result {
@@ -381,7 +340,7 @@ pub(crate) enum CmEvent<'a> {
     /// The route is resolved.
     RouteResolved,
     /// The route could not be resolved.
-    RouteError(Error),
+    RouteError,
     /// A peer asks a listener for a connection.
     ConnectRequest {
         /// The new connection.
@@ -393,23 +352,15 @@ pub(crate) enum CmEvent<'a> {
     },
     /// The connection is there.
     Established {
-        /// What the peer granted; zeros on the accepting side of InfiniBand.
-        param: PeerParam,
         /// What the peer gave to its accept; empty on the accepting side.
         private_data: &'a [u8],
     },
     /// The connection failed on this side.
-    ConnectError(Error),
+    ConnectError,
     /// The peer did not answer.
-    Unreachable(Error),
-    /// The peer refused.
-    Rejected {
-        /// Why.
-        reason: RejectReason,
-        /// What the peer gave to its reject; empty unless the reason is
-        /// [`RejectReason::Consumer`].
-        private_data: &'a [u8],
-    },
+    Unreachable,
+    /// The peer refused, or nobody listens there, which iWARP cannot tell apart.
+    Rejected,
     /// The connection is gone.
     Disconnected,
     /// The device goes, which waits until the identifier has been destroyed.
@@ -418,17 +369,6 @@ pub(crate) enum CmEvent<'a> {
     AddrChange,
     /// The QP number may be used again.
     TimewaitExit,
-}
-
-/// Why a peer refused a connection.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RejectReason {
-    /// Nobody listens there. iWARP cannot tell this from `Consumer`.
-    InvalidServiceId,
-    /// The listener refused.
-    Consumer,
-    /// The CM of InfiniBand refused, with this reason code.
-    Other(i32),
 }
 
 /// The identifier of a connection that a peer asks for.
@@ -440,11 +380,6 @@ pub(crate) struct ChildId<'a> {
 }
 
 impl<'a> ChildId<'a> {
-    /// The handler of the child, which is its listener's; for its addresses and its device.
-    pub(crate) fn handler(&self) -> &Handler<'a> {
-        &self.handler
-    }
-
     /// Takes the identifier over; its next events go to `handler`. Fails with `ENOMEM`.
     pub(crate) fn adopt<D: CmHandler>(self, handler: D) -> Result<(CmId<D>, Handler<'a>)> {
         let context = Context::new(handler, true)?;
@@ -467,25 +402,6 @@ impl<'a> ChildId<'a> {
         // INVARIANT: rdma_cm leaves an adopted identifier to us, and it has this context.
         Ok((CmId { id, context }, handler))
     }
-
-    /// Refuses the connection with `private_data`, of which 148 bytes fit on InfiniBand.
-    pub(crate) fn reject(self, private_data: &[u8]) {
-        // The peer is refused in any case, by rdma_cm if this fails.
-        //
-        // SAFETY: The identifier of a child is live and has a connection.
-        let _ = unsafe { reject(self.handler.as_ptr(), private_data) };
-    }
-}
-
-/// # Safety
-///
-/// `id` is live and the CM below it has a connection.
-unsafe fn reject(id: *mut bindings::rdma_cm_id, private_data: &[u8]) -> Result {
-    let len = private_data.len().try_into()?;
-    // CAST: The reason code is 28.
-    let reason = bindings::ib_cm_rej_reason_IB_CM_REJ_CONSUMER_DEFINED as u8;
-    // SAFETY: By the contract, and the private data is valid for the time of the call.
-    to_result(unsafe { bindings::rdma_reject(id, private_data.as_ptr().cast(), len, reason) })
 }
 
 /// Gives an event of rdma_cm to the `C` of the identifier.
@@ -543,29 +459,13 @@ fn translate(event: &bindings::rdma_cm_event) -> Option<CmEvent<'_>> {
         bindings::rdma_cm_event_type_RDMA_CM_EVENT_ADDR_RESOLVED => CmEvent::AddrResolved,
         bindings::rdma_cm_event_type_RDMA_CM_EVENT_ADDR_ERROR => CmEvent::AddrError(error()),
         bindings::rdma_cm_event_type_RDMA_CM_EVENT_ROUTE_RESOLVED => CmEvent::RouteResolved,
-        bindings::rdma_cm_event_type_RDMA_CM_EVENT_ROUTE_ERROR => CmEvent::RouteError(error()),
+        bindings::rdma_cm_event_type_RDMA_CM_EVENT_ROUTE_ERROR => CmEvent::RouteError,
         bindings::rdma_cm_event_type_RDMA_CM_EVENT_ESTABLISHED => CmEvent::Established {
-            param: PeerParam::of(event),
             private_data: private_data(event),
         },
-        bindings::rdma_cm_event_type_RDMA_CM_EVENT_CONNECT_ERROR => CmEvent::ConnectError(error()),
-        bindings::rdma_cm_event_type_RDMA_CM_EVENT_UNREACHABLE => CmEvent::Unreachable(error()),
-        bindings::rdma_cm_event_type_RDMA_CM_EVENT_REJECTED => {
-            // CAST: The reason codes are 8 and 28.
-            const NO_LISTENER: i32 = bindings::ib_cm_rej_reason_IB_CM_REJ_INVALID_SERVICE_ID as i32;
-            const CONSUMER: i32 = bindings::ib_cm_rej_reason_IB_CM_REJ_CONSUMER_DEFINED as i32;
-            // InfiniBand's CM gives a reason code, and in place of private data its own data if
-            // the reason is its own. iWARP gives a negative errno for any refusal.
-            let (reason, private_data) = match event.status {
-                NO_LISTENER => (RejectReason::InvalidServiceId, [].as_slice()),
-                CONSUMER | ..0 => (RejectReason::Consumer, private_data(event)),
-                status => (RejectReason::Other(status), [].as_slice()),
-            };
-            CmEvent::Rejected {
-                reason,
-                private_data,
-            }
-        }
+        bindings::rdma_cm_event_type_RDMA_CM_EVENT_CONNECT_ERROR => CmEvent::ConnectError,
+        bindings::rdma_cm_event_type_RDMA_CM_EVENT_UNREACHABLE => CmEvent::Unreachable,
+        bindings::rdma_cm_event_type_RDMA_CM_EVENT_REJECTED => CmEvent::Rejected,
         bindings::rdma_cm_event_type_RDMA_CM_EVENT_DISCONNECTED => CmEvent::Disconnected,
         bindings::rdma_cm_event_type_RDMA_CM_EVENT_DEVICE_REMOVAL => CmEvent::DeviceRemoval,
         bindings::rdma_cm_event_type_RDMA_CM_EVENT_ADDR_CHANGE => CmEvent::AddrChange,

@@ -53,8 +53,8 @@ pub(crate) const MAX_PAYLOAD: usize = 8;
 /// They come in softirq context and one at a time, sends and receives each in the order in which
 /// they were posted.
 pub(crate) trait Completions: Send + Sync + 'static {
-    /// The send that was posted with `cookie` is done, and its memory has been let go.
-    fn sent(&self, cookie: u64, result: Result<(), WcStatus>);
+    /// The oldest send is done, and its memory has been let go.
+    fn sent(&self, result: Result<(), WcStatus>);
 
     /// A receive is done: `buf` has what was received, or on failure nothing.
     fn received(&self, buf: RecvBuf, result: Result<(), WcStatus>);
@@ -193,16 +193,14 @@ pub(crate) struct SendWr<'a> {
     pub(crate) payload: Payload,
     /// Whether the peer should be woken by an interrupt although it asked for few.
     pub(crate) solicited: bool,
-    /// What [`Completions::sent`] gets.
-    pub(crate) cookie: u64,
 }
 
 /// A posted send.
 struct Sent {
     /// The memory that the device reads.
     _payload: Payload,
-    /// `None` when posting failed, and so nobody waits for the completion.
-    cookie: Option<u64>,
+    /// Whether somebody waits for the completion: not so when posting failed.
+    awaited: bool,
 }
 
 /// What the device gives back for a work request.
@@ -431,12 +429,6 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         &self.shared.caps
     }
 
-    /// The number of the QP on its device, as `rdma resource show qp` has it.
-    pub(crate) fn qp_num(&self) -> u32 {
-        // SAFETY: By the type invariants the QP is live; its number does not change.
-        unsafe { (*self.as_ptr()).qp_num }
-    }
-
     /// Sends a message. Any context.
     ///
     /// Fails with `EINVAL` for too long a header, too many pieces or memory of another device,
@@ -477,7 +469,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         unsafe { *wr.__bindgen_anon_1.wr_cqe.as_mut() = cqe };
         sends.fill(Sent {
             _payload: send.payload,
-            cookie: Some(send.cookie),
+            awaited: true,
         });
         // SAFETY: The QP is live. The slot keeps the memory, and the `Cqe` stays where it is,
         // until the request has completed.
@@ -489,7 +481,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
             // caller hears of the failure here, and so not again.
             sends.open = false;
             if let Some(Some(sent)) = sends.slots.get_mut(slot) {
-                sent.cookie = None;
+                sent.awaited = false;
             }
         }
         result
@@ -558,7 +550,7 @@ impl<C: CmHandler, D: Completions> Drop for Qp<C, D> {
         self.drain();
         // SAFETY: By the type invariants the identifier has a QP, which nobody uses any more.
         unsafe { bindings::rdma_destroy_qp(self.id.as_ptr()) };
-        let busy = |sent: &Sent| sent.cookie.is_some();
+        let busy = |sent: &Sent| sent.awaited;
         let sends = self.shared.sends.lock().slots.iter().flatten().any(busy);
         let recvs = self.shared.recvs.lock().slots.iter().flatten().count();
         if sends || recvs != 0 {
@@ -607,10 +599,10 @@ unsafe extern "C" fn send_done<D: Completions>(
     let Some(sent) = shared.sends.lock().take(slot) else {
         return;
     };
-    let cookie = sent.cookie;
+    let awaited = sent.awaited;
     drop(sent);
-    if let Some(cookie) = cookie {
-        shared.completions.sent(cookie, WcStatus::of(wc));
+    if awaited {
+        shared.completions.sent(WcStatus::of(wc));
     }
 }
 

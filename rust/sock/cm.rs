@@ -31,7 +31,7 @@ impl CmHandler for ARef<Socket> {
         match event {
             CmEvent::AddrResolved => connect::addr_resolved(sk, handler),
             CmEvent::RouteResolved => connect::route_resolved(sk, handler),
-            CmEvent::Established { private_data, .. } => {
+            CmEvent::Established { private_data } => {
                 if sk.lock().listener.is_some() {
                     listen::established(sk);
                 } else {
@@ -40,21 +40,21 @@ impl CmHandler for ARef<Socket> {
             }
             CmEvent::ConnectRequest {
                 child,
+                param,
                 private_data,
-                ..
             } => {
-                if let Err(e) = listen::request(sk, child, private_data) {
+                if let Err(e) = listen::request(sk, child, param, private_data) {
                     pr_debug!("connection request refused: {e:?}\n");
                 }
             }
             // No answer to ARP: as TCP says it of such a host.
             CmEvent::AddrError(e) if e == ETIMEDOUT => failed(sk, EHOSTUNREACH),
             CmEvent::AddrError(e) => failed(sk, e),
-            CmEvent::RouteError(_) => failed(sk, EHOSTUNREACH),
-            CmEvent::Unreachable(_) => failed(sk, ETIMEDOUT),
-            CmEvent::ConnectError(_) => failed(sk, ECONNREFUSED),
+            CmEvent::RouteError => failed(sk, EHOSTUNREACH),
+            CmEvent::Unreachable => failed(sk, ETIMEDOUT),
+            CmEvent::ConnectError => failed(sk, ECONNREFUSED),
             // Nobody listens there, or who does has no room.
-            CmEvent::Rejected { .. } => failed(sk, ECONNREFUSED),
+            CmEvent::Rejected => failed(sk, ECONNREFUSED),
             CmEvent::Disconnected => gone(sk, None),
             CmEvent::DeviceRemoval => gone(sk, Some(ENODEV)),
             CmEvent::AddrChange | CmEvent::TimewaitExit => {}

@@ -36,14 +36,14 @@ use crate::{
     },
     rdma::{
         buf::{
-            Gfp,
             RecvBuf,
             Sge, //
         },
         cm::{
             CmId,
             ConnParam,
-            Handler, //
+            Handler,
+            PeerParam, //
         },
         device::Device,
         qp::{
@@ -68,6 +68,10 @@ use kernel::{
     prelude::*,
     sync::{
         aref::ARef,
+        atomic::{
+            AtomicFlag,
+            Relaxed, //
+        },
         Arc,
         UniqueArc, //
     },
@@ -170,6 +174,9 @@ pub(super) struct Conn {
     order: u32,
     side: Side,
     made: Instant<Monotonic>,
+    /// What the device told of the QP, for the socket's work.
+    comm_est: AtomicFlag,
+    fatal: AtomicFlag,
     #[pin]
     post: SpinLockBh<Post>,
     #[pin]
@@ -210,7 +217,7 @@ impl Conn {
         let net = sk.net();
         let size = settings::recv_buffer_size(net) as usize;
         let order = size.div_ceil(PAGE_SIZE).next_power_of_two().ilog2();
-        let depth = settings::recv_buffers(net).min(device.max_qp_wr());
+        let depth = settings::recv_buffers(net).min(device.max_qp_wr().saturating_sub(1));
         let depth = u16::try_from(depth).unwrap_or(u16::MAX);
         let recv_size = u32::try_from(PAGE_SIZE << order)?;
         let pieces = PAYLOAD_PIECES.min(device.max_send_sge().saturating_sub(1));
@@ -248,6 +255,8 @@ impl Conn {
                 order,
                 side,
                 made: Instant::now(),
+                comm_est: AtomicFlag::new(false),
+                fatal: AtomicFlag::new(false),
                 post <- new_spinlock_bh!(post, "sdp::Conn::post"),
                 flow <- new_spinlock_bh!(flow, "sdp::Conn::flow"),
             }),
@@ -264,7 +273,7 @@ impl Conn {
     pub(super) fn fill(&self) -> Result {
         let qp = self.qp().ok_or(ENOTCONN)?;
         for _ in 0..self.depth {
-            let buf = RecvBuf::new(qp.device(), self.order, Gfp::Kernel)?;
+            let buf = RecvBuf::new(qp.device(), self.order)?;
             qp.post_recv(buf).map_err(|(e, _)| e)?;
         }
         Ok(())
@@ -277,11 +286,19 @@ impl Conn {
     }
 
     /// What the CM is to be told of this end.
-    pub(super) fn param(&self) -> ConnParam {
+    pub(super) fn param(&self, peer: Option<PeerParam>) -> ConnParam {
         let (responder_resources, initiator_depth) = self.qp().map_or((1, 1), |qp| {
             let device = qp.device();
             (device.max_qp_rd_atom(), device.max_qp_init_rd_atom())
         });
+        // Neither side may have more RDMA Reads in flight than the other answers.
+        let (responder_resources, initiator_depth) = match peer {
+            Some(peer) => (
+                responder_resources.min(peer.responder_resources),
+                initiator_depth.min(peer.initiator_depth),
+            ),
+            None => (responder_resources, initiator_depth),
+        };
         ConnParam {
             responder_resources,
             initiator_depth,
@@ -322,7 +339,8 @@ impl Conn {
         let mut guard = self.post.lock();
         let post = &mut *guard;
         let Some(qp) = &post.qp else { return Ok(()) };
-        while !post.in_flight.is_full() {
+        let slots = qp.caps().send_wr as usize;
+        while post.in_flight.len() < slots {
             let Some(transmit) = self.flow.lock().machine.poll_transmit() else {
                 break;
             };
@@ -330,7 +348,6 @@ impl Conn {
                 header: transmit.header.as_bytes(),
                 payload: take_payload(&mut post.tx, transmit.payload)?,
                 solicited: transmit.solicited,
-                cookie: 0,
             };
             qp.post_send(send)?;
             // The loop saw room for it.
@@ -434,8 +451,14 @@ impl Conn {
         }
     }
 
-    /// The socket's timer ran out: sends what was held back too long.
-    pub(super) fn expired(&self) {
+    /// The socket's work: takes in what the device told, and sends what was held back too long.
+    pub(super) fn work(&self) {
+        if self.comm_est.load(Relaxed) && !self.is_ready() {
+            self.came_early();
+        }
+        if self.fatal.load(Relaxed) {
+            self.broken(EIO);
+        }
         if self.link() == Link::Up {
             let now = self.now();
             self.with(|m| m.expired(now));
@@ -629,7 +652,7 @@ fn take_payload(tx: &mut Ring<Sge>, len: u32) -> Result<Payload> {
 }
 
 impl Completions for Arc<Conn> {
-    fn sent(&self, _cookie: u64, result: Result<(), WcStatus>) {
+    fn sent(&self, result: Result<(), WcStatus>) {
         let tag = self.post.lock().in_flight.pop();
         match (result, tag) {
             (Ok(()), Some(tag)) => self.with(|m| m.sent(tag)),
@@ -663,19 +686,27 @@ impl Completions for Arc<Conn> {
     }
 
     fn qp_event(&self, event: QpEvent) {
-        match event {
-            QpEvent::CommEst => self.came_early(),
-            QpEvent::Fatal => self.broken(EIO),
-            QpEvent::Other(_) => {}
-        }
+        let told = match event {
+            QpEvent::CommEst => &self.comm_est,
+            QpEvent::Fatal => &self.fatal,
+            QpEvent::Other(_) => return,
+        };
+        // Interrupts may be off, where none of the locks can be taken.
+        told.store(true, Relaxed);
+        self.sk.queue_work();
     }
 }
 
 impl Conn {
     fn failed(&self, status: WcStatus) {
         match status {
-            // The QP was taken down; whoever did so says why.
-            WcStatus::WrFlush => {}
+            // Somebody took the QP down. If that was not us then the CM may never tell of it: rxe
+            // fails a QP so when the interface below it refuses a packet.
+            WcStatus::WrFlush => {
+                if self.link() == Link::Up {
+                    self.broken(ECONNRESET);
+                }
+            }
             WcStatus::RetryExc | WcStatus::RnrRetryExc => self.broken(ETIMEDOUT),
             _ => self.broken(EIO),
         }

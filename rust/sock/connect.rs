@@ -122,7 +122,7 @@ pub(super) fn route_resolved(sk: &Socket, handler: &Handler<'_>) {
             let sent = s.prepare(&conn).and_then(|()| {
                 conn.fill()?;
                 let hello = conn.with(Machine::hello);
-                handler.connect(&conn.param(), &hello)
+                handler.connect(&conn.param(None), &hello)
             });
             if let Err(e) = sent {
                 failed(sk, &mut s, e);

@@ -11,7 +11,10 @@ use crate::{
         Woken, //
     },
     proto::Side,
-    rdma::cm::ChildId,
+    rdma::cm::{
+        ChildId,
+        PeerParam, //
+    },
     sock::{
         bind,
         conn::Conn,
@@ -128,7 +131,7 @@ pub(super) fn accept(sk: &Socket, nonblock: bool) -> Result<ARef<Socket>> {
 /// A Hello came to the listener `sk`: a child answers it.
 ///
 /// In the handler of the listener's id. An error refuses the request.
-pub(super) fn request(sk: &Socket, id: ChildId<'_>, hello: &[u8]) -> Result {
+pub(super) fn request(sk: &Socket, id: ChildId<'_>, param: PeerParam, hello: &[u8]) -> Result {
     let (pending, nodelay, cork) = {
         let s = sk.lock();
         let State::Listening(backlog) = &s.state else {
@@ -162,7 +165,7 @@ pub(super) fn request(sk: &Socket, id: ChildId<'_>, hello: &[u8]) -> Result {
             .map_err(|_| EPROTO)?;
         bind::set_names(&mut c, &handler)?;
         c.listener = Some(pending);
-        handler.accept(&conn.param(), &ack)
+        handler.accept(&conn.param(Some(param)), &ack)
     });
     if accepted.is_err() {
         c.listener = None;

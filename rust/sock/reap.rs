@@ -22,14 +22,15 @@ use kernel::time::{
     Monotonic, //
 };
 
-/// How long the peer may take to confirm that the connection is dropped, in milliseconds.
-const DROP_MS: u32 = 2000;
+/// How long the peer may take to confirm that the connection is dropped, in milliseconds; the CM
+/// tells it again every four seconds, in case that it was lost.
+const DROP_MS: u32 = 30_000;
 
 /// Queued work: a timer ran out, or something ended.
 pub(super) fn work(sk: &Socket) {
     release::check_fin_wait(sk);
     if let Some(conn) = &sk.lock().conn {
-        conn.expired();
+        conn.work();
     }
     reap(sk, false);
 }

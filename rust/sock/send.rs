@@ -14,10 +14,7 @@ use crate::{
         },
     },
     proto::Machine,
-    rdma::buf::{
-        Gfp,
-        SendBuf, //
-    },
+    rdma::buf::SendBuf,
     sock::{
         conn::{
             Conn,
@@ -97,7 +94,7 @@ fn copy(
 ) -> Result<usize> {
     let mut chunk = match s.tx.take() {
         Some(chunk) if chunk.room() > 0 => chunk,
-        _ => SendBuf::new(&conn.device().ok_or(EPIPE)?, SEND_ORDER, Gfp::Kernel)?,
+        _ => SendBuf::new(&conn.device().ok_or(EPIPE)?, SEND_ORDER)?,
     };
     let piece = chunk.append_iter(msg.data, room);
     s.tx = Some(chunk);
