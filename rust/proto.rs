@@ -3,7 +3,7 @@
 //! The Sockets Direct Protocol, pure: bytes and events go into a [`Machine`], messages and events come out.
 //!
 //! It allocates nothing, never blocks, reads no clock and touches no memory that it was not handed. The peer is hostile: nothing
-//! that it sends can make this code panic. The rules are those of `Documentation/wire.rst`, cited by number.
+//! that it sends can make this code panic (`B-86`). The rules are those of `Documentation/wire.rst`, cited by number.
 //!
 //! The same files make the host crate `sdp-proto`, which `cargo test` runs.
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The state of the connection (sections B.1 and B.9): the only place where it changes.
+//! The state of the connection (`B-1`, `B-2`, `B-9`, `B-68` to `B-76`): the only place where it changes.
 
 use core::fmt;
 
@@ -193,5 +193,21 @@ mod tests {
                 None => assert!(!state.is_open(), "{state}"),
             }
         }
+    }
+
+    #[test]
+    fn b_75_the_table_is_documented() {
+        let text = include_str!("../../Documentation/protocol.rst");
+        let (_, table) = text.split_once("state            input").unwrap();
+        let (table, _) = table.split_once("\n\n").unwrap();
+        let documented: Vec<_> = table.lines().skip(1).map(str::trim).collect();
+        let transitions: Vec<_> = TRANSITIONS
+            .iter()
+            .map(|(from, on, to)| {
+                let (from, on) = (from.to_string(), format!("{on:?}"));
+                format!("{from:<17}{on:<13}{to}")
+            })
+            .collect();
+        assert_eq!(documented, transitions);
     }
 }

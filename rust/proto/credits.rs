@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sequence numbers and credits of both directions (section B.2).
+//! Sequence numbers and credits of both directions (`B-12` to `B-23`).
 //!
 //! A *limit* is the last sequence number that fits into the buffers one end has told the other of: MSeqAck + Bufs. Limits and
 //! sequence numbers live in the ring of integers modulo 2^32, so that they are only ever subtracted.
@@ -38,7 +38,7 @@ pub(super) struct Credits {
     received: u32,
     /// Own receive buffers posted and not yet filled (`B-13`).
     posted: u32,
-    /// The MSeqAck to send in place of `received` (`B-41`).
+    /// The MSeqAck to send in place of `received` (`B-41`, `B-44`).
     held: Option<u32>,
     /// The limit that the last message sent told.
     told: u32,

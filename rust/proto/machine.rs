@@ -1108,12 +1108,12 @@ impl Machine {
         self.credits.available()
     }
 
-    /// The mode of the send half (section B.7).
+    /// The mode of the send half (`B-55` to `B-62`).
     pub fn send_mode(&self) -> Mode {
         self.send_mode.mode()
     }
 
-    /// The mode of the receive half (section B.7).
+    /// The mode of the receive half (`B-55` to `B-62`).
     pub fn receive_mode(&self) -> Mode {
         self.receive.mode()
     }

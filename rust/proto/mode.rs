@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The modes of the two halves and their changes (section B.7).
+//! The modes of the two halves and their changes (`B-55` to `B-62`).
 
 use super::{
     sequence::reached,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The receive half (sections B.3 to B.5): what payload may come, and the peer's buffers that this end may read.
+//! The receive half (`B-24` to `B-45`): what payload may come, and the peer's buffers that this end may read.
 
 use super::{
     buffer::ADVERTS,
@@ -303,7 +303,8 @@ impl ReceiveHalf {
         wait
     }
 
-    /// The answer to send now, oldest buffer first: what was read, then that the rest is to come by Data.
+    /// The answer to send now, oldest buffer first: what was read since the last report (`B-37a`), then that the rest is to come by
+    /// Data.
     pub(super) fn next_answer(&self) -> Option<Answer> {
         let Some(open) = self.open.first() else {
             return (self.ending == Some(true)).then_some(Answer::SendSm);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Changing the size of receive buffers on a live connection (section B.8).
+//! Changing the size of receive buffers on a live connection (`B-63` to `B-67`).
 
 use super::{
     machine::Side,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The send half (sections B.3 to B.5): the stream of copied bytes and of the user's buffers, and what of it goes next.
+//! The send half (`B-24` to `B-45`): the stream of copied bytes and of the user's buffers, and what of it goes next.
 
 use super::{
     buffer::{

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Write zero copy (section B.6): the SinkAvails that this end sent as sink, and those that it got as source.
+//! Write zero copy (`B-46` to `B-53`): the SinkAvails that this end sent as sink, and those that it got as source.
 
 use super::{
     buffer::{

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Urgent bytes of the send stream (section B.10).
+//! Urgent bytes of the send stream (`B-77` to `B-80`).
 
 /// The most bytes between the announcement of an urgent byte and the byte (`B-77`).
 const DISTANCE_MAX: usize = 65535;

@@ -152,7 +152,7 @@ pub struct Base {
     pub mseq_ack: u32,
 }
 
-/// How a half of the stream moves its bytes (section B.7).
+/// How a half of the stream moves its bytes (`B-55` to `B-62`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
     /// By Data only.
@@ -196,7 +196,7 @@ pub enum Message {
     RdmaWrCompl(u32),
     /// The sink read this many bytes (`B-32`).
     RdmaRdCompl(u32),
-    /// The receiver's half changes to this mode (B.7).
+    /// The receiver's half changes to this mode (`B-55`).
     ModeChange(Half, Mode),
     /// The source takes its SrcAvails back (`B-39`).
     SrcAvailCancel,

@@ -558,3 +558,5 @@ fn b_73_nothing_is_heard_after_an_abort() {
     let received = pair.b.machine.received(&late).unwrap();
     assert!(received.payload.is_empty());
 }
+
+mod script;

@@ -1,0 +1,1062 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One machine and a scripted peer, for the rules of zero copy and what comes after it.
+
+use super::*;
+use crate::rust::proto::{
+    wire,
+    State, //
+};
+
+/// A machine, and what its peer has said and heard.
+struct Script {
+    machine: Machine,
+    mseq: u32,
+    heard: u32,
+    ack: u32,
+}
+
+impl Script {
+    fn new() -> Script {
+        Script::of(Side::Accepting)
+    }
+
+    fn of(side: Side) -> Script {
+        let mut machine = Machine::new(config(side)).unwrap();
+        let offer = Config {
+            recv_depth: 100,
+            ..config(Side::Connecting)
+        };
+        let mut peer = Machine::new(offer).unwrap();
+        match side {
+            Side::Accepting => {
+                machine.hello_received(&peer.hello()).unwrap();
+                machine.established();
+            }
+            Side::Connecting => {
+                let mut peer = Machine::new(Config {
+                    side: Side::Accepting,
+                    ..offer
+                })
+                .unwrap();
+                let ack = peer.hello_received(&machine.hello()).unwrap();
+                machine.hello_ack_received(&ack).unwrap();
+            }
+        }
+        machine.take_events();
+        machine.set_zero_copy(true);
+        Script {
+            machine,
+            mseq: 0,
+            heard: 0,
+            ack: 0,
+        }
+    }
+
+    /// A machine whose send half, and whose peer's, are in Pipelined mode.
+    fn pipelined() -> Script {
+        let mut script = Script::new();
+        script.machine.want_mode(Mode::Pipelined);
+        script.expect(Message::ModeChange(Half::Receive, Mode::Pipelined));
+        script.say(Message::ModeChange(Half::Receive, Mode::Pipelined));
+        script
+    }
+
+    /// The peer's next message, which acknowledges what [`Script::acknowledge`] said.
+    fn try_say(
+        &mut self,
+        message: Message,
+        flags: Flags,
+        payload: &[u8],
+    ) -> Result<Received, Violation> {
+        self.mseq += 1;
+        let base = Base {
+            flags,
+            bufs: 100,
+            mseq: self.mseq,
+            mseq_ack: self.ack,
+        };
+        let header = Header::new(base, message, payload.len() as u32);
+        let received = self
+            .machine
+            .received(&[header.as_bytes(), payload].concat())?;
+        self.machine.posted(1);
+        Ok(received)
+    }
+
+    fn say(&mut self, message: Message) {
+        self.try_say(message, Flags::default(), b"").unwrap();
+    }
+
+    fn say_with(&mut self, message: Message, payload: &[u8]) {
+        self.try_say(message, Flags::default(), payload).unwrap();
+    }
+
+    fn refused(&mut self, message: Message, payload: &[u8]) -> Rule {
+        self.try_say(message, Flags::default(), payload)
+            .unwrap_err()
+            .rule
+    }
+
+    /// The peer has got all that was sent, and the fabric said so.
+    fn acknowledge(&mut self) {
+        self.ack = self.heard;
+    }
+
+    /// The next message that is more than a credit update.
+    fn next(&mut self) -> Option<(wire::Parsed, Transmit)> {
+        loop {
+            let transmit = self.machine.poll_transmit()?;
+            let mut bytes = transmit.header.as_bytes().to_vec();
+            bytes.resize(bytes.len() + transmit.payload as usize, 0);
+            let parsed = wire::parse(&bytes).unwrap();
+            self.heard = parsed.base.mseq;
+            self.machine.sent(transmit.tag);
+            let update = parsed.message == Message::Data && parsed.payload.is_empty();
+            if !update || parsed.base.flags != Flags::default() {
+                return Some((parsed, transmit));
+            }
+        }
+    }
+
+    /// The machine's next message, which must be this one.
+    #[track_caller]
+    fn expect(&mut self, message: Message) -> Transmit {
+        let (parsed, transmit) = self.next().expect("nothing to send");
+        assert_eq!(parsed.message, message);
+        transmit
+    }
+
+    #[track_caller]
+    fn expect_silence(&mut self) {
+        let next = self.next();
+        assert!(next.is_none(), "sends {next:?}");
+    }
+
+    #[track_caller]
+    fn expect_buffer(&mut self, region: Region) -> BufferId {
+        let id = self.machine.send_buffer(region).unwrap();
+        let transmit = self.expect(Message::SrcAvail(region));
+        assert_eq!(transmit.source, Source::Buffer(id, 0));
+        id
+    }
+}
+
+/// Larger than any message here.
+const LARGE: Region = Region {
+    len: 1000,
+    rkey: 7,
+    va: 0x1003,
+};
+
+/// What a SrcAvail in Combined mode carries: a message of 116 bytes less both headers.
+const INLINE: u32 = 84;
+
+fn part(offset: u32, len: u32) -> Region {
+    Region {
+        len,
+        va: LARGE.va + u64::from(offset),
+        ..LARGE
+    }
+}
+
+#[test]
+fn b_7_both_halves_start_combined() {
+    let script = Script::new();
+    assert_eq!(script.machine.send_mode(), Mode::Combined);
+    assert_eq!(script.machine.receive_mode(), Mode::Combined);
+}
+
+#[test]
+fn b_21_disconn_does_not_go_on_the_last_credit() {
+    for (depth, goes) in [(3, false), (4, true)] {
+        let mut pair = Pair::of(
+            config(Side::Connecting),
+            Config {
+                recv_depth: 4,
+                ..config(Side::Accepting)
+            },
+        );
+        // Two payload messages leave 2 of 4 credits; an empty Data leaves 1.
+        pair.a.write(&[0; 200]);
+        while pair.a.poll().is_some() {}
+        assert_eq!(pair.a.machine.credits(), 2);
+        if depth == 3 {
+            pair.a.machine.credits.send();
+        }
+        pair.a.machine.shutdown_send();
+        assert_eq!(pair.a.poll().is_some(), goes);
+    }
+}
+
+#[test]
+fn b_23_rdma_costs_no_credit() {
+    let mut script = Script::pipelined();
+    script.say(Message::SrcAvail(LARGE));
+    let before = script.machine.credits();
+    script.machine.start_read(500).unwrap();
+    script.machine.start_read(500).unwrap();
+    assert_eq!(script.machine.credits(), before);
+    script.machine.read_done(500);
+    script.machine.read_done(500);
+    script.expect(Message::RdmaRdCompl(1000));
+    assert_eq!(script.machine.credits(), before - 1);
+}
+
+#[test]
+fn b_25_no_data_beside_a_src_avail() {
+    let mut script = Script::new();
+    script.expect_buffer(LARGE);
+    script.machine.write(10);
+    script.machine.push();
+    script.expect_silence();
+    script.say(Message::RdmaRdCompl(LARGE.len - INLINE));
+    assert_eq!(script.expect(Message::Data).payload, 10);
+}
+
+#[test]
+fn b_26_src_avail_describes_what_it_carries_too() {
+    let mut script = Script::new();
+    script.machine.send_buffer(LARGE).unwrap();
+    assert_eq!(script.expect(Message::SrcAvail(LARGE)).payload, INLINE);
+}
+
+#[test]
+fn b_27_small_buffers_go_by_data() {
+    let mut script = Script::new();
+    let id = script.machine.send_buffer(part(0, 100)).unwrap();
+    let transmit = script.expect(Message::Data);
+    assert_eq!(
+        (transmit.payload, transmit.source),
+        (100, Source::Buffer(id, 0))
+    );
+    assert_eq!(script.machine.finished(), Some(Finished { id, bytes: 100 }));
+}
+
+#[test]
+fn b_30_max_adverts_of_the_peer() {
+    let mut script = Script::pipelined();
+    for _ in 0..4 {
+        script.expect_buffer(LARGE);
+    }
+    script.machine.send_buffer(LARGE).unwrap();
+    script.expect_silence();
+    script.say(Message::RdmaRdCompl(LARGE.len));
+    script.expect(Message::SrcAvail(LARGE));
+}
+
+#[test]
+fn b_31_any_number_of_reads() {
+    let mut script = Script::new();
+    script.say_with(Message::SrcAvail(LARGE), b"head");
+    let readable = script.machine.readable().unwrap();
+    assert_eq!((readable.after, readable.region), (4, part(4, 996)));
+    for _ in 0..3 {
+        script.machine.start_read(332).unwrap();
+    }
+    assert_eq!(script.machine.readable().unwrap().region.len, 0);
+    assert_eq!(script.machine.start_read(1), None);
+    script.machine.read_done(332);
+    script.machine.read_done(332);
+    script.expect_silence();
+    script.machine.read_done(332);
+    script.expect(Message::RdmaRdCompl(996));
+    assert_eq!(script.machine.readable(), None);
+}
+
+#[test]
+fn b_31_a_message_that_has_it_all_is_reported() {
+    let mut script = Script::new();
+    script.say_with(Message::SrcAvail(part(0, 4)), b"head");
+    script.expect(Message::RdmaRdCompl(0));
+    script.acknowledge();
+    script.say_with(Message::Data, b"more");
+}
+
+#[test]
+fn b_32_reports_add_up_to_the_buffer() {
+    let mut script = Script::new();
+    let id = script.expect_buffer(LARGE);
+    script.say(Message::RdmaRdCompl(900));
+    assert_eq!(script.machine.finished(), None);
+    script.say(Message::RdmaRdCompl(16));
+    assert_eq!(
+        script.machine.finished(),
+        Some(Finished { id, bytes: 1000 })
+    );
+}
+
+#[test]
+fn b_32_no_more_and_no_less_than_there_is() {
+    for len in [0, LARGE.len - INLINE + 1] {
+        let mut script = Script::new();
+        script.expect_buffer(LARGE);
+        assert_eq!(script.refused(Message::RdmaRdCompl(len), b""), Rule::B(32));
+    }
+}
+
+#[test]
+fn b_33_send_sm_brings_the_rest_by_data() {
+    let mut script = Script::new();
+    let id = script.expect_buffer(LARGE);
+    script.say(Message::RdmaRdCompl(816));
+    script.say(Message::SendSm);
+    let transmit = script.expect(Message::Data);
+    assert_eq!(
+        (transmit.payload, transmit.source),
+        (100, Source::Buffer(id, 900))
+    );
+    assert_eq!(script.refused(Message::SendSm, b""), Rule::B(33));
+}
+
+#[test]
+fn b_34_payload_may_not_overtake_what_was_declined() {
+    let mut script = Script::pipelined();
+    script.say(Message::SrcAvail(LARGE));
+    assert!(script.machine.decline());
+    script.expect(Message::SendSm);
+    assert_eq!(script.refused(Message::Data, b"early"), Rule::B(34));
+}
+
+#[test]
+fn b_34_a_later_buffer_waits_for_what_was_declined() {
+    let mut script = Script::pipelined();
+    script.say(Message::SrcAvail(part(0, 6)));
+    script.machine.decline();
+    script.expect(Message::SendSm);
+    script.say(Message::SrcAvail(LARGE));
+    assert_eq!(script.machine.readable().unwrap().after, 6);
+    script.acknowledge();
+    script.say_with(Message::Data, b"first!");
+    assert_eq!(script.machine.readable().unwrap().after, 6);
+}
+
+#[test]
+fn b_36_a_sender_that_waits_too_long_copies() {
+    let mut script = Script::new();
+    let id = script.expect_buffer(LARGE);
+    script.machine.cancel_send(false);
+    script.expect(Message::SrcAvailCancel);
+    script.acknowledge();
+    script.say(Message::SendSm);
+    let transmit = script.expect(Message::Data);
+    assert_eq!(transmit.source, Source::Buffer(id, INLINE));
+}
+
+#[test]
+fn b_36_a_sender_may_withdraw() {
+    let mut script = Script::new();
+    let id = script.expect_buffer(LARGE);
+    script.machine.cancel_send(true);
+    script.expect(Message::SrcAvailCancel);
+    script.say(Message::RdmaRdCompl(100));
+    script.acknowledge();
+    script.say(Message::SendSm);
+    let bytes = INLINE + 100;
+    assert_eq!(script.machine.finished(), Some(Finished { id, bytes }));
+    script.expect_silence();
+}
+
+#[test]
+fn b_37_advertisements_that_cross_are_both_answered() {
+    let mut script = Script::new();
+    script.expect_buffer(LARGE);
+    script.say_with(Message::SrcAvail(LARGE), b"head");
+    assert!(script.machine.decline());
+    script.expect(Message::SendSm);
+    script.say(Message::SendSm);
+    script.expect(Message::Data);
+}
+
+#[test]
+fn b_37a_a_report_for_each_step_of_the_reader() {
+    let mut script = Script::new();
+    script.say_with(Message::SrcAvail(LARGE), b"head");
+    for _ in 0..4 {
+        script.machine.start_read(249).unwrap();
+        script.machine.read_done(249);
+        script.expect(Message::RdmaRdCompl(249));
+    }
+    assert_eq!(script.machine.readable(), None);
+}
+
+#[test]
+fn b_38_an_end_that_cannot_read_asks_for_copies() {
+    let mut script = Script::new();
+    script.machine.set_zero_copy(false);
+    script.say_with(Message::SrcAvail(LARGE), b"head");
+    assert_eq!(script.machine.readable(), None);
+    script.expect(Message::SendSm);
+}
+
+#[test]
+fn b_39_no_src_avail_while_a_cancel_is_under_way() {
+    let mut script = Script::pipelined();
+    script.expect_buffer(LARGE);
+    script.machine.cancel_send(false);
+    script.expect(Message::SrcAvailCancel);
+    script.machine.send_buffer(LARGE).unwrap();
+    script.expect_silence();
+    script.say(Message::RdmaRdCompl(LARGE.len));
+    script.expect(Message::SrcAvail(LARGE));
+}
+
+#[test]
+fn b_39_a_peer_that_advertises_during_its_cancel() {
+    let mut script = Script::pipelined();
+    script.say(Message::SrcAvail(LARGE));
+    script.say(Message::SrcAvailCancel);
+    assert_eq!(script.refused(Message::SrcAvail(LARGE), b""), Rule::B(39));
+}
+
+#[test]
+fn b_40_reads_in_flight_are_finished_and_one_send_sm_ends_it() {
+    let mut script = Script::pipelined();
+    for _ in 0..2 {
+        script.say(Message::SrcAvail(LARGE));
+    }
+    script.machine.start_read(300).unwrap();
+    script.say(Message::SrcAvailCancel);
+    assert_eq!(script.machine.start_read(1), None);
+    script.expect_silence();
+    script.machine.read_done(300);
+    script.expect(Message::RdmaRdCompl(300));
+    script.expect(Message::SendSm);
+    script.expect_silence();
+}
+
+#[test]
+fn b_40_payload_behind_what_is_cancelled_has_no_place() {
+    let mut script = Script::pipelined();
+    script.say(Message::SrcAvail(LARGE));
+    script.say_with(Message::Data, b"behind");
+    assert!(!script.machine.decline());
+    assert_eq!(script.refused(Message::SrcAvailCancel, b""), Rule::B(40));
+}
+
+#[test]
+fn b_41_acknowledgement_stays_below_the_cancel_until_the_send_sm() {
+    let mut script = Script::pipelined();
+    script.say(Message::SrcAvail(LARGE));
+    script.machine.start_read(300).unwrap();
+    script.say(Message::SrcAvailCancel);
+    let cancel = script.mseq;
+    script.machine.read_done(300);
+    let (report, _) = script.next().unwrap();
+    assert_eq!(report.message, Message::RdmaRdCompl(300));
+    assert_eq!(report.base.mseq_ack, cancel - 1);
+    let (answer, _) = script.next().unwrap();
+    assert_eq!(answer.message, Message::SendSm);
+    assert_eq!(answer.base.mseq_ack, cancel);
+}
+
+#[test]
+fn b_41_nothing_is_held_when_all_was_read() {
+    let mut script = Script::pipelined();
+    script.say(Message::SrcAvail(LARGE));
+    script.machine.start_read(1000).unwrap();
+    script.say(Message::SrcAvailCancel);
+    script.machine.read_done(1000);
+    script.expect(Message::RdmaRdCompl(1000));
+    script.machine.write(1);
+    script.machine.push();
+    let (data, _) = script.next().unwrap();
+    assert_eq!(data.base.mseq_ack, script.mseq);
+}
+
+#[test]
+fn b_42_only_a_send_sm_that_saw_the_cancel_ends_it() {
+    let mut script = Script::pipelined();
+    let first = script.expect_buffer(LARGE);
+    let second = script.expect_buffer(LARGE);
+    script.acknowledge();
+    script.machine.cancel_send(false);
+    script.expect(Message::SrcAvailCancel);
+    // Declines the first, before it saw the cancel.
+    script.say(Message::SendSm);
+    script.acknowledge();
+    for _ in 0..10 {
+        assert!(matches!(
+            script.expect(Message::Data).source,
+            Source::Buffer(id, _) if id == first
+        ));
+    }
+    script.expect_silence();
+    script.say(Message::SendSm);
+    assert_eq!(
+        script.expect(Message::Data).source,
+        Source::Buffer(second, 0)
+    );
+}
+
+#[test]
+fn b_43_cancel_after_the_answer_is_ignored() {
+    let mut script = Script::new();
+    script.say_with(Message::SrcAvail(LARGE), b"head");
+    script.machine.decline();
+    script.expect(Message::SendSm);
+    script.say(Message::SrcAvailCancel);
+    script.expect_silence();
+    script.acknowledge();
+    script.say_with(Message::Data, b"rest");
+}
+
+#[test]
+fn b_44_held_acknowledgement_is_a_counter_of_its_own() {
+    let mut script = Script::pipelined();
+    script.say(Message::SrcAvail(LARGE));
+    script.machine.start_read(300).unwrap();
+    script.say(Message::SrcAvailCancel);
+    let cancel = script.mseq;
+    for _ in 0..3 {
+        script.say(Message::Data);
+    }
+    script.machine.write(1);
+    script.machine.push();
+    let (data, _) = script.next().unwrap();
+    assert_eq!(data.base.mseq_ack, cancel - 1);
+    // Four messages not acknowledged, all of whose buffers are back.
+    assert_eq!(data.base.bufs, 8 + 4);
+}
+
+#[test]
+fn b_45_a_peer_that_does_not_hold_its_acknowledgement() {
+    let mut script = Script::new();
+    let id = script.expect_buffer(LARGE);
+    script.machine.cancel_send(false);
+    script.expect(Message::SrcAvailCancel);
+    script.acknowledge();
+    script.say(Message::Data);
+    script.say(Message::SendSm);
+    assert_eq!(
+        script.expect(Message::Data).source,
+        Source::Buffer(id, INLINE)
+    );
+    script.machine.cancel_send(false);
+    script.expect(Message::Data);
+}
+
+#[test]
+fn b_46_offers_are_large_and_pipelined_only() {
+    let mut script = Script::new();
+    assert_eq!(script.machine.offer_buffer(part(0, 116)), None);
+    script.machine.offer_buffer(part(0, 117)).unwrap();
+    script.expect_silence();
+    script.say(Message::ModeChange(Half::Receive, Mode::Pipelined));
+    script.expect(Message::SinkAvail(part(0, 117), 0));
+    assert_eq!(
+        Script::new().refused(Message::SinkAvail(LARGE, 0), b""),
+        Rule::B(46)
+    );
+}
+
+#[test]
+fn b_47_a_short_write_ends_the_receive() {
+    let mut script = Script::pipelined();
+    let id = script.machine.offer_buffer(LARGE).unwrap();
+    script.expect(Message::SinkAvail(LARGE, 0));
+    script.say(Message::RdmaWrCompl(10));
+    assert_eq!(
+        script.machine.offer_finished(),
+        Some(Finished { id, bytes: 10 })
+    );
+    assert_eq!(script.refused(Message::RdmaWrCompl(10), b""), Rule::B(47));
+}
+
+#[test]
+fn b_47_the_source_writes_and_says_so() {
+    let mut script = Script::pipelined();
+    script.say(Message::SinkAvail(part(0, 150), 0));
+    let id = script.machine.send_buffer(LARGE).unwrap();
+    let transmit = script.expect(Message::RdmaWrCompl(150));
+    assert_eq!(transmit.write, Some(part(0, 150)));
+    assert_eq!(transmit.source, Source::Buffer(id, 0));
+    assert_eq!(transmit.payload, 0);
+    script.expect(Message::SrcAvail(part(150, 850)));
+}
+
+#[test]
+fn b_48_data_uses_up_an_offer_on_both_sides() {
+    let mut script = Script::pipelined();
+    let id = script.machine.offer_buffer(LARGE).unwrap();
+    script.expect(Message::SinkAvail(LARGE, 0));
+    script.say_with(Message::Data, b"instead");
+    assert_eq!(
+        script.machine.offer_finished(),
+        Some(Finished { id, bytes: 0 })
+    );
+
+    let mut script = Script::pipelined();
+    script.say(Message::SinkAvail(LARGE, 0));
+    script.machine.write(1);
+    script.machine.mark_urgent();
+    script.expect(Message::Data);
+    script.machine.write(1);
+    script.machine.push();
+    script.expect(Message::Data);
+    // The first Data does not count, the second does.
+    script.say(Message::SinkAvail(LARGE, 1));
+    script.machine.write(1);
+    script.machine.push();
+    script.expect(Message::RdmaWrCompl(1));
+}
+
+#[test]
+fn b_49_a_stale_offer_is_dropped() {
+    let mut script = Script::pipelined();
+    script.machine.write(1);
+    script.machine.push();
+    script.expect(Message::Data);
+    // Sent before that Data came, which uses the first of them up.
+    script.say(Message::SinkAvail(LARGE, 0));
+    script.say(Message::SinkAvail(part(0, 200), 0));
+    script.machine.write(1);
+    script.machine.push();
+    assert_eq!(
+        script.expect(Message::RdmaWrCompl(1)).write,
+        Some(part(0, 1))
+    );
+    assert_eq!(
+        script.refused(Message::SinkAvail(LARGE, 1), b""),
+        Rule::B(49)
+    );
+}
+
+#[test]
+fn b_49_the_sink_counts_what_uses_up_no_offer() {
+    let mut script = Script::pipelined();
+    script.say_with(Message::Data, b"1");
+    script.say(Message::Data);
+    script.say_with(Message::Data, b"2");
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.expect(Message::SinkAvail(LARGE, 2));
+    script.say_with(Message::Data, b"3");
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.expect(Message::SinkAvail(LARGE, 2));
+}
+
+#[test]
+fn b_50_sink_avail_beats_src_avail() {
+    let mut source = Script::pipelined();
+    let id = source.expect_buffer(LARGE);
+    source.say(Message::SinkAvail(part(0, 600), 0));
+    let transmit = source.expect(Message::RdmaWrCompl(600));
+    assert_eq!(transmit.source, Source::Buffer(id, 0));
+    source.expect(Message::SrcAvail(part(600, 400)));
+
+    let mut sink = Script::pipelined();
+    sink.machine.offer_buffer(LARGE).unwrap();
+    sink.expect(Message::SinkAvail(LARGE, 0));
+    sink.say(Message::SrcAvail(LARGE));
+    assert_eq!(sink.machine.readable(), None);
+    sink.say(Message::RdmaWrCompl(600));
+    sink.say(Message::SrcAvail(part(600, 400)));
+    assert_eq!(sink.machine.readable().unwrap().region, part(600, 400));
+}
+
+#[test]
+fn b_51_no_offer_while_there_is_to_read() {
+    let mut script = Script::pipelined();
+    script.say(Message::SrcAvail(LARGE));
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.expect_silence();
+    script.machine.start_read(1000).unwrap();
+    script.machine.read_done(1000);
+    script.expect(Message::RdmaRdCompl(1000));
+    script.expect(Message::SinkAvail(LARGE, 0));
+}
+
+#[test]
+fn b_52_sink_avail_with_payload() {
+    let mut script = Script::pipelined();
+    let flags = Flags::default();
+    let received = script
+        .try_say(Message::SinkAvail(LARGE, 0), flags, b"request")
+        .unwrap();
+    assert_eq!(received.payload.len(), 7);
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.expect(Message::SinkAvail(LARGE, 1));
+    script.machine.write(50);
+    script.machine.push();
+    script.expect(Message::RdmaWrCompl(50));
+}
+
+#[test]
+fn b_53_offers_are_taken_back() {
+    let mut script = Script::pipelined();
+    let sent = script.machine.offer_buffer(LARGE).unwrap();
+    script.expect(Message::SinkAvail(LARGE, 0));
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.machine.cancel_offers();
+    script.expect(Message::SinkAvailCancel);
+    assert_eq!(script.machine.offer_finished(), None);
+    script.say(Message::SinkCancelAck);
+    let finished = script.machine.offer_finished().unwrap();
+    assert_eq!((finished.id, finished.bytes), (sent, 0));
+    assert!(script.machine.offer_finished().is_some());
+    assert_eq!(script.refused(Message::SinkCancelAck, b""), Rule::B(53));
+}
+
+#[test]
+fn b_53_a_cancelled_offer_is_not_written() {
+    let mut script = Script::pipelined();
+    script.say(Message::SinkAvail(LARGE, 0));
+    script.say(Message::SinkAvailCancel);
+    script.expect(Message::SinkCancelAck);
+    script.machine.write(5);
+    script.machine.push();
+    script.expect(Message::Data);
+}
+
+#[test]
+fn b_55_to_b_58_changes_go_out_when_they_may() {
+    let mut script = Script::new();
+    script.expect_buffer(LARGE);
+    script.machine.want_mode(Mode::Buffered);
+    script.expect_silence();
+    script.say(Message::RdmaRdCompl(LARGE.len - INLINE));
+    script.expect(Message::ModeChange(Half::Receive, Mode::Buffered));
+    script.machine.send_buffer(LARGE).unwrap();
+    script.expect(Message::Data);
+    script.say(Message::ModeChange(Half::Send, Mode::Combined));
+    assert_eq!(script.machine.send_mode(), Mode::Combined);
+    script.machine.want_mode(Mode::Pipelined);
+    script.expect(Message::ModeChange(Half::Receive, Mode::Pipelined));
+}
+
+#[test]
+fn b_55_no_buffered_with_a_src_avail_open() {
+    let mut script = Script::new();
+    script.say_with(Message::SrcAvail(LARGE), b"head");
+    let change = Message::ModeChange(Half::Receive, Mode::Buffered);
+    assert_eq!(script.refused(change, b""), Rule::B(55));
+}
+
+#[test]
+fn b_56_the_sink_leaves_buffered() {
+    let mut script = Script::new();
+    script.machine.want_combined();
+    script.expect_silence();
+    script.say(Message::ModeChange(Half::Receive, Mode::Buffered));
+    script.expect(Message::ModeChange(Half::Send, Mode::Combined));
+    assert_eq!(script.machine.receive_mode(), Mode::Combined);
+}
+
+#[test]
+fn b_58_leaving_pipelined_voids_offers() {
+    let mut script = Script::pipelined();
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.expect(Message::SinkAvail(LARGE, 0));
+    script.say(Message::ModeChange(Half::Receive, Mode::Combined));
+    assert_eq!(script.machine.offer_finished().unwrap().bytes, 0);
+}
+
+#[test]
+fn b_58_reads_in_flight_are_reported_before_all_is_forgotten() {
+    let mut script = Script::pipelined();
+    script.say(Message::SrcAvail(LARGE));
+    script.machine.start_read(300).unwrap();
+    script.say(Message::ModeChange(Half::Receive, Mode::Combined));
+    let change = script.mseq;
+    script.machine.read_done(300);
+    let (report, _) = script.next().unwrap();
+    assert_eq!(report.message, Message::RdmaRdCompl(300));
+    assert_eq!(report.base.mseq_ack, change - 1);
+    script.say_with(Message::SrcAvail(part(300, 700)), b"again");
+    assert_eq!(script.machine.readable().unwrap().region.len, 695);
+}
+
+#[test]
+fn b_60_the_hint_is_given_and_taken() {
+    let mut script = Script::new();
+    script.machine.set_pipeline_hint(true);
+    script.say_with(Message::SrcAvail(part(0, 4)), b"head");
+    let (report, _) = script.next().unwrap();
+    assert!(report.base.flags.pipeline);
+
+    script.expect_buffer(LARGE);
+    assert!(!script.machine.pipeline_hinted());
+    let hint = Flags {
+        pipeline: true,
+        ..Flags::default()
+    };
+    script.try_say(Message::Data, hint, b"").unwrap();
+    assert!(!script.machine.pipeline_hinted());
+    script
+        .try_say(Message::RdmaRdCompl(100), hint, b"")
+        .unwrap();
+    assert!(script.machine.pipeline_hinted());
+}
+
+#[test]
+fn b_60b_a_late_sink_avail_is_discarded() {
+    let mut script = Script::pipelined();
+    script.machine.want_mode(Mode::Combined);
+    script.expect(Message::ModeChange(Half::Receive, Mode::Combined));
+    script.say(Message::SinkAvail(LARGE, 0));
+    script.machine.write(5);
+    script.machine.push();
+    script.expect(Message::Data);
+    script.acknowledge();
+    assert_eq!(
+        script.refused(Message::SinkAvail(LARGE, 0), b""),
+        Rule::B(46)
+    );
+}
+
+#[test]
+fn b_60b_a_late_sink_avail_that_payload_used_up_is_not_counted() {
+    let mut script = Script::pipelined();
+    script.machine.write(1);
+    script.machine.push();
+    script.expect(Message::Data);
+    script.machine.want_mode(Mode::Combined);
+    script.expect(Message::ModeChange(Half::Receive, Mode::Combined));
+    script.say(Message::SinkAvail(LARGE, 0));
+    script.acknowledge();
+    script.say(Message::Data);
+    script.machine.want_mode(Mode::Pipelined);
+    script.expect(Message::ModeChange(Half::Receive, Mode::Pipelined));
+    script.say(Message::SinkAvail(LARGE, 0));
+    script.machine.write(1);
+    script.machine.push();
+    script.expect(Message::RdmaWrCompl(1));
+}
+
+#[test]
+fn b_62_an_end_that_never_changes_accepts_changes() {
+    let mut script = Script::new();
+    for mode in [Mode::Pipelined, Mode::Combined, Mode::Buffered] {
+        script.say(Message::ModeChange(Half::Receive, mode));
+        assert_eq!(script.machine.receive_mode(), mode);
+        script.say_with(Message::Data, b"x");
+    }
+    assert_eq!(script.machine.send_mode(), Mode::Combined);
+}
+
+#[test]
+fn b_63_a_wish_is_the_users_to_answer() {
+    let mut script = Script::new();
+    script.machine.set_resizable(true);
+    script.say(Message::ChRcvBuf(5000));
+    assert!(script.machine.take_events().contains(Events::RESIZE));
+    assert_eq!(script.machine.resize_wish(), Some(5000));
+    script.expect_silence();
+    assert!(!script.machine.resized(4000));
+    assert!(script.machine.resized(6000));
+    script.expect(Message::ChRcvBufAck(6000));
+}
+
+#[test]
+fn b_64_messages_grow_with_the_answer() {
+    let mut script = Script::new();
+    assert!(script.machine.ask_resize(60));
+    script.expect(Message::ChRcvBuf(60));
+    script.machine.write(500);
+    assert_eq!(script.expect(Message::Data).payload, 60 - 16);
+    script.say(Message::ChRcvBufAck(70));
+    assert_eq!(script.expect(Message::Data).payload, 70 - 16);
+}
+
+#[test]
+fn b_67_the_old_size_counts_until_the_answer() {
+    let mut script = Script::pipelined();
+    script.machine.set_resizable(true);
+    script.say(Message::ChRcvBuf(500));
+    assert!(script.machine.offer_buffer(part(0, 117)).is_some());
+    script.machine.resized(500);
+    script.expect(Message::ChRcvBufAck(500));
+    assert_eq!(script.machine.offer_buffer(part(0, 500)), None);
+    assert!(script.machine.offer_buffer(part(0, 501)).is_some());
+}
+
+#[test]
+fn b_68_disconn_waits_for_zero_copy() {
+    let mut script = Script::new();
+    script.expect_buffer(LARGE);
+    script.machine.shutdown_send();
+    script.expect_silence();
+    script.say(Message::RdmaRdCompl(LARGE.len - INLINE));
+    script.expect(Message::DisConn);
+}
+
+#[test]
+fn b_68_a_disconn_with_a_src_avail_open() {
+    let mut script = Script::new();
+    script.say_with(Message::SrcAvail(LARGE), b"head");
+    assert_eq!(script.refused(Message::DisConn, b""), Rule::B(68));
+}
+
+#[test]
+fn b_69_disconn_gives_offers_back() {
+    let mut script = Script::pipelined();
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.expect(Message::SinkAvail(LARGE, 0));
+    script.say(Message::DisConn);
+    assert!(script.machine.offer_finished().is_some());
+    assert_eq!(script.machine.offer_buffer(LARGE), None);
+}
+
+#[test]
+fn b_72_every_buffer_comes_back_when_the_fabric_is_gone() {
+    let mut script = Script::pipelined();
+    let sent = script.expect_buffer(LARGE);
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.expect(Message::SinkAvail(LARGE, 0));
+    script.machine.disconnected();
+    assert_eq!(script.machine.finished().unwrap().id, sent);
+    assert!(script.machine.offer_finished().is_some());
+}
+
+#[test]
+fn b_74_a_peer_that_does_not_close_is_not_waited_for() {
+    let mut script = Script::new();
+    script.machine.set_close_timeout(Some(60));
+    script.machine.set_now(1000);
+    script.machine.shutdown_send();
+    script.expect(Message::DisConn);
+    assert_eq!(script.machine.deadline(), None, "half open may last");
+    script.machine.shutdown_receive();
+    assert_eq!(script.machine.deadline(), Some(1060));
+    script.machine.expired(1059);
+    assert_eq!(script.machine.state(), State::DisConnDone);
+    script.machine.expired(1060);
+    assert_eq!(script.machine.state(), State::Aborting);
+    script.expect(Message::AbortConn);
+}
+
+#[test]
+fn b_76_and_b_81_silence_is_probed() {
+    let mut script = Script::new();
+    script.machine.set_now(100);
+    script.machine.set_keepalive(Some(50));
+    assert_eq!(script.machine.deadline(), Some(150));
+    script.machine.set_now(120);
+    script.say(Message::Data);
+    assert_eq!(script.machine.deadline(), Some(170));
+    script.machine.expired(169);
+    assert!(script.machine.take_events().is_empty());
+    script.machine.expired(170);
+    assert_eq!(script.machine.take_events(), Events::KEEPALIVE);
+    assert_eq!(script.machine.deadline(), Some(220));
+}
+
+#[test]
+fn b_77_urgent_bytes_are_announced_without_payload_credit() {
+    let mut script = Script::new();
+    script.machine.write(5);
+    script.machine.mark_urgent();
+    script.machine.credits.start(2);
+    let (parsed, _) = script.next().unwrap();
+    assert!(parsed.payload.is_empty() && parsed.base.flags.urgent_pending);
+    script.expect_silence();
+    script.say(Message::Data);
+    let (parsed, transmit) = script.next().unwrap();
+    assert!(parsed.base.flags.urgent && !parsed.base.flags.urgent_pending);
+    assert!(transmit.solicited);
+}
+
+#[test]
+fn b_78_an_urgent_byte_ends_its_message() {
+    let mut script = Script::new();
+    script.machine.write(5);
+    script.machine.mark_urgent();
+    script.machine.write(20);
+    script.machine.push();
+    let (parsed, _) = script.next().unwrap();
+    assert_eq!(parsed.payload.len(), 5);
+    assert!(parsed.base.flags.urgent && parsed.base.flags.urgent_pending);
+    let (parsed, _) = script.next().unwrap();
+    assert!(!parsed.base.flags.urgent);
+}
+
+#[test]
+fn b_79_the_user_is_told_of_an_urgent_byte() {
+    let mut script = Script::new();
+    let pending = Flags {
+        urgent_pending: true,
+        ..Flags::default()
+    };
+    let received = script.try_say(Message::Data, pending, b"").unwrap();
+    assert!(received.urgent_pending && !received.urgent);
+    assert!(script.machine.take_events().contains(Events::URGENT));
+}
+
+#[test]
+fn b_80_an_urgent_byte_goes_by_data() {
+    let mut script = Script::pipelined();
+    script.say(Message::SinkAvail(LARGE, 0));
+    script.machine.write(5);
+    script.machine.mark_urgent();
+    assert_eq!(script.expect(Message::Data).payload, 5);
+}
+
+#[test]
+fn b_83_the_peer_moves() {
+    let mut script = Script::new();
+    script.say(Message::SuspComm(0x1_1234));
+    assert!(script.machine.take_events().contains(Events::SUSPEND));
+    script.machine.write(7);
+    script.machine.push();
+    script.expect(Message::SuspCommAck);
+    assert_eq!(script.machine.state(), State::Disconnecting);
+    assert_eq!(script.machine.resume_port(), Some(0x1234));
+    script.machine.disconnected();
+    assert_eq!(script.machine.aborted(), None);
+    assert_eq!(script.machine.unsent(), 7, "for the next connection");
+}
+
+#[test]
+fn b_83_this_end_moves() {
+    let mut script = Script::new();
+    script.expect_buffer(LARGE);
+    assert!(script.machine.suspend(0x1234));
+    script.expect_silence();
+    script.say(Message::RdmaRdCompl(LARGE.len - INLINE));
+    script.expect(Message::SuspComm(0x1_1234));
+    for _ in 0..3 {
+        script.say_with(Message::Data, b"late");
+    }
+    script.expect_silence();
+    script.say(Message::SuspCommAck);
+    assert_eq!(script.machine.state(), State::Disconnecting);
+    assert_eq!(script.machine.aborted(), None);
+}
+
+#[test]
+fn b_83_both_move() {
+    let mut accepting = Script::of(Side::Accepting);
+    accepting.machine.suspend(1);
+    accepting.expect(Message::SuspComm(0x1_0001));
+    accepting.say(Message::SuspComm(0x1_0002));
+    assert_eq!(accepting.machine.resume_port(), None);
+    accepting.expect_silence();
+    accepting.say(Message::SuspCommAck);
+
+    let mut connecting = Script::of(Side::Connecting);
+    connecting.machine.suspend(2);
+    connecting.expect(Message::SuspComm(0x1_0002));
+    connecting.say(Message::SuspComm(0x1_0001));
+    connecting.expect(Message::SuspCommAck);
+    assert_eq!(connecting.machine.resume_port(), Some(1));
+}
+
+#[test]
+fn b_83_nonsense() {
+    for id in [0, 0x1_0000, 0x2_0001, u64::MAX] {
+        assert_eq!(
+            Script::new().refused(Message::SuspComm(id), b""),
+            Rule::A(6)
+        );
+    }
+    let mut script = Script::new();
+    script.say(Message::SuspComm(0x1_0001));
+    assert_eq!(
+        script.refused(Message::SuspComm(0x1_0001), b""),
+        Rule::B(83)
+    );
+    assert_eq!(
+        Script::new().refused(Message::SuspCommAck, b""),
+        Rule::B(83)
+    );
+}
