@@ -118,6 +118,8 @@ pub(crate) struct Locked {
     /// What [`reap`] is to destroy.
     dead: Option<Id>,
     conn: Option<Arc<Conn>>,
+    /// The peer that is looked for.
+    lookup: Option<connect::Lookup>,
     /// Where a child goes once it is connected.
     listener: Option<Pending>,
     /// Payload that the readers have taken over from the connection.
@@ -172,6 +174,7 @@ impl Protocol for Sdp {
             id: None,
             dead: None,
             conn: None,
+            lookup: None,
             listener: None,
             rx: Ring::empty(),
             tx: None,

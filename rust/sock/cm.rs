@@ -47,8 +47,7 @@ impl CmHandler for ARef<Socket> {
                     pr_debug!("connection request refused: {e:?}\n");
                 }
             }
-            // No answer to ARP: as TCP says it of such a host.
-            CmEvent::AddrError(e) if e == ETIMEDOUT => failed(sk, EHOSTUNREACH),
+            CmEvent::AddrError(e) if e == ETIMEDOUT => connect::addr_timed_out(sk),
             CmEvent::AddrError(e) => failed(sk, e),
             CmEvent::RouteError => failed(sk, EHOSTUNREACH),
             CmEvent::Unreachable => failed(sk, ETIMEDOUT),

@@ -33,15 +33,38 @@ use core::net::{
 };
 use kernel::prelude::*;
 
-/// How long the address or the route of a peer may take, in milliseconds; as TCP gives ARP.
-const RESOLVE_MS: u32 = 3000;
+/// How long the route to a peer may take, in milliseconds.
+const ROUTE_MS: u32 = 3000;
+
+/// How long one look for the peer's address may take, in milliseconds. ib_core misses an answer
+/// that comes while it queues the question, and looks again only when this time is over.
+const ADDRESS_MS: u32 = 200;
+
+/// How many looks there are; together they take the three seconds that TCP gives ARP.
+const ADDRESS_LOOKS: u8 = 15;
+
+/// The address of the peer that a connecting socket looks for.
+pub(super) struct Lookup {
+    peer: SocketAddrV4,
+    /// Looks that are left.
+    left: u8,
+    /// Whether it is time for one.
+    again: bool,
+}
 
 /// `connect(2)`.
 pub(super) fn connect(sk: &Socket, peer: SocketAddrV4, nonblock: bool) -> Result {
     let mut timeout = sk.send_timeout(nonblock);
     let mut s = reap::lock_clean(sk);
     match s.state {
-        State::Idle => start(sk, &mut s, peer)?,
+        State::Idle => {
+            let lookup = Lookup {
+                peer,
+                left: ADDRESS_LOOKS,
+                again: false,
+            };
+            look(sk, &mut s, lookup)?;
+        }
         State::Connecting if nonblock => return Err(EALREADY),
         State::Connecting | State::Failed => {}
         State::Listening(_) | State::Connected => return Err(EISCONN),
@@ -63,21 +86,22 @@ pub(super) fn connect(sk: &Socket, peer: SocketAddrV4, nonblock: bool) -> Result
     Ok(())
 }
 
-fn start(sk: &Socket, s: &mut SockGuard<'_, Sdp>, peer: SocketAddrV4) -> Result {
+/// Looks for the peer's address, with a cm id that has not looked before.
+fn look(sk: &Socket, s: &mut SockGuard<'_, Sdp>, lookup: Lookup) -> Result {
     let mut id = match (s.id.take(), s.bound) {
         (Some(id), _) => id,
         (None, Some(bound)) => bind::bound_id(sk, bound)?.0,
         (None, None) => bind::new_id(sk)?,
     };
-    let resolving = id.resolve_addr(None, &SocketAddr::V4(peer), RESOLVE_MS);
+    // The handler waits for the socket lock before it looks.
+    let resolving = id.resolve_addr(None, &SocketAddr::V4(lookup.peer), ADDRESS_MS);
+    s.id = Some(id);
     if let Err(e) = resolving {
-        // Its handler never ran, but this holds the socket lock.
-        s.dead = Some(id);
+        s.bury();
         sk.queue_work();
         return Err(e);
     }
-    // The handler waits for the socket lock before it looks.
-    s.id = Some(id);
+    s.lookup = Some(lookup);
     s.state = State::Connecting;
     sk.show(Shown::SynSent);
     Ok(())
@@ -98,13 +122,57 @@ pub(super) fn failed(sk: &Socket, s: &mut SockGuard<'_, Sdp>, e: Error) {
     sk.state_change();
 }
 
+/// The peer did not say its address in time: the socket's work is to look again.
+pub(super) fn addr_timed_out(sk: &Socket) {
+    let mut s = sk.lock();
+    if !matches!(s.state, State::Connecting) {
+        return;
+    }
+    match &mut s.lookup {
+        Some(lookup) if lookup.left > 0 => {
+            lookup.left = lookup.left.saturating_sub(1);
+            lookup.again = true;
+            sk.queue_work();
+        }
+        // As TCP says it of a host that does not answer.
+        _ => failed(sk, &mut s, EHOSTUNREACH),
+    }
+}
+
+/// Looks for the peer's address again, with a new cm id: a used one would wait for its handler.
+/// In the socket's work.
+pub(super) fn look_again(sk: &Socket) {
+    let lookup = {
+        let mut s = sk.lock();
+        let again = s.lookup.take_if(|lookup| lookup.again);
+        match again {
+            Some(lookup) if matches!(s.state, State::Connecting) => {
+                s.bury();
+                lookup
+            }
+            _ => return,
+        }
+    };
+    // Frees the port, where the socket is bound to one.
+    let mut s = reap::lock_clean(sk);
+    if matches!(s.state, State::Connecting) {
+        let lookup = Lookup {
+            again: false,
+            ..lookup
+        };
+        if let Err(e) = look(sk, &mut s, lookup) {
+            failed(sk, &mut s, e);
+        }
+    }
+}
+
 /// The peer's address is known: on to the route.
 pub(super) fn addr_resolved(sk: &Socket, handler: &Handler<'_>) {
     let mut s = sk.lock();
-    if s.id.is_none() || !matches!(s.state, State::Connecting) {
+    if !matches!(s.state, State::Connecting) {
         return;
     }
-    if let Err(e) = handler.resolve_route(RESOLVE_MS) {
+    if let Err(e) = handler.resolve_route(ROUTE_MS) {
         failed(sk, &mut s, e);
     }
 }

@@ -9,6 +9,7 @@ use crate::{
             Link,
             Unread, //
         },
+        connect,
         release,
         ring::Ring,
         Sdp,
@@ -28,6 +29,7 @@ const DROP_MS: u32 = 30_000;
 
 /// Queued work: a timer ran out, or something ended.
 pub(super) fn work(sk: &Socket) {
+    connect::look_again(sk);
     release::check_fin_wait(sk);
     if let Some(conn) = &sk.lock().conn {
         conn.work();
