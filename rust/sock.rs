@@ -64,13 +64,14 @@ use crate::{
 use core::net::SocketAddrV4;
 use kernel::{
     module::this_module,
-    new_mutex,
+    new_mutex, new_spinlock,
     prelude::*,
     sync::{
         aref::ARef,
         atomic::Atomic,
         Arc,
-        Mutex, //
+        Mutex,
+        SpinLock, //
     },
     time::{
         Instant,
@@ -87,6 +88,9 @@ pub(crate) struct Sdp {
     /// Held by who reaps what the socket used before.
     #[pin]
     teardown: Mutex<()>,
+    /// How the CM ended the cm id that the socket has.
+    #[pin]
+    ended: SpinLock<Option<cm::Ended>>,
     /// Children of a listener that are not connected yet.
     pending: Atomic<u32>,
 }
@@ -164,6 +168,7 @@ impl Protocol for Sdp {
     fn new(_net: &Net) -> Result<(impl PinInit<Self, Error>, Locked)> {
         let shared = try_pin_init!(Self {
             teardown <- new_mutex!((), "sdp::Sdp::teardown"),
+            ended <- new_spinlock!(None, "sdp::Sdp::ended"),
             pending: Atomic::new(0),
         });
         let locked = Locked {

@@ -2,7 +2,8 @@
 
 //! What the RDMA CM tells of a socket's connection, handed to the verb that waits for it.
 //!
-//! Runs in process context under the handler mutex of the id, and takes the socket lock inside it.
+//! Runs in process context under the handler mutex of the id. What goes on with a set-up takes the
+//! socket lock there; what ends a connection is left to the socket's work.
 
 use crate::{
     rdma::cm::{
@@ -47,45 +48,65 @@ impl CmHandler for ARef<Socket> {
                     pr_debug!("connection request refused: {e:?}\n");
                 }
             }
-            CmEvent::AddrError(e) if e == ETIMEDOUT => connect::addr_timed_out(sk),
-            CmEvent::AddrError(e) => failed(sk, e),
-            CmEvent::RouteError => failed(sk, EHOSTUNREACH),
-            CmEvent::Unreachable => failed(sk, ETIMEDOUT),
-            CmEvent::ConnectError => failed(sk, ECONNREFUSED),
+            CmEvent::AddrError(e) if e == ETIMEDOUT => ended(sk, Ended::NoAnswer),
+            CmEvent::AddrError(e) => ended(sk, Ended::Failed(e)),
+            CmEvent::RouteError => ended(sk, Ended::Failed(EHOSTUNREACH)),
+            CmEvent::Unreachable => ended(sk, Ended::Failed(ETIMEDOUT)),
             // Nobody listens there, or who does has no room.
-            CmEvent::Rejected => failed(sk, ECONNREFUSED),
-            CmEvent::Disconnected => gone(sk, None),
-            CmEvent::DeviceRemoval => gone(sk, Some(ENODEV)),
+            CmEvent::ConnectError | CmEvent::Rejected => ended(sk, Ended::Failed(ECONNREFUSED)),
+            CmEvent::Disconnected => ended(sk, Ended::Gone),
+            CmEvent::DeviceRemoval => ended(sk, Ended::Removed),
             CmEvent::AddrChange | CmEvent::TimewaitExit => {}
         }
     }
 }
 
-/// A connection that was being made was not made.
-fn failed(sk: &Socket, e: Error) {
-    let mut s = sk.lock();
-    if s.listener.take().is_some() {
-        release::abandon(&mut s);
-    } else if matches!(s.state, State::Connecting) {
-        connect::failed(sk, &mut s, e);
-    }
+/// How the CM said that it is over with a cm id.
+pub(super) enum Ended {
+    /// The peer did not say its address in time.
+    NoAnswer,
+    /// There will be no connection, for this reason.
+    Failed(Error),
+    /// The connection is gone.
+    Gone,
+    /// The device goes, which waits until the id is destroyed.
+    Removed,
 }
 
-/// The connection is gone, or the device below it is going.
-fn gone(sk: &Socket, cause: Option<Error>) {
+/// Leaves it to the socket's work: a handler that waited for a user who sleeps in a page fault
+/// with the socket lock would keep the CM from all its other connections.
+fn ended(sk: &Socket, how: Ended) {
+    *sk.ended.lock() = Some(how);
+    sk.queue_work();
+}
+
+/// Does what [`ended()`] left. In the socket's work.
+pub(super) fn take_end(sk: &Socket) {
+    let Some(how) = sk.ended.lock().take() else {
+        return;
+    };
     let mut s = sk.lock();
     if s.listener.take().is_some() {
+        // A child that nobody will accept.
         release::abandon(&mut s);
     } else if matches!(s.state, State::Connecting) {
-        connect::failed(sk, &mut s, cause.unwrap_or(ECONNREFUSED));
+        match how {
+            Ended::NoAnswer => {
+                drop(s);
+                connect::look_again(sk);
+            }
+            Ended::Failed(e) => connect::failed(sk, &mut s, e),
+            Ended::Gone => connect::failed(sk, &mut s, ECONNREFUSED),
+            Ended::Removed => connect::failed(sk, &mut s, ENODEV),
+        }
     } else if let Some(conn) = &s.conn {
-        if let Some(cause) = cause {
-            conn.broken(cause);
+        if matches!(how, Ended::Removed) {
+            conn.broken(ENODEV);
         }
         conn.set_link(Link::Gone);
-    } else if let Some(cause) = cause {
-        // A listener, or a bound socket, whose device goes.
-        sk.fail(cause);
+    } else if matches!(how, Ended::Removed) {
+        // A listener, or a bound socket.
+        sk.fail(ENODEV);
         shutdown::stop_listening(sk, s);
     }
 }

@@ -48,8 +48,6 @@ pub(super) struct Lookup {
     peer: SocketAddrV4,
     /// Looks that are left.
     left: u8,
-    /// Whether it is time for one.
-    again: bool,
 }
 
 /// `connect(2)`.
@@ -61,7 +59,6 @@ pub(super) fn connect(sk: &Socket, peer: SocketAddrV4, nonblock: bool) -> Result
             let lookup = Lookup {
                 peer,
                 left: ADDRESS_LOOKS,
-                again: false,
             };
             look(sk, &mut s, lookup)?;
         }
@@ -122,44 +119,29 @@ pub(super) fn failed(sk: &Socket, s: &mut SockGuard<'_, Sdp>, e: Error) {
     sk.state_change();
 }
 
-/// The peer did not say its address in time: the socket's work is to look again.
-pub(super) fn addr_timed_out(sk: &Socket) {
-    let mut s = sk.lock();
-    if !matches!(s.state, State::Connecting) {
-        return;
-    }
-    match &mut s.lookup {
-        Some(lookup) if lookup.left > 0 => {
-            lookup.left = lookup.left.saturating_sub(1);
-            lookup.again = true;
-            sk.queue_work();
-        }
-        // As TCP says it of a host that does not answer.
-        _ => failed(sk, &mut s, EHOSTUNREACH),
-    }
-}
-
-/// Looks for the peer's address again, with a new cm id: a used one would wait for its handler.
-/// In the socket's work.
+/// The peer did not say its address in time: looks for it again, with a new cm id, since a used
+/// one would wait for its handler. In the socket's work.
 pub(super) fn look_again(sk: &Socket) {
     let lookup = {
         let mut s = sk.lock();
-        let again = s.lookup.take_if(|lookup| lookup.again);
-        match again {
-            Some(lookup) if matches!(s.state, State::Connecting) => {
+        if !matches!(s.state, State::Connecting) {
+            return;
+        }
+        match s.lookup.take() {
+            Some(lookup) if lookup.left > 0 => {
                 s.bury();
-                lookup
+                Lookup {
+                    left: lookup.left.saturating_sub(1),
+                    ..lookup
+                }
             }
-            _ => return,
+            // As TCP says it of a host that does not answer.
+            _ => return failed(sk, &mut s, EHOSTUNREACH),
         }
     };
     // Frees the port, where the socket is bound to one.
     let mut s = reap::lock_clean(sk);
     if matches!(s.state, State::Connecting) {
-        let lookup = Lookup {
-            again: false,
-            ..lookup
-        };
         if let Err(e) = look(sk, &mut s, lookup) {
             failed(sk, &mut s, e);
         }

@@ -5,11 +5,11 @@
 use crate::{
     net::sock::SockGuard,
     sock::{
+        cm,
         conn::{
             Link,
             Unread, //
         },
-        connect,
         release,
         ring::Ring,
         Sdp,
@@ -29,7 +29,7 @@ const DROP_MS: u32 = 30_000;
 
 /// Queued work: a timer ran out, or something ended.
 pub(super) fn work(sk: &Socket) {
-    connect::look_again(sk);
+    cm::take_end(sk);
     release::check_fin_wait(sk);
     if let Some(conn) = &sk.lock().conn {
         conn.work();
@@ -59,7 +59,11 @@ pub(super) fn reap(sk: &Socket, hurry: bool) {
         let failed = matches!(s.state, State::Idle | State::Failed);
         (s.dead.take(), s.conn.clone(), s.drop_at, failed)
     };
-    drop(dead);
+    if dead.is_some() {
+        drop(dead);
+        // What its handler said last is of no interest any more.
+        *sk.ended.lock() = None;
+    }
     let Some(conn) = conn else { return };
     match conn.link() {
         Link::Up => return,
@@ -83,6 +87,7 @@ pub(super) fn reap(sk: &Socket, hurry: bool) {
     }
     sk.stop_timer();
     conn.tear_down();
+    *sk.ended.lock() = None;
     let mut s = sk.lock();
     s.rx.iter_mut().for_each(Unread::detach);
     s.tx = None;
