@@ -53,7 +53,7 @@ impl<P: Protocol> Family<P> {
         let mut i = 0;
         // A name too long for the field fails the build here, by the index.
         while i < from.len() {
-            proto.name[i] = from[i] as _;
+            proto.name[i] = from[i];
             i += 1;
         }
         proto.owner = module.as_ptr();
@@ -84,6 +84,9 @@ impl<P: Protocol> Family<P> {
         self.workqueue.load(Ordering::Acquire)
     }
 
+    /// # Safety
+    ///
+    /// The socket layer calls it, with a live namespace and a socket under construction.
     unsafe extern "C" fn create(
         net: *mut bindings::net,
         sock: *mut bindings::socket,

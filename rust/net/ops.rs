@@ -164,6 +164,9 @@ unsafe fn sockaddr<'a>(addr: *mut bindings::sockaddr_unsized, len: c_int) -> Res
 // valid: the socket is live and of `P`, kernel pointers are readable for the lengths that go with
 // them, and user pointers are only given to `UserSlice`.
 
+/// # Safety
+///
+/// The socket layer calls it, as said above.
 unsafe extern "C" fn release<P: Protocol>(sock: *mut bindings::socket) -> c_int {
     // SAFETY: A live socket; release is its last call, and nobody else reads `sk` any more.
     let raw = unsafe { core::mem::replace(&mut (*sock).sk, null_mut()) };
@@ -175,6 +178,9 @@ unsafe extern "C" fn release<P: Protocol>(sock: *mut bindings::socket) -> c_int 
     0
 }
 
+/// # Safety
+///
+/// The socket layer calls it, as said above.
 unsafe extern "C" fn bind<P: Protocol>(
     sock: *mut bindings::socket,
     addr: *mut bindings::sockaddr_unsized,
@@ -184,6 +190,9 @@ unsafe extern "C" fn bind<P: Protocol>(
     from_result(|| unsafe { P::bind(sk(sock), sockaddr(addr, len)?).map(|()| 0) })
 }
 
+/// # Safety
+///
+/// The socket layer calls it, as said above.
 unsafe extern "C" fn connect<P: Protocol>(
     sock: *mut bindings::socket,
     addr: *mut bindings::sockaddr_unsized,
@@ -195,6 +204,9 @@ unsafe extern "C" fn connect<P: Protocol>(
     from_result(|| unsafe { P::connect(sk(sock), sockaddr(addr, len)?, nonblock).map(|()| 0) })
 }
 
+/// # Safety
+///
+/// The socket layer calls it, as said above.
 unsafe extern "C" fn accept<P: Protocol>(
     sock: *mut bindings::socket,
     newsock: *mut bindings::socket,
@@ -213,6 +225,9 @@ unsafe extern "C" fn accept<P: Protocol>(
     })
 }
 
+/// # Safety
+///
+/// The socket layer calls it, as said above.
 unsafe extern "C" fn getname<P: Protocol>(
     sock: *mut bindings::socket,
     addr: *mut bindings::sockaddr,
@@ -232,6 +247,9 @@ unsafe extern "C" fn getname<P: Protocol>(
     })
 }
 
+/// # Safety
+///
+/// The socket layer calls it, as said above.
 unsafe extern "C" fn poll<P: Protocol>(
     file: *mut bindings::file,
     sock: *mut bindings::socket,
@@ -244,6 +262,9 @@ unsafe extern "C" fn poll<P: Protocol>(
     }
 }
 
+/// # Safety
+///
+/// The socket layer calls it, as said above.
 unsafe extern "C" fn ioctl<P: Protocol>(
     sock: *mut bindings::socket,
     cmd: c_uint,
@@ -252,7 +273,7 @@ unsafe extern "C" fn ioctl<P: Protocol>(
     from_result(|| {
         // SAFETY: As said above.
         let value = P::ioctl(unsafe { sk::<P>(sock) }, cmd)?;
-        let user = UserPtr::from_addr(arg as usize);
+        let user = UserPtr::from_addr(arg);
         UserSlice::new(user, size_of::<c_int>())
             .writer()
             .write(&value)?;
@@ -260,11 +281,17 @@ unsafe extern "C" fn ioctl<P: Protocol>(
     })
 }
 
+/// # Safety
+///
+/// The socket layer calls it, as said above.
 unsafe extern "C" fn listen<P: Protocol>(sock: *mut bindings::socket, backlog: c_int) -> c_int {
     // SAFETY: As said above.
     from_result(|| P::listen(unsafe { sk::<P>(sock) }, backlog).map(|()| 0))
 }
 
+/// # Safety
+///
+/// The socket layer calls it, as said above.
 unsafe extern "C" fn shutdown<P: Protocol>(sock: *mut bindings::socket, how: c_int) -> c_int {
     from_result(|| {
         let (read, write) = match how {
@@ -278,6 +305,9 @@ unsafe extern "C" fn shutdown<P: Protocol>(sock: *mut bindings::socket, how: c_i
     })
 }
 
+/// # Safety
+///
+/// The socket layer calls it, as said above.
 unsafe extern "C" fn setsockopt<P: Protocol>(
     sock: *mut bindings::socket,
     level: c_int,
@@ -302,6 +332,9 @@ unsafe extern "C" fn setsockopt<P: Protocol>(
     })
 }
 
+/// # Safety
+///
+/// The socket layer calls it, as said above.
 unsafe extern "C" fn getsockopt<P: Protocol>(
     sock: *mut bindings::socket,
     level: c_int,
@@ -327,6 +360,9 @@ unsafe extern "C" fn getsockopt<P: Protocol>(
     })
 }
 
+/// # Safety
+///
+/// The socket layer calls it, as said above.
 unsafe extern "C" fn sendmsg<P: Protocol>(
     sock: *mut bindings::socket,
     msg: *mut bindings::msghdr,
@@ -340,6 +376,9 @@ unsafe extern "C" fn sendmsg<P: Protocol>(
     })
 }
 
+/// # Safety
+///
+/// The socket layer calls it, as said above.
 unsafe extern "C" fn recvmsg<P: Protocol>(
     sock: *mut bindings::socket,
     msg: *mut bindings::msghdr,

@@ -224,6 +224,9 @@ impl<P: Protocol> Sock<P> {
         Ok(unsafe { ARef::from_raw(layout.cast()) })
     }
 
+    /// # Safety
+    ///
+    /// The socket layer calls it, once, for a sock without references.
     unsafe extern "C" fn on_destruct(sk: *mut bindings::sock) {
         let layout = sk.cast::<Layout<P>>();
         // SAFETY: The last reference is gone, so nothing else can reach the two; they were
@@ -234,6 +237,9 @@ impl<P: Protocol> Sock<P> {
         }
     }
 
+    /// # Safety
+    ///
+    /// The timer of a [`Layout`] calls it, with the reference that arming took.
     unsafe extern "C" fn on_timer(timer: *mut bindings::timer_list) {
         // SAFETY: The timer is embedded in a `Layout<P>`, and an armed timer owns a reference.
         let sk = unsafe {
@@ -243,6 +249,9 @@ impl<P: Protocol> Sock<P> {
         P::timer(&sk);
     }
 
+    /// # Safety
+    ///
+    /// The workqueue calls it, with the work of a [`Layout`] and the reference that queueing took.
     unsafe extern "C" fn on_work(work: *mut bindings::work_struct) {
         // SAFETY: The work is embedded in a `Layout<P>`, and queued work owns a reference.
         let sk = unsafe {

@@ -98,6 +98,9 @@ impl<D: Directory<N>, const N: usize> Knobs<D, N> {
         unsafe { bindings::sdp_helper_net_generic(net, id) }.cast()
     }
 
+    /// # Safety
+    ///
+    /// The kernel calls it, while registered, for each namespace once.
     unsafe extern "C" fn init(net: *mut bindings::net) -> c_int {
         from_result(|| {
             let this = D::knobs();
@@ -135,6 +138,9 @@ impl<D: Directory<N>, const N: usize> Knobs<D, N> {
         })
     }
 
+    /// # Safety
+    ///
+    /// The kernel calls it for each namespace whose [`Self::init`] succeeded, once.
     unsafe extern "C" fn exit(net: *mut bindings::net) {
         // SAFETY: `init` succeeded for this namespace, and its memory is freed after this.
         unsafe {
