@@ -222,9 +222,8 @@ impl Sock {
     /// `socket()`.
     pub fn new(family: c_int, kind: c_int, protocol: c_int) -> Result<Self> {
         // SAFETY: `socket()` takes no memory.
-        let fd =
-            Errno::check(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) })?;
-        Ok(Self::adopt(fd))
+        let fd = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) };
+        Errno::check(fd).map(Self::adopt)
     }
 
     fn adopt(fd: c_int) -> Self {

@@ -131,15 +131,11 @@ impl Transfer {
     /// One line for people and scripts: bytes, seconds, rate, hash.
     fn end(self) {
         let (seconds, rate) = (self.start.elapsed().as_secs_f64(), self.rate());
-        let hash: String = self
-            .hash
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
         println!(
-            "{} {} bytes in {seconds:.1} s, {rate:.1} MB/s, SHA-256 {hash}",
-            self.what, self.bytes
+            "{} {} bytes in {seconds:.1} s, {rate:.1} MB/s, SHA-256 {:x}",
+            self.what,
+            self.bytes,
+            self.hash.finalize()
         );
     }
 }

@@ -24,6 +24,7 @@ use sdp_selftests::{
     },
 };
 use std::{
+    env,
     net::{
         Ipv4Addr,
         SocketAddrV4, //
@@ -189,20 +190,12 @@ pub(crate) fn becomes(timeout: Duration, mut condition: impl FnMut() -> bool) ->
     true
 }
 
-/// Makes the RDMA device `name` on `interface`, of the kind of the one in A.
+/// Makes the RDMA device `name` on `interface`, of the kind that `$RDMA` says, rxe or siw.
 pub(crate) fn rdma_add(netns: &str, name: &str, interface: &str) {
-    // An iWARP device calls itself an RNIC ("4: RNIC").
-    let kind =
-        match std::fs::read_to_string(format!("/sys/class/infiniband/{}/node_type", A.device())) {
-            Ok(node_type) if node_type.starts_with('4') => "siw",
-            _ => "rxe",
-        };
-    command(
-        "ip",
-        &[
-            "netns", "exec", netns, "rdma", "link", "add", name, "type", kind, "netdev", interface,
-        ],
-    );
+    let kind = env::var("RDMA").unwrap_or("rxe".to_string());
+    let mut words = vec!["netns", "exec", netns, "rdma", "link", "add", name];
+    words.extend(["type", &kind, "netdev", interface]);
+    command("ip", &words);
 }
 
 /// Puts the link and the devices back as the cases expect them, after one that failed halfway.
@@ -232,7 +225,13 @@ pub(crate) fn repair() {
     for interface in ["v2", "v4"] {
         try_command(&["-n", A.netns(), "link", "del", interface]);
     }
-    if !config::tcp() && !Path::new("/sys/class/infiniband").join(B.device()).exists() {
-        rdma_add(B.netns(), B.device(), B.interface());
+    for side in [A, B] {
+        if !config::tcp()
+            && !Path::new("/sys/class/infiniband")
+                .join(side.device())
+                .exists()
+        {
+            rdma_add(side.netns(), side.device(), side.interface());
+        }
     }
 }

@@ -401,8 +401,8 @@ impl Listener {
     /// Where it listens.
     pub(crate) fn addr(&self) -> Addr {
         // SAFETY: The id lives.
-        self.side
-            .at(u16::from_be(unsafe { ffi::rdma_get_src_port(self.id.0) }))
+        let port = unsafe { ffi::rdma_get_src_port(self.id.0) };
+        self.side.at(u16::from_be(port))
     }
 
     /// The next connection request.

@@ -55,9 +55,14 @@ cases! {
 
 fn accept_order() {
     let (listener, to) = B.listen();
-    let clients: Vec<_> = (0..10).map(|_| A.connect(&to)).collect();
-    // The last of them may still be on its way into the queue.
-    thread::sleep(Duration::from_millis(200));
+    // Each is in the queue before the next is made: connections of one moment may overtake each other.
+    let clients: Vec<_> = (0..6)
+        .map(|_| {
+            let client = A.connect(&to);
+            thread::sleep(Duration::from_millis(100));
+            client
+        })
+        .collect();
     for client in &clients {
         let (_server, from) = must!(listener.accept_from(0));
         check!(from.to_v4(), must!(client.name()).to_v4());

@@ -17,6 +17,7 @@ use crate::{
         Message,
         VERSION, //
     },
+    config::patience,
     harness::{
         cases,
         check,
@@ -25,6 +26,7 @@ use crate::{
         step, //
     },
     peers::{
+        eventually,
         pair_of,
         sdp_only,
         A,
@@ -330,15 +332,13 @@ fn handshake_client_gone() {
         drop(peer);
     }
     must!(listener.set_nonblocking(true));
-    loop {
-        match listener.accept() {
-            Ok(server) => {
-                must!(server.set_nonblocking(false));
-                check!(server.recv(&mut [0], 0), Err(Errno::ECONNRESET));
-            }
-            Err(Errno::ECONNABORTED) => (),
-            Err(error) => break check!(error, Errno::EAGAIN),
-        }
+    // One may get into the queue long after its client has gone.
+    while let Ok(server) = eventually(patience(1), || match listener.accept() {
+        Err(Errno::ECONNABORTED) => Err(Errno::EAGAIN),
+        result => result,
+    }) {
+        must!(server.set_nonblocking(false));
+        check!(server.recv(&mut [0], 0), Err(Errno::ECONNRESET));
     }
     must!(listener.set_nonblocking(false));
     goes_on(&listener, &to);

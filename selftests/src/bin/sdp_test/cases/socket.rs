@@ -253,10 +253,8 @@ fn names_short() {
     let mut room = [0xaa_u8; 16];
     let mut len = 4;
     // SAFETY: `room` has more than `len` bytes.
-    check!(
-        Errno::check(unsafe { libc::getsockname(sock.fd(), room.as_mut_ptr().cast(), &mut len) }),
-        Ok(0)
-    );
+    let result = unsafe { libc::getsockname(sock.fd(), room.as_mut_ptr().cast(), &mut len) };
+    check!(Errno::check(result), Ok(0));
     check!(len, 16);
     check!(&room[4..], &[0xaa; 12][..]);
 }
