@@ -387,6 +387,7 @@ impl Machine {
         }
     }
 
+    #[inline]
     fn take(&mut self, bytes: &[u8]) -> Result<Received, Violation> {
         if !self.state.is_open() {
             return Err(Violation::new(
@@ -399,7 +400,7 @@ impl Machine {
             message,
             payload,
         } = wire::parse(bytes)?;
-        let update = message == Message::Data && payload.is_empty();
+        let update = matches!(message, Message::Data) && payload.is_empty();
         let held = self.send.cancelling();
         self.credits
             .receive(base.mseq, base.mseq_ack, base.bufs, update, held)?;
@@ -519,6 +520,7 @@ impl Machine {
     }
 
     /// Payload of a message other than SrcAvail came.
+    #[inline]
     fn payload(&mut self, bytes: usize) -> Result<(), Violation> {
         self.receive.payload(bytes)?;
         self.offers.payload();
@@ -661,6 +663,7 @@ impl Machine {
     }
 
     /// What the peer waits for.
+    #[inline]
     fn poll_answer(&mut self) -> Option<Transmit> {
         // While the peer holds MSeqAck back for a cancel, it could not say whether its Data answers a SendSm.
         let undecided = |answer: &Answer| {
@@ -698,6 +701,7 @@ impl Machine {
     }
 
     /// What this end asks for.
+    #[inline]
     fn poll_request(&mut self) -> Option<Transmit> {
         if self.send.owes_cancel() {
             let transmit = self.transmit(Message::SrcAvailCancel, 0);
@@ -708,16 +712,14 @@ impl Machine {
             self.offers.cancel_sent();
             return Some(self.transmit(Message::SinkAvailCancel, 0));
         }
-        let idle = self.send.in_flight() == 0
-            && !self.send.is_open()
-            && !self.receive.is_open()
-            && !self.offers.is_open();
-        if let (Some(id), true) = (self.suspend.next_ask(), idle) {
+        if self.suspend.draining() {
+            let idle = self.send.in_flight() == 0
+                && !self.send.is_open()
+                && !self.receive.is_open()
+                && !self.offers.is_open();
+            let id = self.suspend.next_ask().filter(|_| idle)?;
             self.suspend.asked();
             return Some(self.transmit(Message::SuspComm(id), 0));
-        }
-        if self.suspend.draining() {
-            return None;
         }
         if let Some(size) = self.resize.next_ask() {
             self.resize.asked(size);
@@ -743,9 +745,10 @@ impl Machine {
     }
 
     /// The send half: mode changes, payload, advertisements, and the DisConn behind all of it.
+    #[inline]
     fn poll_stream(&mut self, control: bool) -> Option<Transmit> {
         if control {
-            if let Some(mode) = self.send_mode.next(self.send.is_open()) {
+            if let Some(mode) = self.send_mode.next(|| self.send.is_open()) {
                 let transmit = self.transmit(Message::ModeChange(Half::Receive, mode), 0);
                 if self.send_mode.mode() == Mode::Pipelined {
                     self.sinks.discard();
@@ -753,6 +756,9 @@ impl Machine {
                 self.send_mode.changed(mode, transmit.tag.mseq);
                 return Some(transmit);
             }
+        }
+        if self.send.is_idle() && !self.send.shut {
+            return None;
         }
         let sink = self.sinks.next();
         let next = self.send.next(Terms {
@@ -766,7 +772,8 @@ impl Machine {
                 self.sinks.payload();
                 Some(self.transmit_next(next, Message::Data, bytes))
             }
-            Next::SrcAvail(region, inline, _) if payload || (control && inline == 0) => {
+            Next::SrcAvail(inline, _) if payload || (control && inline == 0) => {
+                let region = self.send.offered()?;
                 if inline > 0 {
                     self.sinks.payload();
                 }
@@ -792,12 +799,13 @@ impl Machine {
     }
 
     /// A message that takes `next` off the send half.
+    #[inline]
     fn transmit_next(&mut self, next: Next, message: Message, payload: u32) -> Transmit {
         let (stream, source) = match next {
             Next::Data(bytes, Source::Stream) | Next::Write(bytes, Source::Stream) => {
                 (bytes, Source::Stream)
             }
-            Next::Data(_, source) | Next::Write(_, source) | Next::SrcAvail(_, _, source) => {
+            Next::Data(_, source) | Next::Write(_, source) | Next::SrcAvail(_, source) => {
                 (0, source)
             }
             Next::Nothing => (0, Source::Stream),
@@ -809,13 +817,15 @@ impl Machine {
             urgent_pending: self.send.urgent.announce(bytes),
             pipeline: false,
         };
-        let transmit = self.transmit_with(flags, message, payload);
-        let tag = self.send.take(next, transmit.tag.mseq);
+        let (header, mseq) = self.header(flags, message, payload);
         self.events |= Events::WRITABLE;
         Transmit {
-            tag,
+            tag: self.send.take(next, mseq),
+            header,
+            payload,
             source,
-            ..transmit
+            write: None,
+            solicited: message.solicited() || flags.urgent,
         }
     }
 
@@ -825,10 +835,23 @@ impl Machine {
             urgent_pending: self.send.urgent.announce(0),
             pipeline: self.hint && matches!(message, Message::RdmaRdCompl(_)),
         };
-        self.transmit_with(flags, message, payload)
+        let (header, mseq) = self.header(flags, message, payload);
+        Transmit {
+            tag: SendTag { mseq, stream: 0 },
+            header,
+            payload,
+            source: Source::Stream,
+            write: None,
+            solicited: message.solicited(),
+        }
     }
 
-    fn transmit_with(&mut self, flags: Flags, message: Message, payload: u32) -> Transmit {
+    /// Numbers the message.
+    #[inline]
+    fn header(&mut self, flags: Flags, message: Message, payload: u32) -> (Header, u32) {
+        if flags.urgent_pending {
+            self.send.urgent.announced();
+        }
         let (bufs, mseq, mseq_ack) = self.credits.send();
         let base = Base {
             flags,
@@ -836,17 +859,7 @@ impl Machine {
             mseq,
             mseq_ack,
         };
-        if flags.urgent_pending {
-            self.send.urgent.announced();
-        }
-        Transmit {
-            tag: SendTag { mseq, stream: 0 },
-            header: Header::new(base, message, payload),
-            payload,
-            source: Source::Stream,
-            write: None,
-            solicited: message.solicited() || flags.urgent,
-        }
+        (Header::new(base, message, payload), mseq)
     }
 
     /// What happened since the last call.

@@ -69,14 +69,14 @@ impl SendMode {
 
     /// The change to announce now. `open` says that a SrcAvail is outstanding: leaving Combined for Buffered has to wait for it
     /// (`B-55`), and leaving Pipelined waits as well, so that no answer can mean the SrcAvail of another mode.
-    pub(super) fn next(&self, open: bool) -> Option<Mode> {
-        if self.leaving.is_some() {
+    pub(super) fn next(&self, open: impl Fn() -> bool) -> Option<Mode> {
+        if self.mode == self.wanted || self.leaving.is_some() {
             return None;
         }
         match (self.mode, self.wanted) {
-            (Mode::Combined, Mode::Buffered) if !open => Some(Mode::Buffered),
             (Mode::Combined, Mode::Pipelined) => Some(Mode::Pipelined),
-            (Mode::Pipelined, Mode::Combined | Mode::Buffered) if !open => Some(Mode::Combined),
+            (Mode::Combined, Mode::Buffered) if !open() => Some(Mode::Buffered),
+            (Mode::Pipelined, _) if !open() => Some(Mode::Combined),
             _ => None,
         }
     }
@@ -153,15 +153,15 @@ mod tests {
     fn b_55_buffered_waits_for_the_src_avail() {
         let mut mode = SendMode::new();
         mode.want(Mode::Buffered);
-        assert_eq!(mode.next(true), None);
-        assert_eq!(mode.next(false), Some(Mode::Buffered));
+        assert_eq!(mode.next(|| true), None);
+        assert_eq!(mode.next(|| false), Some(Mode::Buffered));
     }
 
     #[test]
     fn b_57_pipelined_does_not_wait() {
         let mut mode = SendMode::new();
         mode.want(Mode::Pipelined);
-        assert_eq!(mode.next(true), Some(Mode::Pipelined));
+        assert_eq!(mode.next(|| true), Some(Mode::Pipelined));
     }
 
     #[test]
@@ -169,14 +169,14 @@ mod tests {
         let mut mode = SendMode::new();
         mode.changed(Mode::Pipelined, 5);
         mode.want(Mode::Buffered);
-        assert_eq!(mode.next(false), Some(Mode::Combined));
+        assert_eq!(mode.next(|| false), Some(Mode::Combined));
         mode.changed(Mode::Combined, 9);
-        assert_eq!(mode.next(false), None);
+        assert_eq!(mode.next(|| false), None);
         assert_eq!(mode.sink_avail(), Ok(false));
         mode.acknowledged(8);
-        assert_eq!(mode.next(false), None);
+        assert_eq!(mode.next(|| false), None);
         mode.acknowledged(9);
-        assert_eq!(mode.next(false), Some(Mode::Buffered));
+        assert_eq!(mode.next(|| false), Some(Mode::Buffered));
         assert_eq!(mode.sink_avail().unwrap_err().rule, Rule::B(46));
     }
 
@@ -185,7 +185,7 @@ mod tests {
         let mut mode = SendMode::new();
         mode.changed(Mode::Buffered, 1);
         mode.want(Mode::Combined);
-        assert_eq!(mode.next(false), None);
+        assert_eq!(mode.next(|| false), None);
         assert_eq!(mode.told(Mode::Combined), Ok(()));
         assert_eq!(mode.told(Mode::Combined).unwrap_err().rule, Rule::B(59));
     }

@@ -129,6 +129,7 @@ impl ReceiveHalf {
     }
 
     /// Payload of a message other than SrcAvail came.
+    #[inline]
     pub(super) fn payload(&mut self, bytes: usize) -> Result<(), Violation> {
         self.may_come()?;
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);

@@ -2,22 +2,34 @@
 
 //! A short queue in place.
 
-/// The entries that came and did not leave, oldest first, dense from the start. Moving all of a few entries is cheaper to reason
-/// about than indices that wrap.
+/// The entries that came and did not leave, oldest first.
+///
+/// # Invariants
+///
+/// The first `len` slots are taken, the others are not. Moving all of a few entries is cheaper to reason about than indices that
+/// wrap, and most of the time there are none.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ring<T, const N: usize>([Option<T>; N]);
+pub(super) struct Ring<T, const N: usize> {
+    slots: [Option<T>; N],
+    len: usize,
+}
 
 impl<T: Copy, const N: usize> Ring<T, N> {
     pub(super) const fn new() -> Self {
-        Ring([None; N])
+        Ring {
+            slots: [None; N],
+            len: 0,
+        }
     }
 
     /// Appends, unless it is full: false then.
     #[must_use]
     pub(super) fn push(&mut self, item: T) -> bool {
-        match self.0.iter_mut().find(|slot| slot.is_none()) {
+        match self.slots.get_mut(self.len) {
             Some(slot) => {
+                // INVARIANT: the slot behind the taken ones is taken.
                 *slot = Some(item);
+                self.len = self.len.saturating_add(1);
                 true
             }
             None => false,
@@ -26,37 +38,41 @@ impl<T: Copy, const N: usize> Ring<T, N> {
 
     /// Removes the oldest.
     pub(super) fn pop(&mut self) -> Option<T> {
-        let item = self.0.first_mut()?.take();
-        self.0.rotate_left(1);
-        item
+        let item = self.slots.first_mut()?.take()?;
+        // INVARIANT: all move down by one, and the slot that was emptied is behind them.
+        self.slots.rotate_left(1);
+        self.len = self.len.saturating_sub(1);
+        Some(item)
     }
 
     pub(super) fn clear(&mut self) {
-        self.0 = [None; N];
+        *self = Ring::new();
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.first().is_none()
+        self.len == 0
     }
 
     pub(super) fn len(&self) -> usize {
-        self.iter().count()
+        self.len
     }
 
     pub(super) fn first(&self) -> Option<&T> {
-        self.0.first()?.as_ref()
+        self.slots.first()?.as_ref()
     }
 
     pub(super) fn first_mut(&mut self) -> Option<&mut T> {
-        self.0.first_mut()?.as_mut()
+        self.slots.first_mut()?.as_mut()
     }
 
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &T> + '_ {
-        self.0.iter().flatten()
+        let taken = self.slots.get(..self.len).unwrap_or_default();
+        taken.iter().flatten()
     }
 
     pub(super) fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut T> + '_ {
-        self.0.iter_mut().flatten()
+        let taken = self.slots.get_mut(..self.len).unwrap_or_default();
+        taken.iter_mut().flatten()
     }
 }
 

@@ -51,8 +51,8 @@ pub(super) enum Next {
     Nothing,
     /// So many bytes in a Data message.
     Data(u32, Source),
-    /// An advertisement with so many bytes in the message.
-    SrcAvail(Region, u32, Source),
+    /// The advertisement of [`SendHalf::offered`], with so many bytes in the message.
+    SrcAvail(u32, Source),
     /// So many bytes into the peer's memory.
     Write(u32, Source),
 }
@@ -250,7 +250,11 @@ impl SendHalf {
     }
 
     /// What is to go next if nothing but the peer's credit forbids it.
+    #[inline]
     pub(super) fn next(&self, terms: Terms) -> Next {
+        if self.buffers.is_empty() {
+            return self.next_stream(self.tail, false, terms);
+        }
         let mut open: usize = 0;
         for buffer in self.buffers.iter() {
             // Bytes behind an open SrcAvail are not sent, so that they cannot overtake what a SendSm may ask for.
@@ -274,6 +278,7 @@ impl SendHalf {
     ///
     /// Messages cost credit, not bytes (`B-22`), so a partial one waits for more bytes: while the user says that there are more,
     /// and, as Nagle's algorithm has it in TCP, while an earlier partial message has not reached the peer.
+    #[inline]
     fn next_stream(&self, available: usize, pushed: bool, terms: Terms) -> Next {
         let urgent = self.urgent.limit();
         let available = urgent.map_or(available, |at| at.min(available));
@@ -317,16 +322,17 @@ impl SendHalf {
             Mode::Combined if open == 0 => {
                 // More than one byte: the limit is 21 at least (B-4, B-27).
                 let inline = self.limit.saturating_sub(SRC_AH_LEN);
-                Next::SrcAvail(buffer.rest(), inline, buffer.source())
+                Next::SrcAvail(inline, buffer.source())
             }
             Mode::Pipelined if open < usize::from(terms.max_adverts) && !small => {
-                Next::SrcAvail(buffer.rest(), 0, buffer.source())
+                Next::SrcAvail(0, buffer.source())
             }
             _ => Next::Nothing,
         }
     }
 
     /// [`SendHalf::next`] goes out as this message.
+    #[inline]
     pub(super) fn take(&mut self, next: Next, mseq: u32) -> SendTag {
         let mut tag = SendTag { mseq, stream: 0 };
         match next {
@@ -344,7 +350,7 @@ impl SendHalf {
                     }
                 }
             }
-            Next::SrcAvail(_, inline, _) => {
+            Next::SrcAvail(inline, _) => {
                 if let Some(buffer) = self.turn() {
                     buffer.way = Way::Advertised;
                     buffer.done = buffer.done.saturating_add(inline);
@@ -355,6 +361,16 @@ impl SendHalf {
             }
         }
         tag
+    }
+
+    /// The memory that [`Next::SrcAvail`] advertises.
+    pub(super) fn offered(&mut self) -> Option<Region> {
+        self.turn().map(|buffer| buffer.rest())
+    }
+
+    /// Nothing waits to be sent, nor for an answer.
+    pub(super) fn is_idle(&self) -> bool {
+        self.tail == 0 && self.buffers.is_empty()
     }
 
     /// The buffer whose turn it is to be sent from.

@@ -263,6 +263,7 @@ pub struct Parsed {
 ///
 /// A [`Violation`] for bytes that are no message of A.2: too short, a length that differs from what arrived (`A.1`), an
 /// unknown identifier (`A.2`), a field out of its range, payload or an urgent byte where there may be none.
+#[inline]
 pub fn parse(bytes: &[u8]) -> Result<Parsed, Violation> {
     let (bsdh, rest) = Bsdh::read_from_prefix(bytes)
         .map_err(|_| Violation::new(Rule::A(1), "shorter than the base header"))?;
@@ -285,7 +286,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, Violation> {
         mseq: bsdh.mseq.get(),
         mseq_ack: bsdh.mseq_ack.get(),
     };
-    if base.flags.urgent && (message != Message::Data || payload.is_empty()) {
+    if base.flags.urgent && (!matches!(message, Message::Data) || payload.is_empty()) {
         return Err(Violation::new(
             Rule::B(78),
             "OOB_PRES without a byte of Data",
@@ -300,6 +301,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, Violation> {
 
 impl Message {
     /// Takes the extended header that belongs to `mid` off `rest`; what is left is payload.
+    #[inline]
     fn parse(mid: u8, rest: &[u8]) -> Result<(Message, &[u8]), Violation> {
         Ok(match mid {
             mid::DATA => (Message::Data, rest),
@@ -368,6 +370,7 @@ impl Message {
     }
 
     /// The identifier and the extended header.
+    #[inline]
     fn encode(self) -> (u8, Extended) {
         let none = Extended::default;
         match self {
@@ -505,6 +508,7 @@ pub struct Header {
 
 impl Header {
     /// The header of `message` with `payload` bytes behind it.
+    #[inline]
     pub fn new(base: Base, message: Message, payload: u32) -> Header {
         let (mid, extended) = message.encode();
         // CAST: 16, and with at most 20 more no overflow.
