@@ -39,7 +39,16 @@ use kernel::{
 
 /// The connections that wait for accept.
 pub(super) struct Backlog {
-    queue: Ring<ARef<Socket>>,
+    /// In the order of their requests, although the CM may tell of the end of set-up in another.
+    queue: Ring<Waiting>,
+    /// The number of the next request.
+    next: u64,
+}
+
+/// A connection that waits for accept.
+pub(super) struct Waiting {
+    child: ARef<Socket>,
+    request: u64,
 }
 
 impl Backlog {
@@ -48,12 +57,15 @@ impl Backlog {
         let length = usize::try_from(backlog).unwrap_or(0).saturating_add(1);
         Ok(Self {
             queue: Ring::new(length)?,
+            next: 0,
         })
     }
 
-    /// What waits, when the listener is no more.
-    pub(super) fn into_queue(self) -> Ring<ARef<Socket>> {
-        self.queue
+    /// Ends what waits, when the listener is no more. Without the listener's lock.
+    pub(super) fn abandon(mut self) {
+        while let Some(waiting) = self.queue.pop() {
+            release::abandon(&mut waiting.child.lock());
+        }
     }
 
     /// Whether nothing waits.
@@ -63,18 +75,24 @@ impl Backlog {
 }
 
 /// A child's place in the backlog of its listener until it is connected.
-pub(super) struct Pending(ARef<Socket>);
+pub(super) struct Pending {
+    listener: ARef<Socket>,
+    request: u64,
+}
 
 impl Pending {
-    fn new(listener: &Socket) -> Self {
+    fn new(listener: &Socket, request: u64) -> Self {
         listener.pending.fetch_add(1, Relaxed);
-        Self(listener.into())
+        Self {
+            listener: listener.into(),
+            request,
+        }
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.0.pending.fetch_sub(1, Relaxed);
+        self.listener.pending.fetch_sub(1, Relaxed);
     }
 }
 
@@ -89,6 +107,7 @@ pub(super) fn listen(sk: &Socket, backlog: c_int) -> Result {
                 room.queue = Ring::new(old.queue.len())?;
             }
             room.queue.append(&mut old.queue);
+            room.next = old.next;
             *old = room;
             return Ok(());
         }
@@ -121,7 +140,7 @@ pub(super) fn accept(sk: &Socket, nonblock: bool) -> Result<ARef<Socket>> {
     }
     match &mut s.state {
         State::Listening(backlog) => match backlog.queue.pop() {
-            Some(child) => Ok(child),
+            Some(waiting) => Ok(waiting.child),
             None => Err(sk.take_error().err().unwrap_or(EAGAIN)),
         },
         _ => Err(EINVAL),
@@ -133,15 +152,17 @@ pub(super) fn accept(sk: &Socket, nonblock: bool) -> Result<ARef<Socket>> {
 /// In the handler of the listener's id. An error refuses the request.
 pub(super) fn request(sk: &Socket, id: ChildId<'_>, param: PeerParam, hello: &[u8]) -> Result {
     let (pending, nodelay, cork) = {
-        let s = sk.lock();
-        let State::Listening(backlog) = &s.state else {
+        let mut s = sk.lock();
+        let State::Listening(backlog) = &mut s.state else {
             return Err(ECONNREFUSED);
         };
         let pending = sk.pending.load(Relaxed) as usize;
         if backlog.queue.len().saturating_add(pending) >= backlog.queue.capacity() {
             return Err(ECONNREFUSED);
         }
-        (Pending::new(sk), s.nodelay, s.cork)
+        let request = backlog.next;
+        backlog.next = request.wrapping_add(1);
+        (Pending::new(sk, request), s.nodelay, s.cork)
     };
     let child = sk.new_child()?;
     let mut c = child.lock();
@@ -188,9 +209,16 @@ pub(super) fn established(child: &Socket) {
         child.show(Shown::Established);
         pending
     };
-    let listener = &pending.0;
+    let listener = &pending.listener;
+    let waiting = Waiting {
+        child: child.into(),
+        request: pending.request,
+    };
     let queued = match &mut listener.lock().state {
-        State::Listening(backlog) => backlog.queue.push(child.into()).is_ok(),
+        State::Listening(backlog) => backlog
+            .queue
+            .insert(waiting, |other| other.request > pending.request)
+            .is_ok(),
         _ => false,
     };
     if queued {

@@ -21,13 +21,10 @@ use crate::{
         State, //
     },
 };
-use kernel::{
-    sync::aref::ARef,
-    time::{
-        Delta,
-        Instant,
-        Monotonic, //
-    },
+use kernel::time::{
+    Delta,
+    Instant,
+    Monotonic, //
 };
 
 /// How long a closed socket waits for its peer.
@@ -43,32 +40,34 @@ pub(super) struct FinWait {
 /// As with TCP: unread data, or a linger time of 0, resets the connection; otherwise what was
 /// written goes out first, and the caller waits for that as long as `SO_LINGER` says.
 pub(super) fn release(sk: &Socket) {
-    let children = {
+    let backlog = {
         let mut s = sk.lock();
-        let children = match core::mem::replace(&mut s.state, State::Idle) {
-            State::Idle | State::Failed => Ring::empty(),
-            State::Listening(backlog) => backlog.into_queue(),
+        let backlog = match core::mem::replace(&mut s.state, State::Idle) {
+            State::Idle | State::Failed => None,
+            State::Listening(backlog) => Some(backlog),
             State::Connecting => {
                 if let Some(conn) = &s.conn {
                     conn.set_link(Link::Gone);
                 }
-                Ring::empty()
+                None
             }
             State::Connected => {
                 s.state = State::Connected;
                 if let Some(conn) = s.conn.clone() {
                     close(sk, &mut s, &conn);
                 }
-                Ring::empty()
+                None
             }
         };
         s.bury();
         s.orphan();
         let_go(&mut s);
         sk.show(Shown::Close);
-        children
+        backlog
     };
-    abandon_all(children);
+    if let Some(backlog) = backlog {
+        backlog.abandon();
+    }
     reap::reap(sk, false);
 }
 
@@ -152,11 +151,4 @@ pub(super) fn abandon(s: &mut SockGuard<'_, Sdp>) {
         });
     }
     s.sock().queue_work();
-}
-
-/// Ends the connections that waited for an accept that will not come.
-pub(super) fn abandon_all(mut children: Ring<ARef<Socket>>) {
-    while let Some(child) = children.pop() {
-        abandon(&mut child.lock());
-    }
 }

@@ -78,6 +78,22 @@ impl<T> Ring<T> {
         }
     }
 
+    /// Puts an element before those that are to come after it, or gives it back where the queue is
+    /// full; the queue is in order already.
+    pub(super) fn insert(&mut self, element: T, after: impl Fn(&T) -> bool) -> Result<(), T> {
+        let mut at = self.len;
+        self.push(element)?;
+        while let Some(before) = at.checked_sub(1) {
+            if !self.get(before).is_some_and(&after) {
+                break;
+            }
+            let (a, b) = (self.slot(before), self.slot(at));
+            self.slots.swap(a, b);
+            at = before;
+        }
+        Ok(())
+    }
+
     /// Takes the first element.
     pub(super) fn pop(&mut self) -> Option<T> {
         let element = self.slots.get_mut(self.head)?.take()?;

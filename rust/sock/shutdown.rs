@@ -11,7 +11,6 @@ use crate::{
     sock::{
         conn::Link,
         connect,
-        release,
         ring::Ring,
         Sdp,
         Socket,
@@ -87,6 +86,6 @@ pub(super) fn stop_listening(sk: &Socket, mut s: SockGuard<'_, Sdp>) {
     sk.state_change();
     drop(s);
     if let State::Listening(backlog) = was {
-        release::abandon_all(backlog.into_queue());
+        backlog.abandon();
     }
 }
