@@ -66,3 +66,6 @@ pub(crate) fn volume(bytes: usize, least: usize) -> usize {
 pub(crate) fn patience(seconds: u64) -> Duration {
     Duration::from_secs(seconds) * get().patience
 }
+
+/// A tick of the slowest kernel clock: timeouts count ticks, the first of which may be short.
+pub(crate) const TICK: Duration = Duration::from_millis(10);

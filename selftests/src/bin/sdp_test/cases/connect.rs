@@ -5,8 +5,8 @@
 use crate::{
     config::{
         patience,
-        tcp,
-        volume, //
+        volume,
+        TICK, //
     },
     harness::{
         cases,
@@ -63,7 +63,7 @@ cases! {
     connect_interrupted_restart(20) "a signal with SA_RESTART is not seen",
     connect_no_route(10) "no route: ENETUNREACH, and the socket can connect elsewhere",
     connect_no_device(10) "no RDMA device on the route: ENODEV or ENETUNREACH",
-    connect_unspec(10) "connect(AF_UNSPEC) disconnects, or is refused and does nothing",
+    connect_unspec(10) "connect(AF_UNSPEC) disconnects, and the socket can connect again",
     connect_abandoned(20) "sockets closed while they connect do no harm",
     connect_churn(60) "connect, a byte, close, over and over",
     connect_crossing(20) "many clients connect at once",
@@ -217,7 +217,7 @@ fn connect_timeout() {
     let start = Instant::now();
     check!(a.connect(&silent()), Err(Errno::EINPROGRESS));
     let took = start.elapsed();
-    assert!(took >= timeout, "took {took:?}");
+    assert!(took + TICK >= timeout, "took {took:?}");
 }
 
 /// Lets B answer no one's question for its address, so that connections to it wait.
@@ -321,13 +321,6 @@ fn connect_unspec() {
     let (listener, to) = B.listen();
     let (a, b) = pair_of(&listener, &to);
     let unspec = Addr::v4(libc::AF_UNSPEC, to.to_v4());
-    if !tcp() {
-        // An RDMA connection manager's id serves one connection, so that SDP has nothing to start again with.
-        check!(a.connect(&unspec), Err(Errno::EOPNOTSUPP));
-        check!(a.send(b"still", 0), Ok(5));
-        check!(b.recv_bytes(5), Ok(b"still".to_vec()));
-        return;
-    }
     check!(a.connect(&unspec), Ok(()));
     check_any!(b.recv(&mut [0], 0), [Ok(0), Err(Errno::ECONNRESET)]);
     check!(a.peer().map(drop), Err(Errno::ENOTCONN));
