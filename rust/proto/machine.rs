@@ -991,9 +991,9 @@ impl Machine {
     // Moving.
 
     /// Asks the peer to connect again, to `port`, once transfers are done (`B-83`). The caller listens there already. False when a
-    /// move is under way. What [`Machine::unsent`] counts then is for the machine of the new connection.
+    /// move is under way or the connection is not open. What [`Machine::unsent`] counts then is for the machine of the new connection.
     pub fn suspend(&mut self, port: u16) -> bool {
-        port != 0 && self.suspend.want(port)
+        port != 0 && self.state.is_open() && self.suspend.want(port)
     }
 
     /// The port to connect to when this connection is gone, if the peer moves (`B-83`).

@@ -7,6 +7,7 @@
 //! `SDP_SEEDS=n` runs so many seeds, `SDP_SEED=n` only that one.
 
 use sdp_proto::{
+    AbortReason,
     BufferId,
     Config,
     Events,
@@ -363,9 +364,18 @@ impl End {
     }
 }
 
+/// How a run ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Close,
+    Move,
+    Abort,
+}
+
 struct World {
     ends: [End; 2],
     now: u64,
+    ending: Ending,
 }
 
 impl World {
@@ -411,6 +421,11 @@ impl World {
         World {
             ends: [a, b],
             now: 0,
+            ending: match random.below(4) {
+                0 => Ending::Abort,
+                1 => Ending::Move,
+                _ => Ending::Close,
+            },
         }
     }
 
@@ -463,6 +478,7 @@ impl World {
                 let mode = [Mode::Buffered, Mode::Combined, Mode::Pipelined];
                 end.machine.want_mode(mode[random.below(3) as usize]);
             }
+            24 if random.below(40) == 0 => end.machine.shutdown_send(),
             24 => end.machine.want_combined(),
             25 => {
                 end.machine.ask_resize(37 + random.below(1000) as u32);
@@ -547,6 +563,9 @@ impl World {
     }
 
     fn finish(&mut self) -> Result<(), String> {
+        if self.ending == Ending::Abort {
+            return self.abort();
+        }
         self.settle()?;
         for end in &mut self.ends {
             end.machine.cancel_offers();
@@ -576,18 +595,64 @@ impl World {
                 return Err("buffers never came back".into());
             }
         }
+        match self.ending {
+            Ending::Move => self.move_away(),
+            _ => self.close(),
+        }
+    }
+
+    fn close(&mut self) -> Result<(), String> {
         for end in &mut self.ends {
             end.machine.shutdown_send();
         }
         self.settle()?;
-        for end in &mut self.ends {
-            if end.machine.state() != State::Disconnecting {
-                return Err(format!("closed to {}", end.machine.state()));
-            }
+        self.gone(None)
+    }
+
+    /// Both ends want to move; one of them does.
+    fn move_away(&mut self) -> Result<(), String> {
+        let [a, b] = &mut self.ends;
+        if !a.machine.suspend(7) || !b.machine.suspend(7) {
+            // They have closed already.
+            return self.close();
+        }
+        self.settle()?;
+        if self
+            .ends
+            .iter()
+            .all(|end| end.machine.resume_port() != Some(7))
+        {
+            return Err("nobody heard of the move".into());
+        }
+        self.gone(None)
+    }
+
+    /// One end gives up in the middle of whatever goes on.
+    fn abort(&mut self) -> Result<(), String> {
+        self.ends[0].machine.abort();
+        while self.ends[0].poll() || self.deliver(0)? || self.ends[0].complete() {}
+        self.gone(Some(AbortReason::Local))
+    }
+
+    /// The fabric drops the connection, and everything comes back.
+    fn gone(&mut self, aborted: Option<AbortReason>) -> Result<(), String> {
+        let [a, b] = &mut self.ends;
+        if a.machine.state() != State::Disconnecting {
+            return Err(format!("ends in {}", a.machine.state()));
+        }
+        for end in [&mut *a, &mut *b] {
             end.machine.disconnected();
-            if end.machine.state() != State::Closed || end.machine.aborted().is_some() {
-                return Err("close was no clean one".into());
+            end.reap();
+            if end.machine.state() != State::Closed {
+                return Err(format!("left in {}", end.machine.state()));
             }
+            if !end.buffers.is_empty() || !end.offers.is_empty() {
+                return Err("buffers never came back".into());
+            }
+        }
+        let reasons = (a.machine.aborted(), b.machine.aborted());
+        if reasons.0 != aborted || reasons.1.is_some() != aborted.is_some() {
+            return Err(format!("ended by {reasons:?}"));
         }
         Ok(())
     }
