@@ -67,5 +67,10 @@ pub(crate) fn patience(seconds: u64) -> Duration {
     Duration::from_secs(seconds) * get().patience
 }
 
+/// Long enough for what is under way to arrive.
+pub(crate) fn moment() -> Duration {
+    Duration::from_millis(200) * get().patience
+}
+
 /// A tick of the slowest kernel clock: timeouts count ticks, the first of which may be short.
 pub(crate) const TICK: Duration = Duration::from_millis(10);

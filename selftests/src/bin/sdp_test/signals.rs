@@ -3,15 +3,20 @@
 //! A signal that does nothing but interrupt.
 
 use crate::harness::{
+    join,
     must,
     spawn, //
 };
 use sdp_selftests::errno::Errno;
 use std::{
     mem, ptr,
-    sync::atomic::{
-        AtomicU32,
-        Ordering, //
+    sync::{
+        atomic::{
+            AtomicBool,
+            AtomicU32,
+            Ordering, //
+        },
+        Arc, //
     },
     thread::{
         self,
@@ -43,13 +48,36 @@ pub(crate) fn caught() -> u32 {
     CAUGHT.load(Ordering::Relaxed)
 }
 
-/// Sends `signal` to the calling thread after `delay`, which must live until then.
-pub(crate) fn interrupt_after(delay: Duration, signal: libc::c_int) -> JoinHandle<()> {
+/// Sends signals to the thread that made it, until it is dropped.
+pub(crate) struct Interrupter {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Sends `signal` to the calling thread after every `delay`: once is not enough where the first comes before the call
+/// that it shall interrupt.
+pub(crate) fn interrupt_every(delay: Duration, signal: libc::c_int) -> Interrupter {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
     // SAFETY: `pthread_self()` takes nothing.
     let target = unsafe { libc::pthread_self() };
-    spawn("interrupter", move || {
+    let thread = spawn("interrupter", move || loop {
         thread::sleep(delay);
-        // SAFETY: The target is alive: the case's thread waits for this one before it ends.
+        if stopped.load(Ordering::Relaxed) {
+            return;
+        }
+        // SAFETY: The target is alive: it waits for this thread when it drops the `Interrupter`.
         unsafe { libc::pthread_kill(target, signal) };
-    })
+    });
+    Interrupter {
+        stop,
+        thread: Some(thread),
+    }
+}
+
+impl Drop for Interrupter {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().map(join);
+    }
 }

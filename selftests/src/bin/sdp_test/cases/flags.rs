@@ -19,7 +19,7 @@ use crate::{
     signals::{
         catch,
         caught,
-        interrupt_after, //
+        interrupt_every, //
     },
 };
 use sdp_selftests::{
@@ -143,11 +143,11 @@ fn flags_waitall_signal() {
     let (a, b) = pair();
     check!(a.send(b"part", 0), Ok(4));
     catch(libc::SIGUSR1, libc::SA_RESTART);
-    let interrupter = interrupt_after(Duration::from_millis(300), libc::SIGUSR1);
+    let interrupter = interrupt_every(Duration::from_millis(300), libc::SIGUSR1);
     let mut room = [0; 100];
     check!(b.recv(&mut room, libc::MSG_WAITALL), Ok(4));
-    check!(caught(), 1);
-    join(interrupter);
+    drop(interrupter);
+    assert!(caught() >= 1);
 }
 
 fn flags_dontwait() {

@@ -3,7 +3,10 @@
 //! `poll()`, `epoll` and the ioctls that count bytes.
 
 use crate::{
-    config::patience,
+    config::{
+        moment,
+        patience, //
+    },
     harness::{
         cases,
         check,
@@ -114,7 +117,7 @@ fn poll_write_room() {
         sent += len;
     }
     // What is on its way may still make room.
-    while must!(a.poll(POLLOUT, Duration::from_millis(300))) & POLLOUT != 0 {
+    while must!(a.poll(POLLOUT, moment())) & POLLOUT != 0 {
         sent += a.send(&bytes, libc::MSG_DONTWAIT).unwrap_or(0);
     }
     check!(now(&a), 0);
@@ -253,7 +256,7 @@ fn epoll_edge() {
     let bytes = [1; 16 << 10];
     // Fill, until even what is on its way makes no more room.
     let mut sent = 0;
-    while must!(a.poll(POLLOUT, Duration::from_millis(300))) & POLLOUT != 0 {
+    while must!(a.poll(POLLOUT, moment())) & POLLOUT != 0 {
         while let Ok(len) = a.send(&bytes, 0) {
             sent += len;
         }

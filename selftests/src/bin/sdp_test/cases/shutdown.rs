@@ -3,7 +3,10 @@
 //! The end of a connection: half, whole, polite and not.
 
 use crate::{
-    config::patience,
+    config::{
+        moment,
+        patience, //
+    },
     harness::{
         cases,
         check,
@@ -60,7 +63,7 @@ cases! {
 fn fill(sock: &Sock) -> usize {
     let bytes = [7; 16 << 10];
     let mut sent = 0;
-    while must!(sock.poll(libc::POLLOUT, Duration::from_millis(300))) != 0 {
+    while must!(sock.poll(libc::POLLOUT, moment())) != 0 {
         match sock.send(&bytes, libc::MSG_DONTWAIT) {
             Ok(len) => sent += len,
             Err(error) => check!(error, Errno::EAGAIN),

@@ -18,7 +18,7 @@ use crate::{
     signals::{
         catch,
         caught,
-        interrupt_after, //
+        interrupt_every, //
     },
 };
 use sdp_selftests::{
@@ -54,10 +54,10 @@ fn timed<T>(call: impl FnOnce() -> T) -> T {
 /// A call during which a signal comes.
 fn interrupted<T>(call: impl FnOnce() -> T) -> T {
     let start = Instant::now();
-    let interrupter = interrupt_after(TIMEOUT, libc::SIGUSR1);
+    let interrupter = interrupt_every(TIMEOUT, libc::SIGUSR1);
     let result = call();
     let took = start.elapsed();
-    join(interrupter);
+    drop(interrupter);
     assert!(
         took >= TIMEOUT,
         "took only {took:?}: the signal came after {TIMEOUT:?}"
@@ -141,7 +141,7 @@ fn interrupted_recv() {
         a
     });
     check!(interrupted(|| b.recv(&mut [0], 0)), Ok(1));
-    check!(caught(), 2);
+    assert!(caught() >= 2);
     let _a = join(writer);
 
     // With a timeout even SA_RESTART gives EINTR, as signal(7) says.

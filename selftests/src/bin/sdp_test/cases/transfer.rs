@@ -5,6 +5,7 @@
 use crate::{
     config::{
         self,
+        moment,
         patience,
         volume, //
     },
@@ -219,7 +220,7 @@ fn transfer_small_writes() {
             Err(error) => {
                 check!(error, Errno::EAGAIN);
                 // What the network still has to take may make room once more.
-                if must!(a.poll(libc::POLLOUT, Duration::from_millis(200))) == 0 {
+                if must!(a.poll(libc::POLLOUT, moment())) == 0 {
                     break;
                 }
             }
