@@ -74,18 +74,23 @@ impl Offers {
         })
     }
 
-    fn open(&self) -> usize {
-        let open = |offer: &&Offer| offer.way == Way::Advertised;
-        self.offers.iter().filter(open).count()
+    fn open(&self) -> impl Iterator<Item = &Offer> {
+        self.offers
+            .iter()
+            .filter(|offer| offer.way == Way::Advertised)
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.open() > 0
+        self.open().next().is_some()
     }
 
     /// The SinkAvail to send.
     pub(super) fn next(&self) -> Option<(Region, u32)> {
-        if self.cancel != Cancel::No || self.open() >= usize::from(self.max_adverts) {
+        let full = match usize::from(self.max_adverts).checked_sub(1) {
+            Some(most) => self.open().nth(most).is_some(),
+            None => true,
+        };
+        if full || self.cancel != Cancel::No {
             return None;
         }
         let waiting = |offer: &&Offer| offer.way == Way::Waiting;

@@ -329,6 +329,7 @@ fn b_34_a_later_buffer_waits_for_what_was_declined() {
     script.acknowledge();
     script.say_with(Message::Data, b"first!");
     assert_eq!(script.machine.readable().unwrap().after, 6);
+    assert!(script.machine.decline(), "nothing came behind it");
 }
 
 #[test]
@@ -740,6 +741,8 @@ fn b_56_the_sink_leaves_buffered() {
     script.say(Message::ModeChange(Half::Receive, Mode::Buffered));
     script.expect(Message::ModeChange(Half::Send, Mode::Combined));
     assert_eq!(script.machine.receive_mode(), Mode::Combined);
+    script.say(Message::ModeChange(Half::Receive, Mode::Buffered));
+    script.expect_silence();
 }
 
 #[test]
@@ -1059,4 +1062,45 @@ fn b_83_nonsense() {
         Script::new().refused(Message::SuspCommAck, b""),
         Rule::B(83)
     );
+}
+
+#[test]
+fn b_17_an_advertisement_without_payload_goes_on_two_credits() {
+    let mut script = Script::pipelined();
+    script.machine.send_buffer(LARGE).unwrap();
+    script.machine.credits.start(2 + 1);
+    script.expect(Message::SrcAvail(LARGE));
+
+    let mut script = Script::new();
+    script.machine.send_buffer(LARGE).unwrap();
+    script.machine.credits.start(2);
+    script.expect_silence();
+}
+
+#[test]
+fn b_28_buffers_of_one_byte_and_of_none() {
+    let mut script = Script::new();
+    assert_eq!(script.machine.send_buffer(part(0, 0)), None);
+    assert!(script.machine.send_buffer(part(0, 1)).is_some());
+    let huge = Region {
+        len: (1 << 31) + 1,
+        ..LARGE
+    };
+    assert_eq!(script.machine.send_buffer(huge), None);
+    assert_eq!(script.machine.offer_buffer(huge), None);
+}
+
+#[test]
+fn b_51_no_offer_while_declined_bytes_are_to_come() {
+    let mut script = Script::pipelined();
+    script.say(Message::SrcAvail(part(0, 10)));
+    script.machine.decline();
+    script.expect(Message::SendSm);
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.expect_silence();
+    script.acknowledge();
+    script.say_with(Message::Data, b"fir");
+    script.expect_silence();
+    script.say_with(Message::Data, b"st ten!");
+    script.expect(Message::SinkAvail(LARGE, 2));
 }
