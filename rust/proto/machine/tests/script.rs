@@ -1104,3 +1104,15 @@ fn b_51_no_offer_while_declined_bytes_are_to_come() {
     script.say_with(Message::Data, b"st ten!");
     script.expect(Message::SinkAvail(LARGE, 2));
 }
+
+#[test]
+fn b_30_no_more_sink_avails_than_max_adverts() {
+    let mut script = Script::pipelined();
+    for _ in 0..4 {
+        script.say(Message::SinkAvail(LARGE, 0));
+    }
+    assert_eq!(
+        script.refused(Message::SinkAvail(LARGE, 0), b""),
+        Rule::B(30)
+    );
+}
