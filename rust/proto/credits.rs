@@ -226,6 +226,10 @@ mod tests {
             c.receive(2, 1, 8, false, false).unwrap_err().rule,
             Rule::B(12)
         );
+        assert_eq!(
+            c.receive(2, 3, 8, false, false).unwrap_err().rule,
+            Rule::B(12)
+        );
     }
 
     #[test]
@@ -361,6 +365,18 @@ mod tests {
             assert!(!c.update_due(), "after {mseq}");
         }
         c.receive(32, 0, 64, false, false).unwrap();
+        c.posted(1);
+        assert!(c.update_due());
+    }
+
+    #[test]
+    fn b_20_an_update_is_forgotten_once_its_buffer_was_told() {
+        let mut c = credits(4, 8);
+        c.receive(1, 0, 8, true, false).unwrap();
+        c.posted(1);
+        c.send();
+        c.receive(2, 0, 8, false, false).unwrap();
+        c.receive(3, 0, 8, false, false).unwrap();
         c.posted(1);
         assert!(c.update_due());
     }

@@ -605,6 +605,12 @@ mod tests {
         assert_eq!(send(&mut half, 1).stream, 5);
         half.write(5, 2 * HOLD_NS);
         assert_eq!(half.deadline(), Some(3 * HOLD_NS));
+        half.push();
+        assert_eq!(half.deadline(), Some(3 * HOLD_NS), "corked");
+        half.cork = false;
+        assert_eq!(half.deadline(), None);
+        half.write(5, 0);
+        assert_eq!(half.deadline(), Some(3 * HOLD_NS), "more to come");
     }
 
     #[test]

@@ -237,6 +237,31 @@ fn config_is_checked() {
 }
 
 #[test]
+fn a_5_sizes_are_two_to_the_31_at_most() {
+    let largest = 1 << 31;
+    assert!(Machine::new(Config {
+        desired_remote: largest,
+        recv_size: largest,
+        send_size: largest,
+        ..config(Side::Connecting)
+    })
+    .is_ok());
+}
+
+#[test]
+fn sent_all_comes_when_the_last_byte_arrived() {
+    let mut pair = Pair::connected();
+    pair.a.write(&[0; 150]);
+    let (first, _) = pair.a.poll().unwrap();
+    pair.a.machine.sent(first);
+    assert!(!pair.a.machine.take_events().contains(Events::SENT_ALL));
+    let (second, _) = pair.a.poll().unwrap();
+    assert!(!pair.a.machine.take_events().contains(Events::SENT_ALL));
+    pair.a.machine.sent(second);
+    assert!(pair.a.machine.take_events().contains(Events::SENT_ALL));
+}
+
+#[test]
 fn bytes_arrive_once_and_in_order() {
     let mut pair = Pair::connected();
     let data: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();

@@ -1116,3 +1116,29 @@ fn b_30_no_more_sink_avails_than_max_adverts() {
         Rule::B(30)
     );
 }
+
+#[test]
+fn b_33_declining_is_possible_again_after_payload_behind() {
+    let mut script = Script::pipelined();
+    script.say(Message::SrcAvail(LARGE));
+    script.say_with(Message::Data, b"behind");
+    assert!(!script.machine.decline());
+    script.machine.start_read(1000).unwrap();
+    script.machine.read_done(1000);
+    script.expect(Message::RdmaRdCompl(1000));
+    script.say(Message::SrcAvail(LARGE));
+    assert!(script.machine.decline());
+}
+
+#[test]
+fn b_49_payload_of_a_src_avail_counts() {
+    let mut script = Script::new();
+    script.expect_buffer(LARGE);
+    script.say(Message::RdmaRdCompl(LARGE.len - INLINE));
+    script.machine.want_mode(Mode::Pipelined);
+    script.expect(Message::ModeChange(Half::Receive, Mode::Pipelined));
+    script.say(Message::SinkAvail(LARGE, 1));
+    script.machine.write(1);
+    script.machine.push();
+    script.expect(Message::RdmaWrCompl(1));
+}
