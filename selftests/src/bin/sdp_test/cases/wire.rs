@@ -423,7 +423,8 @@ fn wire_abort() {
     talk.say(mid::DISCONN, b"");
     check!(sock.recv_bytes(6), Ok(b"unread".to_vec()));
     check!(sock.recv(&mut [0], 0), Ok(0));
-    talk.say(mid::ABORT_CONN, b"");
+    let abort = talk.message(mid::ABORT_CONN, b"");
+    talk.send(&abort);
     talk.peer.ended();
     check_any!(
         sock.send(b"x", libc::MSG_NOSIGNAL),
