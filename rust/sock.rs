@@ -141,6 +141,12 @@ pub(crate) struct Locked {
 }
 
 impl Locked {
+    /// Whether `conn` is still the connection that the socket has.
+    fn has(&self, conn: &Arc<Conn>) -> bool {
+        matches!(self.state, State::Connected)
+            && self.conn.as_ref().is_some_and(|own| Arc::ptr_eq(own, conn))
+    }
+
     /// Leaves the cm id, if there is one, to [`reap`].
     fn bury(&mut self) {
         if let Some(id) = self.id.take() {

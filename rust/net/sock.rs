@@ -409,8 +409,16 @@ impl<P: Protocol> Sock<P> {
         unsafe { (*self.as_ptr()).__sk_common.skc_reuse() != 0 }
     }
 
-    /// `SO_LINGER`: how long close may wait, or `None` when it is off.
+    /// `SO_LINGER`: how long close may wait, or `None` when it is off. A task that exits does not
+    /// wait, as with TCP.
     pub(crate) fn linger(&self) -> Option<Timeout> {
+        // SAFETY: The current task is live, and only itself sets the flag.
+        let exits = unsafe { (*kernel::current!().as_ptr()).flags } & bindings::PF_EXITING != 0;
+        self.set_linger()
+            .filter(|timeout| timeout.is_zero() || !exits)
+    }
+
+    fn set_linger(&self) -> Option<Timeout> {
         // SAFETY: The sock is live; the field is an integer.
         unsafe {
             bindings::sdp_helper_sock_flag(self.as_ptr(), bindings::sock_flags_SOCK_LINGER).then(

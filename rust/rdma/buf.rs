@@ -41,7 +41,7 @@ unsafe impl Sync for Pages {}
 impl Pages {
     fn new(order: u32) -> Result<Self> {
         // SAFETY: Any order may be asked for; what is too large fails.
-        let page = unsafe { bindings::sdp_helper_alloc_pages(bindings::GFP_KERNEL, order) };
+        let page = unsafe { bindings::sdp_helper_alloc_pages(bindings::GFP_KERNEL_ACCOUNT, order) };
         // INVARIANT: They were just allocated.
         Ok(Self {
             page: NonNull::new(page).ok_or(ENOMEM)?,

@@ -35,11 +35,13 @@ use kernel::prelude::*;
 /// that is taken, `EACCES` for a privileged one, `EADDRNOTAVAIL` for an address of no interface
 /// here, `ENODEV` for one of an interface without an RDMA device.
 pub(super) fn bind(sk: &Socket, addr: SocketAddrV4) -> Result {
+    // Dropped after the lock.
+    let (mut failed, mut probe) = (None, None);
     let mut s = reap::lock_clean(sk);
     if !matches!(s.state, State::Idle) || s.bound.is_some() {
         return Err(EINVAL);
     }
-    match bound_id(sk, addr) {
+    match bind_id(sk, addr, &mut failed) {
         Ok((id, bound)) => {
             s.id = Some(id);
             s.bound = Some(bound);
@@ -48,10 +50,9 @@ pub(super) fn bind(sk: &Socket, addr: SocketAddrV4) -> Result {
         // rdma_cm says so too where the port is taken for any address, or for one of them and any
         // is wanted now. Where another port would do, it is the port.
         Err(e) if e == EADDRNOTAVAIL => {
-            let (id, _) = bound_id(sk, SocketAddrV4::new(*addr.ip(), 0))?;
-            s.id = Some(id);
-            s.bury();
-            sk.queue_work();
+            let any_port = SocketAddrV4::new(*addr.ip(), 0);
+            let (id, _) = bind_id(sk, any_port, &mut probe)?;
+            probe.replace(id);
             Err(EADDRINUSE)
         }
         Err(e) => Err(e),
@@ -59,16 +60,29 @@ pub(super) fn bind(sk: &Socket, addr: SocketAddrV4) -> Result {
 }
 
 /// A new cm id at `addr`, and the address that it got.
-pub(super) fn bound_id(sk: &Socket, addr: SocketAddrV4) -> Result<(Id, SocketAddrV4)> {
+///
+/// With the socket lock, under which no cm id may be destroyed: one that cannot be bound is left in
+/// `failed`, for the caller to drop without it.
+pub(super) fn bind_id(
+    sk: &Socket,
+    addr: SocketAddrV4,
+    failed: &mut Option<Id>,
+) -> Result<(Id, SocketAddrV4)> {
     let mut id = new_id(sk)?;
-    let bound = id.bind(&SocketAddr::V4(addr))?;
-    Ok((id, v4(bound)?))
+    match id.bind(&SocketAddr::V4(addr)).and_then(v4) {
+        Ok(bound) => Ok((id, bound)),
+        Err(e) => {
+            *failed = Some(id);
+            Err(e)
+        }
+    }
 }
 
 /// A new cm id of `sk`.
 pub(super) fn new_id(sk: &Socket) -> Result<Id> {
     let mut id = CmId::new(sk.net(), sk.into())?;
-    id.set_reuseaddr(sk.reuse_address())?;
+    // That fails for listeners only, which a new one is not.
+    let _ = id.set_reuseaddr(sk.reuse_address());
     Ok(id)
 }
 

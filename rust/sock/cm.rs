@@ -86,7 +86,7 @@ pub(super) fn take_end(sk: &Socket) {
         return;
     };
     let mut s = sk.lock();
-    if s.listener.take().is_some() {
+    if s.listener.is_some() {
         // A child that nobody will accept.
         release::abandon(&mut s);
     } else if matches!(s.state, State::Connecting) {

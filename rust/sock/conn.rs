@@ -365,21 +365,9 @@ impl Conn {
             self.set_link(Link::Drop);
         }
         if events.contains(Events::ABORTED) {
-            let (ready, reason, cause) = {
-                let flow = self.flow.lock();
-                (flow.ready, flow.machine.aborted(), flow.cause)
-            };
-            let errno = match reason {
-                None | Some(AbortReason::Local) => None,
-                Some(AbortReason::Violation(violation)) => {
-                    pr_debug!("peer broke the protocol: {violation:?}\n");
-                    Some(EPROTO)
-                }
-                Some(_) => Some(cause.unwrap_or(ECONNRESET)),
-            };
-            // What fails before the connection is established is connect's to tell.
-            if let (true, Some(errno)) = (ready, errno) {
-                sk.fail(errno);
+            // What fails before the connection is established is told with that.
+            if self.is_ready() {
+                self.tell_failure();
             }
         }
         if events.contains(Events::READABLE) {
@@ -399,6 +387,23 @@ impl Conn {
                 break;
             }
         }
+    }
+
+    /// Leaves the reason why the connection failed, if it did, to the user's next call.
+    fn tell_failure(&self) {
+        let (reason, cause) = {
+            let flow = self.flow.lock();
+            (flow.machine.aborted(), flow.cause)
+        };
+        let errno = match reason {
+            None | Some(AbortReason::Local) => return,
+            Some(AbortReason::Violation(violation)) => {
+                pr_debug!("peer broke the protocol: {violation:?}\n");
+                EPROTO
+            }
+            Some(_) => cause.unwrap_or(ECONNRESET),
+        };
+        self.sk.fail(errno);
     }
 
     /// Bytes that were written and have not reached the peer.
@@ -482,6 +487,13 @@ impl Conn {
         to.append(&mut self.flow.lock().rx);
     }
 
+    /// Whether the peer may be out of credit, with so many buffers in the reader's own queue: then
+    /// no more comes before something is read.
+    pub(super) fn is_starved(&self, taken: usize) -> bool {
+        let waiting = self.flow.lock().rx.len();
+        waiting.saturating_add(taken).saturating_add(3) >= self.depth()
+    }
+
     /// Payload bytes that no reader took over yet.
     pub(super) fn unread(&self) -> usize {
         let flow = self.flow.lock();
@@ -536,10 +548,11 @@ impl Conn {
         result
     }
 
-    /// The passive side's connection is there.
+    /// The passive side's connection is there, though what came early may have ended it by now.
     pub(super) fn established(&self) {
         self.flow.lock().ready = true;
         self.with(Machine::established);
+        self.tell_failure();
     }
 
     /// Whether the CM said that the connection is there.
@@ -587,6 +600,8 @@ impl Conn {
     ///
     /// Sleeps; only in the socket's work or under its teardown mutex, without the socket lock.
     pub(super) fn tear_down(&self) {
+        // Let go last: what is freed under the lock below must not be the last to hold the device.
+        let _device = self.device();
         let qp = self.post.lock().qp.take();
         // The completions that this flushes take in what came before the end.
         drop(qp);
@@ -603,6 +618,9 @@ impl Conn {
         // Where both ends had closed, nothing changes for the user.
         if events.contains(Events::ABORTED) {
             self.dispatch(events);
+        } else if self.queued() > 0 {
+            // A close that lingers waits for bytes which the peer had no use for.
+            self.sk.state_change();
         }
     }
 

@@ -17,6 +17,7 @@ use crate::{
         bind,
         conn::{
             Conn,
+            Id,
             Link, //
         },
         reap,
@@ -53,6 +54,8 @@ pub(super) struct Lookup {
 /// `connect(2)`.
 pub(super) fn connect(sk: &Socket, peer: SocketAddrV4, nonblock: bool) -> Result {
     let mut timeout = sk.send_timeout(nonblock);
+    // Dropped after the lock.
+    let mut failed = None;
     let mut s = reap::lock_clean(sk);
     match s.state {
         State::Idle => {
@@ -60,7 +63,9 @@ pub(super) fn connect(sk: &Socket, peer: SocketAddrV4, nonblock: bool) -> Result
                 peer,
                 left: ADDRESS_LOOKS,
             };
-            look(sk, &mut s, lookup)?;
+            // What was left of a connection before this one is not its error.
+            let _ = sk.take_error();
+            look(sk, &mut s, lookup, &mut failed)?;
         }
         State::Connecting if nonblock => return Err(EALREADY),
         State::Connecting | State::Failed => {}
@@ -74,20 +79,27 @@ pub(super) fn connect(sk: &Socket, peer: SocketAddrV4, nonblock: bool) -> Result
         Err(Woken::TimedOut) => return Err(EINPROGRESS),
         Err(Woken::Signal) => return Err(timeout.interrupted()),
     }
+    if matches!(s.state, State::Connected) {
+        return Ok(());
+    }
     if matches!(s.state, State::Failed) {
         s.state = State::Idle;
-        // Where SO_ERROR has told the reason already, TCP says so too.
-        sk.take_error()?;
-        return Err(ECONNABORTED);
     }
-    Ok(())
+    // Where SO_ERROR has told the reason already, TCP says so too.
+    sk.take_error()?;
+    Err(ECONNABORTED)
 }
 
 /// Looks for the peer's address, with a cm id that has not looked before.
-fn look(sk: &Socket, s: &mut SockGuard<'_, Sdp>, lookup: Lookup) -> Result {
+fn look(
+    sk: &Socket,
+    s: &mut SockGuard<'_, Sdp>,
+    lookup: Lookup,
+    failed: &mut Option<Id>,
+) -> Result {
     let mut id = match (s.id.take(), s.bound) {
         (Some(id), _) => id,
-        (None, Some(bound)) => bind::bound_id(sk, bound)?.0,
+        (None, Some(bound)) => bind::bind_id(sk, bound, failed)?.0,
         (None, None) => bind::new_id(sk)?,
     };
     // The handler waits for the socket lock before it looks.
@@ -139,10 +151,14 @@ pub(super) fn look_again(sk: &Socket) {
             _ => return failed(sk, &mut s, EHOSTUNREACH),
         }
     };
+    // Dropped after the lock.
+    let mut unbound = None;
     // Frees the port, where the socket is bound to one.
     let mut s = reap::lock_clean(sk);
-    if matches!(s.state, State::Connecting) {
-        if let Err(e) = look(sk, &mut s, lookup) {
+    // Unless another attempt has begun meanwhile.
+    let same = s.id.is_none() && s.lookup.is_none() && s.conn.is_none();
+    if same && matches!(s.state, State::Connecting) {
+        if let Err(e) = look(sk, &mut s, lookup, &mut unbound) {
             failed(sk, &mut s, e);
         }
     }

@@ -21,6 +21,7 @@ use crate::{
         reap,
         release,
         ring::Ring,
+        shutdown,
         Socket,
         State, //
     },
@@ -98,6 +99,8 @@ impl Drop for Pending {
 
 /// `listen(2)`; the socket layer has bounded `backlog` by `net.core.somaxconn`.
 pub(super) fn listen(sk: &Socket, backlog: c_int) -> Result {
+    // Dropped after the lock.
+    let mut failed = None;
     let mut s = reap::lock_clean(sk);
     let mut room = Backlog::new(backlog)?;
     match &mut s.state {
@@ -113,16 +116,34 @@ pub(super) fn listen(sk: &Socket, backlog: c_int) -> Result {
         }
         State::Connecting | State::Failed | State::Connected => return Err(EINVAL),
     }
-    if s.id.is_none() {
-        let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-        let (id, bound) = bind::bound_id(sk, s.bound.unwrap_or(any))?;
-        s.id = Some(id);
-        s.bound = Some(bound);
-    }
-    s.id.as_mut().ok_or(EINVAL)?.listen(backlog)?;
+    let mut id = match s.id.take() {
+        Some(id) => id,
+        None => {
+            let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+            let (id, bound) = bind::bind_id(sk, s.bound.unwrap_or(any), &mut failed)?;
+            s.bound = Some(bound);
+            id
+        }
+    };
+    // Requests may come from now on. Without the lock, since rdma_cm destroys ids of its own where
+    // it cannot listen on all devices, and their handlers wait for the lock.
     s.state = State::Listening(room);
-    sk.show(Shown::Listen);
-    Ok(())
+    drop(s);
+    let result = id.listen(backlog);
+    let mut s = sk.lock();
+    let is_listening = matches!(s.state, State::Listening(_));
+    if is_listening && result.is_ok() {
+        s.id = Some(id);
+        sk.show(Shown::Listen);
+        return Ok(());
+    }
+    if is_listening {
+        shutdown::stop_listening(sk, s);
+    } else {
+        drop(s);
+    }
+    drop(id);
+    result
 }
 
 /// `accept(2)`.
@@ -178,18 +199,18 @@ pub(super) fn request(sk: &Socket, id: ChildId<'_>, param: PeerParam, hello: &[u
         }
     };
     c.conn = Some(conn.clone());
+    // Counted as long as there is anything of it.
+    c.listener = Some(pending);
     let accepted = c.prepare(&conn).and_then(|()| {
-        conn.fill()?;
         let ack = conn
             .with(|m| m.hello_received(hello))
             .inspect_err(|violation| pr_debug!("bad Hello: {violation:?}\n"))
             .map_err(|_| EPROTO)?;
+        conn.fill()?;
         bind::set_names(&mut c, &handler)?;
-        c.listener = Some(pending);
         handler.accept(&conn.param(Some(param)), &ack)
     });
     if accepted.is_err() {
-        c.listener = None;
         release::abandon(&mut c);
     } else {
         child.show(Shown::SynRecv);
@@ -201,6 +222,9 @@ pub(super) fn request(sk: &Socket, id: ChildId<'_>, param: PeerParam, hello: &[u
 pub(super) fn established(child: &Socket) {
     let pending = {
         let mut c = child.lock();
+        if child.is_orphan() {
+            return;
+        }
         let (Some(pending), Some(conn)) = (c.listener.take(), c.conn.clone()) else {
             return;
         };

@@ -35,7 +35,8 @@ pub(super) fn poll(sk: &Socket) -> u32 {
             }
             if recv_closed {
                 events |= IN | RDNORM | RDHUP;
-            } else if recv::unread(&s) >= sk.recv_target(false, usize::MAX) {
+            } else if recv::unread(&s) >= sk.recv_target(false, usize::MAX) || recv::is_starved(&s)
+            {
                 events |= IN | RDNORM;
             }
             if send_closed || conn.writable(sk) {

@@ -34,7 +34,7 @@ pub(super) fn work(sk: &Socket) {
     if let Some(conn) = &sk.lock().conn {
         conn.work();
     }
-    reap(sk, false);
+    reap(sk);
 }
 
 /// Locks the socket once nothing of an attempt before is left that holds its port. Sleeps.
@@ -42,18 +42,26 @@ pub(super) fn work(sk: &Socket) {
 /// Only so locked may a socket get a new cm id: one can wait for [`reap`] at a time.
 pub(super) fn lock_clean(sk: &Socket) -> SockGuard<'_, Sdp> {
     loop {
-        reap(sk, true);
+        // Held until the socket is locked, so that nobody else is about to reap.
+        let teardown = sk.teardown.lock();
+        reap_locked(sk, true);
         let s = sk.lock();
+        drop(teardown);
         if s.dead.is_none() {
             return s;
         }
     }
 }
 
-/// Brings what ends to its end; in a `hurry`, without waiting for what a failed attempt's peer has
-/// to say to it. Sleeps; without the socket lock.
-pub(super) fn reap(sk: &Socket, hurry: bool) {
+/// Brings what ends to its end. Sleeps; without the socket lock.
+pub(super) fn reap(sk: &Socket) {
     let _teardown = sk.teardown.lock();
+    reap_locked(sk, false);
+}
+
+/// [`reap()`] under the teardown mutex; in a `hurry`, without waiting for what a failed attempt's
+/// peer has to say to it.
+fn reap_locked(sk: &Socket, hurry: bool) {
     let (dead, conn, drop_at, failed) = {
         let mut s = sk.lock();
         let failed = matches!(s.state, State::Idle | State::Failed);

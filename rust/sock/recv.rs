@@ -52,6 +52,10 @@ pub(super) fn recvmsg(sk: &Socket, mut msg: RecvMsg<'_>) -> Result<usize> {
     // What a peek has looked at already.
     let mut peeked: usize = 0;
     let end = loop {
+        if !s.has(&conn) {
+            // Another thread undid the connection.
+            break Err(ENOTCONN);
+        }
         conn.take_unread(&mut s.rx);
         let (n, whole) = if peek {
             let n = look(&s, &mut msg, peeked);
@@ -64,7 +68,7 @@ pub(super) fn recvmsg(sk: &Socket, mut msg: RecvMsg<'_>) -> Result<usize> {
         if !whole {
             break Err(EFAULT);
         }
-        if msg.data.is_empty() || copied >= target {
+        if msg.data.is_empty() || copied >= target || (peek && is_starved(&s)) {
             break Ok(());
         }
         // Everything that came before an end was read above, unless it came just now.
@@ -78,7 +82,11 @@ pub(super) fn recvmsg(sk: &Socket, mut msg: RecvMsg<'_>) -> Result<usize> {
             break Ok(());
         }
         let woken = s.wait(&mut timeout, |s| {
-            unread(s) > peeked || s.recv_shut || conn.recv_closed() || sk.has_error()
+            !s.has(&conn)
+                || unread(s) > peeked
+                || s.recv_shut
+                || conn.recv_closed()
+                || sk.has_error()
         });
         match woken {
             Ok(()) if sk.has_error() && !conn.recv_closed() => {
@@ -93,6 +101,13 @@ pub(super) fn recvmsg(sk: &Socket, mut msg: RecvMsg<'_>) -> Result<usize> {
         Err(e) if copied == 0 => Err(e),
         _ => Ok(copied),
     }
+}
+
+/// Whether no more can come before something is read, however little that is: messages take up
+/// buffers, not bytes.
+pub(super) fn is_starved(s: &Locked) -> bool {
+    let taken = s.rx.len();
+    s.conn.as_ref().is_some_and(|conn| conn.is_starved(taken))
 }
 
 /// Bytes that can be read without waiting.

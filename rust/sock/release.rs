@@ -68,7 +68,7 @@ pub(super) fn release(sk: &Socket) {
     if let Some(backlog) = backlog {
         backlog.abandon();
     }
-    reap::reap(sk, false);
+    reap::reap(sk);
 }
 
 fn close(sk: &Socket, s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
@@ -76,7 +76,7 @@ fn close(sk: &Socket, s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
     let unread = !s.rx.is_empty() || conn.unread() > 0;
     if unread || linger.is_some_and(|timeout| timeout.is_zero()) {
         conn.with(Machine::abort);
-        return;
+        return wait_for_fin(sk, s, conn);
     }
     conn.with(|m| {
         m.shutdown_receive();
@@ -91,7 +91,7 @@ fn close(sk: &Socket, s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
     wait_for_fin(sk, s, conn);
 }
 
-/// Gives the peer `net.sdp.fin_timeout` to take what is queued, or to close its half.
+/// Gives the peer `net.sdp.fin_timeout` to take what is queued or the abort, or to close its half.
 fn wait_for_fin(sk: &Socket, s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
     if conn.link() != Link::Up {
         return;

@@ -49,7 +49,7 @@ pub(super) fn sendmsg(sk: &Socket, mut msg: SendMsg<'_>) -> Result<usize> {
 
     let mut copied: usize = 0;
     let result = loop {
-        if sk.has_error() || conn.send_closed() {
+        if !s.has(&conn) || sk.has_error() || conn.send_closed() {
             break Err(EPIPE);
         }
         if msg.data.is_empty() {
