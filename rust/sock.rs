@@ -122,6 +122,8 @@ pub(crate) struct Locked {
     /// What [`reap`] is to destroy.
     dead: Option<Id>,
     conn: Option<Arc<Conn>>,
+    /// No connect has told of the connection yet.
+    untold: bool,
     /// The peer that is looked for.
     lookup: Option<connect::Lookup>,
     /// Where a child goes once it is connected.
@@ -185,6 +187,7 @@ impl Protocol for Sdp {
             id: None,
             dead: None,
             conn: None,
+            untold: false,
             lookup: None,
             listener: None,
             rx: Ring::empty(),

@@ -69,6 +69,8 @@ pub(super) fn connect(sk: &Socket, peer: SocketAddrV4, nonblock: bool) -> Result
         }
         State::Connecting if nonblock => return Err(EALREADY),
         State::Connecting | State::Failed => {}
+        // The first call after it tells of success, as with TCP.
+        State::Connected if s.untold => {}
         State::Listening(_) | State::Connected => return Err(EISCONN),
     }
     if nonblock && matches!(s.state, State::Connecting) {
@@ -80,6 +82,7 @@ pub(super) fn connect(sk: &Socket, peer: SocketAddrV4, nonblock: bool) -> Result
         Err(Woken::Signal) => return Err(timeout.interrupted()),
     }
     if matches!(s.state, State::Connected) {
+        s.untold = false;
         return Ok(());
     }
     if matches!(s.state, State::Failed) {
@@ -218,6 +221,7 @@ pub(super) fn established(sk: &Socket, handler: &Handler<'_>, private_data: &[u8
         return failed(sk, &mut s, e);
     }
     s.state = State::Connected;
+    s.untold = true;
     sk.show(Shown::Established);
     sk.state_change();
     sk.write_space();
