@@ -42,6 +42,7 @@ use sdp_selftests::{
     },
 };
 use std::{
+    fs,
     net::Ipv4Addr,
     thread,
     time::{
@@ -223,7 +224,11 @@ fn connect_timeout() {
 
 /// Lets B answer no one's question for its address, so that connections to it wait.
 fn silence(on: bool) {
-    let arp = if on { "off" } else { "on" };
+    let (arp, probes) = if on { ("off", "100") } else { ("on", "3") };
+    A.enter();
+    // As many questions as the wait may take, or A gives up.
+    let solicit = format!("/proc/sys/net/ipv4/neigh/{}/mcast_solicit", A.interface());
+    must!(fs::write(solicit, probes));
     B.command(&["ip", "link", "set", B.interface(), "arp", arp]);
     if on {
         // Both forget each other. The way back needs no flush, which would fail the connections that wait.
