@@ -51,6 +51,27 @@ demo: build ## show the module at work
 check: ## run every test: on the host, and in the VM with both kernels
 	@tools/check
 
+.PHONY: rules
+rules: ## print the code and the tests of each protocol rule; fails when one is missing
+	@tools/rules
+
+.PHONY: sim
+sim: ## simulate pairs of ends over an adversarial link: SDP_SEEDS=n SDP_SEED=n
+	@tools/vm/in-root env SDP_SEEDS=$(or $(SDP_SEEDS),10000) $(addprefix SDP_SEED=,$(SDP_SEED)) \
+		cargo test --locked --release -p sdp-proto --test simulation -- --nocapture
+
+.PHONY: bench-proto
+bench-proto: ## count the instructions of a message in the protocol core (needs valgrind)
+	@tools/bench-proto
+
+.PHONY: fuzz
+fuzz: ## let a fuzzer play a hostile peer: SECONDS=60
+	@tools/fuzz $(or $(SECONDS),60)
+
+.PHONY: panics
+panics: ## prove that no function of the protocol core can panic
+	@tools/panics
+
 .PHONY: lint
 lint: ## check format, warnings, walls between the rooms, and scripts
 	@tools/lint
@@ -61,5 +82,5 @@ fmt: ## format the Rust sources
 
 .PHONY: help
 help: ## this list
-	@sed -n 's/^\([a-z_]*\):.* ## \(.*\)/\1\t\2/p' Makefile | while IFS='	' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z_-]*\):.* ## \(.*\)/\1\t\2/p' Makefile | while IFS='	' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
 export CMD
