@@ -174,8 +174,10 @@ pub(super) struct Conn {
     order: u32,
     side: Side,
     made: Instant<Monotonic>,
-    /// What the device told of the QP, for the socket's work.
-    comm_est: AtomicFlag,
+    /// For the socket's work: data came on a connection that the CM takes for unfinished, the RTU
+    /// being late or lost (B-9).
+    came_early: AtomicFlag,
+    /// For the socket's work: the device failed the QP.
     fatal: AtomicFlag,
     #[pin]
     post: SpinLockBh<Post>,
@@ -255,7 +257,7 @@ impl Conn {
                 order,
                 side,
                 made: Instant::now(),
-                comm_est: AtomicFlag::new(false),
+                came_early: AtomicFlag::new(false),
                 fatal: AtomicFlag::new(false),
                 post <- new_spinlock_bh!(post, "sdp::Conn::post"),
                 flow <- new_spinlock_bh!(flow, "sdp::Conn::flow"),
@@ -458,8 +460,11 @@ impl Conn {
 
     /// The socket's work: takes in what the device told, and sends what was held back too long.
     pub(super) fn work(&self) {
-        if self.comm_est.load(Relaxed) && !self.is_ready() {
-            self.came_early();
+        if self.came_early.load(Relaxed) && self.side == Side::Accepting && !self.is_ready() {
+            if let Some(qp) = self.qp() {
+                // If the CM cannot take it now, the RTU or the next message says it again.
+                let _ = qp.id().notify_established();
+            }
         }
         if self.fatal.load(Relaxed) {
             self.broken(EIO);
@@ -623,14 +628,6 @@ impl Conn {
             self.sk.state_change();
         }
     }
-
-    /// Data came on a connection that the CM takes for unfinished: the RTU is late or lost (B-9).
-    fn came_early(&self) {
-        if let Some(qp) = &self.post.lock().qp {
-            // If the CM cannot take it now, the RTU or the next message says it again.
-            let _ = qp.id().notify_established();
-        }
-    }
 }
 
 impl Flow {
@@ -698,24 +695,29 @@ impl Completions for Arc<Conn> {
             self.repost(buf);
         }
         if early {
-            self.came_early();
+            self.note(&self.came_early);
         }
         self.kick();
     }
 
     fn qp_event(&self, event: QpEvent) {
         let told = match event {
-            QpEvent::CommEst => &self.comm_est,
+            QpEvent::CommEst => &self.came_early,
             QpEvent::Fatal => &self.fatal,
             QpEvent::Other(_) => return,
         };
-        // Interrupts may be off, where none of the locks can be taken.
-        told.store(true, Relaxed);
-        self.sk.queue_work();
+        self.note(told);
     }
 }
 
 impl Conn {
+    /// Leaves a note to the socket's work. Any context: that of a device's event may have interrupts
+    /// off, where none of the locks can be taken, and in softirq none of the CM's can.
+    fn note(&self, what: &AtomicFlag) {
+        what.store(true, Relaxed);
+        self.sk.queue_work();
+    }
+
     fn failed(&self, status: WcStatus) {
         match status {
             // Somebody took the QP down. If that was not us then the CM may never tell of it: rxe
