@@ -41,8 +41,8 @@ const ROUTE_MS: u32 = 3000;
 /// that comes while it queues the question, and looks again only when this time is over.
 const ADDRESS_MS: u32 = 200;
 
-/// How many looks there are; together they take the three seconds that TCP gives ARP.
-const ADDRESS_LOOKS: u8 = 15;
+/// How many looks there are; together they take five seconds, as ARP gives up after three.
+const ADDRESS_LOOKS: u8 = 25;
 
 /// The address of the peer that a connecting socket looks for.
 pub(super) struct Lookup {
