@@ -131,6 +131,13 @@ fn netns_empty() {
 }
 
 fn netns_deleted() {
+    if crate::config::get().patience > 1 && !crate::config::tcp() {
+        // rxe unregisters its device from a work of its own, and the kernel warns of an interface
+        // that is held for ten seconds.
+        crate::harness::skip(
+            "on a slow kernel rxe holds the interface of a deleted namespace for too long",
+        );
+    }
     let extra = Extra::new();
     let (here, there) = (Ipv4Addr::new(10, 29, 0, 1), Ipv4Addr::new(10, 29, 0, 2));
     command(
