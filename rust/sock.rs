@@ -24,6 +24,7 @@ mod ring;
 mod send;
 pub(crate) mod settings;
 mod shutdown;
+pub(crate) mod stats;
 
 use crate::{
     net::{

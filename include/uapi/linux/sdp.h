@@ -5,6 +5,8 @@
 #ifndef _UAPI_LINUX_SDP_H
 #define _UAPI_LINUX_SDP_H
 
+#include <linux/types.h>
+
 /*
  * The address family of SDP sockets over IPv4, as programs have known it since
  * OFED. Linux has a name of its own for the number (AF_IB) but no sockets of it.
@@ -16,5 +18,52 @@
  */
 #define AF_INET_SDP	27
 #define PF_INET_SDP	AF_INET_SDP
+
+/*
+ * Socket options at level SOL_TCP.
+ *
+ * SDP_ZCOPY_THRESH (int): sends and receives of at least so many bytes move without
+ * a copy; 0 turns that off. A new socket has the value of net.sdp.zcopy_threshold.
+ * The number is that of OFED.
+ *
+ * SDP_ZCOPY_RETRY (int): whether a non-blocking call that fails with EAGAIN may
+ * leave its buffer with the socket. The program then makes the same call again,
+ * with the same buffer, once the socket is ready, and leaves the buffer alone until
+ * then; any other call of the same direction fails with EBUSY.
+ *
+ * SDP_STATS (struct sdp_stats, get only): how the bytes of a connection moved.
+ */
+#define SDP_ZCOPY_THRESH	80
+#define SDP_ZCOPY_RETRY		82
+#define SDP_STATS		83
+
+/*
+ * Counters of one connection, and with the same names, one a line, those of all
+ * connections of a network namespace in /proc/net/sdp_stat. It grows at the end
+ * only; getsockopt() gives as much of it as there is room for.
+ */
+struct sdp_stats {
+	__u64 sent_copied;	/* bytes copied from the program's memory */
+	__u64 sent_direct;	/* bytes sent by Data from the program's memory */
+	__u64 sent_read;	/* bytes that the peer fetched by RDMA Read */
+	__u64 sent_written;	/* bytes given to the peer by RDMA Write */
+	__u64 recv_copied;	/* bytes copied to the program's memory */
+	__u64 recv_read;	/* bytes fetched by RDMA Read */
+	__u64 recv_written;	/* bytes that the peer gave by RDMA Write */
+	__u64 recv_moved;	/* bytes whose pages went to a pipe */
+	__u64 src_avails;	/* SrcAvail messages sent */
+	__u64 sink_avails;	/* SinkAvail messages sent */
+	__u64 declined;		/* times that the peer was asked for copies */
+	__u64 cancels_timeout;	/* advertised sends that the peer was too slow for */
+	__u64 cancels_signal;	/* advertised calls that a signal ended */
+	__u64 cancels_retry;	/* advertised calls that were not made again */
+	__u64 no_memlock;	/* copies because of RLIMIT_MEMLOCK */
+	__u64 no_pages;		/* copies because pages could not be pinned */
+	__u64 no_mr;		/* copies because memory could not be registered */
+	__u64 pages_pinned;	/* pages pinned or referenced */
+	__u64 pages_unpinned;	/* pages let go */
+	__u64 mrs_registered;	/* memory regions registered */
+	__u64 mrs_invalidated;	/* memory regions invalidated */
+};
 
 #endif /* _UAPI_LINUX_SDP_H */
