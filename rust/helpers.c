@@ -85,6 +85,16 @@ int sdp_helper_sock_intr_errno(long timeo)
 	return sock_intr_errno(timeo);
 }
 
+bool sdp_helper_skb_queue_empty_lockless(const struct sk_buff_head *list)
+{
+	return skb_queue_empty_lockless(list);
+}
+
+void sdp_helper_net_zcopy_get(struct ubuf_info *uarg)
+{
+	net_zcopy_get(uarg);
+}
+
 void *sdp_helper_net_generic(const struct net *net, unsigned int id)
 {
 	return net_generic(net, id);

@@ -10,6 +10,7 @@
 
 /* net */
 #include <linux/poll.h>
+#include <linux/skbuff.h>
 #include <linux/sockptr.h>
 #include <linux/timer.h>
 #include <linux/workqueue.h>
@@ -31,6 +32,8 @@ long sdp_helper_sock_rcvtimeo(const struct sock *sk, bool noblock);
 long sdp_helper_sock_sndtimeo(const struct sock *sk, bool noblock);
 int sdp_helper_sock_rcvlowat(const struct sock *sk, int waitall, int len);
 int sdp_helper_sock_intr_errno(long timeo);
+bool sdp_helper_skb_queue_empty_lockless(const struct sk_buff_head *list);
+void sdp_helper_net_zcopy_get(struct ubuf_info *uarg);
 void *sdp_helper_net_generic(const struct net *net, unsigned int id);
 int sdp_helper_copy_from_sockptr(void *dst, sockptr_t src, size_t size);
 void sdp_helper_timer_setup(struct timer_list *timer,

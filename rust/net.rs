@@ -12,3 +12,4 @@ pub(crate) mod sockaddr;
 pub(crate) mod spinlock_bh;
 pub(crate) mod sysctl;
 pub(crate) mod workqueue;
+pub(crate) mod zerocopy;

@@ -3,6 +3,7 @@
 //! `struct msghdr` of one sendmsg or recvmsg call.
 
 use crate::bindings;
+use core::ptr::null_mut;
 use kernel::iov::{
     IovIterDest,
     IovIterSource, //
@@ -16,6 +17,9 @@ pub(crate) struct SendMsg<'a> {
     pub(crate) flags: u32,
     /// Whether the caller gave control messages.
     pub(crate) has_control: bool,
+    /// Whom the caller wants told when its memory is no longer used, or NULL; of use with
+    /// [`flags::ZEROCOPY`] alone.
+    pub(super) ubuf: *mut bindings::ubuf_info,
 }
 
 impl<'a> SendMsg<'a> {
@@ -25,10 +29,17 @@ impl<'a> SendMsg<'a> {
     pub(super) unsafe fn from_ptr(msg: *mut bindings::msghdr) -> Self {
         // SAFETY: By the contract; the iterator of a send is a source.
         unsafe {
+            let msg_flags = (*msg).msg_flags;
             Self {
                 data: IovIterSource::from_raw(&raw mut (*msg).msg_iter),
-                flags: (*msg).msg_flags,
+                flags: msg_flags,
                 has_control: (*msg).msg_controllen != 0,
+                // Not every caller without the flag sets it.
+                ubuf: if msg_flags & flags::ZEROCOPY != 0 {
+                    (*msg).msg_ubuf
+                } else {
+                    null_mut()
+                },
             }
         }
     }
@@ -45,6 +56,8 @@ pub(crate) struct RecvMsg<'a> {
     pub(crate) data: &'a mut IovIterDest<'a>,
     /// `MSG_*`.
     pub(crate) flags: u32,
+    /// The message, valid for `'a`; using its iterator ends the use of `data`.
+    pub(super) msg: *mut bindings::msghdr,
 }
 
 impl<'a> RecvMsg<'a> {
@@ -54,7 +67,7 @@ impl<'a> RecvMsg<'a> {
     pub(super) unsafe fn from_ptr(msg: *mut bindings::msghdr, flags: u32) -> Self {
         // SAFETY: By the contract; the iterator of a receive is a destination.
         let data = unsafe { IovIterDest::from_raw(&raw mut (*msg).msg_iter) };
-        Self { data, flags }
+        Self { data, flags, msg }
     }
 
     /// Whether the call may not sleep.
@@ -77,6 +90,10 @@ pub(crate) mod flags {
     pub(crate) const WAITALL: u32 = bindings::MSG_WAITALL;
     /// More comes: hold back what does not fill a message.
     pub(crate) const MORE: u32 = bindings::MSG_MORE;
+    /// Leave the bytes where they are, and tell when they are no longer used.
+    pub(crate) const ZEROCOPY: u32 = bindings::MSG_ZEROCOPY;
+    /// The bytes are pages that may be kept, each by a reference of its own.
+    pub(crate) const SPLICE_PAGES: u32 = bindings::MSG_SPLICE_PAGES;
     /// Read the error queue.
     pub(crate) const ERRQUEUE: u32 = bindings::MSG_ERRQUEUE;
 }

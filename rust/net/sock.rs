@@ -12,6 +12,7 @@ use crate::{
     bindings,
     net::{
         family::Family,
+        msg::RecvMsg,
         namespace::Net,
         ops::Protocol, //
     },
@@ -229,9 +230,14 @@ impl<P: Protocol> Sock<P> {
     /// The socket layer calls it, once, for a sock without references.
     unsafe extern "C" fn on_destruct(sk: *mut bindings::sock) {
         let layout = sk.cast::<Layout<P>>();
-        // SAFETY: The last reference is gone, so nothing else can reach the two; they were
-        // initialised before `sk_destruct` was set.
+        // SAFETY: The last reference is gone, so nothing else can reach the queue and the two, which
+        // were initialised before `sk_destruct` was set.
         unsafe {
+            // The error queue holds what no program has read.
+            bindings::skb_queue_purge_reason(
+                addr_of_mut!((*sk).sk_error_queue),
+                bindings::skb_drop_reason_SKB_DROP_REASON_QUEUE_PURGE,
+            );
             core::ptr::drop_in_place(addr_of_mut!((*layout).locked));
             core::ptr::drop_in_place(addr_of_mut!((*layout).shared));
         }
@@ -368,6 +374,33 @@ impl<P: Protocol> Sock<P> {
         unsafe { addr_of!((*self.as_ptr()).sk_err).read_volatile() != 0 }
     }
 
+    /// Whether the error queue has something for a program to read.
+    pub(crate) fn has_notices(&self) -> bool {
+        // SAFETY: The sock is live; what the queue has is not looked at.
+        unsafe {
+            !bindings::sdp_helper_skb_queue_empty_lockless(addr_of!(
+                (*self.as_ptr()).sk_error_queue
+            ))
+        }
+    }
+
+    /// `MSG_ERRQUEUE`: gives the next entry of the error queue, which is a control message without
+    /// data, in the form that programs know from TCP over IPv4. Never waits: fails with `EAGAIN`.
+    pub(crate) fn recv_errqueue(&self, msg: RecvMsg<'_>) -> Result<usize> {
+        let len = c_int::try_from(msg.data.len()).unwrap_or(c_int::MAX);
+        // SAFETY: The sock is live, and so is the message, whose iterator nobody else uses now.
+        let n = unsafe {
+            bindings::sock_recv_errqueue(
+                self.as_ptr(),
+                msg.msg,
+                len,
+                bindings::SOL_IP as c_int,
+                bindings::IP_RECVERR as c_int,
+            )
+        };
+        usize::try_from(n).map_err(|_| Error::from_errno(n))
+    }
+
     /// The error of a send on a stream that takes no more, with SIGPIPE where it is due.
     pub(crate) fn stream_error(&self, flags: u32, error: Error) -> Error {
         // SAFETY: The sock is live; called in the context of the sending task.
@@ -401,6 +434,12 @@ impl<P: Protocol> Sock<P> {
         // SAFETY: The sock is live; the field is an integer.
         let n = unsafe { addr_of!((*self.as_ptr()).sk_sndbuf).read_volatile() };
         usize::try_from(n).unwrap_or(0)
+    }
+
+    /// `SO_ZEROCOPY`.
+    pub(super) fn has_zerocopy(&self) -> bool {
+        // SAFETY: The sock is live.
+        unsafe { bindings::sdp_helper_sock_flag(self.as_ptr(), bindings::sock_flags_SOCK_ZEROCOPY) }
     }
 
     /// `SO_REUSEADDR`.

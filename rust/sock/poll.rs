@@ -19,7 +19,11 @@ const RDHUP: u32 = 0x2000;
 /// The events that are now, as TCP has them in the same state.
 pub(super) fn poll(sk: &Socket) -> u32 {
     let s = sk.lock();
-    let mut events = if sk.has_error() { ERR } else { 0 };
+    let mut events = if sk.has_error() || sk.has_notices() {
+        ERR
+    } else {
+        0
+    };
     match (&s.state, &s.conn) {
         (State::Listening(backlog), _) => {
             if !backlog.is_empty() {

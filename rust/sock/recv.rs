@@ -25,7 +25,7 @@ use kernel::prelude::*;
 /// can come.
 pub(super) fn recvmsg(sk: &Socket, mut msg: RecvMsg<'_>) -> Result<usize> {
     if msg.flags & flags::ERRQUEUE != 0 {
-        return Err(EAGAIN);
+        return sk.recv_errqueue(msg);
     }
     if msg.flags & flags::OOB != 0 {
         // As TCP says where no urgent byte is pending; none ever is.

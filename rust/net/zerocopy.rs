@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How a program learns that it may change the memory again that it sent without a copy.
+
+use crate::{
+    bindings,
+    net::{
+        msg::{
+            flags,
+            SendMsg, //
+        },
+        ops::Protocol,
+        sock::SockGuard, //
+    },
+};
+use core::ptr::{
+    addr_of,
+    null_mut,
+    NonNull, //
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{
+            AtomicFlag,
+            Relaxed, //
+        },
+        Arc,
+        UniqueArc, //
+    },
+    types::Opaque, //
+};
+
+/// One call that is told when its memory is its own again: by the error queue for `MSG_ZEROCOPY`,
+/// by a completion for io_uring's `SEND_ZC`.
+///
+/// Whoever uses the memory keeps a clone; the program is told when the last one is dropped, which
+/// may happen in any context. Notices of one socket that follow each other in the order of their
+/// calls become one entry of the error queue.
+#[derive(Clone)]
+pub(crate) struct Notice(Arc<Ubuf>);
+
+/// # Invariants
+///
+/// `ubuf` is live, and one of its counted references is this value's.
+struct Ubuf {
+    ubuf: NonNull<bindings::ubuf_info>,
+    copied: AtomicFlag,
+    aborted: AtomicFlag,
+}
+
+// SAFETY: A `ubuf_info` is counted atomically, and completed in whatever context its last user is.
+unsafe impl Send for Ubuf {}
+// SAFETY: As above; the flags are atomic.
+unsafe impl Sync for Ubuf {}
+
+/// A packet that stands for what carried the memory.
+struct Packet(Opaque<bindings::sk_buff>);
+
+// SAFETY: It is only ever compared with NULL.
+unsafe impl Sync for Packet {}
+
+// SAFETY: All zeroes are valid for this C structure of pointers and integers.
+static PACKET: Packet = Packet(Opaque::new(unsafe { core::mem::zeroed() }));
+
+impl SendMsg<'_> {
+    /// The notice that the call asks for with `MSG_ZEROCOPY`, to be told about its `len` bytes.
+    ///
+    /// As with TCP a flag without `SO_ZEROCOPY` has no meaning, and the memory of `MSG_ZEROCOPY` calls
+    /// counts towards `RLIMIT_MEMLOCK` until they are told. Fails with `ENOBUFS`. Sleeps.
+    ///
+    /// This takes the call's number in the error queue. A call that sends nothing has none: it has to
+    /// give it back by [`Notice::abort`] before the lock of `s` is ever dropped, so call this once there
+    /// is room for what is sent, after all waits.
+    pub(crate) fn notice<P: Protocol>(
+        &self,
+        s: &SockGuard<'_, P>,
+        len: usize,
+    ) -> Result<Option<Notice>> {
+        let sk = s.sock();
+        if self.flags & flags::ZEROCOPY == 0 || len == 0 {
+            return Ok(None);
+        }
+        let room = UniqueArc::<Ubuf>::new_uninit(GFP_KERNEL).map_err(|_| ENOBUFS)?;
+        let ubuf = if let Some(ubuf) = NonNull::new(self.ubuf) {
+            // SAFETY: Who gave it with the call holds a reference for as long.
+            unsafe { bindings::sdp_helper_net_zcopy_get(ubuf.as_ptr()) };
+            ubuf
+        } else if sk.has_zerocopy() {
+            // SAFETY: The sock is live, and this is the context of the sending task.
+            let ubuf = unsafe {
+                bindings::msg_zerocopy_realloc(sk.as_ptr().cast(), len, null_mut(), false)
+            };
+            NonNull::new(ubuf).ok_or(ENOBUFS)?
+        } else {
+            return Ok(None);
+        };
+        // INVARIANT: The reference was taken above, or came with the new one.
+        let ubuf = room.write(Ubuf {
+            ubuf,
+            copied: AtomicFlag::new(false),
+            aborted: AtomicFlag::new(false),
+        });
+        Ok(Some(Notice(ubuf.into())))
+    }
+}
+
+impl Notice {
+    /// Notes that bytes of the call were copied after all, which the program is told. Any context.
+    pub(crate) fn copied(&self) {
+        self.0.copied.store(true, Relaxed);
+    }
+
+    /// Takes the notice back, of a call that sent nothing: the program is not told, and the number in
+    /// the error queue is the next call's.
+    ///
+    /// The socket has been locked without a break since [`SendMsg::notice`].
+    pub(crate) fn abort(self) {
+        self.0.aborted.store(true, Relaxed);
+        let ubuf = self.0.ubuf.as_ptr();
+        // SAFETY: Live by the type invariant.
+        let is_ours = unsafe { (*ubuf).ops == addr_of!(bindings::msg_zerocopy_ubuf_ops) };
+        if is_ours {
+            // SAFETY: It is one of `msg_zerocopy_realloc()`; its reference remains, which the drop of
+            // the last clone puts.
+            unsafe { bindings::msg_zerocopy_put_abort(ubuf, false) };
+        }
+    }
+}
+
+impl Drop for Ubuf {
+    fn drop(&mut self) {
+        let ubuf = self.ubuf.as_ptr();
+        // io_uring tells a call that nothing was sent for apart from one that was sent without a copy by
+        // whether there was a packet, of which it wants to know nothing else.
+        let packet = if self.aborted.load(Relaxed) {
+            null_mut()
+        } else {
+            PACKET.0.get()
+        };
+        // SAFETY: The reference is ours by the type invariant, and goes with this call.
+        unsafe {
+            if let Some(complete) = (*(*ubuf).ops).complete {
+                complete(packet, ubuf, !self.copied.load(Relaxed));
+            }
+        }
+    }
+}
