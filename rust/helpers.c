@@ -39,9 +39,10 @@ bool sdp_helper_sock_flag(const struct sock *sk, enum sock_flags flag)
 	return sock_flag(sk, flag);
 }
 
-void sdp_helper_sock_set_flag(struct sock *sk, enum sock_flags flag)
+void sdp_helper_sock_valbool_flag(struct sock *sk, enum sock_flags bit,
+				  int valbool)
 {
-	sock_set_flag(sk, flag);
+	sock_valbool_flag(sk, bit, valbool);
 }
 
 struct net *sdp_helper_sock_net(const struct sock *sk)

@@ -22,7 +22,8 @@ void sdp_helper_sock_put(struct sock *sk);
 void sdp_helper_sock_orphan(struct sock *sk);
 void sdp_helper_sock_graft(struct sock *sk, struct socket *sock);
 bool sdp_helper_sock_flag(const struct sock *sk, enum sock_flags flag);
-void sdp_helper_sock_set_flag(struct sock *sk, enum sock_flags flag);
+void sdp_helper_sock_valbool_flag(struct sock *sk, enum sock_flags bit,
+				  int valbool);
 struct net *sdp_helper_sock_net(const struct sock *sk);
 wait_queue_head_t *sdp_helper_sk_sleep(struct sock *sk);
 void sdp_helper_sock_poll_wait(struct file *file, struct socket *sock,

@@ -315,6 +315,13 @@ unsafe extern "C" fn setsockopt<P: Protocol>(
     value: bindings::sockptr_t,
     len: c_uint,
 ) -> c_int {
+    let is_generic = level == bindings::SOL_SOCKET as c_int;
+    // Of its own level the socket layer knows all but this one, which it keeps from our family.
+    let is_zerocopy = is_generic && name == bindings::SO_ZEROCOPY as c_int;
+    if is_generic && !is_zerocopy {
+        // SAFETY: As said above.
+        return unsafe { bindings::sock_setsockopt(sock, level, name, value, len) };
+    }
     from_result(|| {
         if (len as usize) < size_of::<c_int>() {
             return Err(EINVAL);
@@ -328,7 +335,17 @@ unsafe extern "C" fn setsockopt<P: Protocol>(
             return Err(EFAULT);
         }
         // SAFETY: As said above.
-        P::set_option(unsafe { sk::<P>(sock) }, level, name, int).map(|()| 0)
+        let sk = unsafe { sk::<P>(sock) };
+        if is_zerocopy {
+            let on = match int {
+                0 => false,
+                1 => true,
+                _ => return Err(EINVAL),
+            };
+            sk.lock().set_zerocopy(on);
+            return Ok(0);
+        }
+        P::set_option(sk, level, name, int).map(|()| 0)
     })
 }
 

@@ -166,10 +166,10 @@ impl<P: Protocol> Sock<P> {
                 bindings::sock_flags_SOCK_LINGER,
                 bindings::sock_flags_SOCK_KEEPOPEN,
                 bindings::sock_flags_SOCK_URGINLINE,
+                bindings::sock_flags_SOCK_ZEROCOPY,
             ] {
-                if bindings::sdp_helper_sock_flag(from, flag) {
-                    bindings::sdp_helper_sock_set_flag(to, flag);
-                }
+                let value = bindings::sdp_helper_sock_flag(from, flag);
+                bindings::sdp_helper_sock_valbool_flag(to, flag, value.into());
             }
         }
         Ok(child)
@@ -219,10 +219,27 @@ impl<P: Protocol> Sock<P> {
             (*sk).__sk_common.skc_state = Shown::Close as u8;
             if !sock.is_null() {
                 (*sock).ops = family.ops();
+                Self::mark(sock);
             }
         }
         // SAFETY: INVARIANT: All parts are initialised; `sk_alloc()` gave us the first reference.
         Ok(unsafe { ARef::from_raw(layout.cast()) })
+    }
+
+    /// Tells the socket layer what it cannot know of our sockets: that `SO_ZEROCOPY` has a meaning,
+    /// for which it gives us all of `SOL_SOCKET`, and that io_uring may send without a copy.
+    ///
+    /// # Safety
+    ///
+    /// `sock` is a `struct socket` under construction.
+    unsafe fn mark(sock: *mut bindings::socket) {
+        for flag in [
+            bindings::socket_flags_SOCK_CUSTOM_SOCKOPT,
+            bindings::socket_flags_SOCK_SUPPORT_ZC,
+        ] {
+            // SAFETY: The socket is live, and the flag is one of its bits. CAST: It is a small number.
+            unsafe { bindings::set_bit(flag as usize, addr_of_mut!((*sock).flags)) };
+        }
     }
 
     /// # Safety
@@ -572,6 +589,13 @@ impl<'a, P: Protocol> SockGuard<'a, P> {
         result
     }
 
+    /// Sets `SO_ZEROCOPY`.
+    pub(super) fn set_zerocopy(&mut self, on: bool) {
+        let flag = bindings::sock_flags_SOCK_ZEROCOPY;
+        // SAFETY: The sock is live, and locked, as whoever changes its flags has it.
+        unsafe { bindings::sdp_helper_sock_valbool_flag(self.sk.as_ptr(), flag, on.into()) };
+    }
+
     /// The socket itself.
     pub(crate) fn sock(&self) -> &'a Sock<P> {
         self.sk
@@ -592,6 +616,7 @@ impl<'a, P: Protocol> SockGuard<'a, P> {
         // SAFETY: As the caller promises; `SS_CONNECTED` is what an accepted socket is.
         unsafe {
             bindings::sdp_helper_sock_graft(self.sk.as_ptr(), sock);
+            Sock::<P>::mark(sock);
             (*sock).state = bindings::socket_state_SS_CONNECTED;
         }
         ARef::into_raw(reference);
