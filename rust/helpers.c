@@ -4,6 +4,8 @@
  */
 #include "helpers.h"
 
+#include <linux/proc_fs.h>
+#include <linux/seq_file_net.h>
 #include <net/net_namespace.h>
 #include <net/netns/generic.h>
 
@@ -99,6 +101,24 @@ void sdp_helper_net_zcopy_get(struct ubuf_info *uarg)
 void *sdp_helper_net_generic(const struct net *net, unsigned int id)
 {
 	return net_generic(net, id);
+}
+
+/* Without procfs there is no file, and nothing wrong. */
+bool sdp_helper_proc_create_net_single(const char *name, struct net *net,
+				       int (*show)(struct seq_file *, void *))
+{
+	return !IS_ENABLED(CONFIG_PROC_FS) ||
+	       proc_create_net_single(name, 0444, net->proc_net, show, NULL);
+}
+
+void sdp_helper_remove_proc_entry(const char *name, struct net *net)
+{
+	remove_proc_entry(name, net->proc_net);
+}
+
+struct net *sdp_helper_seq_file_single_net(struct seq_file *seq)
+{
+	return seq_file_single_net(seq);
 }
 
 int sdp_helper_copy_from_sockptr(void *dst, sockptr_t src, size_t size)

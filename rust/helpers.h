@@ -10,6 +10,7 @@
 
 /* net */
 #include <linux/poll.h>
+#include <linux/seq_file.h>
 #include <linux/skbuff.h>
 #include <linux/sockptr.h>
 #include <linux/timer.h>
@@ -36,6 +37,10 @@ int sdp_helper_sock_intr_errno(long timeo);
 bool sdp_helper_skb_queue_empty_lockless(const struct sk_buff_head *list);
 void sdp_helper_net_zcopy_get(struct ubuf_info *uarg);
 void *sdp_helper_net_generic(const struct net *net, unsigned int id);
+bool sdp_helper_proc_create_net_single(const char *name, struct net *net,
+				       int (*show)(struct seq_file *, void *));
+void sdp_helper_remove_proc_entry(const char *name, struct net *net);
+struct net *sdp_helper_seq_file_single_net(struct seq_file *seq);
 int sdp_helper_copy_from_sockptr(void *dst, sockptr_t src, size_t size);
 void sdp_helper_timer_setup(struct timer_list *timer,
 			    void (*func)(struct timer_list *timer));

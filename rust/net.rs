@@ -7,6 +7,8 @@ pub(crate) mod msg;
 pub(crate) mod namespace;
 pub(crate) mod ops;
 pub(crate) mod option;
+mod pernet;
+pub(crate) mod proc;
 pub(crate) mod sock;
 pub(crate) mod sockaddr;
 pub(crate) mod spinlock_bh;

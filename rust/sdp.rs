@@ -24,19 +24,22 @@ module! {
 }
 
 /// The loaded module. Fields are dropped in this order: the family first, since its sockets use
-/// the settings.
+/// the others.
 struct SdpModule {
     _family: net::family::Registration<sock::Sdp>,
     _settings: sock::settings::Registration,
+    _stats: sock::stats::Registration,
 }
 
 impl kernel::Module for SdpModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         rdma::device::init();
         let settings = sock::settings::Registration::new()?;
+        let stats = sock::stats::Registration::new()?;
         Ok(Self {
             _family: sock::register()?,
             _settings: settings,
+            _stats: stats,
         })
     }
 }

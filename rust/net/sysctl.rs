@@ -4,25 +4,26 @@
 
 use crate::{
     bindings,
-    net::namespace::Net, //
+    net::{
+        namespace::Net,
+        pernet::{
+            self,
+            PerNet,
+            Slot, //
+        },
+    },
 };
 use core::{
     marker::PhantomData,
-    ptr::addr_of_mut,
+    ptr::null_mut,
     sync::atomic::{
         AtomicI32,
-        AtomicU32,
         Ordering, //
     },
 };
 use kernel::{
-    error::{
-        from_result,
-        to_result, //
-    },
     prelude::*,
-    str::CStr,
-    types::Opaque, //
+    str::CStr, //
 };
 
 /// One integer: its file's name, the value of a new namespace, and what may be written.
@@ -35,6 +36,14 @@ pub(crate) struct Knob {
     pub(crate) min: i32,
     /// The greatest value that a write may set.
     pub(crate) max: i32,
+    /// Whether 0, below `min`, turns off what the knob is for.
+    pub(crate) has_off: bool,
+}
+
+impl Knob {
+    fn allows(&self, value: i32) -> bool {
+        (self.min..=self.max).contains(&value) || (self.has_off && value == 0)
+    }
 }
 
 /// A directory of `N` knobs, to be kept in a static.
@@ -47,23 +56,9 @@ pub(crate) trait Directory<const N: usize>: Sized + 'static {
 }
 
 /// The knobs of a [`Directory`].
-pub(crate) struct Knobs<D, const N: usize> {
+pub(crate) struct Knobs<D: Directory<N>, const N: usize> {
     knobs: [Knob; N],
-    ops: Opaque<bindings::pernet_operations>,
-    /// Where a namespace keeps its [`Values`]; valid while registered.
-    id: AtomicU32,
-    _directory: PhantomData<fn() -> D>,
-}
-
-// SAFETY: The C structure is only changed by registration, which happens once.
-unsafe impl<D, const N: usize> Sync for Knobs<D, N> {}
-
-/// What each namespace has; allocated zeroed, and freed, with it.
-#[repr(C)]
-struct Values<const N: usize> {
-    header: *mut bindings::ctl_table_header,
-    table: [bindings::ctl_table; N],
-    values: [AtomicI32; N],
+    slot: Slot<Values<D, N>>,
 }
 
 impl<D: Directory<N>, const N: usize> Knobs<D, N> {
@@ -71,110 +66,144 @@ impl<D: Directory<N>, const N: usize> Knobs<D, N> {
     pub(crate) const fn new(knobs: [Knob; N]) -> Self {
         Self {
             knobs,
-            ops: Opaque::new(pin_init::zeroed()),
-            id: AtomicU32::new(0),
-            _directory: PhantomData,
+            slot: Slot::new(),
         }
     }
 
-    /// The value of the knob with index `at` in `net`, within the knob's bounds.
+    /// The value of the knob with index `at` in `net`, one that the knob allows.
     ///
     /// Any context. Valid only while registered, as it is while the module has sockets.
-    pub(crate) fn get(&'static self, net: &Net, at: usize) -> i32 {
-        // SAFETY: Registered, so that `id` names the `Values` of this live namespace.
-        let values = unsafe { &*self.values(net.as_ptr()) };
-        values
-            .values
-            .get(at)
-            .map_or(0, |v| v.load(Ordering::Relaxed))
+    pub(crate) fn get(&self, net: &Net, at: usize) -> i32 {
+        let values = &self.slot.get(net).values;
+        values.get(at).map_or(0, |v| v.load(Ordering::Relaxed))
     }
 
-    /// # Safety
-    ///
-    /// Registered; `net` is live, and not before its `init` began.
-    unsafe fn values(&self, net: *mut bindings::net) -> *mut Values<N> {
-        let id = self.id.load(Ordering::Relaxed);
-        // SAFETY: By the contract.
-        unsafe { bindings::sdp_helper_net_generic(net, id) }.cast()
-    }
-
-    /// # Safety
-    ///
-    /// The kernel calls it, while registered, for each namespace once.
-    unsafe extern "C" fn init(net: *mut bindings::net) -> c_int {
-        from_result(|| {
-            let this = D::knobs();
-            // SAFETY: Called during registration with a live namespace; nobody else knows the
-            // zeroed memory yet. Zero is valid for all its fields.
-            let values = unsafe { &mut *this.values(net) };
-            for ((knob, value), entry) in
-                this.knobs.iter().zip(&values.values).zip(&mut values.table)
-            {
-                value.store(knob.default, Ordering::Relaxed);
-                *entry = bindings::ctl_table {
-                    procname: knob.name.as_char_ptr(),
-                    data: value.as_ptr().cast(),
-                    maxlen: size_of::<c_int>() as c_int,
-                    mode: 0o644,
-                    proc_handler: Some(bindings::proc_dointvec_minmax),
-                    extra1: (&raw const knob.min).cast_mut().cast(),
-                    extra2: (&raw const knob.max).cast_mut().cast(),
-                    ..pin_init::zeroed()
-                };
-            }
-            // SAFETY: The table lives in the namespace until `exit` has unregistered it.
-            values.header = unsafe {
-                bindings::register_net_sysctl_sz(
-                    net,
-                    D::PATH.as_char_ptr(),
-                    values.table.as_mut_ptr(),
-                    N,
-                )
-            };
-            if values.header.is_null() {
-                return Err(ENOMEM);
-            }
-            Ok(0)
-        })
-    }
-
-    /// # Safety
-    ///
-    /// The kernel calls it for each namespace whose [`Self::init`] succeeded, once.
-    unsafe extern "C" fn exit(net: *mut bindings::net) {
-        // SAFETY: `init` succeeded for this namespace, and its memory is freed after this.
-        unsafe {
-            let values = D::knobs().values(net);
-            bindings::unregister_net_sysctl_table((*values).header);
-        }
+    /// Whether the knob with index `at` could be set to `value`.
+    pub(crate) fn allows(&self, at: usize, value: i32) -> bool {
+        self.knobs.get(at).is_some_and(|knob| knob.allows(value))
     }
 }
 
+/// What each namespace has.
+///
+/// # Invariants
+///
+/// `header` is the registration of `table`, whose entries point to a knob and its value.
+struct Values<D, const N: usize> {
+    header: *mut bindings::ctl_table_header,
+    table: [bindings::ctl_table; N],
+    values: [AtomicI32; N],
+    _directory: PhantomData<fn() -> D>,
+}
+
+// SAFETY: The C structures are only used by registration, and the values are atomic.
+unsafe impl<D, const N: usize> Send for Values<D, N> {}
+// SAFETY: As above.
+unsafe impl<D, const N: usize> Sync for Values<D, N> {}
+
+impl<D: Directory<N>, const N: usize> PerNet for Values<D, N> {
+    fn slot() -> &'static Slot<Self> {
+        &D::knobs().slot
+    }
+
+    unsafe fn init(this: *mut Self, net: *mut bindings::net) -> Result {
+        // SAFETY: By the contract the memory is ours alone and may be written.
+        let values = unsafe {
+            this.write(Self {
+                header: null_mut(),
+                table: [pin_init::zeroed(); N],
+                values: [const { AtomicI32::new(0) }; N],
+                _directory: PhantomData,
+            });
+            &mut *this
+        };
+        for ((knob, value), entry) in D::knobs()
+            .knobs
+            .iter()
+            .zip(&values.values)
+            .zip(&mut values.table)
+        {
+            value.store(knob.default, Ordering::Relaxed);
+            *entry = bindings::ctl_table {
+                procname: knob.name.as_char_ptr(),
+                data: value.as_ptr().cast(),
+                maxlen: size_of::<c_int>() as c_int,
+                mode: 0o644,
+                proc_handler: Some(access),
+                extra1: (&raw const *knob).cast_mut().cast(),
+                ..pin_init::zeroed()
+            };
+        }
+        // SAFETY: The table lives in the namespace until the value was dropped, which unregisters it.
+        values.header = unsafe {
+            bindings::register_net_sysctl_sz(
+                net,
+                D::PATH.as_char_ptr(),
+                values.table.as_mut_ptr(),
+                N,
+            )
+        };
+        if values.header.is_null() {
+            return Err(ENOMEM);
+        }
+        // INVARIANT: It was just registered.
+        Ok(())
+    }
+}
+
+impl<D, const N: usize> Drop for Values<D, N> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant; who reads or writes a file now is waited for.
+        unsafe { bindings::unregister_net_sysctl_table(self.header) };
+    }
+}
+
+/// A read or a write of one file.
+///
+/// # Safety
+///
+/// The kernel calls it, with an entry of a registered [`Values`].
+unsafe extern "C" fn access(
+    entry: *const bindings::ctl_table,
+    write: c_int,
+    buffer: *mut c_void,
+    len: *mut usize,
+    at: *mut bindings::loff_t,
+) -> c_int {
+    // SAFETY: By the invariant of `Values` both live as long as the entry.
+    let (knob, value) = unsafe {
+        (
+            &*(*entry).extra1.cast::<Knob>(),
+            &*(*entry).data.cast::<AtomicI32>(),
+        )
+    };
+    let mut int: c_int = value.load(Ordering::Relaxed);
+    // SAFETY: The entry is a valid one for an `int` once `data` is; the rest is what the kernel gave.
+    let result = unsafe {
+        let copy = bindings::ctl_table {
+            data: (&raw mut int).cast(),
+            ..*entry
+        };
+        bindings::proc_dointvec(&raw const copy, write, buffer, len, at)
+    };
+    if write == 0 || result != 0 {
+        return result;
+    }
+    if !knob.allows(int) {
+        return EINVAL.to_errno();
+    }
+    value.store(int, Ordering::Relaxed);
+    0
+}
+
 /// A registered directory; gone from every namespace when dropped.
-pub(crate) struct Registration<D: Directory<N>, const N: usize>(PhantomData<fn() -> D>);
+pub(crate) struct Registration<D: Directory<N>, const N: usize>(
+    #[expect(dead_code)] pernet::Registration<Values<D, N>>,
+);
 
 impl<D: Directory<N>, const N: usize> Registration<D, N> {
     /// Makes the directory in every namespace, now and to come. May sleep.
     pub(crate) fn new() -> Result<Self> {
-        let this = D::knobs();
-        let ops = this.ops.get();
-        // SAFETY: The static is not registered yet, so nobody else looks at it.
-        unsafe {
-            addr_of_mut!((*ops).init).write(Some(Knobs::<D, N>::init));
-            addr_of_mut!((*ops).exit).write(Some(Knobs::<D, N>::exit));
-            addr_of_mut!((*ops).id)
-                .cast::<*mut c_uint>()
-                .write(this.id.as_ptr());
-            addr_of_mut!((*ops).size).write(size_of::<Values<N>>());
-            to_result(bindings::register_pernet_subsys(ops))?;
-        }
-        Ok(Self(PhantomData))
-    }
-}
-
-impl<D: Directory<N>, const N: usize> Drop for Registration<D, N> {
-    fn drop(&mut self) {
-        // SAFETY: Registered by `new()`; the family went first, so no socket can look any more.
-        unsafe { bindings::unregister_pernet_subsys(D::knobs().ops.get()) };
+        Ok(Self(pernet::Registration::new()?))
     }
 }

@@ -11,10 +11,14 @@ use crate::net::{
         Knobs, //
     },
 };
-use kernel::str::CStr;
+use kernel::{
+    page::PAGE_SIZE,
+    prelude::*,
+    str::CStr, //
+};
 
 /// How many knobs there are.
-const COUNT: usize = 3;
+const COUNT: usize = 4;
 
 /// The `net.sdp` directory.
 pub(crate) struct Sdp;
@@ -28,18 +32,28 @@ static KNOBS: Knobs<Sdp, COUNT> = Knobs::new([
         default: 16384,
         min: 4096,
         max: 65536,
+        has_off: false,
     },
     Knob {
         name: c"recv_buffers",
         default: 32,
         min: 4,
         max: 1024,
+        has_off: false,
     },
     Knob {
         name: c"fin_timeout",
         default: 60,
         min: 1,
         max: 3600,
+        has_off: false,
+    },
+    Knob {
+        name: c"zcopy_threshold",
+        default: 65536,
+        min: PAGE_SIZE as i32,
+        max: 1 << 30,
+        has_off: true,
     },
 ]);
 
@@ -52,7 +66,7 @@ impl Directory<COUNT> for Sdp {
 }
 
 fn get(net: &Net, at: usize) -> u32 {
-    // No knob goes below 1.
+    // No knob goes below 0.
     KNOBS.get(net, at).unsigned_abs()
 }
 
@@ -69,4 +83,18 @@ pub(super) fn recv_buffers(net: &Net) -> u32 {
 /// How long a closed socket waits for its peer without progress, in milliseconds.
 pub(super) fn fin_timeout_ms(net: &Net) -> u32 {
     get(net, 2).saturating_mul(1000)
+}
+
+/// The least call that moves its bytes without a copy, or 0 for none; what a new socket has.
+pub(super) fn zcopy_threshold(net: &Net) -> u32 {
+    get(net, 3)
+}
+
+/// The same as a program sets it for a socket, within the same bounds. Fails with `EINVAL`.
+pub(super) fn check_zcopy_threshold(value: c_int) -> Result<u32> {
+    if KNOBS.allows(3, value) {
+        Ok(value.unsigned_abs())
+    } else {
+        Err(EINVAL)
+    }
 }

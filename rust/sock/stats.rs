@@ -2,9 +2,22 @@
 
 //! Counters of what connections did.
 
+use crate::net::{
+    namespace::Net,
+    proc::{
+        self,
+        Files,
+        Show, //
+    },
+};
 use core::sync::atomic::{
     AtomicU64,
     Ordering, //
+};
+use kernel::{
+    seq_file::SeqFile,
+    seq_print,
+    str::CStr, //
 };
 
 macro_rules! counters {
@@ -87,5 +100,33 @@ impl Counters {
     /// All of them, as they are now.
     pub(crate) fn read(&self) -> [u64; Counter::NAMES.len()] {
         self.0.each_ref().map(|value| value.load(Ordering::Relaxed))
+    }
+}
+
+static FILES: Files<Counters> = Files::new();
+
+/// `/proc/net/sdp_stat` in every namespace, until dropped.
+pub(crate) type Registration = proc::Registration<Counters>;
+
+/// What all connections of `net` did, also those that are no more. Any context.
+pub(super) fn of(net: &Net) -> &Counters {
+    FILES.get(net)
+}
+
+impl Show for Counters {
+    const NAME: &'static CStr = c"sdp_stat";
+
+    fn files() -> &'static Files<Self> {
+        &FILES
+    }
+
+    fn new() -> Self {
+        Self::new()
+    }
+
+    fn show(&self, to: &SeqFile) {
+        for (name, value) in Counter::NAMES.iter().zip(self.read()) {
+            seq_print!(to, "{name} {value}\n");
+        }
     }
 }
