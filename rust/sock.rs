@@ -41,6 +41,7 @@ use crate::{
             Name,
             Protocol, //
         },
+        option::OptionRoom,
         sock::Sock,
         sockaddr::{
             SockAddr,
@@ -137,6 +138,10 @@ pub(crate) struct Locked {
     recv_shut: bool,
     nodelay: bool,
     cork: bool,
+    /// The least call that moves its bytes without a copy, or 0 for none.
+    zcopy_threshold: u32,
+    /// A call that would block may leave its buffer here.
+    zcopy_retry: bool,
     /// A closed socket waits for its peer.
     fin_wait: Option<release::FinWait>,
     /// When the wait for the peer's word on a dropped connection ends.
@@ -174,7 +179,7 @@ impl Protocol for Sdp {
         &FAMILY
     }
 
-    fn new(_net: &Net) -> Result<(impl PinInit<Self, Error>, Locked)> {
+    fn new(net: &Net) -> Result<(impl PinInit<Self, Error>, Locked)> {
         let shared = try_pin_init!(Self {
             teardown <- new_mutex!((), "sdp::Sdp::teardown"),
             ended <- new_spinlock!(None, "sdp::Sdp::ended"),
@@ -196,6 +201,8 @@ impl Protocol for Sdp {
             recv_shut: false,
             nodelay: false,
             cork: false,
+            zcopy_threshold: settings::zcopy_threshold(net),
+            zcopy_retry: false,
             fin_wait: None,
             drop_at: None,
         };
@@ -246,8 +253,8 @@ impl Protocol for Sdp {
         option::set(sk, level, name, value)
     }
 
-    fn option(sk: &Socket, level: c_int, name: c_int) -> Result<c_int> {
-        option::get(sk, level, name)
+    fn option(sk: &Socket, level: c_int, name: c_int, to: OptionRoom) -> Result {
+        option::get(sk, level, name, to)
     }
 
     fn sendmsg(sk: &Socket, msg: SendMsg<'_>) -> Result<usize> {

@@ -11,6 +11,7 @@ use crate::{
             SendMsg, //
         },
         namespace::Net,
+        option::OptionRoom,
         sock::Sock,
         sockaddr::{
             to_sockaddr_in,
@@ -94,8 +95,8 @@ pub(crate) trait Protocol: Sized + Send + Sync + 'static {
     /// `setsockopt(2)` of an option whose value is an `int`, at a level other than `SOL_SOCKET`.
     fn set_option(sk: &Sock<Self>, level: c_int, name: c_int, value: c_int) -> Result;
 
-    /// `getsockopt(2)` of an option whose value is an `int`, at a level other than `SOL_SOCKET`.
-    fn option(sk: &Sock<Self>, level: c_int, name: c_int) -> Result<c_int>;
+    /// `getsockopt(2)` at a level other than `SOL_SOCKET`; the value goes to `to`.
+    fn option(sk: &Sock<Self>, level: c_int, name: c_int, to: OptionRoom) -> Result;
 
     /// `sendmsg(2)`: how many bytes were taken.
     fn sendmsg(sk: &Sock<Self>, msg: SendMsg<'_>) -> Result<usize>;
@@ -360,19 +361,12 @@ unsafe extern "C" fn getsockopt<P: Protocol>(
     len: *mut c_int,
 ) -> c_int {
     from_result(|| {
-        let int_len = size_of::<c_int>();
-        let (mut reader, mut writer) =
-            UserSlice::new(UserPtr::from_ptr(len.cast()), int_len).reader_writer();
-        let room: c_int = reader.read()?;
-        let room = usize::try_from(room).map_err(|_| EINVAL)?.min(int_len);
+        let room = OptionRoom::new(
+            UserPtr::from_ptr(value.cast()),
+            UserPtr::from_ptr(len.cast()),
+        )?;
         // SAFETY: As said above.
-        let int = P::option(unsafe { sk::<P>(sock) }, level, name)?;
-        writer.write(&(room as c_int))?;
-        let bytes = int.to_ne_bytes();
-        let bytes = bytes.get(..room).ok_or(EINVAL)?;
-        UserSlice::new(UserPtr::from_ptr(value.cast()), room)
-            .writer()
-            .write_slice(bytes)?;
+        P::option(unsafe { sk::<P>(sock) }, level, name, room)?;
         Ok(0)
     })
 }

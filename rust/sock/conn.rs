@@ -59,6 +59,11 @@ use crate::{
     sock::{
         ring::Ring,
         settings,
+        stats::{
+            self,
+            Counter,
+            Counters, //
+        },
         Socket, //
     },
 };
@@ -174,6 +179,8 @@ pub(super) struct Conn {
     order: u32,
     side: Side,
     made: Instant<Monotonic>,
+    /// What the connection did.
+    pub(super) stats: Counters,
     /// For the socket's work: data came on a connection that the CM takes for unfinished, the RTU
     /// being late or lost (B-9).
     came_early: AtomicFlag,
@@ -257,6 +264,7 @@ impl Conn {
                 order,
                 side,
                 made: Instant::now(),
+                stats: Counters::new(),
                 came_early: AtomicFlag::new(false),
                 fatal: AtomicFlag::new(false),
                 post <- new_spinlock_bh!(post, "sdp::Conn::post"),
@@ -307,6 +315,12 @@ impl Conn {
             retry_count: RETRIES,
             rnr_retry_count: RNR_RETRY_FOR_EVER,
         }
+    }
+
+    /// Counts what happened, for the connection and for its namespace. Any context.
+    pub(super) fn count(&self, counter: Counter, n: u64) {
+        self.stats.add(counter, n);
+        stats::of(self.sk.net()).add(counter, n);
     }
 
     /// Runs `f` on the machine, and then does what the machine wants done.

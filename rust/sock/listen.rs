@@ -172,7 +172,7 @@ pub(super) fn accept(sk: &Socket, nonblock: bool) -> Result<ARef<Socket>> {
 ///
 /// In the handler of the listener's id. An error refuses the request.
 pub(super) fn request(sk: &Socket, id: ChildId<'_>, param: PeerParam, hello: &[u8]) -> Result {
-    let (pending, nodelay, cork) = {
+    let (pending, options) = {
         let mut s = sk.lock();
         let State::Listening(backlog) = &mut s.state else {
             return Err(ECONNREFUSED);
@@ -183,12 +183,12 @@ pub(super) fn request(sk: &Socket, id: ChildId<'_>, param: PeerParam, hello: &[u
         }
         let request = backlog.next;
         backlog.next = request.wrapping_add(1);
-        (Pending::new(sk, request), s.nodelay, s.cork)
+        let options = (s.nodelay, s.cork, s.zcopy_threshold, s.zcopy_retry);
+        (Pending::new(sk, request), options)
     };
     let child = sk.new_child()?;
     let mut c = child.lock();
-    c.nodelay = nodelay;
-    c.cork = cork;
+    (c.nodelay, c.cork, c.zcopy_threshold, c.zcopy_retry) = options;
     let (id, handler) = id.adopt(child.clone())?;
     let conn = match Conn::new(&child, id, &handler, Side::Accepting) {
         Ok(conn) => conn,

@@ -4,7 +4,11 @@
 
 use crate::{
     net::option::{
+        OptionRoom,
         IPPROTO_TCP,
+        SDP_STATS,
+        SDP_ZCOPY_RETRY,
+        SDP_ZCOPY_THRESH,
         SIOCINQ,
         SIOCOUTQ,
         TCP_CORK,
@@ -13,6 +17,8 @@ use crate::{
     proto::Machine,
     sock::{
         recv,
+        settings,
+        stats::Counters,
         Socket,
         State, //
     },
@@ -26,6 +32,16 @@ pub(super) fn set(sk: &Socket, level: c_int, name: c_int, value: c_int) -> Resul
     match (level, name) {
         (IPPROTO_TCP, TCP_NODELAY) => s.nodelay = on,
         (IPPROTO_TCP, TCP_CORK) => s.cork = on,
+        (IPPROTO_TCP, SDP_ZCOPY_THRESH) => {
+            s.zcopy_threshold = settings::check_zcopy_threshold(value)?;
+        }
+        (IPPROTO_TCP, SDP_ZCOPY_RETRY) => {
+            s.zcopy_retry = match value {
+                0 => false,
+                1 => true,
+                _ => return Err(EINVAL),
+            };
+        }
         _ => return Err(ENOPROTOOPT),
     }
     if let Some(conn) = &s.conn {
@@ -38,13 +54,25 @@ pub(super) fn set(sk: &Socket, level: c_int, name: c_int, value: c_int) -> Resul
 }
 
 /// `getsockopt(2)`.
-pub(super) fn get(sk: &Socket, level: c_int, name: c_int) -> Result<c_int> {
+pub(super) fn get(sk: &Socket, level: c_int, name: c_int, to: OptionRoom) -> Result {
     let s = sk.lock();
-    match (level, name) {
-        (IPPROTO_TCP, TCP_NODELAY) => Ok(s.nodelay.into()),
-        (IPPROTO_TCP, TCP_CORK) => Ok(s.cork.into()),
-        _ => Err(ENOPROTOOPT),
-    }
+    let value: c_int = match (level, name) {
+        (IPPROTO_TCP, TCP_NODELAY) => s.nodelay.into(),
+        (IPPROTO_TCP, TCP_CORK) => s.cork.into(),
+        (IPPROTO_TCP, SDP_ZCOPY_THRESH) => c_int::try_from(s.zcopy_threshold)?,
+        (IPPROTO_TCP, SDP_ZCOPY_RETRY) => s.zcopy_retry.into(),
+        (IPPROTO_TCP, SDP_STATS) => {
+            let conn = s.conn.clone();
+            drop(s);
+            return match conn {
+                Some(conn) => to.give(&conn.stats.read()),
+                None => to.give(&Counters::new().read()),
+            };
+        }
+        _ => return Err(ENOPROTOOPT),
+    };
+    drop(s);
+    to.give(&value)
 }
 
 /// `ioctl(2)`: the bytes that can be read, or that have not reached the peer.
