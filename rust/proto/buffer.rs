@@ -2,12 +2,21 @@
 
 //! Names of the user's buffers that take part in zero copy.
 
+use super::sequence::reached;
+
 /// Advertisements of each kind that this end holds at a time, whatever its peer would allow.
 pub const ADVERTS: usize = 8;
 
 /// Names a buffer between the call that hands it in and [`Finished`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BufferId(pub(super) u32);
+
+impl BufferId {
+    /// Whether the buffer was handed in with `other` or later. Few are at a time.
+    pub(super) fn is_at_or_after(self, other: BufferId) -> bool {
+        reached(self.0, other.0)
+    }
+}
 
 /// A buffer that the peer can touch no more: its key may be invalidated and its pages let go (`B-35`, `B-85`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -889,7 +889,19 @@ impl Machine {
         self.events |= Events::FINISHED;
     }
 
-    /// The oldest buffer of [`Machine::send_buffer`] once nobody can touch it.
+    /// Takes back what was not transferred of `from` and the buffers handed in after it, unless something was written behind them.
+    /// Each still has to come out of [`Machine::finished`], which needs the peer where it may be reading.
+    pub fn withdraw_send(&mut self, from: BufferId) {
+        self.send.withdraw(from);
+        self.events |= Events::FINISHED;
+    }
+
+    /// Bytes of [`Machine::send_buffer`] that were not transferred.
+    pub fn buffered(&self) -> u64 {
+        self.send.buffered()
+    }
+
+    /// A buffer of [`Machine::send_buffer`] once nobody can touch it.
     pub fn finished(&mut self) -> Option<Finished> {
         self.send.finished()
     }
@@ -900,7 +912,7 @@ impl Machine {
     }
 
     /// The peer's memory that is next in the stream to fetch, if any. Its length is 0 while reads in flight fetch all of it: bytes
-    /// behind it have to wait for them.
+    /// behind it have to wait for them. What is fetched next stands right behind what is being fetched.
     pub fn readable(&self) -> Option<Readable> {
         self.receive.readable()
     }

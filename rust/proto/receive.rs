@@ -46,6 +46,11 @@ impl Open {
     fn is_complete(&self) -> bool {
         self.region.len == 0 && self.reading == 0
     }
+
+    /// It is to be read next, once `after` bytes came: those between are being read.
+    fn is_next(&self, after: u64) -> bool {
+        self.region.len > 0 && self.after == after
+    }
 }
 
 /// An answer to send.
@@ -227,16 +232,19 @@ impl ReceiveHalf {
 
     /// What of the peer's memory is next in the stream: no byte that came later may be read before all of it was fetched.
     pub(super) fn readable(&self) -> Option<Readable> {
-        let open = self.open.iter().find(|open| !open.is_complete())?;
+        let oldest = self.open.iter().find(|open| !open.is_complete())?;
+        let open = self.open.iter().find(|open| open.is_next(oldest.after));
+        let open = open.unwrap_or(oldest);
         (!open.declined).then_some(Readable {
-            after: open.after,
+            after: oldest.after,
             region: open.region,
         })
     }
 
     /// An RDMA Read of the first `len` bytes of [`ReceiveHalf::readable`] starts; the part that it may read.
     pub(super) fn start_read(&mut self, len: u32) -> Option<Region> {
-        let open = self.open.iter_mut().find(|open| !open.is_complete())?;
+        let after = self.open.iter().find(|open| !open.is_complete())?.after;
+        let open = self.open.iter_mut().find(|open| open.is_next(after))?;
         let part = Region {
             len: len.min(open.region.len),
             ..open.region

@@ -38,9 +38,15 @@ impl<T: Copy, const N: usize> Ring<T, N> {
 
     /// Removes the oldest.
     pub(super) fn pop(&mut self) -> Option<T> {
-        let item = self.slots.first_mut()?.take()?;
-        // INVARIANT: all move down by one, and the slot that was emptied is behind them.
-        self.slots.rotate_left(1);
+        self.remove(0)
+    }
+
+    /// Removes the one that is `at` behind the oldest.
+    pub(super) fn remove(&mut self, at: usize) -> Option<T> {
+        let behind = self.slots.get_mut(at..)?;
+        let item = behind.first_mut()?.take()?;
+        // INVARIANT: all behind it move down by one, and the slot that was emptied is behind them.
+        behind.rotate_left(1);
         self.len = self.len.saturating_sub(1);
         Some(item)
     }

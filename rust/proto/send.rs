@@ -26,6 +26,9 @@ use super::{
 const HOLD_NS: u64 = 200_000_000;
 /// Bytes of a SrcAvail's extended header (`A.6`).
 const SRC_AH_LEN: u32 = 16;
+/// A SrcAvail that has to carry payload carries what comes before the next multiple of this, which is a page on most machines
+/// (`B-27`).
+const INLINE_ALIGN: u64 = 4096;
 
 /// What [`Machine::sent`](super::Machine::sent) wants back of a [`Transmit`](super::Transmit).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -320,8 +323,10 @@ impl SendHalf {
         }
         match terms.mode {
             Mode::Combined if open == 0 => {
-                // More than one byte: the limit is 21 at least (B-4, B-27).
-                let inline = self.limit.saturating_sub(SRC_AH_LEN);
+                // At least one byte: the limit is 21 at least, and the buffer longer (B-4, B-27).
+                let most = self.limit.saturating_sub(SRC_AH_LEN);
+                let before = INLINE_ALIGN.saturating_sub(buffer.rest().va % INLINE_ALIGN);
+                let inline = u32::try_from(before).map_or(most, |before| before.min(most));
                 Next::SrcAvail(inline, buffer.source())
             }
             Mode::Pipelined if open < usize::from(terms.max_adverts) && !small => {
@@ -411,16 +416,30 @@ impl SendHalf {
         }
     }
 
-    /// The oldest buffer once neither the peer nor the fabric touches it any more.
+    /// A buffer once neither the peer nor the fabric touches it any more.
     pub(super) fn finished(&mut self) -> Option<Finished> {
-        let buffer = self.buffers.first()?;
-        if buffer.way != Way::Gone || buffer.in_use.is_some() || buffer.before > 0 {
-            return None;
-        }
-        self.buffers.pop().map(|buffer| Finished {
+        let gone = |buffer: &Buffer| buffer.way == Way::Gone && buffer.in_use.is_none();
+        let at = self.buffers.iter().position(gone)?;
+        let buffer = self.buffers.remove(at)?;
+        // Of one that was withdrawn nothing stands between the bytes before it and those behind.
+        let behind = match self.buffers.iter_mut().nth(at) {
+            Some(next) => &mut next.before,
+            None => &mut self.tail,
+        };
+        *behind = behind.saturating_add(buffer.before);
+        Some(Finished {
             id: buffer.id,
             bytes: buffer.done,
         })
+    }
+
+    /// Bytes of buffers that were not transferred.
+    pub(super) fn buffered(&self) -> u64 {
+        self.buffers
+            .iter()
+            .filter(|buffer| buffer.way != Way::Gone)
+            .map(|buffer| u64::from(buffer.left()))
+            .fold(0, u64::saturating_add)
     }
 
     fn oldest_open(&mut self) -> Option<&mut Buffer> {
@@ -505,6 +524,22 @@ impl SendHalf {
         if self.is_open() && self.cancel == Cancel::No {
             self.cancel = Cancel::Wanted;
         }
+    }
+
+    /// Takes back `from` and the buffers that came after it, unless bytes behind them are to go.
+    pub(super) fn withdraw(&mut self, from: BufferId) {
+        if self.tail == 0 {
+            for buffer in self.buffers.iter_mut().rev() {
+                if !buffer.id.is_at_or_after(from) {
+                    break;
+                }
+                buffer.withdrawn = true;
+                if buffer.before > 0 {
+                    break;
+                }
+            }
+        }
+        self.cancel(false);
     }
 
     pub(super) fn owes_cancel(&self) -> bool {

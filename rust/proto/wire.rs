@@ -86,25 +86,26 @@ const _: () = assert!(size_of::<SinkAh>() == 20);
 const _: () = assert!(size_of::<Mch>() == 4);
 
 /// Message identifiers (`A.2`).
-pub(super) mod mid {
-    pub(in super::super) const HELLO: u8 = 0x00;
-    pub(in super::super) const HELLO_ACK: u8 = 0x01;
-    pub(super) const DIS_CONN: u8 = 0x02;
-    pub(super) const ABORT_CONN: u8 = 0x03;
-    pub(super) const SEND_SM: u8 = 0x04;
-    pub(super) const RDMA_WR_COMPL: u8 = 0x05;
-    pub(super) const RDMA_RD_COMPL: u8 = 0x06;
-    pub(super) const MODE_CHANGE: u8 = 0x07;
-    pub(super) const SRC_AVAIL_CANCEL: u8 = 0x08;
-    pub(super) const SINK_AVAIL_CANCEL: u8 = 0x09;
-    pub(super) const SINK_CANCEL_ACK: u8 = 0x0a;
-    pub(super) const CH_RCV_BUF: u8 = 0x0b;
-    pub(super) const CH_RCV_BUF_ACK: u8 = 0x0c;
-    pub(super) const SUSP_COMM: u8 = 0x0d;
-    pub(super) const SUSP_COMM_ACK: u8 = 0x0e;
-    pub(super) const SINK_AVAIL: u8 = 0xfd;
-    pub(super) const SRC_AVAIL: u8 = 0xfe;
-    pub(super) const DATA: u8 = 0xff;
+#[allow(missing_docs)]
+pub mod mid {
+    pub const HELLO: u8 = 0x00;
+    pub const HELLO_ACK: u8 = 0x01;
+    pub const DIS_CONN: u8 = 0x02;
+    pub const ABORT_CONN: u8 = 0x03;
+    pub const SEND_SM: u8 = 0x04;
+    pub const RDMA_WR_COMPL: u8 = 0x05;
+    pub const RDMA_RD_COMPL: u8 = 0x06;
+    pub const MODE_CHANGE: u8 = 0x07;
+    pub const SRC_AVAIL_CANCEL: u8 = 0x08;
+    pub const SINK_AVAIL_CANCEL: u8 = 0x09;
+    pub const SINK_CANCEL_ACK: u8 = 0x0a;
+    pub const CH_RCV_BUF: u8 = 0x0b;
+    pub const CH_RCV_BUF_ACK: u8 = 0x0c;
+    pub const SUSP_COMM: u8 = 0x0d;
+    pub const SUSP_COMM_ACK: u8 = 0x0e;
+    pub const SINK_AVAIL: u8 = 0xfd;
+    pub const SRC_AVAIL: u8 = 0xfe;
+    pub const DATA: u8 = 0xff;
 }
 
 const OOB_PRES: u8 = 1 << 0;
@@ -528,6 +529,11 @@ impl Header {
             },
             len,
         }
+    }
+
+    /// The message's identifier, one of [`mid`] (`A.2`).
+    pub fn mid(&self) -> u8 {
+        self.raw.bsdh.mid
     }
 
     /// The bytes to send, 16 to 36 of them.
