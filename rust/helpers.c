@@ -5,6 +5,7 @@
 #include "helpers.h"
 
 #include <linux/proc_fs.h>
+#include <linux/sched/signal.h>
 #include <linux/seq_file_net.h>
 #include <net/net_namespace.h>
 #include <net/netns/generic.h>
@@ -148,6 +149,55 @@ struct workqueue_struct *sdp_helper_alloc_workqueue(const char *name)
 	return alloc_workqueue("%s", WQ_UNBOUND, 0, name);
 }
 
+void sdp_helper_sk_wake_up_all(struct sock *sk)
+{
+	struct socket_wq *wq;
+
+	rcu_read_lock();
+	wq = rcu_dereference(sk->sk_wq);
+	if (skwq_has_sleeper(wq))
+		wake_up_all(&wq->wait);
+	rcu_read_unlock();
+}
+
+bool sdp_helper_signal_pending_state(unsigned int state,
+				     struct task_struct *task)
+{
+	return signal_pending_state(state, task);
+}
+
+/* mm */
+
+bool sdp_helper_iov_iter_extract_will_pin(const struct iov_iter *iter)
+{
+	return iov_iter_extract_will_pin(iter);
+}
+
+bool sdp_helper_iov_iter_is_bvec(const struct iov_iter *iter)
+{
+	return iov_iter_is_bvec(iter);
+}
+
+size_t sdp_helper_iov_iter_count(const struct iov_iter *iter)
+{
+	return iov_iter_count(iter);
+}
+
+bool sdp_helper_sendpage_ok(struct page *page)
+{
+	return sendpage_ok(page);
+}
+
+void sdp_helper_get_page(struct page *page)
+{
+	get_page(page);
+}
+
+void sdp_helper_put_page(struct page *page)
+{
+	put_page(page);
+}
+
 /* rdma */
 
 void sdp_helper_spin_lock_bh(spinlock_t *lock)
@@ -216,6 +266,41 @@ void sdp_helper_ib_dma_sync_single_for_device(struct ib_device *dev, u64 addr,
 					      enum dma_data_direction direction)
 {
 	ib_dma_sync_single_for_device(dev, addr, size, direction);
+}
+
+int sdp_helper_ib_dma_map_sgtable(struct ib_device *dev, struct sg_table *sgt,
+				  enum dma_data_direction direction)
+{
+	return ib_dma_map_sgtable_attrs(dev, sgt, direction, 0);
+}
+
+void sdp_helper_ib_dma_unmap_sgtable(struct ib_device *dev,
+				     struct sg_table *sgt,
+				     enum dma_data_direction direction)
+{
+	ib_dma_unmap_sgtable_attrs(dev, sgt, direction, 0);
+}
+
+unsigned int sdp_helper_ib_dma_max_seg_size(struct ib_device *dev)
+{
+	return ib_dma_max_seg_size(dev);
+}
+
+/* The ports of a device are of one kind. */
+bool sdp_helper_rdma_protocol_iwarp(const struct ib_device *dev)
+{
+	return rdma_protocol_iwarp(dev, rdma_start_port(dev));
+}
+
+int sdp_helper_ib_dereg_mr(struct ib_mr *mr)
+{
+	return ib_dereg_mr(mr);
+}
+
+/* A key of its own for each registration. */
+void sdp_helper_ib_next_fast_reg_key(struct ib_mr *mr)
+{
+	ib_update_fast_reg_key(mr, ib_inc_rkey(mr->rkey));
 }
 
 int sdp_helper_ib_post_send(struct ib_qp *qp, const struct ib_send_wr *wr,

@@ -49,6 +49,21 @@ bool sdp_helper_queue_work(struct workqueue_struct *wq,
 			   struct work_struct *work);
 struct workqueue_struct *sdp_helper_alloc_workqueue(const char *name);
 
+void sdp_helper_sk_wake_up_all(struct sock *sk);
+bool sdp_helper_signal_pending_state(unsigned int state,
+				     struct task_struct *task);
+
+/* mm */
+#include <linux/mm.h>
+#include <linux/uio.h>
+
+bool sdp_helper_iov_iter_extract_will_pin(const struct iov_iter *iter);
+bool sdp_helper_iov_iter_is_bvec(const struct iov_iter *iter);
+size_t sdp_helper_iov_iter_count(const struct iov_iter *iter);
+bool sdp_helper_sendpage_ok(struct page *page);
+void sdp_helper_get_page(struct page *page);
+void sdp_helper_put_page(struct page *page);
+
 /* rdma */
 #include <linux/dma-direction.h>
 #include <linux/gfp.h>
@@ -74,6 +89,15 @@ void sdp_helper_ib_dma_sync_single_for_cpu(struct ib_device *dev, u64 addr,
 void sdp_helper_ib_dma_sync_single_for_device(struct ib_device *dev, u64 addr,
 					      size_t size,
 					      enum dma_data_direction direction);
+int sdp_helper_ib_dma_map_sgtable(struct ib_device *dev, struct sg_table *sgt,
+				  enum dma_data_direction direction);
+void sdp_helper_ib_dma_unmap_sgtable(struct ib_device *dev,
+				     struct sg_table *sgt,
+				     enum dma_data_direction direction);
+unsigned int sdp_helper_ib_dma_max_seg_size(struct ib_device *dev);
+bool sdp_helper_rdma_protocol_iwarp(const struct ib_device *dev);
+int sdp_helper_ib_dereg_mr(struct ib_mr *mr);
+void sdp_helper_ib_next_fast_reg_key(struct ib_mr *mr);
 int sdp_helper_ib_post_send(struct ib_qp *qp, const struct ib_send_wr *wr,
 			    const struct ib_send_wr **bad_wr);
 int sdp_helper_ib_post_recv(struct ib_qp *qp, const struct ib_recv_wr *wr,

@@ -22,4 +22,5 @@ pub(crate) mod buf;
 pub(crate) mod cm;
 mod cq;
 pub(crate) mod device;
+pub(crate) mod mr;
 pub(crate) mod qp;

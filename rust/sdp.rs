@@ -2,11 +2,12 @@
 
 //! Stream sockets over RDMA with the Sockets Direct Protocol.
 //!
-//! The rooms, from the wire to the user: `proto` is the protocol, pure; `rdma` and `net` wrap
-//! the kernel's RDMA and socket layers; `sock` is the socket that is made of them. Only `rdma`,
-//! `net` and `bindings` hold `unsafe`.
+//! The rooms, from the wire to the user: `proto` is the protocol, pure; `rdma`, `net` and `mm` wrap
+//! the kernel's RDMA and socket layers and its memory; `sock` is the socket that is made of them.
+//! Only `rdma`, `net`, `mm` and `bindings` hold `unsafe`.
 
 mod bindings;
+mod mm;
 mod net;
 pub mod proto;
 mod rdma;

@@ -20,6 +20,8 @@ pub(crate) struct SendMsg<'a> {
     /// Whom the caller wants told when its memory is no longer used, or NULL; of use with
     /// [`flags::ZEROCOPY`] alone.
     pub(super) ubuf: *mut bindings::ubuf_info,
+    /// The length of the bytes when the call began.
+    len: usize,
 }
 
 impl<'a> SendMsg<'a> {
@@ -30,8 +32,10 @@ impl<'a> SendMsg<'a> {
         // SAFETY: By the contract; the iterator of a send is a source.
         unsafe {
             let msg_flags = (*msg).msg_flags;
+            let data = IovIterSource::from_raw(&raw mut (*msg).msg_iter);
             Self {
-                data: IovIterSource::from_raw(&raw mut (*msg).msg_iter),
+                len: data.len(),
+                data,
                 flags: msg_flags,
                 has_control: (*msg).msg_controllen != 0,
                 // Not every caller without the flag sets it.
@@ -48,6 +52,13 @@ impl<'a> SendMsg<'a> {
     pub(crate) fn nonblock(&self) -> bool {
         self.flags & bindings::MSG_DONTWAIT != 0
     }
+
+    /// Takes back the last `n` bytes by which `data` was advanced.
+    pub(crate) fn take_back(&mut self, n: usize) {
+        let advanced = self.len.saturating_sub(self.data.len());
+        // SAFETY: It was advanced by that much.
+        unsafe { self.data.revert(n.min(advanced)) };
+    }
 }
 
 /// Where a recvmsg call wants its bytes.
@@ -58,6 +69,8 @@ pub(crate) struct RecvMsg<'a> {
     pub(crate) flags: u32,
     /// The message, valid for `'a`; using its iterator ends the use of `data`.
     pub(super) msg: *mut bindings::msghdr,
+    /// The room that there was when the call began.
+    len: usize,
 }
 
 impl<'a> RecvMsg<'a> {
@@ -67,12 +80,24 @@ impl<'a> RecvMsg<'a> {
     pub(super) unsafe fn from_ptr(msg: *mut bindings::msghdr, flags: u32) -> Self {
         // SAFETY: By the contract; the iterator of a receive is a destination.
         let data = unsafe { IovIterDest::from_raw(&raw mut (*msg).msg_iter) };
-        Self { data, flags, msg }
+        Self {
+            len: data.len(),
+            data,
+            flags,
+            msg,
+        }
     }
 
     /// Whether the call may not sleep.
     pub(crate) fn nonblock(&self) -> bool {
         self.flags & bindings::MSG_DONTWAIT != 0
+    }
+
+    /// Takes back the last `n` bytes by which `data` was advanced.
+    pub(crate) fn take_back(&mut self, n: usize) {
+        let advanced = self.len.saturating_sub(self.data.len());
+        // SAFETY: It was advanced by that much.
+        unsafe { self.data.revert(n.min(advanced)) };
     }
 }
 

@@ -93,6 +93,16 @@ impl<P: Protocol> Deref for Sock<P> {
 pub(crate) struct Timeout(c_long);
 
 impl Timeout {
+    /// No limit.
+    pub(crate) const FOREVER: Self = Self(c_long::MAX);
+
+    /// So many milliseconds.
+    pub(crate) fn from_ms(ms: u32) -> Self {
+        // SAFETY: A pure function of its argument.
+        let jiffies = unsafe { bindings::__msecs_to_jiffies(ms) };
+        Self(c_long::try_from(jiffies).unwrap_or(c_long::MAX))
+    }
+
     /// Whether the call may not sleep, or has slept as long as it may.
     pub(crate) fn is_zero(self) -> bool {
         self.0 == 0
@@ -368,6 +378,12 @@ impl<P: Protocol> Sock<P> {
         }
     }
 
+    /// Wakes all tasks that wait on the socket, those too that no signal wakes. Any context.
+    pub(crate) fn wake_all(&self) {
+        // SAFETY: The sock is live.
+        unsafe { bindings::sdp_helper_sk_wake_up_all(self.as_ptr()) };
+    }
+
     /// Leaves `error` for the next call to report, and tells everybody. Any context.
     pub(crate) fn fail(&self, error: Error) {
         // SAFETY: The sock is live; `sk_err` may be written from anywhere.
@@ -548,6 +564,55 @@ impl<'a, P: Protocol> SockGuard<'a, P> {
     pub(crate) fn wait(
         &mut self,
         timeout: &mut Timeout,
+        done: impl FnMut(&mut Self) -> bool,
+    ) -> Result<(), Woken> {
+        self.sleep(timeout, bindings::TASK_INTERRUPTIBLE, done)
+    }
+
+    /// As [`Self::wait`], for at most `slice` of the time: whether it was `done` by then.
+    pub(crate) fn wait_slice(
+        &mut self,
+        timeout: &mut Timeout,
+        slice: Timeout,
+        done: impl FnMut(&mut Self) -> bool,
+    ) -> Result<bool, Woken> {
+        if timeout.0 <= slice.0 {
+            return self.wait(timeout, done).map(|()| true);
+        }
+        let mut left = slice;
+        let woken = self.wait(&mut left, done);
+        if timeout.0 != c_long::MAX {
+            // OVERFLOW: The slice was less than the time, and what is left of it is no more.
+            timeout.0 -= slice.0 - left.0;
+        }
+        match woken {
+            Ok(()) => Ok(true),
+            Err(Woken::TimedOut) => Ok(false),
+            Err(Woken::Signal) => Err(Woken::Signal),
+        }
+    }
+
+    /// As [`Self::wait`], through all signals but those that kill; whether it was `done`.
+    pub(crate) fn wait_killable(
+        &mut self,
+        mut timeout: Timeout,
+        done: impl FnMut(&mut Self) -> bool,
+    ) -> bool {
+        self.sleep(&mut timeout, bindings::TASK_KILLABLE, done)
+            .is_ok()
+    }
+
+    /// As [`Self::wait`], however long it takes: for what ends by itself soon.
+    pub(crate) fn wait_through(&mut self, done: impl FnMut(&mut Self) -> bool) {
+        let mut timeout = Timeout::FOREVER;
+        // It has no other way to end.
+        let _ = self.sleep(&mut timeout, bindings::TASK_UNINTERRUPTIBLE, done);
+    }
+
+    fn sleep(
+        &mut self,
+        timeout: &mut Timeout,
+        state: c_uint,
         mut done: impl FnMut(&mut Self) -> bool,
     ) -> Result<(), Woken> {
         if done(self) {
@@ -571,7 +636,10 @@ impl<'a, P: Protocol> SockGuard<'a, P> {
             if timeout.is_zero() {
                 break Err(Woken::TimedOut);
             }
-            if kernel::current!().signal_pending() {
+            // SAFETY: The current task looks at its own signals.
+            if unsafe {
+                bindings::sdp_helper_signal_pending_state(state, kernel::current!().as_ptr())
+            } {
                 break Err(Woken::Signal);
             }
             // SAFETY: The lock is held; it is dropped for the sleep and taken again, so the type
@@ -579,8 +647,7 @@ impl<'a, P: Protocol> SockGuard<'a, P> {
             // borrow of the locked state lives across.
             unsafe {
                 bindings::release_sock(sk);
-                timeout.0 =
-                    bindings::wait_woken(&raw mut entry, bindings::TASK_INTERRUPTIBLE, timeout.0);
+                timeout.0 = bindings::wait_woken(&raw mut entry, state, timeout.0);
                 bindings::sdp_helper_lock_sock(sk);
             }
         };

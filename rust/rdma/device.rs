@@ -2,8 +2,12 @@
 
 //! RDMA devices and the protection domain that all connections on one of them share.
 
+use super::mr::FreeMrs;
 use crate::bindings;
-use core::ptr::NonNull;
+use core::{
+    pin::Pin,
+    ptr::NonNull, //
+};
 use kernel::{
     c_str,
     error::from_err_ptr,
@@ -58,9 +62,13 @@ impl Drop for Pd {
 ///
 /// It keeps the device registered, so whoever holds one delays the device's removal. The last
 /// reference has to be dropped in process context, because that sleeps.
+#[pin_data]
 pub(crate) struct Device {
     users: Refcount,
-    // Fields are dropped in this order: the domain goes while the device is still registered.
+    // Fields are dropped in this order: what is in the domain first, and the domain while the
+    // device is still registered.
+    #[pin]
+    mrs: FreeMrs,
     pd: Pd,
     registration: Registration,
 }
@@ -127,17 +135,22 @@ impl Device {
         })?;
         // INVARIANT: It was just allocated.
         let pd = Pd(NonNull::new(pd).ok_or(ENOMEM)?);
-        let new = KBox::new(
-            Self {
+        let new = KBox::pin_init(
+            pin_init!(Self {
                 users: Refcount::new(1),
+                mrs <- FreeMrs::new(),
                 pd,
                 registration,
-            },
+            }),
             GFP_KERNEL,
         )?;
         devices.push(Entry(NonNull::from(&*new)), GFP_KERNEL)?;
-        // SAFETY: `new` is a valid box; the reference counted by `users` goes to the caller.
-        Ok(unsafe { ARef::from_raw(NonNull::new_unchecked(KBox::into_raw(new))) })
+        // SAFETY: `new` is a valid box, which is not moved out of until it is freed; the reference
+        // counted by `users` goes to the caller.
+        Ok(unsafe {
+            let new = KBox::into_raw(Pin::into_inner_unchecked(new));
+            ARef::from_raw(NonNull::new_unchecked(new))
+        })
     }
 
     /// The C device, registered as long as `self`.
@@ -159,6 +172,30 @@ impl Device {
     fn attrs(&self) -> &bindings::ib_device_attr {
         // SAFETY: The device is registered, and its attributes do not change while it is.
         unsafe { &(*self.as_ptr()).attrs }
+    }
+
+    /// Memory regions that nobody uses.
+    pub(super) fn mrs(&self) -> &FreeMrs {
+        &self.mrs
+    }
+
+    /// The most pages that one registered region of memory may have, 0 if there are none.
+    pub(crate) fn max_mr_pages(&self) -> usize {
+        let attrs = self.attrs();
+        // CAST: `usize` has at most 64 bits.
+        let fast = bindings::ib_device_cap_flags_IB_DEVICE_MEM_MGT_EXTENSIONS;
+        if attrs.device_cap_flags & fast as u64 == 0 {
+            return 0;
+        }
+        // CAST: `usize` has at least 32 bits.
+        (attrs.max_fast_reg_page_list_len as usize).min(super::mr::MAX_PAGES)
+    }
+
+    /// Whether the device speaks iWARP, where an RDMA Read stores through a key that the peer
+    /// learns.
+    pub(super) fn is_iwarp(&self) -> bool {
+        // SAFETY: The device is registered.
+        unsafe { bindings::sdp_helper_rdma_protocol_iwarp(self.as_ptr()) }
     }
 
     /// The most work requests that one queue of a QP may hold.

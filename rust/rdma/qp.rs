@@ -18,6 +18,10 @@ use super::{
         Device,
         OWNER, //
     },
+    mr::{
+        Memory,
+        Remote, //
+    },
 };
 use crate::{
     bindings,
@@ -41,6 +45,7 @@ use kernel::{
     sync::{
         aref::ARef,
         new_mutex,
+        Arc,
         Mutex, //
     },
 };
@@ -53,7 +58,7 @@ pub(crate) const MAX_PAYLOAD: usize = 8;
 /// They come in softirq context and one at a time, sends and receives each in the order in which
 /// they were posted.
 pub(crate) trait Completions: Send + Sync + 'static {
-    /// The oldest send is done, and its memory has been let go.
+    /// The oldest request of the send queue is done, and its memory has been let go.
     fn sent(&self, result: Result<(), WcStatus>);
 
     /// A receive is done: `buf` has what was received, or on failure nothing.
@@ -137,7 +142,7 @@ pub(crate) enum QpEvent {
 /// The size of a QP.
 #[derive(Clone, Copy)]
 pub(crate) struct Caps {
-    /// Sends that can be posted at a time.
+    /// Requests that the send queue takes at a time.
     pub(crate) send_wr: u32,
     /// Receives that can be posted at a time.
     pub(crate) recv_wr: u32,
@@ -159,16 +164,37 @@ impl Caps {
     }
 }
 
-/// Memory that follows the header of a send, in order.
+/// Memory that a request reads.
+pub(crate) enum Piece {
+    /// Bytes that were copied.
+    Copied(Sge),
+    /// So many of a caller's bytes, from an offset on.
+    Registered(Arc<Memory>, usize, usize),
+}
+
+impl Piece {
+    /// Hands it to `device` and describes it for a work request.
+    fn to_device(&self, device: &Device) -> Result<bindings::ib_sge> {
+        match self {
+            Piece::Copied(sge) => sge.to_device(device),
+            Piece::Registered(memory, offset, len) if memory.is_on(device) => {
+                memory.to_device(*offset, *len)
+            }
+            Piece::Registered(..) => Err(EINVAL),
+        }
+    }
+}
+
+/// The memory that a request reads, in order.
 #[derive(Default)]
 pub(crate) struct Payload {
-    pieces: [Option<Sge>; MAX_PAYLOAD],
+    pieces: [Option<Piece>; MAX_PAYLOAD],
     count: usize,
 }
 
 impl Payload {
     /// Appends a piece; gives it back when there are [`MAX_PAYLOAD`] already.
-    pub(crate) fn push(&mut self, piece: Sge) -> Result<(), Sge> {
+    pub(crate) fn push(&mut self, piece: Piece) -> Result<(), Piece> {
         match self.pieces.get_mut(self.count) {
             Some(place) => {
                 *place = Some(piece);
@@ -180,7 +206,7 @@ impl Payload {
     }
 
     /// The pieces.
-    fn pieces(&self) -> impl Iterator<Item = &Sge> {
+    fn pieces(&self) -> impl Iterator<Item = &Piece> {
         self.pieces.iter().flatten()
     }
 }
@@ -195,10 +221,12 @@ pub(crate) struct SendWr<'a> {
     pub(crate) solicited: bool,
 }
 
-/// A posted send.
+/// A posted request of the send queue.
 struct Sent {
     /// The memory that the device reads.
     _payload: Payload,
+    /// The region whose key the request ends.
+    ends: Option<Arc<Memory>>,
     /// Whether somebody waits for the completion: not so when posting failed.
     awaited: bool,
 }
@@ -432,30 +460,11 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
     /// Sends a message. Any context.
     ///
     /// Fails with `EINVAL` for too long a header, too many pieces or memory of another device,
-    /// `EAGAIN` when [`Caps::send_wr`] sends have not completed, `ESHUTDOWN` once the QP is being
+    /// `EAGAIN` when [`Caps::send_wr`] requests have not completed, `ESHUTDOWN` once the QP is being
     /// drained or posting failed before, and the driver's error, such as for a QP that is not
     /// connected. Then [`Completions::sent`] is not called.
     pub(crate) fn post_send(&self, send: SendWr<'_>) -> Result {
-        let shared = &**self.shared;
-        let device = &*shared.device;
-        if send.payload.count > shared.caps.payload_sge as usize {
-            return Err(EINVAL);
-        }
-        let mut sges: [bindings::ib_sge; MAX_PAYLOAD + 1] = Default::default();
-        let [first, rest @ ..] = &mut sges;
-        for (sge, piece) in rest.iter_mut().zip(send.payload.pieces()) {
-            *sge = piece.to_device(device)?;
-        }
-
-        // The lock is held while posting, so that after closing nobody is about to post.
-        let mut sends = shared.sends.lock();
-        let slot = sends.vacant()?;
-        // SAFETY: The slot is vacant, so the device reads no header there.
-        *first = unsafe { shared.headers.write(device, slot, send.header) }?;
         let mut wr = bindings::ib_send_wr {
-            sg_list: sges.as_mut_ptr(),
-            // CAST: There are at most `MAX_PAYLOAD`, and one.
-            num_sge: 1 + send.payload.count as c_int,
             opcode: bindings::ib_wr_opcode_IB_WR_SEND,
             send_flags: if send.solicited {
                 bindings::ib_send_flags_IB_SEND_SOLICITED as c_int
@@ -464,17 +473,112 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
             },
             ..Default::default()
         };
-        let cqe = cqe(&shared.send_cqes, slot)?;
+        // SAFETY: It is the request that the opcode says.
+        unsafe { self.post(&raw mut wr, Some(send.header), send.payload, None) }
+    }
+
+    /// Writes `from` to the peer's memory. As [`Self::post_send`].
+    pub(crate) fn post_write(&self, from: Payload, to: Remote) -> Result {
+        let mut rdma = rdma_wr(bindings::ib_wr_opcode_IB_WR_RDMA_WRITE, to);
+        // SAFETY: It is the request that the opcode says.
+        unsafe { self.post((&raw mut rdma).cast(), None, from, None) }
+    }
+
+    /// Reads the first `len` bytes of `into`, which has been registered, from the peer's memory. As
+    /// [`Self::post_send`]. The caller keeps the memory until the request has completed.
+    pub(crate) fn post_read(&self, into: &Arc<Memory>, len: usize, from: Remote) -> Result {
+        let mut rdma = rdma_wr(bindings::ib_wr_opcode_IB_WR_RDMA_READ, from);
+        let mut payload = Payload::default();
+        let piece = Piece::Registered(into.clone(), 0, len);
+        payload.push(piece).map_err(|_| EINVAL)?;
+        // SAFETY: It is the request that the opcode says.
+        unsafe { self.post((&raw mut rdma).cast(), None, payload, None) }
+    }
+
+    /// Makes the key of `memory` valid, for the requests that are posted after this one. As
+    /// [`Self::post_send`]. The caller keeps the memory until the request has completed.
+    pub(crate) fn post_register(&self, memory: &Arc<Memory>) -> Result {
+        if !memory.is_on(&self.shared.device) {
+            return Err(EINVAL);
+        }
+        let mut reg = bindings::ib_reg_wr {
+            wr: bindings::ib_send_wr {
+                opcode: bindings::ib_wr_opcode_IB_WR_REG_MR,
+                ..Default::default()
+            },
+            mr: memory.as_ptr(),
+            key: memory.key(),
+            access: memory.access_flags(),
+        };
+        memory.set_valid(true);
+        // SAFETY: It is the request that the opcode says.
+        unsafe { self.post((&raw mut reg).cast(), None, Payload::default(), None) }
+    }
+
+    /// Ends the key of `memory`. As [`Self::post_send`]. The caller keeps the memory until the request
+    /// has completed.
+    pub(crate) fn post_invalidate(&self, memory: &Arc<Memory>) -> Result {
+        let mut wr = bindings::ib_send_wr {
+            opcode: bindings::ib_wr_opcode_IB_WR_LOCAL_INV,
+            ..Default::default()
+        };
         // SAFETY: All members of the union are plain data.
-        unsafe { *wr.__bindgen_anon_1.wr_cqe.as_mut() = cqe };
+        unsafe { *wr.ex.invalidate_rkey.as_mut() = memory.key() };
+        let memory = Some(memory.clone());
+        // SAFETY: It is the request that the opcode says.
+        unsafe { self.post(&raw mut wr, None, Payload::default(), memory) }
+    }
+
+    /// Posts a request with the memory that it names.
+    ///
+    /// # Safety
+    ///
+    /// `wr` starts what its opcode says, complete but for memory and completion.
+    unsafe fn post(
+        &self,
+        wr: *mut bindings::ib_send_wr,
+        header: Option<&[u8]>,
+        payload: Payload,
+        ends: Option<Arc<Memory>>,
+    ) -> Result {
+        let shared = &**self.shared;
+        let device = &*shared.device;
+        if payload.count > shared.caps.payload_sge as usize {
+            return Err(EINVAL);
+        }
+        let mut sges: [bindings::ib_sge; MAX_PAYLOAD + 1] = Default::default();
+        let [first, rest @ ..] = &mut sges;
+        for (sge, piece) in rest.iter_mut().zip(payload.pieces()) {
+            *sge = piece.to_device(device)?;
+        }
+
+        // The lock is held while posting, so that after closing nobody is about to post.
+        let mut sends = shared.sends.lock();
+        let slot = sends.vacant()?;
+        // CAST: There are at most `MAX_PAYLOAD`, and one.
+        let (mut list, mut count) = (rest.as_mut_ptr(), payload.count as c_int);
+        if let Some(header) = header {
+            // SAFETY: The slot is vacant, so the device reads no header there.
+            *first = unsafe { shared.headers.write(device, slot, header) }?;
+            list = sges.as_mut_ptr();
+            count += 1;
+        }
+        let cqe = cqe(&shared.send_cqes, slot)?;
+        // SAFETY: By the contract it is valid; all members of the union are plain data.
+        unsafe {
+            (*wr).sg_list = list;
+            (*wr).num_sge = count;
+            *(*wr).__bindgen_anon_1.wr_cqe.as_mut() = cqe;
+        }
         sends.fill(Sent {
-            _payload: send.payload,
+            _payload: payload,
+            ends,
             awaited: true,
         });
-        // SAFETY: The QP is live. The slot keeps the memory, and the `Cqe` stays where it is,
-        // until the request has completed.
+        // SAFETY: The QP is live and the request what its opcode says. The slot keeps the memory,
+        // and the `Cqe` stays where it is, until the request has completed.
         let result = to_result(unsafe {
-            bindings::sdp_helper_ib_post_send(self.as_ptr(), &wr, &mut ptr::null())
+            bindings::sdp_helper_ib_post_send(self.as_ptr(), wr, &mut ptr::null())
         });
         if result.is_err() {
             // A driver may fail after it has queued the request, so the memory has to stay. The
@@ -563,6 +667,18 @@ impl<C: CmHandler, D: Completions> Drop for Qp<C, D> {
     }
 }
 
+/// A request about the peer's memory.
+fn rdma_wr(opcode: bindings::ib_wr_opcode, remote: Remote) -> bindings::ib_rdma_wr {
+    bindings::ib_rdma_wr {
+        wr: bindings::ib_send_wr {
+            opcode,
+            ..Default::default()
+        },
+        remote_addr: remote.addr,
+        rkey: remote.key,
+    }
+}
+
 /// The `ib_cqe` of a slot.
 fn cqe<D: Completions>(cqes: &[Cqe<D>], slot: usize) -> Result<*mut bindings::ib_cqe> {
     let entry = cqes.get(slot).ok_or(EINVAL)?;
@@ -599,10 +715,13 @@ unsafe extern "C" fn send_done<D: Completions>(
     let Some(sent) = shared.sends.lock().take(slot) else {
         return;
     };
-    let awaited = sent.awaited;
+    let (awaited, result) = (sent.awaited, WcStatus::of(wc));
+    if let (Some(memory), Ok(())) = (&sent.ends, &result) {
+        memory.set_valid(false);
+    }
     drop(sent);
     if awaited {
-        shared.completions.sent(WcStatus::of(wc));
+        shared.completions.sent(result);
     }
 }
 

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The pages of a caller's buffer, held so that a device can reach them.
+
+use crate::bindings;
+use core::ptr::NonNull;
+use kernel::{
+    error::to_result,
+    iov::{
+        IovIterDest,
+        IovIterSource, //
+    },
+    page::PAGE_SIZE,
+    prelude::*, //
+};
+
+/// What keeps the pages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// A pin on each: they are a program's, and stay at their address in it.
+    Pinned,
+    /// A reference on each: they are the kernel's.
+    Referenced,
+}
+
+/// Who pays for pinned pages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Account {
+    /// The calling task's user, up to `RLIMIT_MEMLOCK`.
+    Task,
+    /// Whoever called had it paid already.
+    Paid,
+}
+
+/// Consecutive bytes of a caller's buffer, in pages that stay where they are.
+///
+/// May sleep when dropped, and so must be in process context.
+///
+/// # Invariants
+///
+/// Each of `pages` is held once, as `hold` says. The bytes start `offset` bytes into the first,
+/// and end in the last.
+pub(crate) struct Pages {
+    pages: KVVec<NonNull<bindings::page>>,
+    offset: usize,
+    len: usize,
+    hold: Hold,
+    /// Whether a device writes to them.
+    written: bool,
+    paid: bindings::ubuf_info_msgzc_mmpin,
+}
+
+// SAFETY: Pages are memory like any other, and may be let go by any thread.
+unsafe impl Send for Pages {}
+// SAFETY: As above; this type gives no access to what is in them.
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    /// Takes up to `max` bytes, in up to `max_pages` pages, off the front of what a caller sends, to
+    /// be read. May sleep.
+    ///
+    /// It takes what is contiguous, so perhaps less than `max`. Nothing is taken on failure:
+    /// `EFAULT` for memory that the caller does not have, `ENOBUFS` beyond `RLIMIT_MEMLOCK`,
+    /// `EOPNOTSUPP` for memory that cannot be held, and `ENOMEM`.
+    pub(crate) fn of_source(
+        from: &mut IovIterSource<'_>,
+        max: usize,
+        max_pages: usize,
+        account: Account,
+    ) -> Result<Self> {
+        // SAFETY: The iterator is valid, and borrowed for the call.
+        unsafe { Self::extract(from.as_raw(), max, max_pages, account, false) }
+    }
+
+    /// As [`Self::of_source`], of where a caller wants its bytes, to be written.
+    pub(crate) fn of_dest(
+        to: &mut IovIterDest<'_>,
+        max: usize,
+        max_pages: usize,
+        account: Account,
+    ) -> Result<Self> {
+        // SAFETY: As in `of_source`.
+        unsafe { Self::extract(to.as_raw(), max, max_pages, account, true) }
+    }
+
+    /// # Safety
+    ///
+    /// `iter` is valid and nobody else uses it; `written` says whether it is a destination.
+    unsafe fn extract(
+        iter: *mut bindings::iov_iter,
+        max: usize,
+        max_pages: usize,
+        account: Account,
+        written: bool,
+    ) -> Result<Self> {
+        // SAFETY: By the contract, here and below.
+        let pinned = unsafe { bindings::sdp_helper_iov_iter_extract_will_pin(iter) };
+        // SAFETY: As above.
+        if !pinned && (written || !unsafe { bindings::sdp_helper_iov_iter_is_bvec(iter) }) {
+            return Err(EOPNOTSUPP);
+        }
+        // SAFETY: As above.
+        let max = max.min(unsafe { contiguous(iter) });
+        if max == 0 || max_pages == 0 {
+            return Err(EINVAL);
+        }
+        let room = (max / PAGE_SIZE).saturating_add(2).min(max_pages);
+        let mut pages = KVVec::<NonNull<bindings::page>>::with_capacity(room, GFP_KERNEL)?;
+        let mut paid = bindings::ubuf_info_msgzc_mmpin::default();
+        if pinned && account == Account::Task {
+            // SAFETY: `paid` is a new account, which is settled in drop, or below.
+            to_result(unsafe { bindings::mm_account_pinned_pages(&mut paid, max) })?;
+        }
+        let mut list = pages.spare_capacity_mut().as_mut_ptr().cast();
+        let mut offset = 0;
+        // SAFETY: The iterator is valid by the contract and the list has room for so many pages.
+        let len = unsafe {
+            bindings::iov_iter_extract_pages(
+                iter,
+                &mut list,
+                max,
+                // CAST: Far less than 2^32: a page list is limited by what a device takes.
+                room as c_uint,
+                0,
+                &mut offset,
+            )
+        };
+        let Ok(len @ 1..) = usize::try_from(len) else {
+            // SAFETY: The account was made above, or is empty.
+            unsafe { bindings::mm_unaccount_pinned_pages(&mut paid) };
+            return Err(match i32::try_from(len) {
+                Ok(errno @ ..=-1) => Error::from_errno(errno),
+                _ => EFAULT,
+            });
+        };
+        let count = offset.saturating_add(len).div_ceil(PAGE_SIZE);
+        // SAFETY: The call stored so many valid pages, and pinned each where it pins.
+        unsafe { pages.inc_len(count) };
+        if !pinned {
+            // SAFETY: The caller keeps the pages for the call.
+            let usable = |page: &NonNull<bindings::page>| unsafe {
+                bindings::sdp_helper_sendpage_ok(page.as_ptr())
+            };
+            if !pages.iter().all(usable) {
+                // SAFETY: So much was taken off it just now.
+                unsafe { bindings::iov_iter_revert(iter, len) };
+                return Err(EOPNOTSUPP);
+            }
+            for page in &pages {
+                // SAFETY: As above.
+                unsafe { bindings::sdp_helper_get_page(page.as_ptr()) };
+            }
+        }
+        // INVARIANT: Each page was pinned by the call, or referenced just now.
+        Ok(Self {
+            pages,
+            offset,
+            len,
+            hold: if pinned {
+                Hold::Pinned
+            } else {
+                Hold::Referenced
+            },
+            written,
+            paid,
+        })
+    }
+
+    /// The length in bytes, at least 1.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Where the bytes start in the first page.
+    pub(crate) fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// How many pages there are.
+    pub(crate) fn count(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// Whether a device may write to them.
+    pub(crate) fn is_written(&self) -> bool {
+        self.written
+    }
+
+    /// The C array of [`Self::count`] pages.
+    pub(crate) fn as_ptr(&self) -> *mut *mut bindings::page {
+        self.pages.as_ptr().cast_mut().cast()
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        match self.hold {
+            // SAFETY: By the type invariants the pages are pinned, and the pins are ours.
+            Hold::Pinned => unsafe {
+                bindings::unpin_user_pages_dirty_lock(
+                    self.as_ptr(),
+                    // CAST: `usize` has as many bits.
+                    self.pages.len() as c_ulong,
+                    self.written,
+                );
+            },
+            Hold::Referenced => {
+                for page in &self.pages {
+                    // SAFETY: By the type invariants the reference is ours.
+                    unsafe { bindings::sdp_helper_put_page(page.as_ptr()) };
+                }
+            }
+        }
+        // SAFETY: It is the account that `extract` made, or empty.
+        unsafe { bindings::mm_unaccount_pinned_pages(&mut self.paid) };
+    }
+}
+
+/// How many bytes from the front on may be contiguous, at most.
+///
+/// # Safety
+///
+/// `iter` is valid.
+unsafe fn contiguous(iter: *const bindings::iov_iter) -> usize {
+    // SAFETY: By the contract.
+    unsafe {
+        // A segment of no bytes is passed over by whoever uses the iterator. Pages of the kernel
+        // may go on in the next segment.
+        match bindings::iov_iter_single_seg_count(iter) {
+            n @ 1.. if bindings::sdp_helper_iov_iter_extract_will_pin(iter) => n,
+            _ => bindings::sdp_helper_iov_iter_count(iter),
+        }
+    }
+}
+
+/// Bytes that the next [`Pages`] of what a caller sends can have.
+pub(crate) fn source_extent(from: &mut IovIterSource<'_>) -> usize {
+    // SAFETY: The iterator is valid.
+    unsafe { contiguous(from.as_raw()) }
+}
+
+/// Bytes that the next [`Pages`] of where a caller wants its bytes can have.
+pub(crate) fn dest_extent(to: &mut IovIterDest<'_>) -> usize {
+    // SAFETY: The iterator is valid.
+    unsafe { contiguous(to.as_raw()) }
+}

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Fast-register memory regions: a caller's pages with keys by which a device, and a peer, reach
+//! exactly their bytes.
+
+use super::device::Device;
+use crate::{
+    bindings,
+    mm::pages::Pages, //
+};
+use core::ptr::{
+    self,
+    NonNull, //
+};
+use kernel::{
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Acquire,
+            AtomicFlag,
+            Release, //
+        },
+        new_mutex,
+        Arc,
+        Mutex, //
+    },
+    types::Opaque,
+};
+
+/// The most pages of a region, whatever the device can do: 2 MiB on 4 KiB pages.
+pub(super) const MAX_PAGES: usize = 512;
+
+/// Regions of a device that are kept for the next user.
+const MAX_FREE: usize = 64;
+
+/// An allocated region without memory.
+///
+/// # Invariants
+///
+/// `0` is a live region, not valid on the device, that only this value deallocates.
+struct Mr(NonNull<bindings::ib_mr>);
+
+// SAFETY: The RDMA core lets any thread use a region, one at a time.
+unsafe impl Send for Mr {}
+// SAFETY: As above; `&Mr` gives its keys alone.
+unsafe impl Sync for Mr {}
+
+impl Drop for Mr {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants it is live and ours. The device ends its use here, if
+        // anything of it is left.
+        if unsafe { bindings::sdp_helper_ib_dereg_mr(self.0.as_ptr()) } != 0 {
+            pr_err!("a memory region could not be deregistered\n");
+        }
+    }
+}
+
+/// The regions of a device that nobody uses.
+#[pin_data]
+pub(super) struct FreeMrs {
+    #[pin]
+    free: Mutex<KVec<Mr>>,
+}
+
+impl FreeMrs {
+    pub(super) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            free <- new_mutex!(KVec::new(), "rdma_mrs"),
+        })
+    }
+}
+
+impl Mr {
+    /// A region of `device`. Sleeps. Fails with the driver's error.
+    fn take(device: &Device) -> Result<Self> {
+        if let Some(mr) = device.mrs().free.lock().pop() {
+            return Ok(mr);
+        }
+        let pages = u32::try_from(device.max_mr_pages())?;
+        // SAFETY: The domain is valid as long as `device`.
+        let mr = from_err_ptr(unsafe {
+            bindings::ib_alloc_mr(device.pd(), bindings::ib_mr_type_IB_MR_TYPE_MEM_REG, pages)
+        })?;
+        // INVARIANT: It was just allocated.
+        Ok(Self(NonNull::new(mr).ok_or(ENOMEM)?))
+    }
+
+    /// Gives it back, no longer valid on the device. Sleeps.
+    fn give_back(self, device: &Device) {
+        let mut free = device.mrs().free.lock();
+        if free.len() < MAX_FREE {
+            // Without memory for the list it is freed.
+            let _ = free.push(self, GFP_KERNEL);
+        }
+    }
+}
+
+/// The DMA mapping of pages.
+///
+/// # Invariants
+///
+/// `table` is mapped for `device`, in this direction; only this value unmaps and frees it.
+struct Mapping {
+    table: Opaque<bindings::sg_table>,
+    device: ARef<Device>,
+    direction: bindings::dma_data_direction,
+}
+
+// SAFETY: A mapping may be ended by any thread.
+unsafe impl Send for Mapping {}
+// SAFETY: It is only looked at while the region is made, and when dropped.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `pages`, which have to outlive the mapping. May sleep. Fails with `ENOMEM`.
+    fn new(device: &ARef<Device>, pages: &Pages) -> Result<Self> {
+        let direction = if pages.is_written() {
+            bindings::dma_data_direction::DMA_FROM_DEVICE
+        } else {
+            bindings::dma_data_direction::DMA_TO_DEVICE
+        };
+        let table = Opaque::<bindings::sg_table>::zeroed();
+        // SAFETY: The list has so many pages, in which the bytes lie.
+        to_result(unsafe {
+            bindings::sg_alloc_table_from_pages_segment(
+                table.get(),
+                pages.as_ptr(),
+                // CAST: There are at most `MAX_PAGES`, of which the bytes start in the first.
+                pages.count() as c_uint,
+                pages.offset() as c_uint,
+                pages.len() as c_ulong,
+                bindings::sdp_helper_ib_dma_max_seg_size(device.as_ptr()),
+                bindings::GFP_KERNEL,
+            )
+        })?;
+        // SAFETY: The device is registered and the table complete.
+        let mapped = to_result(unsafe {
+            bindings::sdp_helper_ib_dma_map_sgtable(device.as_ptr(), table.get(), direction)
+        });
+        if let Err(e) = mapped {
+            // SAFETY: It was made above.
+            unsafe { bindings::sg_free_table(table.get()) };
+            return Err(e);
+        }
+        // INVARIANT: It was just mapped.
+        Ok(Self {
+            table,
+            device: device.clone(),
+            direction,
+        })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants it is mapped, and ours.
+        unsafe {
+            bindings::sdp_helper_ib_dma_unmap_sgtable(
+                self.device.as_ptr(),
+                self.table.get(),
+                self.direction,
+            );
+            bindings::sg_free_table(self.table.get());
+        }
+    }
+}
+
+/// Who reaches a [`Memory`], beside its own device.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// The peer, to read it.
+    RemoteRead,
+    /// The peer, to write to it.
+    RemoteWrite,
+    /// Nobody: RDMA Reads of our own store there.
+    ReadSink,
+}
+
+/// Somebody else's memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Remote {
+    /// Where it starts, as its owner says.
+    pub(crate) addr: u64,
+    /// Its key.
+    pub(crate) key: u32,
+}
+
+/// A caller's bytes with a key.
+///
+/// The key is valid from when [`Qp::post_register`](super::qp::Qp::post_register) was executed until
+/// [`Qp::post_invalidate`](super::qp::Qp::post_invalidate) was. The last reference has to be dropped
+/// in process context, after every work request that names the memory has completed: that sleeps,
+/// and lets the pages go. If the key is valid by then, it ends that too.
+pub(crate) struct Memory {
+    mr: Option<Mr>,
+    // Fields are dropped in this order: the device must not reach pages that are let go.
+    mapping: Mapping,
+    pages: Pages,
+    access: Access,
+    /// Whether the device may take the key.
+    valid: AtomicFlag,
+}
+
+impl Memory {
+    /// Maps `pages` for `device`, with a key of their own. Sleeps.
+    ///
+    /// Fails with `EINVAL` for more pages than [`Device::max_mr_pages`], or pages that are not held for
+    /// what `access` does with them; with `ENOMEM`, and with the driver's error.
+    pub(crate) fn new(device: &ARef<Device>, pages: Pages, access: Access) -> Result<Arc<Self>> {
+        if pages.is_written() != (access != Access::RemoteRead)
+            || pages.count() > device.max_mr_pages()
+        {
+            return Err(EINVAL);
+        }
+        let mr = Mr::take(device)?;
+        let mapping = Mapping::new(device, &pages)?;
+        // SAFETY: The table is mapped; region and table are ours.
+        unsafe {
+            let table = mapping.table.get();
+            let count = bindings::ib_map_mr_sg(
+                mr.0.as_ptr(),
+                (*table).sgl,
+                (*table).nents as c_int,
+                ptr::null_mut(),
+                PAGE_SIZE as c_uint,
+            );
+            if u32::try_from(count) != Ok((*table).nents) {
+                return Err(EINVAL);
+            }
+            // The peer is not to learn where in memory the bytes are.
+            (*mr.0.as_ptr()).iova = pages.offset() as u64;
+            bindings::sdp_helper_ib_next_fast_reg_key(mr.0.as_ptr());
+        }
+        Ok(Arc::new(
+            Self {
+                mr: Some(mr),
+                mapping,
+                pages,
+                access,
+                valid: AtomicFlag::new(false),
+            },
+            GFP_KERNEL,
+        )?)
+    }
+
+    /// The length in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// How many pages there are.
+    pub(crate) fn page_count(&self) -> usize {
+        self.pages.count()
+    }
+
+    /// What the peer is told of it.
+    pub(crate) fn remote(&self) -> Remote {
+        Remote {
+            addr: self.addr(),
+            key: self.key(),
+        }
+    }
+
+    /// Whether it lies on `device`.
+    pub(super) fn is_on(&self, device: &Device) -> bool {
+        ptr::eq(&*self.mapping.device, device)
+    }
+
+    /// The C region, live as long as `self`.
+    pub(super) fn as_ptr(&self) -> *mut bindings::ib_mr {
+        // It is taken in drop alone.
+        self.mr.as_ref().map_or(ptr::null_mut(), |mr| mr.0.as_ptr())
+    }
+
+    /// The key, for the peer and for the device alike.
+    pub(super) fn key(&self) -> u32 {
+        // SAFETY: The region is live, and its keys do not change before it is dropped.
+        unsafe { (*self.as_ptr()).rkey }
+    }
+
+    fn addr(&self) -> u64 {
+        // SAFETY: As above.
+        unsafe { (*self.as_ptr()).iova }
+    }
+
+    /// Who may reach it, as C has it.
+    pub(super) fn access_flags(&self) -> c_int {
+        let flags = match self.access {
+            Access::RemoteRead => bindings::ib_access_flags_IB_ACCESS_REMOTE_READ,
+            Access::ReadSink if !self.mapping.device.is_iwarp() => {
+                bindings::ib_access_flags_IB_ACCESS_LOCAL_WRITE
+            }
+            Access::ReadSink | Access::RemoteWrite => {
+                bindings::ib_access_flags_IB_ACCESS_LOCAL_WRITE
+                    | bindings::ib_access_flags_IB_ACCESS_REMOTE_WRITE
+            }
+        };
+        // CAST: They are the lowest bits.
+        flags as c_int
+    }
+
+    /// Notes whether the device may take the key.
+    pub(super) fn set_valid(&self, valid: bool) {
+        self.valid.store(valid, Release);
+    }
+
+    /// Describes a part of it for a work request. Fails with `EINVAL` for what is not in it.
+    pub(super) fn to_device(&self, offset: usize, len: usize) -> Result<bindings::ib_sge> {
+        let end = offset.checked_add(len).ok_or(EINVAL)?;
+        if end > self.len() {
+            return Err(EINVAL);
+        }
+        // SAFETY: The region is live, and its keys do not change before it is dropped.
+        let lkey = unsafe { (*self.as_ptr()).lkey };
+        Ok(bindings::ib_sge {
+            // OVERFLOW: Zero-based, within the region.
+            addr: self.addr() + offset as u64,
+            length: u32::try_from(len)?,
+            lkey,
+        })
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // A key that may be valid ends with its region.
+        if let Some(mr) = self.mr.take() {
+            if !self.valid.load(Acquire) {
+                mr.give_back(&self.mapping.device);
+            }
+        }
+    }
+}
