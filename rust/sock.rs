@@ -25,6 +25,8 @@ mod send;
 pub(crate) mod settings;
 mod shutdown;
 pub(crate) mod stats;
+mod turn;
+mod zcopy;
 
 use crate::{
     net::{
@@ -142,6 +144,11 @@ pub(crate) struct Locked {
     zcopy_threshold: u32,
     /// A call that would block may leave its buffer here.
     zcopy_retry: bool,
+    /// The calls that send, and those that fetch what the peer advertises, take turns.
+    send_turn: turn::Turn,
+    recv_turn: turn::Turn,
+    /// Payload bytes of messages that were read, modulo 2^64.
+    consumed: u64,
     /// A closed socket waits for its peer.
     fin_wait: Option<release::FinWait>,
     /// When the wait for the peer's word on a dropped connection ends.
@@ -203,6 +210,9 @@ impl Protocol for Sdp {
             cork: false,
             zcopy_threshold: settings::zcopy_threshold(net),
             zcopy_retry: false,
+            send_turn: turn::Turn::default(),
+            recv_turn: turn::Turn::default(),
+            consumed: 0,
             fin_wait: None,
             drop_at: None,
         };

@@ -25,14 +25,20 @@ use crate::{
         }, //
     },
     proto::{
+        wire::mid,
         AbortReason,
+        BufferId,
         Config,
         Events,
         Machine,
+        Readable,
+        Region,
         SendTag,
         Side,
+        Source,
         State,
-        Violation, //
+        Violation,
+        ADVERTS, //
     },
     rdma::{
         buf::{
@@ -46,10 +52,15 @@ use crate::{
             PeerParam, //
         },
         device::Device,
+        mr::{
+            Memory,
+            Remote, //
+        },
         qp::{
             Caps,
             Completions,
             Payload,
+            Piece,
             Qp,
             QpEvent,
             SendWr,
@@ -63,6 +74,14 @@ use crate::{
             self,
             Counter,
             Counters, //
+        },
+        zcopy::{
+            Buffers,
+            Call,
+            Incoming,
+            Outgoing,
+            Owner,
+            Stage, //
         },
         Socket, //
     },
@@ -95,8 +114,13 @@ type Pair = Qp<ARef<Socket>, Arc<Conn>>;
 /// Pages of one send chunk, as a power of two: 16 KiB on 4 KiB pages.
 pub(super) const SEND_ORDER: u32 = 2;
 
-/// Sends that may be in the fabric at a time.
+/// Requests of the send queue for messages, which are up to two each.
 const SEND_SLOTS: u32 = 64;
+
+/// Requests that the messages leave to the callers' buffers: at most two of each at a time. They
+/// are never out of one, so that no key is left valid for want of it.
+// CAST: It is 8.
+const BUFFER_SLOTS: u32 = 2 * 2 * ADVERTS as u32;
 
 /// Pieces of written data that may wait to be sent; a piece is a chunk, except at the ends.
 const SEND_PIECES: usize = 1024;
@@ -167,8 +191,23 @@ struct Post {
     qp: Option<Arc<Pair>>,
     /// The send stream from the next message on.
     tx: Ring<Sge>,
-    /// What is in the fabric, in order: sends of one QP complete in the order of posting.
-    in_flight: Ring<SendTag>,
+    /// What is in the fabric, in order: requests of one send queue complete in the order of posting.
+    in_flight: Ring<InFlight>,
+    buffers: Buffers,
+}
+
+/// A request in the fabric.
+enum InFlight {
+    /// A message.
+    Message(SendTag),
+    /// A registration, or an RDMA Write, of which the next message tells.
+    Step,
+    /// An RDMA Read into the oldest buffer that is busy.
+    Read,
+    /// The end of the key of a buffer that is sent.
+    EndSend(BufferId),
+    /// The end of the key of the oldest buffer that was read.
+    EndRead,
 }
 
 /// One connection of a socket.
@@ -213,7 +252,7 @@ impl Conn {
             Err(e) => return Err((e, id)),
         };
         let caps = Caps {
-            send_wr: SEND_SLOTS,
+            send_wr: SEND_SLOTS.saturating_add(BUFFER_SLOTS),
             recv_wr: u32::from(conn.depth),
             payload_sge: PAYLOAD_PIECES,
         };
@@ -235,7 +274,8 @@ impl Conn {
             u32::try_from(PAGE_SIZE << SEND_ORDER)?.saturating_mul(pieces.saturating_sub(1).max(1));
         let config = Config {
             side,
-            max_adverts: 1,
+            // CAST: It is 8.
+            max_adverts: ADVERTS as u16,
             ord: u16::from(device.max_qp_init_rd_atom().max(1)),
             ird: u16::from(device.max_qp_rd_atom().max(1)),
             recv_size,
@@ -255,7 +295,8 @@ impl Conn {
         let post = Post {
             qp: None,
             tx: Ring::new(SEND_PIECES)?,
-            in_flight: Ring::new(SEND_SLOTS as usize)?,
+            in_flight: Ring::new(SEND_SLOTS.saturating_add(BUFFER_SLOTS) as usize)?,
+            buffers: Buffers::default(),
         };
         Arc::pin_init(
             pin_init!(Self {
@@ -355,21 +396,68 @@ impl Conn {
         let mut guard = self.post.lock();
         let post = &mut *guard;
         let Some(qp) = &post.qp else { return Ok(()) };
-        let slots = qp.caps().send_wr as usize;
-        while post.in_flight.len() < slots {
+        let slots = qp.caps().send_wr.saturating_sub(BUFFER_SLOTS) as usize;
+        while post.in_flight.len().saturating_add(1) < slots {
             let Some(transmit) = self.flow.lock().machine.poll_transmit() else {
                 break;
             };
-            let send = SendWr {
+            let bytes = transmit.write.map_or(transmit.payload, |to| to.len);
+            let payload = match transmit.source {
+                Source::Stream => take_payload(&mut post.tx, bytes)?,
+                Source::Buffer(id, offset) => {
+                    let counter = match transmit.write {
+                        Some(_) => Counter::SentWritten,
+                        None => Counter::SentDirect,
+                    };
+                    self.count(counter, bytes.into());
+                    post.buffers.payload(id, offset, bytes)?
+                }
+            };
+            let mut send = SendWr {
                 header: transmit.header.as_bytes(),
-                payload: take_payload(&mut post.tx, transmit.payload)?,
+                payload,
                 solicited: transmit.solicited,
             };
+            if let Some(to) = transmit.write {
+                let from = core::mem::take(&mut send.payload);
+                qp.post_write(from, remote(to))?;
+                // The loop saw room for two.
+                let _ = post.in_flight.push(InFlight::Step);
+            }
             qp.post_send(send)?;
-            // The loop saw room for it.
-            let _ = post.in_flight.push(transmit.tag);
+            let _ = post.in_flight.push(InFlight::Message(transmit.tag));
+            match transmit.header.mid() {
+                mid::SRC_AVAIL => self.count(Counter::SrcAvails, 1),
+                mid::SINK_AVAIL => self.count(Counter::SinkAvails, 1),
+                mid::SEND_SM => self.count(Counter::Declined, 1),
+                _ => {}
+            }
         }
         Ok(())
+    }
+
+    /// Ends the keys of buffers that the protocol has finished with.
+    fn settle(&self) {
+        let mut guard = self.post.lock();
+        let post = &mut *guard;
+        loop {
+            let Some(finished) = self.flow.lock().machine.finished() else {
+                return;
+            };
+            let Some(buffer) = post.buffers.outgoing(finished.id) else {
+                continue;
+            };
+            buffer.stage = Stage::Ending;
+            buffer.bytes = finished.bytes;
+            // Where it cannot be posted, the QP's end is the key's.
+            let ending = post
+                .qp
+                .as_ref()
+                .map(|qp| qp.post_invalidate(&buffer.memory));
+            if let Some(Ok(())) = ending {
+                let _ = post.in_flight.push(InFlight::EndSend(finished.id));
+            }
+        }
     }
 
     fn dispatch(&self, events: Events) {
@@ -377,6 +465,9 @@ impl Conn {
             return;
         }
         let sk = &*self.sk;
+        if events.contains(Events::FINISHED) {
+            self.settle();
+        }
         if events.contains(Events::DISCONNECT) {
             self.set_link(Link::Drop);
         }
@@ -422,15 +513,22 @@ impl Conn {
         self.sk.fail(errno);
     }
 
+    /// Bytes that were copied from the user and have not reached the peer.
+    pub(super) fn copied(&self) -> usize {
+        self.look(|m| m.unsent().saturating_add(m.in_flight()))
+    }
+
     /// Bytes that were written and have not reached the peer.
     pub(super) fn queued(&self) -> usize {
-        self.look(|m| m.unsent().saturating_add(m.in_flight()))
+        let buffered = self.look(Machine::buffered);
+        let buffered = usize::try_from(buffered).unwrap_or(usize::MAX);
+        self.copied().saturating_add(buffered)
     }
 
     /// Whether writers are woken: as with TCP, once a third of the send buffer is free.
     pub(super) fn writable(&self, sk: &Socket) -> bool {
         let third = sk.send_buffer() / 3;
-        self.queued() <= sk.send_buffer().saturating_sub(third)
+        self.copied() <= sk.send_buffer().saturating_sub(third) && self.has_buffer_place()
     }
 
     /// Whether the connection takes no more of the user's bytes, for whatever reason.
@@ -472,8 +570,10 @@ impl Conn {
         }
     }
 
-    /// The socket's work: takes in what the device told, and sends what was held back too long.
+    /// The socket's work: takes in what the device told, lets buffers go, and sends what was held
+    /// back too long.
     pub(super) fn work(&self) {
+        self.collect();
         if self.came_early.load(Relaxed) && self.side == Side::Accepting && !self.is_ready() {
             if let Some(qp) = self.qp() {
                 // If the CM cannot take it now, the RTU or the next message says it again.
@@ -501,9 +601,12 @@ impl Conn {
         Some(post.qp.as_ref()?.device().clone())
     }
 
-    /// Moves the payload that came to the reader's own queue.
-    pub(super) fn take_unread(&self, to: &mut Ring<Unread>) {
-        to.append(&mut self.flow.lock().rx);
+    /// Moves the payload that came to the reader's own queue, and gives the peer's memory that is
+    /// to be fetched before anything that came behind it.
+    pub(super) fn take_unread(&self, to: &mut Ring<Unread>) -> Option<Readable> {
+        let mut flow = self.flow.lock();
+        to.append(&mut flow.rx);
+        flow.machine.readable()
     }
 
     /// Whether the peer may be out of credit, with so many buffers in the reader's own queue: then
@@ -511,6 +614,17 @@ impl Conn {
     pub(super) fn is_starved(&self, taken: usize) -> bool {
         let waiting = self.flow.lock().rx.len();
         waiting.saturating_add(taken).saturating_add(3) >= self.depth()
+    }
+
+    /// The peer's memory that is to be fetched before anything that came behind it.
+    pub(super) fn readable(&self) -> Option<Readable> {
+        self.look(Machine::readable)
+    }
+
+    /// Bytes of the peer's memory that can be fetched now.
+    pub(super) fn advertised(&self) -> usize {
+        // CAST: `usize` has at least 32 bits.
+        self.readable().map_or(0, |next| next.region.len as usize)
     }
 
     /// Payload bytes that no reader took over yet.
@@ -624,8 +738,13 @@ impl Conn {
         let qp = self.post.lock().qp.take();
         // The completions that this flushes take in what came before the end.
         drop(qp);
-        let tx = core::mem::replace(&mut self.post.lock().tx, Ring::empty());
+        let tx = {
+            let mut post = self.post.lock();
+            post.buffers.end();
+            core::mem::replace(&mut post.tx, Ring::empty())
+        };
         drop(tx);
+        self.collect();
         let events = {
             let mut flow = self.flow.lock();
             flow.rx.iter_mut().for_each(Unread::detach);
@@ -637,10 +756,10 @@ impl Conn {
         // Where both ends had closed, nothing changes for the user.
         if events.contains(Events::ABORTED) {
             self.dispatch(events);
-        } else if self.queued() > 0 {
-            // A close that lingers waits for bytes which the peer had no use for.
-            self.sk.state_change();
         }
+        // A close that lingers waits for bytes which the peer had no use for, and a call for its
+        // buffers.
+        self.sk.wake_all();
     }
 }
 
@@ -675,18 +794,33 @@ fn take_payload(tx: &mut Ring<Sge>, len: u32) -> Result<Payload> {
         }
         .ok_or(EPIPE)?;
         rest = rest.saturating_sub(piece.len());
-        payload.push(piece).map_err(|_| EMSGSIZE)?;
+        payload.push(Piece::Copied(piece)).map_err(|_| EMSGSIZE)?;
     }
     Ok(payload)
 }
 
 impl Completions for Arc<Conn> {
     fn sent(&self, result: Result<(), WcStatus>) {
-        let tag = self.post.lock().in_flight.pop();
-        match (result, tag) {
-            (Ok(()), Some(tag)) => self.with(|m| m.sent(tag)),
-            (Ok(()), None) => {}
-            (Err(status), _) => self.failed(status),
+        let (request, read) = {
+            let mut post = self.post.lock();
+            let request = post.in_flight.pop();
+            let read = match request {
+                Some(InFlight::Read) => self.read_over(&mut post, result.is_ok()),
+                _ => false,
+            };
+            (request, read)
+        };
+        match (request, &result) {
+            (Some(InFlight::Message(tag)), Ok(())) => self.with(|m| m.sent(tag)),
+            (Some(InFlight::EndSend(id)), _) => self.send_ended(id),
+            (Some(InFlight::EndRead), _) => self.read_ended(),
+            _ => {}
+        }
+        if read {
+            self.kick();
+        }
+        if let Err(status) = result {
+            self.failed(status);
         }
     }
 
@@ -724,6 +858,229 @@ impl Completions for Arc<Conn> {
     }
 }
 
+/// The callers' buffers.
+impl Conn {
+    /// Whether buffers can be sent and read at all.
+    pub(super) fn max_buffer_pages(&self) -> usize {
+        let post = self.post.lock();
+        let enough = |qp: &Arc<Pair>| qp.caps().send_wr > 2 * BUFFER_SLOTS;
+        let qp = post.qp.as_ref().filter(|qp| enough(qp));
+        qp.map_or(0, |qp| qp.device().max_mr_pages())
+    }
+
+    /// Whether another buffer can be sent.
+    pub(super) fn has_buffer_place(&self) -> bool {
+        self.post.lock().buffers.has_place()
+    }
+
+    /// Has all of `memory`, registered for the peer to read, sent behind what was written. It is let go
+    /// by [`Self::collect`]. Gives it back where it cannot be taken now.
+    pub(super) fn send_memory(&self, memory: Arc<Memory>, owner: Owner) -> Result<(), Arc<Memory>> {
+        let pages = memory.page_count() as u64;
+        let posted = {
+            let mut guard = self.post.lock();
+            let post = &mut *guard;
+            let Some(qp) = post.qp.as_ref().filter(|_| post.buffers.has_place()) else {
+                return Err(memory);
+            };
+            let Some(id) = self.flow.lock().machine.send_buffer(region(&memory)) else {
+                return Err(memory);
+            };
+            // No message goes before it: the lock is held.
+            let posted = qp.post_register(&memory);
+            if posted.is_ok() {
+                let _ = post.in_flight.push(InFlight::Step);
+            }
+            // There is a place for it.
+            let _ = post.buffers.send(Outgoing {
+                id,
+                memory,
+                stage: Stage::Busy,
+                owner,
+                pushed: 0,
+                bytes: 0,
+            });
+            posted
+        };
+        self.added(pages, posted);
+        Ok(())
+    }
+
+    /// A buffer was added; if it could not be registered the connection is of no use.
+    fn added(&self, pages: u64, posted: Result) {
+        self.count(Counter::PagesPinned, pages);
+        self.count(Counter::MrsRegistered, 1);
+        match posted {
+            Ok(()) => self.kick(),
+            Err(e) => self.broken(e),
+        }
+    }
+
+    /// Lets the buffers go that are over. Sleeps; any task.
+    pub(super) fn collect(&self) {
+        loop {
+            let Some(sent) = self.post.lock().buffers.take_sent() else {
+                return;
+            };
+            let read = u64::from(sent.bytes).saturating_sub(sent.pushed);
+            self.count(Counter::SentRead, read);
+            self.let_go(sent.memory);
+            // The notice, if there is one, goes with the rest, after the pages.
+        }
+    }
+
+    /// Lets one buffer's memory go. Sleeps.
+    fn let_go(&self, memory: Arc<Memory>) {
+        self.count(Counter::PagesUnpinned, memory.page_count() as u64);
+        self.count(Counter::MrsInvalidated, 1);
+        drop(memory);
+    }
+
+    /// A call begins that will wait for its buffers, of which it has none yet. Calls take turns.
+    pub(super) fn begin_call(&self) {
+        self.post.lock().buffers.call = Call::default();
+    }
+
+    /// How far the buffers of the call are, after those that are over were let go. Sleeps.
+    pub(super) fn call(&self) -> Call {
+        self.collect();
+        self.post.lock().buffers.call
+    }
+
+    /// Fills `memory` with what the peer advertises behind the first `after` bytes of payload. Gives it
+    /// back where that is nothing, or there is no place, now.
+    ///
+    /// [`Self::take_read`] lets it go.
+    pub(super) fn read_memory(&self, memory: Arc<Memory>, after: u64) -> Result<(), Arc<Memory>> {
+        let pages = memory.page_count() as u64;
+        let posted = {
+            let mut guard = self.post.lock();
+            let post = &mut *guard;
+            let Some(qp) = post.qp.as_ref().filter(|_| post.buffers.has_read_place()) else {
+                return Err(memory);
+            };
+            let len = u32::try_from(memory.len()).unwrap_or(u32::MAX);
+            let from = {
+                let machine = &mut self.flow.lock().machine;
+                // What was fetched meanwhile may have been followed by bytes that come before.
+                match machine.readable() {
+                    Some(next) if next.after == after => machine.start_read(len),
+                    _ => None,
+                }
+            };
+            let Some(from) = from else {
+                return Err(memory);
+            };
+            let posted = qp.post_register(&memory).and_then(|()| {
+                let _ = post.in_flight.push(InFlight::Step);
+                // The peer may advertise less by now.
+                qp.post_read(&memory, from.len as usize, remote(from))
+            });
+            if posted.is_ok() {
+                let _ = post.in_flight.push(InFlight::Read);
+            }
+            // There is a place for it.
+            let _ = post.buffers.read(Incoming {
+                memory,
+                stage: Stage::Busy,
+                bytes: from.len,
+            });
+            posted
+        };
+        self.added(pages, posted);
+        Ok(())
+    }
+
+    /// Whether another read can be started.
+    pub(super) fn has_read_place(&self) -> bool {
+        self.post.lock().buffers.has_read_place()
+    }
+
+    /// Whether reads are in flight, or wait to be taken out.
+    pub(super) fn is_reading(&self) -> bool {
+        self.post.lock().buffers.is_reading()
+    }
+
+    /// Whether the oldest read is over, or there is none.
+    pub(super) fn is_read_over(&self) -> bool {
+        self.post.lock().buffers.is_read_over()
+    }
+
+    /// Lets the memory of the oldest read go, once it is over, and gives the bytes that were asked for
+    /// and those that came. Sleeps.
+    pub(super) fn take_read(&self) -> Option<(usize, usize)> {
+        let read = self.post.lock().buffers.take_read()?;
+        self.count(Counter::RecvRead, read.bytes.into());
+        let asked = read.memory.len();
+        self.let_go(read.memory);
+        Some((asked, read.bytes as usize))
+    }
+
+    /// An RDMA Read completed: its key ends.
+    fn read_over(&self, post: &mut Post, ok: bool) -> bool {
+        let Some(buffer) = post.buffers.incoming(Stage::Busy) else {
+            return false;
+        };
+        buffer.stage = Stage::Ending;
+        if ok {
+            self.flow.lock().machine.read_done(buffer.bytes);
+        } else {
+            buffer.bytes = 0;
+        }
+        let ending = post
+            .qp
+            .as_ref()
+            .map(|qp| qp.post_invalidate(&buffer.memory));
+        if let Some(Ok(())) = ending {
+            let _ = post.in_flight.push(InFlight::EndRead);
+        }
+        ok
+    }
+
+    /// The key of a buffer that was sent has ended.
+    fn send_ended(&self, id: BufferId) {
+        let is_call = {
+            let mut post = self.post.lock();
+            let Some(buffer) = post.buffers.outgoing(id) else {
+                return;
+            };
+            buffer.stage = Stage::Over;
+            buffer.owner.is_call()
+        };
+        if is_call {
+            self.sk.wake_all();
+        } else {
+            self.sk.queue_work();
+        }
+    }
+
+    /// The key of the oldest buffer that was read has ended.
+    fn read_ended(&self) {
+        if let Some(buffer) = self.post.lock().buffers.incoming(Stage::Ending) {
+            buffer.stage = Stage::Over;
+        }
+        self.sk.wake_all();
+    }
+}
+
+/// Memory as the protocol names it.
+fn region(memory: &Memory) -> Region {
+    let remote = memory.remote();
+    Region {
+        len: u32::try_from(memory.len()).unwrap_or(0),
+        rkey: remote.key,
+        va: remote.addr,
+    }
+}
+
+/// The peer's memory as the fabric names it.
+fn remote(region: Region) -> Remote {
+    Remote {
+        addr: region.va,
+        key: region.rkey,
+    }
+}
+
 impl Conn {
     /// Leaves a note to the socket's work. Any context: that of a device's event may have interrupts
     /// off, where none of the locks can be taken, and in softirq none of the CM's can.
@@ -737,7 +1094,7 @@ impl Conn {
             // Somebody took the QP down. If that was not us then the CM may never tell of it: rxe
             // fails a QP so when the interface below it refuses a packet.
             WcStatus::WrFlush => {
-                if self.link() == Link::Up {
+                if self.look(|m| m.state() != State::Closed) {
                     self.broken(ECONNRESET);
                 }
             }

@@ -236,14 +236,20 @@ fn failed_after_accept(sk: &Socket, s: &mut SockGuard<'_, Sdp>) {
 }
 
 impl Locked {
+    /// Hands the machine of `conn` the options that it goes by.
+    pub(super) fn tell(&self, conn: &Conn) {
+        conn.with(|m| {
+            m.set_nodelay(self.nodelay);
+            m.set_cork(self.cork);
+            m.set_zero_copy(self.zcopy_threshold > 0);
+        });
+    }
+
     /// Makes what the user side of `conn` needs, and hands it what was set before it was there.
     pub(super) fn prepare(&mut self, conn: &Conn) -> Result {
         self.rx = Ring::new(conn.depth())?;
-        let (nodelay, cork) = (self.nodelay, self.cork);
-        conn.with(|m| {
-            m.set_nodelay(nodelay);
-            m.set_cork(cork);
-        });
+        self.consumed = 0;
+        self.tell(conn);
         Ok(())
     }
 }

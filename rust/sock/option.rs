@@ -14,7 +14,6 @@ use crate::{
         TCP_CORK,
         TCP_NODELAY, //
     },
-    proto::Machine,
     sock::{
         recv,
         settings,
@@ -45,10 +44,7 @@ pub(super) fn set(sk: &Socket, level: c_int, name: c_int, value: c_int) -> Resul
         _ => return Err(ENOPROTOOPT),
     }
     if let Some(conn) = &s.conn {
-        conn.with(|m: &mut Machine| {
-            m.set_nodelay(s.nodelay);
-            m.set_cork(s.cork);
-        });
+        s.tell(conn);
     }
     Ok(())
 }
@@ -77,10 +73,10 @@ pub(super) fn get(sk: &Socket, level: c_int, name: c_int, to: OptionRoom) -> Res
 
 /// `ioctl(2)`: the bytes that can be read, or that have not reached the peer.
 pub(super) fn ioctl(sk: &Socket, cmd: u32) -> Result<c_int> {
-    let s = sk.lock();
+    let mut s = sk.lock();
     let bytes = match cmd {
         SIOCINQ | SIOCOUTQ if matches!(s.state, State::Listening(_)) => return Err(EINVAL),
-        SIOCINQ => recv::unread(&s),
+        SIOCINQ => recv::unread(&mut s),
         SIOCOUTQ => s.conn.as_ref().map_or(0, |conn| conn.queued()),
         _ => return Err(ENOIOCTLCMD),
     };

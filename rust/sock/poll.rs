@@ -18,7 +18,10 @@ const RDHUP: u32 = 0x2000;
 
 /// The events that are now, as TCP has them in the same state.
 pub(super) fn poll(sk: &Socket) -> u32 {
-    let s = sk.lock();
+    let mut s = sk.lock();
+    let unread = recv::unread(&mut s);
+    // A call that sends is in the way of others.
+    let may_send = s.send_turn.is_free();
     let mut events = if sk.has_error() || sk.has_notices() {
         ERR
     } else {
@@ -39,11 +42,10 @@ pub(super) fn poll(sk: &Socket) -> u32 {
             }
             if recv_closed {
                 events |= IN | RDNORM | RDHUP;
-            } else if recv::unread(&s) >= sk.recv_target(false, usize::MAX) || recv::is_starved(&s)
-            {
+            } else if unread >= sk.recv_target(false, usize::MAX) || recv::is_starved(&s) {
                 events |= IN | RDNORM;
             }
-            if send_closed || conn.writable(sk) {
+            if send_closed || (may_send && conn.writable(sk)) {
                 events |= OUT | WRNORM;
             }
         }

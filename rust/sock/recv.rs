@@ -1,29 +1,58 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! recvmsg: by copy out of received messages.
+//! recvmsg: by copy out of received messages, or by fetching what the peer advertises straight into
+//! the caller's pages.
+//!
+//! What is advertised has its place in the stream: bytes that came behind it wait until it was
+//! fetched, or was declined and came by messages after all.
 
 use crate::{
+    mm::pages::{
+        self,
+        Account,
+        Pages, //
+    },
     net::{
         msg::{
             flags,
             RecvMsg, //
         },
-        sock::Woken, //
+        sock::{
+            SockGuard,
+            Timeout,
+            Woken, //
+        },
+    },
+    proto::{
+        Machine,
+        Readable, //
+    },
+    rdma::mr::{
+        Access,
+        Memory, //
     },
     sock::{
         conn::Conn,
+        stats::Counter,
         Locked,
+        Sdp,
         Socket,
         State, //
     },
 };
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+/// The most bytes that one RDMA Read fetches.
+const FETCH_MAX: usize = 1 << 30;
 
 /// `recvmsg(2)`.
 ///
 /// Gives what there is, once it is as much as `SO_RCVLOWAT` or `MSG_WAITALL` ask for, or no more
 /// can come.
-pub(super) fn recvmsg(sk: &Socket, mut msg: RecvMsg<'_>) -> Result<usize> {
+pub(super) fn recvmsg(sk: &Socket, msg: RecvMsg<'_>) -> Result<usize> {
     if msg.flags & flags::ERRQUEUE != 0 {
         return sk.recv_errqueue(msg);
     }
@@ -46,60 +75,201 @@ pub(super) fn recvmsg(sk: &Socket, mut msg: RecvMsg<'_>) -> Result<usize> {
             return Err(ENOTCONN);
         }
     };
+    let mut call = Receiving {
+        sk,
+        s: &mut s,
+        conn: &conn,
+        msg,
+        timeout,
+        target,
+        copied: 0,
+        peeked: 0,
+    };
+    match call.run() {
+        Err(e) if call.copied == 0 => Err(e),
+        _ => Ok(call.copied),
+    }
+}
 
-    let peek = msg.flags & flags::PEEK != 0;
-    let mut copied: usize = 0;
-    // What a peek has looked at already.
-    let mut peeked: usize = 0;
-    let end = loop {
-        if !s.has(&conn) {
-            // Another thread undid the connection.
-            break Err(ENOTCONN);
-        }
-        conn.take_unread(&mut s.rx);
-        let (n, whole) = if peek {
-            let n = look(&s, &mut msg, peeked);
-            peeked = peeked.saturating_add(n.0);
-            n
-        } else {
-            take(&mut s, &conn, &mut msg)
-        };
-        copied = copied.saturating_add(n);
-        if !whole {
-            break Err(EFAULT);
-        }
-        if msg.data.is_empty() || copied >= target || (peek && is_starved(&s)) {
-            break Ok(());
-        }
-        // Everything that came before an end was read above, unless it came just now.
-        if s.recv_shut || conn.recv_closed() {
-            if conn.unread() > 0 {
+/// A call that receives.
+struct Receiving<'a, 'g, 'm> {
+    sk: &'a Socket,
+    s: &'a mut SockGuard<'g, Sdp>,
+    conn: &'a Arc<Conn>,
+    msg: RecvMsg<'m>,
+    timeout: Timeout,
+    /// Bytes that it waits for.
+    target: usize,
+    /// Bytes that it gives.
+    copied: usize,
+    /// What a peek has looked at already.
+    peeked: usize,
+}
+
+impl Receiving<'_, '_, '_> {
+    fn run(&mut self) -> Result {
+        let (sk, conn) = (self.sk, self.conn);
+        let peek = self.msg.flags & flags::PEEK != 0;
+        loop {
+            if !self.s.has(conn) {
+                // Another thread undid the connection.
+                return Err(ENOTCONN);
+            }
+            let next = conn.take_unread(&mut self.s.rx);
+            let (n, whole) = if peek {
+                let (n, whole) = look(self.s, &mut self.msg, self.peeked, next);
+                self.peeked = self.peeked.saturating_add(n);
+                (n, whole)
+            } else {
+                take(self.s, conn, &mut self.msg, next)
+            };
+            self.copied = self.copied.saturating_add(n);
+            if !whole {
+                return Err(EFAULT);
+            }
+            // What stands before it was read, or looked at.
+            let is_next = next.is_some_and(|next| before(self.s, next) <= self.peeked);
+            if is_next && !self.msg.data.is_empty() && self.s.advertised() > 0 && self.fetch()? {
                 continue;
             }
-            if !s.recv_shut && !conn.look(|m| m.peer_closed()) && copied == 0 {
-                sk.take_error()?;
+            if self.msg.data.is_empty()
+                || self.copied >= self.target
+                || (peek && is_starved(self.s))
+            {
+                return Ok(());
             }
-            break Ok(());
-        }
-        let woken = s.wait(&mut timeout, |s| {
-            !s.has(&conn)
-                || unread(s) > peeked
-                || s.recv_shut
-                || conn.recv_closed()
-                || sk.has_error()
-        });
-        match woken {
-            Ok(()) if sk.has_error() && !conn.recv_closed() => {
-                break if copied == 0 { sk.take_error() } else { Ok(()) };
+            // Everything that came before an end was read above, unless it came just now.
+            if self.s.recv_shut || conn.recv_closed() {
+                if conn.unread() > 0 {
+                    continue;
+                }
+                if !self.s.recv_shut && !conn.look(|m| m.peer_closed()) && self.copied == 0 {
+                    sk.take_error()?;
+                }
+                return Ok(());
             }
-            Ok(()) => {}
-            Err(Woken::TimedOut) => break Err(EAGAIN),
-            Err(Woken::Signal) => break Err(timeout.interrupted()),
+            let peeked = self.peeked;
+            let woken = self.s.wait(&mut self.timeout, |s| {
+                !s.has(conn)
+                    || unread(s) > peeked
+                    || s.recv_shut
+                    || conn.recv_closed()
+                    || sk.has_error()
+            });
+            match woken {
+                Ok(()) if sk.has_error() && !conn.recv_closed() => {
+                    return if self.copied == 0 {
+                        sk.take_error()
+                    } else {
+                        Ok(())
+                    };
+                }
+                Ok(()) => {}
+                Err(Woken::TimedOut) => return Err(EAGAIN),
+                Err(Woken::Signal) => return Err(self.timeout.interrupted()),
+            }
         }
-    };
-    match end {
-        Err(e) if copied == 0 => Err(e),
-        _ => Ok(copied),
+    }
+
+    /// Fetches what the peer advertises, or declines it; whether something was fetched.
+    fn fetch(&mut self) -> Result<bool> {
+        let advertised = self.s.advertised();
+        let room = pages::dest_extent(self.msg.data).min(advertised);
+        // CAST: `usize` has at least 32 bits.
+        let threshold = self.s.zcopy_threshold as usize;
+        let wanted = threshold > 0
+            && (room >= threshold || room == advertised)
+            && self.msg.flags & (flags::PEEK | flags::TRUNC) == 0
+            && !self.timeout.is_zero();
+        if !wanted {
+            self.conn.with(Machine::decline);
+            return Ok(false);
+        }
+        self.s.recv_turn.take();
+        let result = self.start().and_then(|()| self.finish());
+        if self.s.recv_turn.end() {
+            self.sk.data_ready();
+        }
+        result
+    }
+
+    /// Starts as many reads as there is memory and place for, or declines what is advertised.
+    fn start(&mut self) -> Result {
+        let (conn, after) = (self.conn, self.s.consumed);
+        loop {
+            let next = conn.readable().filter(|next| next.after == after);
+            // CAST: `usize` has at least 32 bits.
+            let advertised = next.map_or(0, |next| next.region.len as usize);
+            if advertised == 0 || self.msg.data.is_empty() || !conn.has_read_place() {
+                return Ok(());
+            }
+            let Some(device) = conn.device() else {
+                return Ok(());
+            };
+            let before = self.msg.data.len();
+            let max = advertised.min(FETCH_MAX);
+            let max_pages = conn.max_buffer_pages();
+            let memory = Pages::of_dest(self.msg.data, max, max_pages, Account::Task)
+                .map_err(|e| match e {
+                    e if e == ENOBUFS => (Counter::NoMemlock, e),
+                    e => (Counter::NoPages, e),
+                })
+                .and_then(|pages| {
+                    Memory::new(&device, pages, Access::ReadSink).map_err(|e| (Counter::NoMr, e))
+                });
+            let taken = before.saturating_sub(self.msg.data.len());
+            let refused = match memory {
+                Ok(memory) => match conn.read_memory(memory, after) {
+                    Ok(()) => continue,
+                    // The peer took it back meanwhile.
+                    Err(memory) => {
+                        drop(memory);
+                        None
+                    }
+                },
+                Err(refused) => Some(refused),
+            };
+            self.msg.take_back(taken);
+            match refused {
+                _ if conn.is_reading() => return Ok(()),
+                Some((_, e)) if e == EFAULT => return Err(e),
+                Some((counter, _)) => {
+                    conn.count(counter, 1);
+                    conn.with(Machine::decline);
+                    return Ok(());
+                }
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Waits until all reads that were started are over: the caller's memory is the fabric's until then.
+    /// Whether they brought anything.
+    fn finish(&mut self) -> Result<bool> {
+        let conn = self.conn;
+        let (mut any, mut missing) = (false, 0usize);
+        while conn.is_reading() {
+            if let Some((asked, came)) = conn.take_read() {
+                if missing == 0 {
+                    self.copied = self.copied.saturating_add(came);
+                    any |= came > 0;
+                    missing = asked.saturating_sub(came);
+                } else {
+                    // What failed before it left a gap: the connection has failed.
+                    missing = missing.saturating_add(asked);
+                }
+                continue;
+            }
+            if !self
+                .s
+                .wait_killable(Timeout::FOREVER, |_| conn.is_read_over())
+            {
+                conn.broken(ECONNRESET);
+                self.s.wait_through(|_| conn.is_read_over());
+            }
+        }
+        self.msg.take_back(missing);
+        Ok(any)
     }
 }
 
@@ -110,46 +280,98 @@ pub(super) fn is_starved(s: &Locked) -> bool {
     s.conn.as_ref().is_some_and(|conn| conn.is_starved(taken))
 }
 
-/// Bytes that can be read without waiting.
-pub(super) fn unread(s: &Locked) -> usize {
+/// Bytes that can be read without waiting for the peer's program, or, where it looks so while
+/// another call fetches, once that is over.
+pub(super) fn unread(s: &mut Locked) -> usize {
     let taken = (0..s.rx.len())
         .filter_map(|at| s.rx.get(at))
         .fold(0usize, |sum, unread| {
             sum.saturating_add(unread.bytes().len())
         });
-    let waiting = s.conn.as_ref().map_or(0, |conn| conn.unread());
-    taken.saturating_add(waiting)
+    let Some(conn) = &s.conn else { return taken };
+    let came = taken.saturating_add(conn.unread());
+    // While another call fetches, what came behind has to wait for it.
+    match conn.readable() {
+        Some(next) => before(s, next).min(came).saturating_add(s.advertised()),
+        None => came,
+    }
 }
 
-/// Gives what there is, or drops it for `MSG_TRUNC`; and whether all that fits could be stored.
-fn take(s: &mut Locked, conn: &Conn, msg: &mut RecvMsg<'_>) -> (usize, bool) {
+impl Locked {
+    /// Bytes that the peer advertises next, unless another call is fetching them. A caller that
+    /// finds none because of that is woken.
+    fn advertised(&mut self) -> usize {
+        let advertised = self.conn.as_ref().map_or(0, |conn| conn.advertised());
+        if advertised > 0 && self.recv_turn.is_free() {
+            advertised
+        } else {
+            0
+        }
+    }
+}
+
+/// Bytes that stand before what the peer advertises and were not read.
+fn before(s: &Locked, next: Readable) -> usize {
+    usize::try_from(next.after.wrapping_sub(s.consumed)).unwrap_or(usize::MAX)
+}
+
+/// Gives what there is before `next`, or drops it for `MSG_TRUNC`; and whether all that fits could
+/// be stored.
+fn take(
+    s: &mut Locked,
+    conn: &Conn,
+    msg: &mut RecvMsg<'_>,
+    next: Option<Readable>,
+) -> (usize, bool) {
+    let mut left = next.map_or(usize::MAX, |next| before(s, next));
     let mut copied: usize = 0;
-    while !msg.data.is_empty() {
+    let mut whole = true;
+    while !msg.data.is_empty() && left > 0 && whole {
         let Some(front) = s.rx.front_mut() else { break };
         let bytes = front.bytes();
-        let wanted = bytes.len().min(msg.data.len());
+        let wanted = bytes.len().min(msg.data.len()).min(left);
         let n = if msg.flags & flags::TRUNC != 0 {
             msg.data.advance(wanted);
             wanted
         } else {
             msg.data.copy_to_iter(bytes.get(..wanted).unwrap_or(&[]))
         };
-        front.advance(n);
+        s.consume(conn, n);
+        left = left.saturating_sub(n);
         copied = copied.saturating_add(n);
+        whole = n == wanted;
+    }
+    conn.count(Counter::RecvCopied, copied as u64);
+    (copied, whole)
+}
+
+impl Locked {
+    /// Counts the first `n` bytes of the first message in the reader's queue as read.
+    pub(super) fn consume(&mut self, conn: &Conn, n: usize) {
+        self.consumed = self.consumed.wrapping_add(n as u64);
+        let Some(front) = self.rx.front_mut() else {
+            return;
+        };
+        front.advance(n);
         if front.bytes().is_empty() {
-            if let Some(read) = s.rx.pop() {
+            if let Some(read) = self.rx.pop() {
                 conn.finish(read);
             }
         }
-        if n < wanted {
-            return (copied, false);
-        }
     }
-    (copied, true)
 }
 
-/// Shows what there is behind the first `skip` bytes; and whether all that fits could be stored.
-fn look(s: &Locked, msg: &mut RecvMsg<'_>, mut skip: usize) -> (usize, bool) {
+/// Shows what there is behind the first `skip` bytes and before `next`; and whether all that fits
+/// could be stored.
+fn look(
+    s: &Locked,
+    msg: &mut RecvMsg<'_>,
+    mut skip: usize,
+    next: Option<Readable>,
+) -> (usize, bool) {
+    let mut left = next
+        .map_or(usize::MAX, |next| before(s, next))
+        .saturating_sub(skip);
     let mut copied: usize = 0;
     for at in 0..s.rx.len() {
         let Some(unread) = s.rx.get(at) else { break };
@@ -159,8 +381,9 @@ fn look(s: &Locked, msg: &mut RecvMsg<'_>, mut skip: usize) -> (usize, bool) {
             continue;
         };
         skip = 0;
-        let wanted = bytes.len().min(msg.data.len());
+        let wanted = bytes.len().min(msg.data.len()).min(left);
         let n = msg.data.copy_to_iter(bytes.get(..wanted).unwrap_or(&[]));
+        left = left.saturating_sub(n);
         copied = copied.saturating_add(n);
         if n < wanted {
             return (copied, false);

@@ -73,7 +73,7 @@ pub(super) fn release(sk: &Socket) {
 
 fn close(sk: &Socket, s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
     let linger = sk.linger();
-    let unread = !s.rx.is_empty() || conn.unread() > 0;
+    let unread = !s.rx.is_empty() || conn.unread() > 0 || conn.advertised() > 0;
     if unread || linger.is_some_and(|timeout| timeout.is_zero()) {
         conn.with(Machine::abort);
         return wait_for_fin(sk, s, conn);

@@ -1,8 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! sendmsg: by copy into chunks of the send stream.
+//! sendmsg: by copy into chunks of the send stream, or by lending the caller's pages to the peer.
+//!
+//! A call that is large enough lends: its pages are pinned and registered, and the peer fetches
+//! them. A blocking call waits for that, so that its memory is its own when it returns; what the
+//! peer does not fetch in time is taken back and copied. `MSG_ZEROCOPY` and the pages of splice
+//! are let go later, by the socket's work.
 
 use crate::{
+    mm::pages::{
+        self,
+        Account,
+        Pages, //
+    },
     net::{
         msg::{
             flags,
@@ -10,34 +20,61 @@ use crate::{
         },
         sock::{
             SockGuard,
+            Timeout,
             Woken, //
         },
+        zerocopy::Notice,
     },
     proto::Machine,
-    rdma::buf::SendBuf,
+    rdma::{
+        buf::SendBuf,
+        mr::{
+            Access,
+            Memory, //
+        }, //
+    },
     sock::{
         conn::{
             Conn,
             SEND_ORDER, //
         },
+        stats::Counter,
+        zcopy::Owner,
         Sdp,
         Socket,
         State, //
     },
 };
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+/// How long the peer may make no progress with what is lent to it, in milliseconds, before the
+/// rest is copied.
+const PATIENCE_MS: u32 = 1000;
+
+/// How long the peer may take to let go what is taken back, in milliseconds. It answers without
+/// its user, once the RDMA Reads that it has in flight are over.
+pub(super) const RETURN_MS: u32 = 10_000;
+
+/// The most bytes that are lent as one buffer.
+const LEND_MAX: usize = 1 << 30;
 
 /// `sendmsg(2)`.
 ///
-/// Takes bytes as long as `SO_SNDBUF` has room. The caller raises SIGPIPE where the error asks
-/// for it.
-pub(super) fn sendmsg(sk: &Socket, mut msg: SendMsg<'_>) -> Result<usize> {
+/// Takes bytes as long as `SO_SNDBUF` has room, or lends them. The caller raises SIGPIPE where the
+/// error asks for it.
+pub(super) fn sendmsg(sk: &Socket, msg: SendMsg<'_>) -> Result<usize> {
     if msg.flags & flags::OOB != 0 || msg.has_control {
         return Err(EOPNOTSUPP);
     }
     let mut timeout = sk.send_timeout(msg.nonblock());
     let mut s = sk.lock();
-    match s.wait(&mut timeout, |s| !matches!(s.state, State::Connecting)) {
+    let turn = s.wait(&mut timeout, |s| {
+        !matches!(s.state, State::Connecting) && s.send_turn.is_free()
+    });
+    match turn {
         Ok(()) => {}
         Err(Woken::TimedOut) => return Err(EAGAIN),
         Err(Woken::Signal) => return Err(timeout.interrupted()),
@@ -46,61 +83,290 @@ pub(super) fn sendmsg(sk: &Socket, mut msg: SendMsg<'_>) -> Result<usize> {
         (State::Connected, Some(conn)) => conn.clone(),
         _ => return Err(EPIPE),
     };
-
-    let mut copied: usize = 0;
-    let result = loop {
-        if !s.has(&conn) || sk.has_error() || conn.send_closed() {
-            break Err(EPIPE);
-        }
-        if msg.data.is_empty() {
-            break Ok(());
-        }
-        let room = sk.send_buffer().saturating_sub(conn.queued());
-        if room > 0 && conn.has_place() {
-            match copy(&mut s, &conn, &mut msg, room) {
-                Ok(n) => copied = copied.saturating_add(n),
-                Err(e) => break Err(e),
-            }
-            continue;
-        }
-        // Who waits has no more to add.
-        conn.with(Machine::push);
-        let woken = s.wait(&mut timeout, |_| {
-            sk.has_error() || conn.send_closed() || (conn.writable(sk) && conn.has_place())
-        });
-        match woken {
-            Ok(()) => {}
-            Err(Woken::TimedOut) => break Err(EAGAIN),
-            Err(Woken::Signal) => break Err(timeout.interrupted()),
-        }
-    };
-
-    if msg.flags & flags::MORE == 0 {
-        conn.with(Machine::push);
+    s.send_turn.take();
+    let mut call = Sending::new(sk, &mut s, &conn, msg, timeout);
+    let result = call.run();
+    if s.send_turn.end() {
+        sk.write_space();
     }
-    conn.arm_held();
-    match result {
-        Err(e) if copied == 0 => Err(e),
-        _ => Ok(copied),
-    }
+    result
 }
 
-/// Copies at most `room` bytes, and what one chunk holds, to the send stream.
-fn copy(
-    s: &mut SockGuard<'_, Sdp>,
-    conn: &Conn,
-    msg: &mut SendMsg<'_>,
-    room: usize,
-) -> Result<usize> {
-    let mut chunk = match s.tx.take() {
-        Some(chunk) if chunk.room() > 0 => chunk,
-        _ => SendBuf::new(&conn.device().ok_or(EPIPE)?, SEND_ORDER)?,
-    };
-    let piece = chunk.append_iter(msg.data, room);
-    s.tx = Some(chunk);
-    let piece = piece.ok_or(EFAULT)?;
-    let len = piece.len();
-    // The caller saw a place for it, and adds alone.
-    conn.write(piece).map_err(|_| ENOBUFS)?;
-    Ok(len)
+/// Whether, and to whose account, a call lends its memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lending {
+    /// Not at all.
+    No,
+    /// Until it returns.
+    Call,
+    /// Until its notice is given, or, for pages of the kernel, until the peer has them.
+    Beyond,
+}
+
+/// A call that has the turn to send.
+struct Sending<'a, 'g, 'm> {
+    sk: &'a Socket,
+    s: &'a mut SockGuard<'g, Sdp>,
+    conn: &'a Arc<Conn>,
+    msg: SendMsg<'m>,
+    timeout: Timeout,
+    lending: Lending,
+    /// The least piece that is lent.
+    least: usize,
+    /// Bytes that were copied, or of which the peer has what it will get.
+    sent: usize,
+    /// Bytes that are lent until the call returns.
+    lent: usize,
+    notice: Option<Notice>,
+}
+
+impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
+    fn new(
+        sk: &'a Socket,
+        s: &'a mut SockGuard<'g, Sdp>,
+        conn: &'a Arc<Conn>,
+        msg: SendMsg<'m>,
+        timeout: Timeout,
+    ) -> Self {
+        // CAST: `usize` has at least 32 bits.
+        let threshold = s.zcopy_threshold as usize;
+        let beyond = msg.flags & (flags::SPLICE_PAGES | flags::ZEROCOPY) != 0;
+        let lending = match threshold {
+            0 => Lending::No,
+            _ if beyond => Lending::Beyond,
+            _ if timeout.is_zero() => Lending::No,
+            _ => Lending::Call,
+        };
+        // A pipe gives its pages in small numbers, and they need no pinning.
+        let spliced = msg.flags & flags::SPLICE_PAGES != 0;
+        Self {
+            sk,
+            s,
+            conn,
+            msg,
+            timeout,
+            lending,
+            least: if spliced { threshold / 4 } else { threshold },
+            sent: 0,
+            lent: 0,
+            notice: None,
+        }
+    }
+
+    fn run(&mut self) -> Result<usize> {
+        self.conn.begin_call();
+        let result = self.send();
+        // Whatever happened, the memory of the caller is the caller's.
+        let returned = self.take_back();
+        if self.sent == 0 {
+            if let Some(notice) = self.notice.take() {
+                notice.abort();
+            }
+        }
+        if self.msg.flags & flags::MORE == 0 {
+            self.conn.with(Machine::push);
+        }
+        self.conn.arm_held();
+        match result.and(returned) {
+            Err(e) if self.sent == 0 => Err(e),
+            _ => Ok(self.sent),
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        !self.s.has(self.conn) || self.sk.has_error() || self.conn.send_closed()
+    }
+
+    fn send(&mut self) -> Result {
+        loop {
+            if self.is_closed() {
+                return Err(EPIPE);
+            }
+            if self.msg.data.is_empty() {
+                return Ok(());
+            }
+            if self.lends_next() {
+                if self.conn.has_buffer_place() {
+                    self.lend()?;
+                    continue;
+                }
+                if self.lent > 0 {
+                    self.take_back()?;
+                    continue;
+                }
+                self.wait(|_, conn| conn.has_buffer_place())?;
+                continue;
+            }
+            // What is copied must not come before what is lent, which may be taken back.
+            if self.lent > 0 {
+                self.take_back()?;
+                continue;
+            }
+            let room = self.sk.send_buffer().saturating_sub(self.conn.copied());
+            if room > 0 && self.conn.has_place() {
+                self.copy(room)?;
+                continue;
+            }
+            // Who waits has no more to add.
+            self.conn.with(Machine::push);
+            self.wait(|sk, conn| conn.writable(sk) && conn.has_place())?;
+        }
+    }
+
+    /// Waits until there is room, or the stream takes no more.
+    fn wait(&mut self, room: impl Fn(&Socket, &Conn) -> bool) -> Result {
+        if self.sent == 0 {
+            // Its number is the next call's, which may be another task's.
+            if let Some(notice) = self.notice.take() {
+                notice.abort();
+            }
+        }
+        let (sk, conn) = (self.sk, self.conn);
+        let woken = self.s.wait(&mut self.timeout, |_| {
+            sk.has_error() || conn.send_closed() || room(sk, conn)
+        });
+        self.woken(woken)
+    }
+
+    fn woken(&self, woken: Result<(), Woken>) -> Result {
+        woken.map_err(|woken| match woken {
+            Woken::TimedOut => EAGAIN,
+            Woken::Signal => self.timeout.interrupted(),
+        })
+    }
+
+    /// The notice of the call, which must not sleep without the lock before it has sent something.
+    fn notice(&mut self) -> Result<Option<Notice>> {
+        if self.notice.is_none() {
+            self.notice = self.msg.notice(self.s, self.msg.data.len())?;
+        }
+        Ok(self.notice.clone())
+    }
+
+    /// Copies at most `room` bytes, and what one chunk holds, to the send stream.
+    fn copy(&mut self, room: usize) -> Result {
+        if let Some(notice) = self.notice()? {
+            notice.copied();
+        }
+        let mut chunk = match self.s.tx.take() {
+            Some(chunk) if chunk.room() > 0 => chunk,
+            _ => SendBuf::new(&self.conn.device().ok_or(EPIPE)?, SEND_ORDER)?,
+        };
+        let piece = chunk.append_iter(self.msg.data, room);
+        self.s.tx = Some(chunk);
+        let piece = piece.ok_or(EFAULT)?;
+        let len = piece.len();
+        // The caller saw a place for it, and adds alone.
+        self.conn.write(piece).map_err(|_| ENOBUFS)?;
+        self.conn.count(Counter::SentCopied, len as u64);
+        self.sent = self.sent.saturating_add(len);
+        Ok(())
+    }
+
+    fn lends_next(&mut self) -> bool {
+        self.lending != Lending::No && pages::source_extent(self.msg.data) >= self.least
+    }
+
+    /// Lends what is next, or finds that the rest of the call cannot be lent.
+    fn lend(&mut self) -> Result {
+        let notice = self.notice()?;
+        if notice.is_none()
+            && self.lending == Lending::Beyond
+            && self.msg.flags & flags::SPLICE_PAGES == 0
+        {
+            // MSG_ZEROCOPY without SO_ZEROCOPY means nothing.
+            self.lending = if self.timeout.is_zero() {
+                Lending::No
+            } else {
+                Lending::Call
+            };
+            return Ok(());
+        }
+        let account = match notice {
+            Some(_) => Account::Paid,
+            None => Account::Task,
+        };
+        let device = self.conn.device().ok_or(EPIPE)?;
+        let before = self.msg.data.len();
+        let max_pages = self.conn.max_buffer_pages();
+        let memory = Pages::of_source(self.msg.data, LEND_MAX, max_pages, account)
+            .map_err(|e| match e {
+                e if e == ENOBUFS => Counter::NoMemlock,
+                _ => Counter::NoPages,
+            })
+            .and_then(|pages| {
+                Memory::new(&device, pages, Access::RemoteRead).map_err(|_| Counter::NoMr)
+            });
+        let taken = before.saturating_sub(self.msg.data.len());
+        let memory = match memory {
+            Ok(memory) => memory,
+            Err(counter) => {
+                self.msg.take_back(taken);
+                self.conn.count(counter, 1);
+                self.lending = Lending::No;
+                return Ok(());
+            }
+        };
+        let owner = match self.lending {
+            Lending::Beyond => Owner::Work(notice),
+            _ => Owner::Call,
+        };
+        let is_call = matches!(owner, Owner::Call);
+        if let Err(memory) = self.conn.send_memory(memory, owner) {
+            // The connection is about to end, which is seen next.
+            drop(memory);
+            self.msg.take_back(taken);
+            return if self.is_closed() { Ok(()) } else { Err(EPIPE) };
+        }
+        if is_call {
+            self.lent = self.lent.saturating_add(taken);
+        } else {
+            self.sent = self.sent.saturating_add(taken);
+        }
+        Ok(())
+    }
+
+    /// Waits until the caller has back what is lent: the peer has fetched it, or was asked to let it
+    /// go since it made no progress, or the caller waits no longer.
+    fn take_back(&mut self) -> Result {
+        if self.lent == 0 {
+            return Ok(());
+        }
+        let conn = self.conn;
+        let slice = Timeout::from_ms(PATIENCE_MS);
+        let woken = loop {
+            let before = conn.look(Machine::buffered);
+            let over = self
+                .s
+                .wait_slice(&mut self.timeout, slice, |_| conn.call().left == 0);
+            match over {
+                Ok(true) => break Ok(()),
+                Ok(false) if conn.look(Machine::buffered) < before => {}
+                Ok(false) => {
+                    conn.count(Counter::CancelsTimeout, 1);
+                    self.lending = Lending::No;
+                    break Ok(());
+                }
+                Err(woken) => {
+                    conn.count(Counter::CancelsSignal, 1);
+                    break Err(woken);
+                }
+            }
+        };
+        let call = conn.call();
+        if let Some(first) = call.first.filter(|_| call.left > 0) {
+            conn.with(|m| m.withdraw_send(first));
+            let limit = Timeout::from_ms(RETURN_MS);
+            if !self.s.wait_killable(limit, |_| conn.call().left == 0) {
+                conn.broken(ETIMEDOUT);
+                self.s.wait_through(|_| conn.call().left == 0);
+            }
+        }
+        let bytes = conn.call().bytes.min(self.lent);
+        self.msg.take_back(self.lent.saturating_sub(bytes));
+        self.sent = self.sent.saturating_add(bytes);
+        self.lent = 0;
+        conn.begin_call();
+        self.woken(woken)
+    }
 }

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Calls on one socket that have to come one after the other, although they sleep without its lock.
+
+/// Whether one of the calls is running; guarded by the socket lock.
+#[derive(Default)]
+pub(super) struct Turn {
+    taken: bool,
+    /// Somebody looked meanwhile, and is to be woken when the turn ends.
+    wanted: bool,
+}
+
+impl Turn {
+    /// Whether nobody has the turn. Who is told that somebody has is woken when that ends.
+    pub(super) fn is_free(&mut self) -> bool {
+        self.wanted |= self.taken;
+        !self.taken
+    }
+
+    /// Takes the turn, which is free.
+    pub(super) fn take(&mut self) {
+        self.taken = true;
+    }
+
+    /// Ends the turn; whether somebody is to be woken.
+    #[must_use]
+    pub(super) fn end(&mut self) -> bool {
+        let wanted = self.wanted;
+        *self = Self::default();
+        wanted
+    }
+}
