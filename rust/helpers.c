@@ -6,6 +6,7 @@
 
 #include <linux/proc_fs.h>
 #include <linux/sched/signal.h>
+#include <linux/splice.h>
 #include <linux/seq_file_net.h>
 #include <net/net_namespace.h>
 #include <net/netns/generic.h>
@@ -97,6 +98,35 @@ bool sdp_helper_skb_queue_empty_lockless(const struct sk_buff_head *list)
 void sdp_helper_net_zcopy_get(struct ubuf_info *uarg)
 {
 	net_zcopy_get(uarg);
+}
+
+void sdp_helper_get_page(struct page *page)
+{
+	get_page(page);
+}
+
+void sdp_helper_put_page(struct page *page)
+{
+	put_page(page);
+}
+
+bool sdp_helper_pipe_is_full(const struct pipe_inode_info *pipe)
+{
+	return pipe_is_full(pipe);
+}
+
+/* The reference of the page goes to the pipe, or with a failure. */
+ssize_t sdp_helper_add_to_pipe(struct pipe_inode_info *pipe, struct page *page,
+			       unsigned int offset, unsigned int len)
+{
+	struct pipe_buffer buf = {
+		.page = page,
+		.offset = offset,
+		.len = len,
+		.ops = &nosteal_pipe_buf_ops,
+	};
+
+	return add_to_pipe(pipe, &buf);
 }
 
 void *sdp_helper_net_generic(const struct net *net, unsigned int id)

@@ -9,6 +9,8 @@
 #define SDP_HELPERS_H
 
 /* net */
+#include <linux/mm.h>
+#include <linux/pipe_fs_i.h>
 #include <linux/poll.h>
 #include <linux/seq_file.h>
 #include <linux/skbuff.h>
@@ -36,6 +38,11 @@ int sdp_helper_sock_rcvlowat(const struct sock *sk, int waitall, int len);
 int sdp_helper_sock_intr_errno(long timeo);
 bool sdp_helper_skb_queue_empty_lockless(const struct sk_buff_head *list);
 void sdp_helper_net_zcopy_get(struct ubuf_info *uarg);
+void sdp_helper_get_page(struct page *page);
+void sdp_helper_put_page(struct page *page);
+bool sdp_helper_pipe_is_full(const struct pipe_inode_info *pipe);
+ssize_t sdp_helper_add_to_pipe(struct pipe_inode_info *pipe, struct page *page,
+			       unsigned int offset, unsigned int len);
 void *sdp_helper_net_generic(const struct net *net, unsigned int id);
 bool sdp_helper_proc_create_net_single(const char *name, struct net *net,
 				       int (*show)(struct seq_file *, void *));

@@ -8,6 +8,7 @@ pub(crate) mod namespace;
 pub(crate) mod ops;
 pub(crate) mod option;
 mod pernet;
+pub(crate) mod pipe;
 pub(crate) mod proc;
 pub(crate) mod sock;
 pub(crate) mod sockaddr;

@@ -24,6 +24,7 @@ mod ring;
 mod send;
 pub(crate) mod settings;
 mod shutdown;
+mod splice;
 pub(crate) mod stats;
 mod turn;
 mod zcopy;
@@ -44,6 +45,7 @@ use crate::{
             Protocol, //
         },
         option::OptionRoom,
+        pipe::Pipe,
         sock::Sock,
         sockaddr::{
             SockAddr,
@@ -274,6 +276,14 @@ impl Protocol for Sdp {
 
     fn recvmsg(sk: &Socket, msg: RecvMsg<'_>) -> Result<usize> {
         recv::recvmsg(sk, msg)
+    }
+
+    fn splice_read(sk: &Socket, pipe: &mut Pipe<'_>, len: usize, nonblock: bool) -> Result<usize> {
+        splice::splice_read(sk, pipe, len, nonblock)
+    }
+
+    fn splice_eof(sk: &Socket) {
+        splice::splice_eof(sk);
     }
 
     fn timer(sk: &Socket) {

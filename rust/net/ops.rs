@@ -12,6 +12,7 @@ use crate::{
         },
         namespace::Net,
         option::OptionRoom,
+        pipe::Pipe,
         sock::Sock,
         sockaddr::{
             to_sockaddr_in,
@@ -104,6 +105,18 @@ pub(crate) trait Protocol: Sized + Send + Sync + 'static {
     /// `recvmsg(2)`: how many bytes were given.
     fn recvmsg(sk: &Sock<Self>, msg: RecvMsg<'_>) -> Result<usize>;
 
+    /// `splice(2)` and `sendfile(2)` out of the socket: how many bytes the pipe was given, 0 at the end of
+    /// the stream. Bytes that the pipe did not take stay.
+    fn splice_read(
+        sk: &Sock<Self>,
+        pipe: &mut Pipe<'_>,
+        len: usize,
+        nonblock: bool,
+    ) -> Result<usize>;
+
+    /// What was spliced into the socket with more to come ended early: no more comes.
+    fn splice_eof(sk: &Sock<Self>);
+
     /// The timer ran out. Softirq: may not sleep.
     fn timer(sk: &Sock<Self>);
 
@@ -134,6 +147,8 @@ pub(super) const fn proto_ops<P: Protocol>(module: &'static ThisModule) -> bindi
         sendmsg: Some(sendmsg::<P>),
         recvmsg: Some(recvmsg::<P>),
         mmap: Some(bindings::sock_no_mmap),
+        splice_read: Some(splice_read::<P>),
+        splice_eof: Some(splice_eof::<P>),
         ..pin_init::zeroed()
     }
 }
@@ -401,4 +416,38 @@ unsafe extern "C" fn recvmsg<P: Protocol>(
         let n = unsafe { P::recvmsg(sk(sock), RecvMsg::from_ptr(msg, flags as u32)) }?;
         Ok(c_int::try_from(n).unwrap_or(c_int::MAX))
     })
+}
+
+/// # Safety
+///
+/// The socket layer calls it, as said above.
+unsafe extern "C" fn splice_read<P: Protocol>(
+    sock: *mut bindings::socket,
+    at: *mut bindings::loff_t,
+    pipe: *mut bindings::pipe_inode_info,
+    len: usize,
+    _flags: c_uint,
+) -> isize {
+    from_result(|| {
+        // SAFETY: As said above.
+        if unsafe { *at } != 0 {
+            return Err(ESPIPE);
+        }
+        // SAFETY: As said above; the call came by the socket's file. Its own flag alone tells whether to
+        // wait for data: that of the call is about the pipe.
+        let nonblock = unsafe { (*(*sock).file).f_flags } & bindings::O_NONBLOCK != 0;
+        // SAFETY: As said above; whoever calls keeps the pipe locked, or knows it alone.
+        let mut pipe = unsafe { Pipe::from_ptr(pipe) }?;
+        // SAFETY: As said above.
+        let n = P::splice_read(unsafe { sk(sock) }, &mut pipe, len, nonblock)?;
+        Ok(isize::try_from(n).unwrap_or(isize::MAX))
+    })
+}
+
+/// # Safety
+///
+/// The socket layer calls it, as said above.
+unsafe extern "C" fn splice_eof<P: Protocol>(sock: *mut bindings::socket) {
+    // SAFETY: As said above.
+    P::splice_eof(unsafe { sk(sock) });
 }

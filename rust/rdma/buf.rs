@@ -3,7 +3,10 @@
 //! Memory for sends and receives, mapped for a device.
 
 use super::device::Device;
-use crate::bindings;
+use crate::{
+    bindings,
+    net::pipe::Slice, //
+};
 use core::{
     mem::MaybeUninit,
     ops::Range,
@@ -27,7 +30,8 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// `page` heads `2^order` pages that only this value frees.
+/// `page` heads `2^order` pages, compound if there are more than one, of which one reference is this
+/// value's.
 struct Pages {
     page: NonNull<bindings::page>,
     order: u32,
@@ -63,7 +67,7 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants these pages are ours.
+        // SAFETY: By the type invariants the reference is ours.
         unsafe { bindings::__free_pages(self.page.as_ptr(), self.order) };
     }
 }
@@ -285,6 +289,18 @@ impl RecvBuf {
     /// It cannot be posted any more. May have to be called in process context: see [`Device`].
     pub(crate) fn detach(&mut self) {
         self.buf.mapping = None;
+    }
+
+    /// Bytes `range` of what was received, or what there is of it, to be kept for as long as wanted.
+    ///
+    /// Detaches the buffer, so that no device writes to it again: so with the context of that.
+    pub(crate) fn share(&mut self, range: Range<usize>) -> Result<Slice> {
+        self.detach();
+        let start = range.start.min(self.filled);
+        let range = start..range.end.clamp(start, self.filled);
+        // SAFETY: These bytes are initialised by the type invariant, in pages that were allocated as
+        // compound ones. Without the mapping the buffer is never armed, which alone allows to write it.
+        unsafe { Slice::new(self.buf.pages.page, range) }
     }
 
     /// Empties the buffer and hands it to `device`.

@@ -19,6 +19,7 @@
 
 use crate::{
     net::{
+        pipe::Slice,
         spinlock_bh::{
             new_spinlock_bh,
             SpinLockBh, //
@@ -138,6 +139,8 @@ const RETRIES: u8 = 7;
 pub(super) struct Unread {
     buf: RecvBuf,
     range: Range<usize>,
+    /// What is posted in place of `buf`, once its pages are shared.
+    fresh: Option<RecvBuf>,
 }
 
 impl Unread {
@@ -151,9 +154,16 @@ impl Unread {
         self.range.start = self.range.start.saturating_add(n).min(self.range.end);
     }
 
+    /// The first `max` bytes, or all, in their own pages. Only after [`Conn::may_share`].
+    pub(super) fn share(&mut self, max: usize) -> Result<Slice> {
+        let end = self.range.start.saturating_add(max).min(self.range.end);
+        self.buf.share(self.range.start..end)
+    }
+
     /// Lets the device go; the bytes stay.
     pub(super) fn detach(&mut self) {
         self.buf.detach();
+        self.fresh = None;
     }
 }
 
@@ -635,9 +645,23 @@ impl Conn {
             .fold(0, |sum, unread| sum.saturating_add(unread.range.len()))
     }
 
-    /// Posts the buffer of payload that was read, which gives the peer credit.
+    /// Whether the pages of `unread` may be given away: its payload is worth them, and there is, or need
+    /// not be, another buffer to post in their place. May sleep.
+    pub(super) fn may_share(&self, unread: &mut Unread) -> bool {
+        // Who gets the pages holds no more than four times what is in them.
+        let worth = unread.bytes().len() >= unread.buf.size() / 4;
+        if unread.fresh.is_none() && worth {
+            let Some(device) = self.device() else {
+                return true;
+            };
+            unread.fresh = RecvBuf::new(&device, self.order).ok();
+        }
+        unread.fresh.is_some()
+    }
+
+    /// Posts the buffer of payload that was read, or the one in its place, which gives the peer credit.
     pub(super) fn finish(&self, unread: Unread) {
-        self.repost(unread.buf);
+        self.repost(unread.fresh.unwrap_or(unread.buf));
         self.kick();
     }
 
@@ -771,6 +795,7 @@ impl Flow {
                 let unread = Unread {
                     buf,
                     range: received.payload,
+                    fresh: None,
                 };
                 // The ring is as long as there are buffers.
                 self.rx.push(unread).err().map(|unread| unread.buf)

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! splice: received messages go to a pipe in the pages that they came in.
+
+use crate::{
+    net::{
+        pipe::{
+            Pipe,
+            Slice, //
+        },
+        sock::Woken, //
+    },
+    proto::Machine,
+    sock::{
+        conn::Conn,
+        recv,
+        stats::Counter,
+        Locked,
+        Socket,
+        State, //
+    },
+};
+use kernel::prelude::*;
+
+/// `splice(2)` of at most `len` bytes out of the socket: gives what there is, once there is anything.
+pub(super) fn splice_read(
+    sk: &Socket,
+    pipe: &mut Pipe<'_>,
+    len: usize,
+    nonblock: bool,
+) -> Result<usize> {
+    let mut timeout = sk.recv_timeout(nonblock);
+    let mut s = sk.lock();
+    match s.wait(&mut timeout, |s| !matches!(s.state, State::Connecting)) {
+        Ok(()) => {}
+        Err(Woken::TimedOut) => return Err(EAGAIN),
+        Err(Woken::Signal) => return Err(timeout.interrupted()),
+    }
+    let conn = match (&s.state, &s.conn) {
+        (State::Connected, Some(conn)) => conn.clone(),
+        _ => {
+            sk.take_error()?;
+            return Err(ENOTCONN);
+        }
+    };
+    loop {
+        if !s.has(&conn) {
+            // Another thread undid the connection.
+            return Err(ENOTCONN);
+        }
+        conn.take_unread(&mut s.rx);
+        let given = give(&mut s, &conn, pipe, len)?;
+        if given > 0 {
+            return Ok(given);
+        }
+        // Everything that came before an end was given above, unless it came just now.
+        if s.recv_shut || conn.recv_closed() {
+            if conn.unread() > 0 {
+                continue;
+            }
+            if !s.recv_shut && !conn.look(|m| m.peer_closed()) {
+                sk.take_error()?;
+            }
+            return Ok(0);
+        }
+        let woken = s.wait(&mut timeout, |s| {
+            !s.has(&conn)
+                || recv::unread(s) > 0
+                || s.recv_shut
+                || conn.recv_closed()
+                || sk.has_error()
+        });
+        match woken {
+            Ok(()) if sk.has_error() && !conn.recv_closed() => sk.take_error()?,
+            Ok(()) => {}
+            Err(Woken::TimedOut) => return Err(EAGAIN),
+            Err(Woken::Signal) => return Err(timeout.interrupted()),
+        }
+    }
+}
+
+/// Gives at most `max` bytes of what there is. Fails only where it gave nothing.
+fn give(s: &mut Locked, conn: &Conn, pipe: &mut Pipe<'_>, max: usize) -> Result<usize> {
+    let mut given: usize = 0;
+    while given < max {
+        let Some(front) = s.rx.front_mut() else { break };
+        let left = max.saturating_sub(given);
+        // What the pipe has no room for need not be prepared.
+        let pushed = if pipe.is_full() {
+            Err(EAGAIN)
+        } else if conn.may_share(front) {
+            front.share(left).map(|slice| (slice, Counter::RecvMoved))
+        } else {
+            let bytes = front.bytes();
+            Slice::copy_of(bytes.get(..left).unwrap_or(bytes))
+                .map(|slice| (slice, Counter::RecvCopied))
+        }
+        .and_then(|(slice, counter)| Ok((pipe.push(slice)?, counter)));
+        let n = match pushed {
+            Ok((n, counter)) => {
+                conn.count(counter, n as u64);
+                n
+            }
+            Err(e) if given == 0 => return Err(e),
+            Err(_) => break,
+        };
+        given = given.saturating_add(n);
+        front.advance(n);
+        if front.bytes().is_empty() {
+            if let Some(read) = s.rx.pop() {
+                conn.finish(read);
+            }
+        }
+    }
+    Ok(given)
+}
+
+/// No more comes for what `MSG_MORE` held back: a file that is sent ended early.
+pub(super) fn splice_eof(sk: &Socket) {
+    let s = sk.lock();
+    if let (State::Connected, Some(conn)) = (&s.state, &s.conn) {
+        conn.with(Machine::push);
+    }
+}
