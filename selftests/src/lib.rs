@@ -5,4 +5,5 @@
 pub mod errno;
 pub mod namespace;
 pub mod random;
+pub mod sdp;
 pub mod sock;

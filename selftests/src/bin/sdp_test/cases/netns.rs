@@ -15,6 +15,7 @@ use crate::{
         becomes,
         command,
         family,
+        pair,
         rdma_add,
         sdp_only,
         A,
@@ -24,6 +25,7 @@ use crate::{
 use sdp_selftests::{
     errno::Errno,
     namespace,
+    sdp::Stats,
     sock::Sock, //
 };
 use std::{
@@ -34,6 +36,7 @@ use std::{
 
 cases! {
     netns_sysctl(10) "net.sdp: each namespace has its own values, which refuse what is out of range",
+    netns_stat(20) "/proc/net/sdp_stat: each namespace has its own, with the names of struct sdp_stats",
     netns_empty(10) "a namespace without any network: ENETUNREACH",
     netns_deleted(60) "a namespace deleted with live sockets lives until they are closed, and then goes",
 }
@@ -93,6 +96,31 @@ fn netns_sysctl() {
         check!(&read(&path), &value);
     }
     assert!(count > 0, "{SYSCTL} has no values");
+}
+
+fn netns_stat() {
+    sdp_only("TCP has no such file");
+    // The fields, in order, as programs know them.
+    let header = include_str!("../../../../../include/uapi/linux/sdp.h");
+    let fields: Vec<_> = header
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("__u64 ")?.split(';').next())
+        .collect();
+    assert!(fields.len() > 20, "{fields:?}");
+    let extra = Extra::new();
+    extra.enter();
+    let path = Path::new("/proc/thread-self/net/sdp_stat");
+    let text = read(path);
+    let names: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    check!(names, fields);
+    check!(must!(Stats::of_namespace()), Stats::default());
+
+    let (_a, b) = pair();
+    check!(must!(Stats::of(&b)), Stats::default());
+    check!(must!(Stats::of(&B.socket())), Stats::default());
 }
 
 /// A namespace of the case's own, deleted before and after.

@@ -5,6 +5,9 @@
 use crate::{
     config::{
         self,
+        moment,
+        patience,
+        tcp,
         volume, //
     },
     harness::{
@@ -15,15 +18,29 @@ use crate::{
         skip,
         spawn, //
     },
-    peers::pair, //
+    peers::{
+        becomes,
+        pair,
+        sdp_only,
+        Side,
+        A,
+        B, //
+    },
 };
 use sdp_selftests::{
     errno::Errno,
     random::Random,
-    sock::Sock, //
+    sdp::Stats,
+    sock::{
+        Shut,
+        Sock, //
+    },
 };
 use std::{
-    fs::File,
+    fs::{
+        self,
+        File, //
+    },
     io::{
         self,
         Read,
@@ -35,7 +52,12 @@ use std::{
         OwnedFd,
         RawFd, //
     },
-    ptr,
+    path::Path,
+    ptr, thread,
+    time::{
+        Duration,
+        Instant, //
+    },
 };
 
 cases! {
@@ -44,6 +66,15 @@ cases! {
     splice_in(30) "splice() from a pipe into the socket",
     splice_out(30) "splice() from the socket into a pipe",
     splice_out_end(10) "splice() from an ended socket gives 0; from an empty non-blocking one EAGAIN",
+    splice_out_moved(30) "large messages go to the pipe in their own pages, and are counted so",
+    splice_out_small(20) "small messages go to the pipe as copies, one by one and in order",
+    splice_out_mixed(60) "splice(), recv() and MSG_PEEK in turn, in random sizes: the order stays",
+    splice_out_full(30) "a pipe takes no more than it has room for: the rest stays in the socket",
+    splice_out_outlives(60) "what is in the pipe outlives the connection and its sockets",
+    splice_out_no_memory(30) "without memory for other pages messages are copied, and none is lost",
+    splice_out_waits(20) "splice() waits for data, as long as SO_RCVTIMEO says",
+    splice_out_states(10) "splice() from sockets that are not connected, reset or shut",
+    splice_eof(20) "sendfile() of more than the file has sends what there is at once",
 }
 
 fn io<T>(result: io::Result<T>) -> T {
@@ -190,4 +221,327 @@ fn splice_out_end() {
     must!(b.set_nonblocking(false));
     drop(a);
     check!(splice(b.fd(), to.as_raw_fd(), 100, 0), Ok(0));
+}
+
+/// Splices `len` bytes from `sock` to the pipe `to`.
+fn splice_all(sock: &Sock, to: &File, len: usize) {
+    let mut got = 0;
+    while got < len {
+        match must!(splice(sock.fd(), to.as_raw_fd(), len - got, 0)) {
+            0 => panic!("the stream ends after {got} of {len} bytes"),
+            n => got += n,
+        }
+    }
+}
+
+/// Reads `len` bytes from the pipe `from`.
+fn read(from: &mut File, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    io(from.read_exact(&mut bytes));
+    bytes
+}
+
+fn splice_out_moved() {
+    sdp_only("TCP has no such counters");
+    let (a, b) = pair();
+    let bytes = random(volume(2 << 20, 256 << 10));
+    let of_namespace = |side: Side| {
+        side.enter();
+        must!(Stats::of_namespace()).recv_moved
+    };
+    let before = (of_namespace(A), of_namespace(B));
+    let feed = bytes.clone();
+    let feeder = spawn("feeder", move || {
+        must!(a.send_all(&feed));
+        a
+    });
+    let (mut from, to) = pipe();
+    let len = bytes.len();
+    let reader = spawn("reader", move || read(&mut from, len));
+    splice_all(&b, &to, len);
+    assert!(
+        join(reader) == bytes,
+        "the bytes that arrive are those that were sent"
+    );
+    drop(join(feeder));
+    let stats = must!(Stats::of(&b));
+    check!(stats.received(), len as u64);
+    // What is copied are the ends of writes that did not fill a message.
+    assert!(
+        stats.recv_moved * 100 >= len as u64 * 95,
+        "{} of {len} bytes were moved",
+        stats.recv_moved
+    );
+    check!(of_namespace(A), before.0);
+    check!(of_namespace(B), before.1 + stats.recv_moved);
+}
+
+fn splice_out_small() {
+    let (a, b) = pair();
+    must!(a.set(libc::IPPROTO_TCP, libc::TCP_NODELAY, 1));
+    let (mut from, to) = pipe();
+    // More than there are receive buffers, so that each has to be posted again.
+    for round in 0..200_u8 {
+        check!(a.send(&[round], 0), Ok(1));
+        splice_all(&b, &to, 1);
+        check!(read(&mut from, 1), vec![round]);
+    }
+    if !tcp() {
+        let stats = must!(Stats::of(&b));
+        check!((stats.recv_moved, stats.recv_copied), (0, 200));
+    }
+}
+
+fn splice_out_mixed() {
+    let (a, b) = pair();
+    let bytes = random(volume(3 << 20, 256 << 10) + 13);
+    let feed = bytes.clone();
+    let feeder = spawn("feeder", move || {
+        let mut random = Random::new(config::get().seed, 91);
+        let mut rest = &feed[..];
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(random.within(1, 40_000).min(rest.len()));
+            must!(a.send_all(now));
+            rest = later;
+        }
+    });
+    let mut random = Random::new(config::get().seed, 92);
+    let (mut from, to) = pipe();
+    let mut all: Vec<u8> = Vec::new();
+    while all.len() < bytes.len() {
+        let len = random.within(1, 30_000);
+        let mut room = vec![0; len];
+        match random.within(0, 3) {
+            0 => {
+                let n = must!(b.recv(&mut room, 0));
+                all.extend_from_slice(&room[..n]);
+            }
+            1 => {
+                let n = must!(b.recv(&mut room, libc::MSG_PEEK));
+                assert!(
+                    room[..n] == bytes[all.len()..all.len() + n],
+                    "a look after {} bytes shows what comes next",
+                    all.len()
+                );
+            }
+            _ => {
+                let n = must!(splice(b.fd(), to.as_raw_fd(), len, 0));
+                all.extend(read(&mut from, n));
+            }
+        }
+    }
+    join(feeder);
+    assert!(
+        all == bytes,
+        "the bytes that arrive are those that were sent"
+    );
+    check!(splice(b.fd(), to.as_raw_fd(), 1, 0), Ok(0));
+}
+
+fn splice_out_full() {
+    let (a, b) = pair();
+    let bytes = random(volume(1 << 20, 256 << 10));
+    let feed = bytes.clone();
+    let feeder = spawn("feeder", move || {
+        must!(a.send_all(&feed));
+        a
+    });
+    let (mut from, to) = pipe();
+    let mut all = Vec::new();
+    while all.len() < bytes.len() {
+        let mut held = 0;
+        while all.len() + held < bytes.len() {
+            match splice(b.fd(), to.as_raw_fd(), 1 << 20, libc::SPLICE_F_NONBLOCK) {
+                Err(Errno::EAGAIN) => break,
+                result => held += must!(result),
+            }
+        }
+        all.extend(read(&mut from, held));
+    }
+    assert!(
+        all == bytes,
+        "the bytes that arrive are those that were sent"
+    );
+    drop(join(feeder));
+    // Nobody reads the pipe any more.
+    // SAFETY: Only the disposition of a signal is set.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    let (a, b) = pair();
+    drop(from);
+    check!(a.send(b"x", 0), Ok(1));
+    check!(splice(b.fd(), to.as_raw_fd(), 1, 0), Err(Errno::EPIPE));
+    check!(b.recv_bytes(1), Ok(b"x".to_vec()));
+}
+
+/// Has other bytes in whatever memory the connection, or the kernel, uses for messages.
+fn churn(a: &Sock, b: &Sock) {
+    let other = vec![0xa5; 1 << 20];
+    thread::scope(|scope| {
+        scope.spawn(|| must!(a.send_all(&other)));
+        must!(b.recv_bytes(other.len()));
+    });
+}
+
+fn splice_out_outlives() {
+    let (a, b) = pair();
+    let bytes = random(40_000);
+    let feed = bytes.clone();
+    let feeder = spawn("feeder", move || {
+        must!(a.send_all(&feed));
+        a
+    });
+    let (mut from, to) = pipe();
+    // The rest of the last message stays, and shares its pages with the pipe.
+    splice_all(&b, &to, bytes.len() - 5);
+    let a = join(feeder);
+    check!(b.recv_bytes(5), Ok(bytes[bytes.len() - 5..].to_vec()));
+    churn(&a, &b);
+    must!(a.send_all(&bytes[..3]));
+    drop(a);
+    drop(b);
+    if !tcp() {
+        let gone = || fs::read_to_string("/sys/module/sdp/refcnt").is_ok_and(|n| n.trim() == "0");
+        assert!(
+            becomes(patience(40), gone),
+            "sockets are left: {:?}",
+            fs::read_to_string("/sys/module/sdp/refcnt")
+        );
+    }
+    let (a, b) = pair();
+    churn(&a, &b);
+    assert!(
+        read(&mut from, bytes.len() - 5) == bytes[..bytes.len() - 5],
+        "the pipe has what was spliced"
+    );
+}
+
+/// Has the allocations of some task fail that are larger than a page; none do any more once it is dropped.
+struct FailingPages;
+
+impl FailingPages {
+    const KNOBS: &str = "/sys/kernel/debug/fail_page_alloc";
+
+    fn new() -> Self {
+        if !Path::new(Self::KNOBS).exists() {
+            skip("this kernel does not let allocations fail");
+        }
+        for (knob, value) in [
+            ("task-filter", "Y"),
+            ("ignore-gfp-wait", "N"),
+            ("min-order", "1"),
+            ("times", "-1"),
+            ("verbose", "0"),
+            ("probability", "100"),
+        ] {
+            Self::set(knob, value);
+        }
+        Self
+    }
+
+    fn set(knob: &str, value: &str) {
+        io(fs::write(Path::new(Self::KNOBS).join(knob), value));
+    }
+
+    /// Says whether the calling thread is such a task.
+    fn apply(&self, on: bool) {
+        let text = if on { "1" } else { "0" };
+        io(fs::write("/proc/thread-self/make-it-fail", text));
+    }
+}
+
+impl Drop for FailingPages {
+    fn drop(&mut self) {
+        Self::set("probability", "0");
+    }
+}
+
+fn splice_out_no_memory() {
+    sdp_only("TCP needs no memory for it");
+    let failing = FailingPages::new();
+    let (a, b) = pair();
+    let bytes = random(volume(512 << 10, 128 << 10));
+    let feed = bytes.clone();
+    let feeder = spawn("feeder", move || {
+        must!(a.send_all(&feed));
+        a
+    });
+    let (mut from, to) = pipe();
+    let len = bytes.len();
+    let reader = spawn("reader", move || read(&mut from, len));
+    failing.apply(true);
+    splice_all(&b, &to, len / 2);
+    failing.apply(false);
+    let stats = must!(Stats::of(&b));
+    check!((stats.recv_moved, stats.recv_copied), (0, len as u64 / 2));
+    splice_all(&b, &to, len - len / 2);
+    assert!(
+        must!(Stats::of(&b)).recv_moved > 0,
+        "with memory again pages are moved again"
+    );
+    assert!(
+        join(reader) == bytes,
+        "the bytes that arrive are those that were sent"
+    );
+    drop(join(feeder));
+}
+
+fn splice_out_waits() {
+    let (a, b) = pair();
+    let (mut from, to) = pipe();
+    must!(b.set_timeout(libc::SO_RCVTIMEO, moment()));
+    let start = Instant::now();
+    check!(splice(b.fd(), to.as_raw_fd(), 100, 0), Err(Errno::EAGAIN));
+    assert!(
+        start.elapsed() + config::TICK >= moment(),
+        "it waits for {:?}",
+        start.elapsed()
+    );
+    must!(b.set_timeout(libc::SO_RCVTIMEO, Duration::ZERO));
+    let sender = spawn("sender", move || {
+        thread::sleep(moment());
+        check!(a.send(b"later", 0), Ok(5));
+        a
+    });
+    // The flag is about the pipe alone.
+    check!(
+        splice(b.fd(), to.as_raw_fd(), 100, libc::SPLICE_F_NONBLOCK),
+        Ok(5)
+    );
+    check!(read(&mut from, 5), b"later".to_vec());
+    drop(join(sender));
+}
+
+fn splice_out_states() {
+    let (_from, to) = pipe();
+    let out = |sock: &Sock| splice(sock.fd(), to.as_raw_fd(), 100, 0);
+    check!(out(&A.socket()), Err(Errno::ENOTCONN));
+    check!(out(&B.listen().0), Err(Errno::ENOTCONN));
+
+    let (_a, b) = pair();
+    must!(b.shutdown(Shut::Read));
+    check!(out(&b), Ok(0));
+
+    let (a, b) = pair();
+    must!(a.set_linger(0));
+    drop(a);
+    check!(out(&b), Err(Errno::ECONNRESET));
+    check!(out(&b), Ok(0));
+}
+
+fn splice_eof() {
+    let (a, b) = pair();
+    let file = file(b"short");
+    // One that was not held back, however slow the machine is at times.
+    let best = (0..10)
+        .map(|_| {
+            let start = Instant::now();
+            check!(sendfile(&a, &file, 0, 1000), Ok(5));
+            check!(b.recv_bytes(5), Ok(b"short".to_vec()));
+            start.elapsed()
+        })
+        .min();
+    assert!(
+        best < Some(Duration::from_millis(150)),
+        "what came before the end took {best:?} at least"
+    );
 }
