@@ -300,7 +300,7 @@ pub(super) fn unread(s: &mut Locked) -> usize {
 impl Locked {
     /// Bytes that the peer advertises next, unless another call is fetching them. A caller that
     /// finds none because of that is woken.
-    fn advertised(&mut self) -> usize {
+    pub(super) fn advertised(&mut self) -> usize {
         let advertised = self.conn.as_ref().map_or(0, |conn| conn.advertised());
         if advertised > 0 && self.recv_turn.is_free() {
             advertised
@@ -311,7 +311,7 @@ impl Locked {
 }
 
 /// Bytes that stand before what the peer advertises and were not read.
-fn before(s: &Locked, next: Readable) -> usize {
+pub(super) fn before(s: &Locked, next: Readable) -> usize {
     usize::try_from(next.after.wrapping_sub(s.consumed)).unwrap_or(usize::MAX)
 }
 

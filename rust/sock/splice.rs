@@ -48,10 +48,15 @@ pub(super) fn splice_read(
             // Another thread undid the connection.
             return Err(ENOTCONN);
         }
-        conn.take_unread(&mut s.rx);
-        let given = give(&mut s, &conn, pipe, len)?;
+        let next = conn.take_unread(&mut s.rx);
+        let before = next.map_or(usize::MAX, |next| recv::before(&s, next));
+        let given = give(&mut s, &conn, pipe, len.min(before))?;
         if given > 0 {
             return Ok(given);
+        }
+        if before == 0 && s.advertised() > 0 {
+            // A pipe takes the pages of messages.
+            conn.with(Machine::decline);
         }
         // Everything that came before an end was given above, unless it came just now.
         if s.recv_shut || conn.recv_closed() {
@@ -105,12 +110,7 @@ fn give(s: &mut Locked, conn: &Conn, pipe: &mut Pipe<'_>, max: usize) -> Result<
             Err(_) => break,
         };
         given = given.saturating_add(n);
-        front.advance(n);
-        if front.bytes().is_empty() {
-            if let Some(read) = s.rx.pop() {
-                conn.finish(read);
-            }
-        }
+        s.consume(conn, n);
     }
     Ok(given)
 }
