@@ -162,6 +162,9 @@ pub struct Machine {
     offer: Offer,
     send_size: u32,
     desired_remote: u32,
+    /// The fabric wants the connecting end to talk first (`B-9a`), and this end has to.
+    initiator_first: bool,
+    greets: bool,
     /// The version of the Hello sent.
     version: u8,
     peer_max_adverts: u16,
@@ -221,6 +224,8 @@ impl Machine {
             offer,
             send_size: config.send_size,
             desired_remote: config.desired_remote,
+            initiator_first: false,
+            greets: false,
             version: hello::VERSION,
             peer_max_adverts: 0,
             state: State::Idle,
@@ -245,6 +250,11 @@ impl Machine {
     }
 
     // Set-up.
+
+    /// Before set-up: the fabric wants the connecting end to talk first (`B-9a`).
+    pub fn set_initiator_first(&mut self) {
+        self.initiator_first = true;
+    }
 
     /// The Hello for the CM's connection request. `config.recv_depth` receive buffers must stand posted by the time that it leaves
     /// (`B-3`).
@@ -315,7 +325,9 @@ impl Machine {
     }
 
     fn accepted(&mut self, peer: Result<Offer, Violation>) -> Result<(), Violation> {
-        self.set_up(peer, State::HelloSent, Side::Connecting, Input::HelloAckIn)
+        self.set_up(peer, State::HelloSent, Side::Connecting, Input::HelloAckIn)?;
+        self.greets = self.initiator_first;
+        Ok(())
     }
 
     fn set_up(
@@ -339,9 +351,12 @@ impl Machine {
         .inspect_err(|&violation| self.give_up(AbortReason::Violation(violation)))
     }
 
-    /// The accepting end learns from the CM that the connecting end has the HelloAck. A first message says so too (`B-9`).
+    /// The accepting end learns from the CM that the connecting end has the HelloAck. A first message says so too (`B-9`), and
+    /// must where that end is to talk first (`B-9a`).
     pub fn established(&mut self) {
-        self.advance(Input::Confirmed);
+        if !self.initiator_first {
+            self.advance(Input::Confirmed);
+        }
     }
 
     fn start(&mut self, peer: Offer) {
@@ -656,7 +671,7 @@ impl Machine {
                 return Some(transmit);
             }
         }
-        if control && (self.credits.update_due() || self.send.urgent.announce(0)) {
+        if control && (self.greets || self.credits.update_due() || self.send.urgent.announce(0)) {
             return Some(self.transmit(Message::Data, 0));
         }
         None
@@ -852,6 +867,7 @@ impl Machine {
         if flags.urgent_pending {
             self.send.urgent.announced();
         }
+        self.greets = false;
         let (bufs, mseq, mseq_ack) = self.credits.send();
         let base = Base {
             flags,

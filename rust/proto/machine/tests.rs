@@ -191,6 +191,46 @@ fn b_9_first_message_establishes() {
 }
 
 #[test]
+fn b_9a_connecting_end_talks_first() {
+    let mut a = End::new(config(Side::Connecting));
+    let mut b = End::new(config(Side::Accepting));
+    a.machine.set_initiator_first();
+    b.machine.set_initiator_first();
+    let ack = b.machine.hello_received(&a.machine.hello()).unwrap();
+    b.machine.established();
+    b.write(b"welcome");
+    assert_eq!(b.poll(), None);
+    assert_eq!(b.machine.state(), State::HelloAcked);
+
+    a.machine.hello_ack_received(&ack).unwrap();
+    let (_, bytes) = a.poll().unwrap();
+    assert_eq!(bytes.len(), BASE_LEN);
+    assert_eq!(a.poll(), None);
+    b.deliver(&bytes);
+    assert_eq!(b.machine.state(), State::Established);
+    let (_, bytes) = b.poll().unwrap();
+    a.deliver(&bytes);
+    assert_eq!(a.read, b"welcome");
+    assert_eq!(b.poll(), None);
+}
+
+#[test]
+fn b_9a_payload_is_a_first_message() {
+    let mut a = End::new(config(Side::Connecting));
+    let mut b = End::new(config(Side::Accepting));
+    a.machine.set_initiator_first();
+    b.machine.set_initiator_first();
+    let ack = b.machine.hello_received(&a.machine.hello()).unwrap();
+    a.machine.hello_ack_received(&ack).unwrap();
+    a.write(b"first");
+    let (_, bytes) = a.poll().unwrap();
+    assert_eq!(bytes.len(), BASE_LEN + 5);
+    assert_eq!(a.poll(), None);
+    b.deliver(&bytes);
+    assert_eq!(b.machine.state(), State::Established);
+}
+
+#[test]
 fn config_is_checked() {
     let good = config(Side::Connecting);
     for (bad, rule) in [
