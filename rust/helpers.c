@@ -261,6 +261,11 @@ bool sdp_helper_ib_device_try_get(struct ib_device *dev)
 	return ib_device_try_get(dev);
 }
 
+bool sdp_helper_rdma_cap_iw_cm(struct ib_device *dev)
+{
+	return rdma_cap_iw_cm(dev, rdma_start_port(dev));
+}
+
 void sdp_helper_ib_dealloc_pd(struct ib_pd *pd)
 {
 	ib_dealloc_pd(pd);
@@ -314,12 +319,6 @@ void sdp_helper_ib_dma_unmap_sgtable(struct ib_device *dev,
 unsigned int sdp_helper_ib_dma_max_seg_size(struct ib_device *dev)
 {
 	return ib_dma_max_seg_size(dev);
-}
-
-/* The ports of a device are of one kind. */
-bool sdp_helper_rdma_protocol_iwarp(const struct ib_device *dev)
-{
-	return rdma_protocol_iwarp(dev, rdma_start_port(dev));
 }
 
 int sdp_helper_ib_dereg_mr(struct ib_mr *mr)

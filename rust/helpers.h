@@ -83,6 +83,7 @@ bool sdp_helper_spin_trylock_bh(spinlock_t *lock);
 struct page *sdp_helper_alloc_pages(gfp_t gfp, unsigned int order);
 void *sdp_helper_page_address(struct page *page);
 bool sdp_helper_ib_device_try_get(struct ib_device *dev);
+bool sdp_helper_rdma_cap_iw_cm(struct ib_device *dev);
 void sdp_helper_ib_dealloc_pd(struct ib_pd *pd);
 u64 sdp_helper_ib_dma_map_page(struct ib_device *dev, struct page *page,
 			       unsigned long offset, size_t size,
@@ -102,7 +103,6 @@ void sdp_helper_ib_dma_unmap_sgtable(struct ib_device *dev,
 				     struct sg_table *sgt,
 				     enum dma_data_direction direction);
 unsigned int sdp_helper_ib_dma_max_seg_size(struct ib_device *dev);
-bool sdp_helper_rdma_protocol_iwarp(const struct ib_device *dev);
 int sdp_helper_ib_dereg_mr(struct ib_mr *mr);
 void sdp_helper_ib_next_fast_reg_key(struct ib_mr *mr);
 int sdp_helper_ib_post_send(struct ib_qp *qp, const struct ib_send_wr *wr,

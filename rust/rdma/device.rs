@@ -191,11 +191,11 @@ impl Device {
         (attrs.max_fast_reg_page_list_len as usize).min(super::mr::MAX_PAGES)
     }
 
-    /// Whether the device speaks iWARP, where an RDMA Read stores through a key that the peer
-    /// learns.
-    pub(super) fn is_iwarp(&self) -> bool {
+    /// Whether its connections are iWARP's, over TCP, where an RDMA Read stores through a key that the
+    /// peer learns.
+    pub(crate) fn is_iwarp(&self) -> bool {
         // SAFETY: The device is registered.
-        unsafe { bindings::sdp_helper_rdma_protocol_iwarp(self.as_ptr()) }
+        unsafe { bindings::sdp_helper_rdma_cap_iw_cm(self.as_ptr()) }
     }
 
     /// The most work requests that one queue of a QP may hold.

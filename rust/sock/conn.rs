@@ -227,6 +227,8 @@ pub(super) struct Conn {
     depth: u16,
     order: u32,
     side: Side,
+    /// Whether it is iWARP's.
+    iwarp: bool,
     made: Instant<Monotonic>,
     /// What the connection did.
     pub(super) stats: Counters,
@@ -293,7 +295,11 @@ impl Conn {
             send_size,
             desired_remote: recv_size,
         };
-        let machine = Machine::new(config).map_err(|_| EINVAL)?;
+        let mut machine = Machine::new(config).map_err(|_| EINVAL)?;
+        let iwarp = device.is_iwarp();
+        if iwarp {
+            machine.set_initiator_first();
+        }
         let flow = Flow {
             machine,
             rx: Ring::new(depth.into())?,
@@ -314,6 +320,7 @@ impl Conn {
                 depth,
                 order,
                 side,
+                iwarp,
                 made: Instant::now(),
                 stats: Counters::new(),
                 came_early: AtomicFlag::new(false),
@@ -323,6 +330,16 @@ impl Conn {
             }),
             GFP_KERNEL,
         )
+    }
+
+    /// What to tell of a failure that the device gives no reason for. An iWARP device says no more
+    /// when it loses its TCP connection.
+    fn lost(&self) -> Error {
+        if self.iwarp {
+            ECONNRESET
+        } else {
+            EIO
+        }
     }
 
     /// Receive buffers of the connection.
@@ -591,7 +608,7 @@ impl Conn {
             }
         }
         if self.fatal.load(Relaxed) {
-            self.broken(EIO);
+            self.broken(self.lost());
         }
         if self.link() == Link::Up {
             let now = self.now();
@@ -1124,7 +1141,7 @@ impl Conn {
                 }
             }
             WcStatus::RetryExc | WcStatus::RnrRetryExc => self.broken(ETIMEDOUT),
-            _ => self.broken(EIO),
+            _ => self.broken(self.lost()),
         }
     }
 }

@@ -190,9 +190,19 @@ pub(crate) fn becomes(timeout: Duration, mut condition: impl FnMut() -> bool) ->
     true
 }
 
-/// Makes the RDMA device `name` on `interface`, of the kind that `$RDMA` says, rxe or siw.
+/// The kind of the RDMA devices, rxe or siw.
+fn rdma_kind() -> String {
+    env::var("RDMA").unwrap_or("rxe".to_string())
+}
+
+/// Whether the RDMA devices are iWARP's.
+pub(crate) fn iwarp() -> bool {
+    rdma_kind() == "siw"
+}
+
+/// Makes the RDMA device `name` on `interface`.
 pub(crate) fn rdma_add(netns: &str, name: &str, interface: &str) {
-    let kind = env::var("RDMA").unwrap_or("rxe".to_string());
+    let kind = rdma_kind();
     let mut words = vec!["netns", "exec", netns, "rdma", "link", "add", name];
     words.extend(["type", &kind, "netdev", interface]);
     command("ip", &words);

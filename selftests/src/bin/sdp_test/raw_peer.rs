@@ -5,7 +5,10 @@
 //! Namespaces are as for sockets: an id belongs to the namespace of the thread that creates it.
 
 use crate::{
-    config::patience,
+    config::{
+        moment,
+        patience, //
+    },
     harness::must,
     peers::Side, //
 };
@@ -38,6 +41,7 @@ mod ffi {
     pub(super) const WR_SEND: u32 = 2;
     pub(super) const SEND_SIGNALED: u32 = 2;
     pub(super) const WC_SUCCESS: u32 = 0;
+    pub(super) const WC_WR_FLUSH_ERR: u32 = 5;
 
     #[repr(C)]
     pub(super) struct EventChannel {
@@ -642,7 +646,7 @@ impl Peer {
 
     /// The next completion of `cq` within `timeout`.
     fn completion(&mut self, cq: *mut libc::c_void, timeout: Duration) -> Option<ffi::Wc> {
-        let end = Instant::now() + timeout;
+        let mut end = Instant::now() + timeout;
         let mut wc = ffi::Wc::default();
         loop {
             // SAFETY: `cq` is one of the id's, and `wc` has room for one completion.
@@ -653,6 +657,9 @@ impl Peer {
                 return None;
             }
             self.look();
+            if self.disconnected {
+                end = end.min(Instant::now() + moment());
+            }
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -681,6 +688,8 @@ impl Peer {
         match self.completion(unsafe { (*self.id.0).send_cq }, patience(20)) {
             Some(wc) if wc.status == ffi::WC_SUCCESS => Ok(()),
             Some(wc) => Err(wc.status),
+            // siw forgets what a program posts after the end.
+            None if self.disconnected => Err(ffi::WC_WR_FLUSH_ERR),
             None => panic!(
                 "send of {} bytes\nexpected a completion\n     got none",
                 bytes.len()

@@ -7,6 +7,7 @@ use crate::{
     config::{
         moment,
         patience,
+        volume,
         TICK, //
     },
     harness::{
@@ -50,6 +51,7 @@ cases! {
     accept_flags(10) "accept4() sets O_NONBLOCK and FD_CLOEXEC, and nothing is inherited of them",
     accept_inherits(10) "an accepted socket has the listener's options",
     accept_early_data(10) "data and end that come before accept() are there after it",
+    accept_greeting(30) "a server that talks first, as soon as it has accepted",
     accept_gone(10) "a connection that was reset before accept()",
     accept_backlog(60) "a full queue: whoever was told of a connection has one, and the listener goes on",
     accept_close_pending(20) "closing a listener resets the connections in its queue",
@@ -192,6 +194,26 @@ fn accept_early_data() {
     thread::sleep(moment());
     let server = must!(listener.accept());
     check!(server.recv_to_end(), Ok(b"early".to_vec()));
+}
+
+fn accept_greeting() {
+    let (listener, to) = B.listen();
+    let rounds = volume(200, 30);
+    let server = spawn("server", move || {
+        for round in 0..rounds {
+            step!("round {round}: accepts");
+            let b = must!(listener.accept());
+            check!(b.send(b"welcome", 0), Ok(7));
+            step!("round {round}: waits for the end");
+            check!(b.recv_to_end(), Ok(vec![]));
+        }
+    });
+    for round in 0..rounds {
+        step!("round {round}: connects");
+        let a = A.connect(&to);
+        check!(a.recv_bytes(7), Ok(b"welcome".to_vec()));
+    }
+    join(server);
 }
 
 fn accept_gone() {

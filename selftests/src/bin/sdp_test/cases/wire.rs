@@ -28,6 +28,7 @@ use crate::{
         step, //
     },
     peers::{
+        iwarp,
         pair,
         sdp_only,
         A,
@@ -140,12 +141,18 @@ impl Talk {
 
     /// The next message within `timeout`, checked for what every message must be. Its buffer is gone.
     fn poll(&mut self, timeout: Duration) -> Option<(Message, usize)> {
+        match self.try_poll(timeout) {
+            Ok(polled) => polled,
+            Err(status) => panic!("a message\nexpected one\n     got the end, status {status}"),
+        }
+    }
+
+    /// As [`Talk::poll`], or the completion status with which the connection ended.
+    fn try_poll(&mut self, timeout: Duration) -> Result<Option<(Message, usize)>, u32> {
         let (received, slot) = self.peer.recv(timeout);
-        match received {
+        Ok(match received {
             Received::Nothing => None,
-            Received::Ended(status) => {
-                panic!("a message\nexpected one\n     got the end, status {status}")
-            }
+            Received::Ended(status) => return Err(status),
             Received::Bytes(bytes) => {
                 let message =
                     must!(Message::from_bytes(&bytes).ok_or("a message without a header"));
@@ -161,7 +168,7 @@ impl Talk {
                 );
                 Some((message, slot))
             }
-        }
+        })
     }
 
     fn repost(&mut self, slot: usize) {
@@ -202,7 +209,12 @@ impl Talk {
 fn raw_client() -> (Sock, Talk) {
     let (listener, to) = B.listen();
     let (peer, ack) = must!(Peer::connect(A, &to, &hello()).map_err(|event| format!("{event:?}")));
-    (must!(listener.accept()), Talk::new(peer, &ack))
+    let mut talk = Talk::new(peer, &ack);
+    if iwarp() {
+        // Who connects talks first (B-9a).
+        talk.say(mid::DATA, b"");
+    }
+    (must!(listener.accept()), talk)
 }
 
 /// A raw server of an SDP client.
@@ -216,7 +228,15 @@ fn raw_server() -> (Sock, Talk) {
     let peer = request.establish(&hello_ack());
     check!(finish(&sock), Ok(()));
     must!(sock.set_nonblocking(false));
-    (sock, Talk::new(peer, &hello))
+    let mut talk = Talk::new(peer, &hello);
+    if iwarp() {
+        let Some((message, slot)) = talk.poll(patience(10)) else {
+            panic!("B-9a: who connects talks first");
+        };
+        check!((message.mid, message.len as usize), (mid::DATA, HEADER));
+        talk.repost(slot);
+    }
+    (sock, talk)
 }
 
 fn raw_only() {
@@ -558,7 +578,7 @@ fn wire_abort_alone() {
 fn wire_flood() {
     raw_only();
     let (sock, mut talk) = raw_client();
-    // The transport holds back what finds no buffer, so this ends only because the socket is read.
+    // InfiniBand holds back what finds no buffer, so this ends only because the socket is read; iWARP ends the connection.
     let reader = spawn("reader", move || {
         std::thread::sleep(Duration::from_millis(500));
         sock.recv_to_end()
@@ -570,7 +590,7 @@ fn wire_flood() {
             break;
         }
         // Whatever it says in between; its buffers must not run out.
-        while let Some((_, slot)) = talk.poll(Duration::ZERO) {
+        while let Ok(Some((_, slot))) = talk.try_poll(Duration::ZERO) {
             talk.repost(slot);
         }
     }
