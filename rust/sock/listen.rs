@@ -38,6 +38,10 @@ use kernel::{
     },
 };
 
+/// Requests that the CM is to have room for, however few the program lets wait: [`Backlog`] counts
+/// those. iWARP forgets a connection that finds no room, and siw comes to harm when that one ends.
+const REQUESTS: c_int = 128;
+
 /// The connections that wait for accept.
 pub(super) struct Backlog {
     /// In the order of their requests, although the CM may tell of the end of set-up in another.
@@ -129,7 +133,7 @@ pub(super) fn listen(sk: &Socket, backlog: c_int) -> Result {
     // it cannot listen on all devices, and their handlers wait for the lock.
     s.state = State::Listening(room);
     drop(s);
-    let result = id.listen(backlog);
+    let result = id.listen(backlog.max(REQUESTS));
     let mut s = sk.lock();
     let is_listening = matches!(s.state, State::Listening(_));
     if is_listening && result.is_ok() {
