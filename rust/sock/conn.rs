@@ -332,6 +332,12 @@ impl Conn {
         )
     }
 
+    /// Whether a connect that was begun keeps the cm id until the peer has answered, or TCP has
+    /// given it up.
+    pub(super) fn awaits_answer(&self) -> bool {
+        self.iwarp
+    }
+
     /// What to tell of a failure that the device gives no reason for. An iWARP device says no more
     /// when it loses its TCP connection.
     fn lost(&self) -> Error {

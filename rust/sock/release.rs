@@ -40,6 +40,7 @@ pub(super) struct FinWait {
 /// As with TCP: unread data, or a linger time of 0, resets the connection; otherwise what was
 /// written goes out first, and the caller waits for that as long as `SO_LINGER` says.
 pub(super) fn release(sk: &Socket) {
+    let mut left_to_work = false;
     let backlog = {
         let mut s = sk.lock();
         let backlog = match core::mem::replace(&mut s.state, State::Idle) {
@@ -47,6 +48,7 @@ pub(super) fn release(sk: &Socket) {
             State::Listening(backlog) => Some(backlog),
             State::Connecting => {
                 if let Some(conn) = &s.conn {
+                    left_to_work = conn.awaits_answer();
                     conn.set_link(Link::Gone);
                 }
                 None
@@ -68,7 +70,9 @@ pub(super) fn release(sk: &Socket) {
     if let Some(backlog) = backlog {
         backlog.abandon();
     }
-    reap::reap(sk);
+    if !left_to_work {
+        reap::reap(sk);
+    }
 }
 
 fn close(sk: &Socket, s: &mut SockGuard<'_, Sdp>, conn: &Conn) {

@@ -45,7 +45,10 @@ use sdp_selftests::{
         Sock, //
     },
 };
-use std::time::Duration;
+use std::time::{
+    Duration,
+    Instant, //
+};
 
 cases! {
     handshake_hello(10) "connect() sends the Hello of A.5",
@@ -233,7 +236,13 @@ fn handshake_no_answer() {
     must!(sock.set_timeout(libc::SO_SNDTIMEO, Duration::from_millis(300)));
     check!(sock.connect(&listener.addr()), Err(Errno::EINPROGRESS));
     let request = listener.request();
+    let start = Instant::now();
     drop(sock);
+    assert!(
+        start.elapsed() < patience(3),
+        "close() took {:?}",
+        start.elapsed()
+    );
     drop(request);
     // The next one finds all in order.
     let sock = start(&listener.addr());
