@@ -192,6 +192,8 @@ struct Flow {
     /// The CM said that the connection is established.
     ready: bool,
     link: Link,
+    /// The reason why the connection failed, if it did, was left to the user.
+    told: bool,
     /// What went wrong below, where that is known better than as a reset.
     cause: Option<Error>,
 }
@@ -306,6 +308,7 @@ impl Conn {
             early: Ring::new(depth.into())?,
             ready: false,
             link: Link::Up,
+            told: false,
             cause: None,
         };
         let post = Post {
@@ -536,14 +539,18 @@ impl Conn {
             (flow.machine.aborted(), flow.cause)
         };
         let errno = match reason {
-            None | Some(AbortReason::Local) => return,
+            None => return,
+            Some(AbortReason::Local) => None,
             Some(AbortReason::Violation(violation)) => {
                 pr_debug!("peer broke the protocol: {violation:?}\n");
-                EPROTO
+                Some(EPROTO)
             }
-            Some(_) => cause.unwrap_or(ECONNRESET),
+            Some(_) => Some(cause.unwrap_or(ECONNRESET)),
         };
-        self.sk.fail(errno);
+        if let Some(errno) = errno {
+            self.sk.fail(errno);
+        }
+        self.flow.lock().told = true;
     }
 
     /// Bytes that were copied from the user and have not reached the peer.
@@ -569,9 +576,16 @@ impl Conn {
         self.look(|m| !m.can_write())
     }
 
-    /// Whether no more payload will come.
+    /// Whether no more payload will come. Where a failure is why, its reason is the user's to take
+    /// by then, lest a reader who comes just now take it for the end of the stream.
     pub(super) fn recv_closed(&self) -> bool {
-        self.look(|m| m.peer_closed() || m.aborted().is_some() || m.state() == State::Closed)
+        let flow = self.flow.lock();
+        let machine = &flow.machine;
+        let over = match machine.aborted() {
+            Some(_) => flow.told,
+            None => machine.state() == State::Closed,
+        };
+        machine.peer_closed() || over
     }
 
     /// Appends written bytes to the send stream; gives them back where the stream has no place.
