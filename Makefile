@@ -48,7 +48,7 @@ demo: build ## show the module at work
 	@$(run) -- selftests/demo
 
 .PHONY: check
-check: ## run every test: on the host, and in the VM with both kernels
+check: ## run every test: on the host, and in the VM with both kernels, and on siw
 	@tools/check
 
 .PHONY: rules

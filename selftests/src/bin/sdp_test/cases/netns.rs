@@ -15,6 +15,7 @@ use crate::{
         becomes,
         command,
         family,
+        iwarp,
         pair,
         rdma_add,
         sdp_only,
@@ -159,7 +160,7 @@ fn netns_empty() {
 }
 
 fn netns_deleted() {
-    if crate::config::get().patience > 1 && !crate::config::tcp() {
+    if crate::config::get().patience > 1 && !crate::config::tcp() && !iwarp() {
         // rxe unregisters its device from a work of its own, and the kernel warns of an interface
         // that is held for ten seconds.
         crate::harness::skip(
