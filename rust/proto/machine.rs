@@ -35,6 +35,7 @@ use super::{
     },
     resize::Resize,
     send::{
+        How,
         Next,
         SendHalf,
         SendTag,
@@ -447,7 +448,7 @@ impl Machine {
             }
             Message::RdmaRdCompl(len) => {
                 self.send.read(len)?;
-                self.peer_hint |= base.flags.pipeline;
+                self.hinted(base.flags);
                 self.events |= Events::WRITABLE | Events::FINISHED;
             }
             Message::SinkAvail(region, non_discards) => {
@@ -461,7 +462,9 @@ impl Machine {
                 }
             }
             Message::RdmaWrCompl(len) => {
+                self.receive.may_come()?;
                 self.offers.written(len)?;
+                self.hinted(base.flags);
                 self.events |= Events::READABLE | Events::FINISHED;
             }
             Message::SinkAvailCancel => {
@@ -532,6 +535,12 @@ impl Machine {
             urgent: base.flags.urgent,
             urgent_pending: base.flags.urgent_pending,
         })
+    }
+
+    /// The flags of an RdmaRdCompl, whose sender is sink of this end's send half, or of an RdmaWrCompl, which means the opposite half
+    /// and so the same (`B-60`).
+    fn hinted(&mut self, flags: Flags) {
+        self.peer_hint |= flags.pipeline && self.send_mode.mode() != Mode::Buffered;
     }
 
     /// Payload of a message other than SrcAvail came.
@@ -662,19 +671,27 @@ impl Machine {
         }
         let control = self.credits.allow(Cost::Control);
         if control {
-            if let Some(transmit) = self.poll_answer().or_else(|| self.poll_request()) {
+            if let Some(transmit) = self.poll_answer() {
+                return Some(transmit);
+            }
+            if let Some(transmit) = self.poll_request() {
                 return Some(transmit);
             }
         }
-        if !self.suspend.draining() && !self.state.disconn_sent() {
-            if let Some(transmit) = self.poll_stream(control) {
-                return Some(transmit);
-            }
+        if self.suspend.draining() || self.state.disconn_sent() {
+            return self.poll_update(control);
         }
-        if control && (self.greets || self.credits.update_due() || self.send.urgent.announce(0)) {
-            return Some(self.transmit(Message::Data, 0));
-        }
-        None
+        self.poll_stream(control)
+    }
+
+    /// An empty Data, for want of anything to say with the news of credit or of an urgent byte.
+    #[inline]
+    fn poll_update(&mut self, control: bool) -> Option<Transmit> {
+        let due = control
+            && (self.greets
+                || self.credits.update_due()
+                || self.flags(0, Message::Data).urgent_pending);
+        due.then(|| self.transmit(Message::Data, 0))
     }
 
     /// What the peer waits for.
@@ -773,83 +790,75 @@ impl Machine {
             }
         }
         if self.send.is_idle() && !self.send.shut {
-            return None;
+            return self.poll_update(control);
         }
-        let sink = self.sinks.next();
         let next = self.send.next(Terms {
             mode: self.send_mode.mode(),
+            wanted: self.send_mode.wanted(),
             max_adverts: self.peer_max_adverts,
-            sink: sink.map(|region| region.len),
+            sink: self.sinks.room(),
         });
         let payload = self.credits.allow(Cost::Payload);
-        match next {
-            Next::Data(bytes, _) if payload => {
-                self.sinks.payload();
-                Some(self.transmit_next(next, Message::Data, bytes))
-            }
-            Next::SrcAvail(inline, _) if payload || (control && inline == 0) => {
-                let region = self.send.offered()?;
-                if inline > 0 {
-                    self.sinks.payload();
-                }
-                Some(self.transmit_next(next, Message::SrcAvail(region), inline))
-            }
-            Next::Write(len, _) if control => {
-                let to = sink.map(|region| Region { len, ..region });
-                self.sinks.used();
-                let transmit = self.transmit_next(next, Message::RdmaWrCompl(len), 0);
-                Some(Transmit {
-                    write: to,
-                    ..transmit
-                })
-            }
-            Next::Nothing if control && self.send.shut && self.send.is_drained() => {
+        let Some(next) = next else {
+            if control && self.send.shut && self.send.is_drained() {
                 let transmit = self.transmit(Message::DisConn, 0);
                 self.disconn = Some(transmit.tag.mseq);
                 self.advance(Input::DisConnOut);
-                Some(transmit)
+                return Some(transmit);
             }
-            _ => None,
-        }
+            return self.poll_update(control);
+        };
+        let (message, bytes, write) = match next.how {
+            How::Data if payload => {
+                self.sinks.payload();
+                (Message::Data, next.bytes, None)
+            }
+            How::SrcAvail if payload || (control && next.bytes == 0) => {
+                let region = self.send.offered()?;
+                if next.bytes > 0 {
+                    self.sinks.payload();
+                }
+                (Message::SrcAvail(region), next.bytes, None)
+            }
+            How::Write if control => {
+                let to = self.sinks.take(next.bytes);
+                (Message::RdmaWrCompl(next.bytes), 0, to)
+            }
+            _ => return self.poll_update(control),
+        };
+        Some(self.transmit_next(next, message, bytes, write))
     }
 
     /// A message that takes `next` off the send half.
     #[inline]
-    fn transmit_next(&mut self, next: Next, message: Message, payload: u32) -> Transmit {
-        let (stream, source) = match next {
-            Next::Data(bytes, Source::Stream) | Next::Write(bytes, Source::Stream) => {
-                (bytes, Source::Stream)
-            }
-            Next::Data(_, source) | Next::Write(_, source) | Next::SrcAvail(_, source) => {
-                (0, source)
-            }
-            Next::Nothing => (0, Source::Stream),
+    fn transmit_next(
+        &mut self,
+        next: Next,
+        message: Message,
+        payload: u32,
+        write: Option<Region>,
+    ) -> Transmit {
+        let stream = match next.source {
+            Source::Stream => next.bytes,
+            Source::Buffer(..) => 0,
         };
         // A message is far shorter than the address space.
         let bytes = usize::try_from(stream).unwrap_or(usize::MAX);
-        let flags = Flags {
-            urgent: self.send.urgent.limit() == Some(bytes) && stream > 0,
-            urgent_pending: self.send.urgent.announce(bytes),
-            pipeline: false,
-        };
+        let flags = self.flags(bytes, message);
         let (header, mseq) = self.header(flags, message, payload);
         self.events |= Events::WRITABLE;
         Transmit {
             tag: self.send.take(next, mseq),
             header,
             payload,
-            source,
-            write: None,
+            source: next.source,
+            write,
             solicited: message.solicited() || flags.urgent,
         }
     }
 
     fn transmit(&mut self, message: Message, payload: u32) -> Transmit {
-        let flags = Flags {
-            urgent: false,
-            urgent_pending: self.send.urgent.announce(0),
-            pipeline: self.hint && matches!(message, Message::RdmaRdCompl(_)),
-        };
+        let flags = self.flags(0, message);
         let (header, mseq) = self.header(flags, message, payload);
         Transmit {
             tag: SendTag { mseq, stream: 0 },
@@ -858,6 +867,23 @@ impl Machine {
             source: Source::Stream,
             write: None,
             solicited: message.solicited(),
+        }
+    }
+
+    /// The flags of a message that takes so many bytes of the send stream.
+    #[inline]
+    fn flags(&self, bytes: usize, message: Message) -> Flags {
+        let pipeline = self.hint && message.may_hint();
+        match self.send.urgent.limit() {
+            None => Flags {
+                pipeline,
+                ..Flags::default()
+            },
+            Some(at) => Flags {
+                urgent: bytes == at,
+                urgent_pending: self.send.announces(bytes, at),
+                pipeline,
+            },
         }
     }
 

@@ -63,6 +63,10 @@ impl SendMode {
         self.mode
     }
 
+    pub(super) fn wanted(&self) -> Mode {
+        self.wanted
+    }
+
     pub(super) fn want(&mut self, mode: Mode) {
         self.wanted = mode;
     }

@@ -159,7 +159,8 @@ impl ReceiveHalf {
         Ok(())
     }
 
-    fn may_come(&self) -> Result<(), Violation> {
+    /// Whether there may be payload, by whatever way.
+    pub(super) fn may_come(&self) -> Result<(), Violation> {
         if self.ended {
             return Err(Violation::new(Rule::B(68), "payload after DisConn"));
         }

@@ -72,13 +72,11 @@ impl<T: Copy, const N: usize> Ring<T, N> {
     }
 
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &T> + '_ {
-        let taken = self.slots.get(..self.len).unwrap_or_default();
-        taken.iter().flatten()
+        self.slots.iter().take(self.len).flatten()
     }
 
     pub(super) fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut T> + '_ {
-        let taken = self.slots.get_mut(..self.len).unwrap_or_default();
-        taken.iter_mut().flatten()
+        self.slots.iter_mut().take(self.len).flatten()
     }
 }
 

@@ -48,22 +48,30 @@ pub enum Source {
     Buffer(BufferId, u32),
 }
 
+/// How bytes go to the peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum How {
+    Data,
+    /// The advertisement of [`SendHalf::offered`], with these bytes in the message.
+    SrcAvail,
+    /// Into the peer's memory.
+    Write,
+}
+
 /// What the send half would send next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Next {
-    Nothing,
-    /// So many bytes in a Data message.
-    Data(u32, Source),
-    /// The advertisement of [`SendHalf::offered`], with so many bytes in the message.
-    SrcAvail(u32, Source),
-    /// So many bytes into the peer's memory.
-    Write(u32, Source),
+pub(super) struct Next {
+    pub(super) how: How,
+    pub(super) bytes: u32,
+    pub(super) source: Source,
 }
 
 /// What the send half needs to know of its surroundings.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
     pub(super) mode: Mode,
+    /// The mode to be in; a change may wait until nothing is open.
+    pub(super) wanted: Mode,
     /// SrcAvails that the peer takes at a time (`B-30`).
     pub(super) max_adverts: u16,
     /// Room in the peer's oldest SinkAvail.
@@ -254,7 +262,7 @@ impl SendHalf {
 
     /// What is to go next if nothing but the peer's credit forbids it.
     #[inline]
-    pub(super) fn next(&self, terms: Terms) -> Next {
+    pub(super) fn next(&self, terms: Terms) -> Option<Next> {
         if self.buffers.is_empty() {
             return self.next_stream(self.tail, false, terms);
         }
@@ -262,18 +270,18 @@ impl SendHalf {
         for buffer in self.buffers.iter() {
             // Bytes behind an open SrcAvail are not sent, so that they cannot overtake what a SendSm may ask for.
             match buffer.way {
-                _ if buffer.before > 0 && open > 0 => return Next::Nothing,
+                _ if buffer.before > 0 && open > 0 => return None,
                 _ if buffer.before > 0 => return self.next_stream(buffer.before, true, terms),
                 Way::Gone => {}
                 Way::Advertised => open = open.saturating_add(1),
-                Way::Copying if open > 0 => return Next::Nothing,
-                Way::Copying => return self.next_copy(buffer, terms),
+                Way::Copying if open > 0 => return None,
+                Way::Copying => return Some(self.next_copy(buffer, terms)),
                 Way::Waiting => return self.next_buffer(buffer, open, terms),
             }
         }
         match open {
             0 => self.next_stream(self.tail, false, terms),
-            _ => Next::Nothing,
+            _ => None,
         }
     }
 
@@ -282,7 +290,7 @@ impl SendHalf {
     /// Messages cost credit, not bytes (`B-22`), so a partial one waits for more bytes: while the user says that there are more,
     /// and, as Nagle's algorithm has it in TCP, while an earlier partial message has not reached the peer.
     #[inline]
-    fn next_stream(&self, available: usize, pushed: bool, terms: Terms) -> Next {
+    fn next_stream(&self, available: usize, pushed: bool, terms: Terms) -> Option<Next> {
         let urgent = self.urgent.limit();
         let available = urgent.map_or(available, |at| at.min(available));
         let bytes = match u32::try_from(available) {
@@ -297,78 +305,105 @@ impl SendHalf {
             }
             _ => self.limit,
         };
-        match terms.sink {
-            _ if bytes == 0 => Next::Nothing,
+        let (how, bytes) = match terms.sink {
             // An urgent byte has to come by Data (B-78).
-            Some(room) if urgent.is_none() => Next::Write(bytes.min(room), Source::Stream),
-            _ => Next::Data(bytes, Source::Stream),
-        }
+            Some(room) if urgent.is_none() => (How::Write, bytes.min(room)),
+            _ => (How::Data, bytes),
+        };
+        (bytes > 0).then_some(Next {
+            how,
+            bytes,
+            source: Source::Stream,
+        })
     }
 
     fn next_copy(&self, buffer: &Buffer, terms: Terms) -> Next {
-        match terms.sink {
-            Some(room) => Next::Write(buffer.left().min(room), buffer.source()),
-            None => Next::Data(buffer.left().min(self.limit), buffer.source()),
+        let (how, most) = match terms.sink {
+            Some(room) => (How::Write, room),
+            None => (How::Data, self.limit),
+        };
+        Next {
+            how,
+            bytes: buffer.left().min(most),
+            source: buffer.source(),
         }
     }
 
-    fn next_buffer(&self, buffer: &Buffer, open: usize, terms: Terms) -> Next {
+    fn next_buffer(&self, buffer: &Buffer, open: usize, terms: Terms) -> Option<Next> {
         let small = buffer.left() <= self.limit;
         if open == 0 && (terms.sink.is_some() || small || terms.mode == Mode::Buffered) {
-            return self.next_copy(buffer, terms);
+            return Some(self.next_copy(buffer, terms));
         }
         // No new SrcAvail before the cancel is done (B-39).
         if self.cancel != Cancel::No {
-            return Next::Nothing;
+            return None;
         }
-        match terms.mode {
+        let inline = match terms.mode {
+            // At least one byte: the limit is 21 at least, and the buffer longer (B-4, B-27).
             Mode::Combined if open == 0 => {
-                // At least one byte: the limit is 21 at least, and the buffer longer (B-4, B-27).
                 let most = self.limit.saturating_sub(SRC_AH_LEN);
                 let before = INLINE_ALIGN.saturating_sub(buffer.rest().va % INLINE_ALIGN);
-                let inline = u32::try_from(before).map_or(most, |before| before.min(most));
-                Next::SrcAvail(inline, buffer.source())
+                u32::try_from(before).map_or(most, |before| before.min(most))
             }
-            Mode::Pipelined if open < usize::from(terms.max_adverts) && !small => {
-                Next::SrcAvail(0, buffer.source())
+            // What is open is to come to an end when a change waits for it.
+            Mode::Pipelined if terms.wanted != Mode::Pipelined => return None,
+            Mode::Pipelined if open < usize::from(terms.max_adverts) && !small => 0,
+            _ => return None,
+        };
+        Some(Next {
+            how: How::SrcAvail,
+            bytes: inline,
+            source: buffer.source(),
+        })
+    }
+
+    /// Whether a message that takes so many copied bytes has to announce the urgent byte `at` (`B-77`).
+    pub(super) fn announces(&self, bytes: usize, at: usize) -> bool {
+        self.urgent.announce(bytes, self.before(at))
+    }
+
+    /// Bytes of buffers that stand before the copied byte `at`.
+    fn before(&self, at: usize) -> usize {
+        let mut copied: usize = 0;
+        let mut before: usize = 0;
+        for buffer in self.buffers.iter() {
+            copied = copied.saturating_add(buffer.before);
+            if copied >= at {
+                break;
             }
-            _ => Next::Nothing,
+            if buffer.way != Way::Gone {
+                let left = usize::try_from(buffer.left()).unwrap_or(usize::MAX);
+                before = before.saturating_add(left);
+            }
         }
+        before
     }
 
     /// [`SendHalf::next`] goes out as this message.
     #[inline]
     pub(super) fn take(&mut self, next: Next, mseq: u32) -> SendTag {
-        let mut tag = SendTag { mseq, stream: 0 };
-        match next {
-            Next::Nothing => {}
-            Next::Data(bytes, Source::Stream) | Next::Write(bytes, Source::Stream) => {
-                tag.stream = bytes;
-                self.take_stream(bytes, mseq);
+        if next.source == Source::Stream {
+            self.take_stream(next.bytes, mseq);
+            return SendTag {
+                mseq,
+                stream: next.bytes,
+            };
+        }
+        if let Some(buffer) = self.turn() {
+            buffer.done = buffer.done.saturating_add(next.bytes);
+            if next.bytes > 0 {
+                buffer.in_use = Some(mseq);
             }
-            Next::Data(bytes, Source::Buffer(..)) | Next::Write(bytes, Source::Buffer(..)) => {
-                if let Some(buffer) = self.turn() {
-                    buffer.done = buffer.done.saturating_add(bytes);
-                    buffer.in_use = Some(mseq);
-                    if buffer.left() == 0 {
-                        buffer.way = Way::Gone;
-                    }
-                }
-            }
-            Next::SrcAvail(inline, _) => {
-                if let Some(buffer) = self.turn() {
-                    buffer.way = Way::Advertised;
-                    buffer.done = buffer.done.saturating_add(inline);
-                    if inline > 0 {
-                        buffer.in_use = Some(mseq);
-                    }
-                }
+            if next.how == How::SrcAvail {
+                buffer.way = Way::Advertised;
+            } else if buffer.left() == 0 {
+                buffer.way = Way::Gone;
             }
         }
-        tag
+        SendTag { mseq, stream: 0 }
     }
 
-    /// The memory that [`Next::SrcAvail`] advertises.
+    /// The memory that [`How::SrcAvail`] advertises.
     pub(super) fn offered(&mut self) -> Option<Region> {
         self.turn().map(|buffer| buffer.rest())
     }
@@ -572,6 +607,7 @@ mod tests {
 
     const TERMS: Terms = Terms {
         mode: Mode::Combined,
+        wanted: Mode::Combined,
         max_adverts: 2,
         sink: None,
     };
@@ -582,8 +618,16 @@ mod tests {
         half
     }
 
+    fn data(bytes: u32) -> Option<Next> {
+        Some(Next {
+            how: How::Data,
+            bytes,
+            source: Source::Stream,
+        })
+    }
+
     fn send(half: &mut SendHalf, mseq: u32) -> SendTag {
-        let next = half.next(TERMS);
+        let next = half.next(TERMS).unwrap();
         half.take(next, mseq)
     }
 
@@ -597,11 +641,11 @@ mod tests {
         assert_eq!(partial.stream, 30);
         half.write(20, 0);
         half.push();
-        assert_eq!(half.next(TERMS), Next::Nothing);
+        assert_eq!(half.next(TERMS), None);
         half.write(40, 0);
         half.push();
         half.sent(partial);
-        assert_eq!(half.next(TERMS), Next::Data(60, Source::Stream));
+        assert_eq!(half.next(TERMS), data(60));
     }
 
     #[test]
@@ -611,7 +655,7 @@ mod tests {
         half.write(250, 0);
         assert_eq!(send(&mut half, 1).stream, 100);
         assert_eq!(send(&mut half, 2).stream, 100);
-        assert_eq!(half.next(TERMS), Next::Nothing);
+        assert_eq!(half.next(TERMS), None);
     }
 
     #[test]
@@ -619,7 +663,7 @@ mod tests {
         let mut half = half();
         half.nodelay = true;
         half.write(1, 0);
-        assert_eq!(half.next(TERMS), Next::Nothing, "more may follow");
+        assert_eq!(half.next(TERMS), None, "more may follow");
         half.push();
         assert_eq!(send(&mut half, 1).stream, 1);
         half.write(2, 0);
@@ -634,7 +678,7 @@ mod tests {
         half.write(5, 1000);
         assert_eq!(half.deadline(), Some(1000 + HOLD_NS));
         half.expired(999 + HOLD_NS);
-        assert_eq!(half.next(TERMS), Next::Nothing);
+        assert_eq!(half.next(TERMS), None);
         half.expired(1000 + HOLD_NS);
         assert_eq!(half.deadline(), None);
         assert_eq!(send(&mut half, 1).stream, 5);
@@ -653,9 +697,9 @@ mod tests {
         let mut half = half();
         half.cork = true;
         half.write(5, 0);
-        assert_eq!(half.next(TERMS), Next::Nothing);
+        assert_eq!(half.next(TERMS), None);
         half.shut = true;
-        assert_eq!(half.next(TERMS), Next::Data(5, Source::Stream));
+        assert_eq!(half.next(TERMS), data(5));
     }
 
     #[test]

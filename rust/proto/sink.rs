@@ -257,14 +257,14 @@ impl Sinks {
         Ok(())
     }
 
-    /// Memory to write to.
-    pub(super) fn next(&self) -> Option<Region> {
-        self.sinks.first().copied()
+    /// Bytes of the oldest, which is next to be written to.
+    pub(super) fn room(&self) -> Option<u32> {
+        self.sinks.first().map(|region| region.len)
     }
 
-    /// The oldest was written to.
-    pub(super) fn used(&mut self) {
-        self.sinks.pop();
+    /// The oldest is written to, with so many bytes: where to.
+    pub(super) fn take(&mut self, len: u32) -> Option<Region> {
+        self.sinks.pop().map(|region| Region { len, ..region })
     }
 
     /// A message with payload goes out (`B-48`, `B-49`).

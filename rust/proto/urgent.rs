@@ -29,10 +29,12 @@ impl Urgent {
         self.next.map(|(at, _)| at)
     }
 
-    /// Whether the next message, which takes so many bytes, announces one (`B-77`).
-    pub(super) fn announce(&self, bytes: usize) -> bool {
-        self.next
-            .is_some_and(|(at, announced)| !announced && at <= bytes.max(DISTANCE_MAX))
+    /// Whether the next message, which takes so many bytes, announces one (`B-77`); `others` stand before it as well.
+    pub(super) fn announce(&self, bytes: usize, others: usize) -> bool {
+        self.next.is_some_and(|(at, announced)| {
+            let distance = at.saturating_add(others);
+            !announced && distance <= bytes.max(DISTANCE_MAX)
+        })
     }
 
     /// The announcement goes out.
@@ -67,12 +69,13 @@ mod tests {
     fn b_77_announced_once_and_not_too_early() {
         let mut urgent = Urgent::default();
         urgent.write(70_000);
-        assert!(!urgent.announce(100));
-        assert!(urgent.announce(70_000), "in the message itself");
+        assert!(!urgent.announce(100, 0));
+        assert!(urgent.announce(70_000, 0), "in the message itself");
+        assert!(!urgent.announce(69_999, 0));
         urgent.take(5_000);
-        assert!(urgent.announce(0));
+        assert!(urgent.announce(0, 0));
         urgent.announced();
-        assert!(!urgent.announce(0));
+        assert!(!urgent.announce(0, 0));
         assert_eq!(urgent.limit(), Some(65_000));
         urgent.take(65_000);
         assert_eq!(urgent.limit(), None);
@@ -89,6 +92,6 @@ mod tests {
         urgent.write(40);
         urgent.take(20);
         assert_eq!(urgent.limit(), Some(20));
-        assert!(urgent.announce(0));
+        assert!(urgent.announce(0, 0));
     }
 }

@@ -230,6 +230,11 @@ impl Message {
         )
     }
 
+    /// Whether REQ_PIPE means something on it (`B-60`).
+    pub(super) fn may_hint(self) -> bool {
+        matches!(self, Message::RdmaRdCompl(_) | Message::RdmaWrCompl(_))
+    }
+
     /// Whether the receiver should be woken for it (`B-82`); Data with an urgent byte is solicited as well.
     pub fn solicited(self) -> bool {
         matches!(

@@ -23,7 +23,12 @@ struct End {
     taken: usize,
     read: Vec<u8>,
     events: Events,
+    /// Messages that were sent; see [`SENT_MAX`].
+    sent: u32,
 }
+
+/// More than any test has to say.
+const SENT_MAX: u32 = 50_000;
 
 impl End {
     fn new(config: Config) -> End {
@@ -33,6 +38,7 @@ impl End {
             taken: 0,
             read: Vec::new(),
             events: Events::default(),
+            sent: 0,
         }
     }
 
@@ -46,6 +52,8 @@ impl End {
     /// The next message, as bytes.
     fn poll(&mut self) -> Option<(SendTag, Vec<u8>)> {
         let transmit = self.machine.poll_transmit()?;
+        self.sent += 1;
+        assert!(self.sent < SENT_MAX, "never stops sending");
         let end = self.taken + transmit.payload as usize;
         let bytes = [transmit.header.as_bytes(), &self.written[self.taken..end]].concat();
         self.taken = end;
@@ -613,6 +621,17 @@ fn b_73_data_after_receive_shutdown_aborts() {
         pair.b.machine.aborted(),
         Some(AbortReason::DataAfterShutdown)
     );
+}
+
+#[test]
+fn b_73_a_write_after_receive_shutdown_aborts() {
+    let Pair { a: _, mut b } = Pair::connected();
+    let change = message(&b, Message::ModeChange(Half::Receive, Mode::Pipelined), b"");
+    b.machine.received(&change).unwrap();
+    b.machine.offer_buffer(REGION).unwrap();
+    b.poll().unwrap();
+    b.machine.shutdown_receive();
+    assert_eq!(rule(&mut b, Message::RdmaWrCompl(1), b""), Rule::B(73));
 }
 
 #[test]

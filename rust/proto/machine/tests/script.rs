@@ -14,6 +14,8 @@ struct Script {
     mseq: u32,
     heard: u32,
     ack: u32,
+    /// Messages that were sent; see [`SENT_MAX`].
+    sent: u32,
 }
 
 impl Script {
@@ -50,6 +52,7 @@ impl Script {
             mseq: 0,
             heard: 0,
             ack: 0,
+            sent: 0,
         }
     }
 
@@ -107,6 +110,8 @@ impl Script {
     fn next(&mut self) -> Option<(wire::Parsed, Transmit)> {
         loop {
             let transmit = self.machine.poll_transmit()?;
+            self.sent += 1;
+            assert!(self.sent < SENT_MAX, "never stops sending");
             let mut bytes = transmit.header.as_bytes().to_vec();
             bytes.resize(bytes.len() + transmit.payload as usize, 0);
             let parsed = wire::parse(&bytes).unwrap();
@@ -342,6 +347,32 @@ fn b_36_a_sender_that_waits_too_long_copies() {
     script.say(Message::SendSm);
     let transmit = script.expect(Message::Data);
     assert_eq!(transmit.source, Source::Buffer(id, INLINE));
+}
+
+#[test]
+fn b_36_two_senders_that_wait_for_each_other() {
+    for withdraw in [false, true] {
+        let mut pair = Pair::connected();
+        let ends = [&mut pair.a, &mut pair.b];
+        let ids = ends.map(|end| {
+            end.written = vec![7; LARGE.len as usize];
+            end.machine.set_zero_copy(true);
+            end.machine.send_buffer(LARGE).unwrap()
+        });
+        pair.settle();
+        for end in [&mut pair.a, &mut pair.b] {
+            // Neither reads, and so neither is done.
+            assert!(end.machine.readable().is_some());
+            assert_eq!(end.machine.finished(), None);
+            end.machine.cancel_send(withdraw);
+        }
+        pair.settle();
+        let bytes = if withdraw { INLINE } else { LARGE.len };
+        for (end, id) in [(&mut pair.a, ids[0]), (&mut pair.b, ids[1])] {
+            assert_eq!(end.machine.finished(), Some(Finished { id, bytes }));
+            assert_eq!(end.read, vec![7; bytes as usize]);
+        }
+    }
 }
 
 #[test]
@@ -755,6 +786,28 @@ fn b_58_leaving_pipelined_voids_offers() {
 }
 
 #[test]
+fn b_58_nothing_new_is_advertised_while_a_change_waits() {
+    let mut script = Script::pipelined();
+    script.expect_buffer(LARGE);
+    script.machine.want_mode(Mode::Combined);
+    script.machine.send_buffer(LARGE).unwrap();
+    script.expect_silence();
+    script.say(Message::RdmaRdCompl(LARGE.len));
+    script.expect(Message::ModeChange(Half::Receive, Mode::Combined));
+    assert_eq!(script.expect(Message::SrcAvail(LARGE)).payload, INLINE);
+}
+
+#[test]
+fn b_58_a_src_avail_has_to_wait_for_the_acknowledgement() {
+    let mut script = Script::pipelined();
+    script.say(Message::SrcAvail(LARGE));
+    script.machine.start_read(300).unwrap();
+    script.say(Message::ModeChange(Half::Receive, Mode::Combined));
+    let refused = script.refused(Message::SrcAvail(LARGE), b"again");
+    assert_eq!(refused, Rule::B(29));
+}
+
+#[test]
 fn b_58_reads_in_flight_are_reported_before_all_is_forgotten() {
     let mut script = Script::pipelined();
     script.say(Message::SrcAvail(LARGE));
@@ -779,16 +832,50 @@ fn b_60_the_hint_is_given_and_taken() {
 
     script.expect_buffer(LARGE);
     assert!(!script.machine.pipeline_hinted());
-    let hint = Flags {
-        pipeline: true,
-        ..Flags::default()
-    };
-    script.try_say(Message::Data, hint, b"").unwrap();
+    script.try_say(Message::Data, HINT, b"").unwrap();
     assert!(!script.machine.pipeline_hinted());
     script
-        .try_say(Message::RdmaRdCompl(100), hint, b"")
+        .try_say(Message::RdmaRdCompl(100), HINT, b"")
         .unwrap();
     assert!(script.machine.pipeline_hinted());
+}
+
+/// REQ_PIPE alone.
+const HINT: Flags = Flags {
+    urgent: false,
+    urgent_pending: false,
+    pipeline: true,
+};
+
+#[test]
+fn b_60_a_write_hints_for_the_opposite_half() {
+    for hint in [false, true] {
+        let mut script = Script::pipelined();
+        script.machine.set_pipeline_hint(hint);
+        script.say(Message::SinkAvail(LARGE, 0));
+        script.machine.write(1);
+        script.machine.push();
+        let (written, _) = script.next().unwrap();
+        assert_eq!(written.message, Message::RdmaWrCompl(1));
+        assert_eq!(written.base.flags.pipeline, hint);
+    }
+    let mut script = Script::pipelined();
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.expect(Message::SinkAvail(LARGE, 0));
+    script.try_say(Message::RdmaWrCompl(1), HINT, b"").unwrap();
+    assert!(script.machine.pipeline_hinted());
+}
+
+#[test]
+fn b_60_the_hint_means_nothing_in_buffered_mode() {
+    let mut script = Script::new();
+    script.machine.want_mode(Mode::Buffered);
+    script.expect(Message::ModeChange(Half::Receive, Mode::Buffered));
+    script.say(Message::ModeChange(Half::Receive, Mode::Pipelined));
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.expect(Message::SinkAvail(LARGE, 0));
+    script.try_say(Message::RdmaWrCompl(1), HINT, b"").unwrap();
+    assert!(!script.machine.pipeline_hinted());
 }
 
 #[test]
@@ -957,6 +1044,35 @@ fn b_77_urgent_bytes_are_announced_without_payload_credit() {
     let (parsed, transmit) = script.next().unwrap();
     assert!(parsed.base.flags.urgent && !parsed.base.flags.urgent_pending);
     assert!(transmit.solicited);
+}
+
+#[test]
+fn b_77_a_buffer_before_the_urgent_byte_keeps_its_announcement() {
+    for (len, early) in [(65534, true), (65535, false)] {
+        let mut script = Script::pipelined();
+        script.machine.send_buffer(part(0, len)).unwrap();
+        script.machine.write(1);
+        script.machine.mark_urgent();
+        let (advert, _) = script.next().unwrap();
+        assert_eq!(advert.message, Message::SrcAvail(part(0, len)));
+        assert_eq!(advert.base.flags.urgent_pending, early);
+        script.expect_silence();
+        script.say(Message::RdmaRdCompl(len));
+        let (data, _) = script.next().unwrap();
+        assert!(data.base.flags.urgent);
+        assert_eq!(data.base.flags.urgent_pending, !early);
+    }
+}
+
+#[test]
+fn b_77_buffers_behind_the_urgent_byte_do_not_count() {
+    let mut script = Script::pipelined();
+    script.machine.write(100);
+    script.machine.mark_urgent();
+    script.machine.send_buffer(part(0, 100_000)).unwrap();
+    script.machine.credits.start(2 + 1);
+    let (update, _) = script.next().unwrap();
+    assert!(update.payload.is_empty() && update.base.flags.urgent_pending);
 }
 
 #[test]
