@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What one Data message costs each end, for an instruction counter to look at: see `tools/bench-proto`.
+//! What one Data message, one credit update and one SrcAvail cost each end, for an instruction counter to look at: see
+//! `tools/bench-proto`.
 
 use sdp_proto::{
     Config,
     Machine,
+    Region,
     Side,
     Transmit, //
 };
@@ -53,14 +55,72 @@ fn answer_one(machine: &mut Machine) -> Option<Transmit> {
     machine.poll_transmit()
 }
 
-fn main() {
+/// An empty Data, for which returned buffers are the reason.
+#[inline(never)]
+fn update_one(machine: &mut Machine) -> Transmit {
+    machine.posted(32);
+    machine.poll_transmit().expect("nothing to tell")
+}
+
+#[inline(never)]
+fn updated_one(machine: &mut Machine, message: &[u8]) {
+    black_box(machine.received(message).expect("violation"));
+    machine.posted(1);
+    black_box(machine.take_events());
+}
+
+/// From the user's buffer to its SrcAvail.
+#[inline(never)]
+fn advertise_one(machine: &mut Machine, region: Region) -> Transmit {
+    machine.send_buffer(region).expect("no room");
+    machine.poll_transmit().expect("no credit")
+}
+
+#[inline(never)]
+fn advertised_one(machine: &mut Machine, message: &[u8]) {
+    black_box(machine.received(message).expect("violation"));
+    machine.posted(1);
+    black_box(machine.take_events());
+}
+
+/// One RDMA Read of all of it, from its start to its completion.
+#[inline(never)]
+fn fetch_one(machine: &mut Machine) {
+    let len = machine.readable().expect("no SrcAvail").region.len;
+    black_box(machine.start_read(len));
+    machine.read_done(len);
+}
+
+/// The RdmaRdCompl.
+#[inline(never)]
+fn report_one(machine: &mut Machine) -> Transmit {
+    machine.poll_transmit().expect("nothing read")
+}
+
+/// From the RdmaRdCompl to the buffer's return.
+#[inline(never)]
+fn finish_one(machine: &mut Machine, message: &[u8]) {
+    black_box(machine.received(message).expect("violation"));
+    machine.posted(1);
+    black_box(machine.take_events());
+    black_box(machine.finished().expect("not finished"));
+}
+
+fn pair(config: impl Fn(Side) -> Config) -> (Machine, Machine) {
     let mut a = Machine::new(config(Side::Connecting)).expect("config");
     let mut b = Machine::new(config(Side::Accepting)).expect("config");
     let ack = b.hello_received(&a.hello()).expect("hello");
     a.hello_ack_received(&ack).expect("hello ack");
     b.established();
+    (a, b)
+}
+
+const ROUNDS: u32 = 10_000;
+
+fn data() {
+    let (mut a, mut b) = pair(config);
     let mut message = [0; 1016];
-    for _ in 0..10_000 {
+    for _ in 0..ROUNDS {
         let transmit = send_one(&mut a, message.len() - 16);
         message[..16].copy_from_slice(transmit.header.as_bytes());
         complete_one(&mut a, &transmit);
@@ -71,4 +131,53 @@ fn main() {
             a.posted(1);
         }
     }
+}
+
+/// Nothing but updates, on a ring that shrinks by as many messages as it grows.
+fn update() {
+    let (mut a, mut b) = pair(config);
+    let mut message = [0; 17];
+    for _ in 0..ROUNDS {
+        for _ in 0..32 {
+            a.write(1);
+            a.push();
+            let transmit = a.poll_transmit().expect("no credit");
+            message[..16].copy_from_slice(transmit.header.as_bytes());
+            a.sent(transmit.tag);
+            b.received(&message).expect("violation");
+            b.take_events();
+        }
+        let update = update_one(&mut b);
+        b.sent(update.tag);
+        updated_one(&mut a, update.header.as_bytes());
+    }
+}
+
+/// One SrcAvail after another, in Combined mode.
+fn src_avail() {
+    let (mut a, mut b) = pair(config);
+    b.set_zero_copy(true);
+    let region = Region {
+        len: 1 << 20,
+        rkey: 1,
+        va: 0x1000,
+    };
+    let mut message = vec![0; 16384];
+    for _ in 0..ROUNDS {
+        let advert = advertise_one(&mut a, region);
+        let header = advert.header.as_bytes();
+        message[..header.len()].copy_from_slice(header);
+        a.sent(advert.tag);
+        advertised_one(&mut b, &message);
+        fetch_one(&mut b);
+        let report = report_one(&mut b);
+        b.sent(report.tag);
+        finish_one(&mut a, report.header.as_bytes());
+    }
+}
+
+fn main() {
+    data();
+    update();
+    src_avail();
 }
