@@ -369,6 +369,44 @@ mod tests {
         assert!(c.update_due());
     }
 
+    /// As many messages as `own` leaves `peer` of, the last of them updates, and some buffers back.
+    fn low(own: u16, peer: u16, updates: u32, back: u16) -> Credits {
+        let mut c = credits(own, 8);
+        let messages = u32::from(own - peer);
+        for mseq in 1..=messages {
+            let update = mseq + updates > messages;
+            c.receive(mseq, 0, 8, update, false).unwrap();
+        }
+        c.posted(back);
+        c
+    }
+
+    #[test]
+    fn b_19_and_b_20_what_calls_for_an_update() {
+        for (own, peer, updates, back, due) in [
+            // Enough for payload: news has to double it.
+            (6, 3, 0, 2, false),
+            (6, 3, 0, 3, true),
+            // Too little for payload: each buffer counts, but not one that an update took.
+            (6, 2, 0, 1, true),
+            (6, 2, 1, 1, false),
+            // Two are worth it whatever took them.
+            (6, 2, 2, 2, true),
+            (6, 2, 4, 2, true),
+            // Nothing: whatever there is.
+            (3, 0, 3, 1, true),
+            (3, 0, 0, 0, false),
+            (3, 0, 3, 0, false),
+        ] {
+            let c = low(own, peer, updates, back);
+            assert_eq!(
+                c.update_due(),
+                due,
+                "of {own}, {peer} left, {updates} updates, {back} back"
+            );
+        }
+    }
+
     #[test]
     fn b_20_an_update_is_forgotten_once_its_buffer_was_told() {
         let mut c = credits(4, 8);

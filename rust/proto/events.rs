@@ -93,3 +93,33 @@ impl core::fmt::Debug for Events {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_one_of_its_own() {
+        let mut all = Events::default();
+        for (event, _) in NAMES {
+            assert!(!event.is_empty());
+            assert!(!all.contains(event));
+            all |= event;
+            assert!(all.contains(event));
+        }
+        assert_eq!(all.0.count_ones() as usize, NAMES.len());
+    }
+
+    #[test]
+    fn a_union_has_both_and_no_more() {
+        let both = Events::URGENT | Events::CLOSED;
+        assert!(both.contains(Events::URGENT) && both.contains(Events::CLOSED));
+        assert!(!both.contains(Events::URGENT | Events::RESIZE));
+        assert_eq!(both | Events::URGENT, both);
+        let mut union = both;
+        union |= Events::CLOSED;
+        assert_eq!(union, both);
+        assert!(Events::default().is_empty() && !both.is_empty());
+        assert_eq!(format!("{both:?}"), "{\"URGENT\", \"CLOSED\"}");
+    }
+}

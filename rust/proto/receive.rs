@@ -73,7 +73,7 @@ pub(super) struct ReceiveHalf {
     /// A SrcAvailCancel, or a ModeChange out of Pipelined, waits for reads in flight (`B-40`, `B-58`); whether a SendSm answers.
     ending: Option<bool>,
     /// The SendSms that the peer may not have yet, and the bytes that each asks for.
-    answers: Ring<(u32, u64), { ADVERTS + 1 }>,
+    answers: Ring<(u32, u64), ADVERTS>,
     /// Bytes that the peer knows to send by Data: they stand before any SrcAvail that is open.
     rest: u64,
     /// Data came behind an open SrcAvail: what is advertised cannot be declined any more, for it would come too late.
@@ -349,7 +349,7 @@ impl ReceiveHalf {
             Answer::SendSm => {
                 // After a cancel it is the peer's affair how much of it still comes.
                 let bytes = self.open.first().map_or(0, |open| open.region.len.into());
-                // Cannot be full: with all open at once, and a cancel, there are no more.
+                // Cannot be full: each stands for a SrcAvail at least, of which there are no more than that, answered or open.
                 let _ = self.answers.push((mseq, bytes));
                 if self.open.is_empty() {
                     self.ending = None;

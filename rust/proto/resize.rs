@@ -20,6 +20,16 @@ enum Ask {
     Sent(u32),
 }
 
+/// Whether buffers of `old` bytes may become ones of `new` for a wish: that or more to grow, that at least to shrink, or as they were
+/// (`B-64`, `B-65`).
+fn grants(wish: u32, old: u32, new: u32) -> bool {
+    if wish > old {
+        new >= wish || new == old
+    } else {
+        new >= wish && new <= old
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Resize {
     side: Side,
@@ -104,12 +114,7 @@ impl Resize {
                 "ChRcvBufAck without a ChRcvBuf",
             ));
         };
-        let legal = if wish > self.peer {
-            size >= wish || size == self.peer
-        } else {
-            size >= wish && size <= self.peer
-        };
-        if !legal {
+        if !grants(wish, self.peer, size) {
             return Err(Violation::new(
                 Rule::B(64),
                 "ChRcvBufAck of a size that was not asked for",
@@ -154,17 +159,12 @@ impl Resize {
         self.wish
     }
 
-    /// The user has buffers of `size` now: the wish or more when it grew, the wish at least when it shrank, or the old size to
-    /// refuse (`B-64`, `B-65`). False when that answers no wish.
+    /// The user has buffers of `size` now; false when that answers no wish.
     pub(super) fn answer(&mut self, size: u32) -> bool {
         let Some(wish) = self.wish else {
             return false;
         };
-        let legal = if wish > self.own {
-            size >= wish || size == self.own
-        } else {
-            size >= wish && size <= self.own
-        };
+        let legal = grants(wish, self.own, size);
         if legal {
             self.wish = None;
             self.answer = Some(size);
@@ -206,6 +206,7 @@ mod tests {
         ask(&mut r, 3000);
         assert!(!r.ask(4000));
         r.answered(3000).unwrap();
+        assert!(!r.ask(3000), "has it");
         assert_eq!(r.peer(), 3000);
         assert_eq!(r.answered(3000).unwrap_err().rule, Rule::B(63));
         let mut r = resize(Side::Accepting);
@@ -236,7 +237,14 @@ mod tests {
             (500, 2000, true),
             (500, 400, false),
             (500, 2001, false),
+            (2000, 2000, true),
+            (2000, 1999, false),
+            (2000, 2001, false),
         ] {
+            assert_eq!(grants(wish, 2000, answer), ok, "{wish} {answer}");
+            if wish == 2000 {
+                continue;
+            }
             let mut r = resize(Side::Connecting);
             ask(&mut r, wish);
             assert_eq!(r.answered(answer).is_ok(), ok, "{wish} {answer}");

@@ -86,10 +86,7 @@ impl Offers {
 
     /// The SinkAvail to send.
     pub(super) fn next(&self) -> Option<(Region, u32)> {
-        let full = match usize::from(self.max_adverts).checked_sub(1) {
-            Some(most) => self.open().nth(most).is_some(),
-            None => true,
-        };
+        let full = self.open().count() >= usize::from(self.max_adverts);
         if full || self.cancel != Cancel::No {
             return None;
         }
@@ -169,7 +166,12 @@ impl Offers {
                 "SinkCancelAck without a SinkAvailCancel",
             ));
         }
-        self.void();
+        for offer in self.offers.iter_mut() {
+            // Those that were made since then wait for their turn.
+            if offer.way == Way::Advertised {
+                offer.way = Way::Gone;
+            }
+        }
         self.cancel = Cancel::No;
         Ok(())
     }

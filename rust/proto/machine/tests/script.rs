@@ -1258,3 +1258,169 @@ fn b_49_payload_of_a_src_avail_counts() {
     script.machine.push();
     script.expect(Message::RdmaWrCompl(1));
 }
+
+#[test]
+fn b_29_one_src_avail_until_its_answer_is_known() {
+    let mut script = Script::new();
+    script.say_with(Message::SrcAvail(LARGE), b"head");
+    let second = script.refused(Message::SrcAvail(LARGE), b"head");
+    assert_eq!(second, Rule::B(29));
+
+    let mut script = Script::new();
+    script.say_with(Message::SrcAvail(LARGE), b"head");
+    script.machine.decline();
+    script.expect(Message::SendSm);
+    let early = script.refused(Message::SrcAvail(LARGE), b"head");
+    assert_eq!(early, Rule::B(29));
+
+    let mut script = Script::new();
+    script.say_with(Message::SrcAvail(LARGE), b"head");
+    script.machine.decline();
+    script.expect(Message::SendSm);
+    script.acknowledge();
+    script.say_with(Message::SrcAvail(LARGE), b"head");
+}
+
+#[test]
+fn b_31_a_completion_belongs_to_the_oldest_read_in_flight() {
+    let mut script = Script::pipelined();
+    // The first is not reported before the second was read.
+    for _ in 0..2 {
+        script.say(Message::SrcAvail(LARGE));
+        script.machine.start_read(1000).unwrap();
+        script.machine.read_done(1000);
+    }
+    script.expect(Message::RdmaRdCompl(1000));
+    script.expect(Message::RdmaRdCompl(1000));
+}
+
+#[test]
+fn b_33_what_is_read_already_cannot_be_declined() {
+    let mut script = Script::pipelined();
+    script.say(Message::SrcAvail(LARGE));
+    script.machine.start_read(1000).unwrap();
+    assert!(script.machine.decline());
+    script.say_with(Message::Data, b"behind");
+    script.machine.read_done(1000);
+    script.expect(Message::RdmaRdCompl(1000));
+    script.expect_silence();
+}
+
+#[test]
+fn b_40_what_was_read_before_the_cancel_is_reported() {
+    let mut script = Script::pipelined();
+    script.say(Message::SrcAvail(LARGE));
+    script.machine.start_read(300).unwrap();
+    script.machine.read_done(300);
+    script.say(Message::SrcAvailCancel);
+    script.expect(Message::RdmaRdCompl(300));
+    script.expect(Message::SendSm);
+}
+
+#[test]
+fn b_40_a_second_cancel_does_not_hide_the_first() {
+    let mut script = Script::pipelined();
+    script.say(Message::SrcAvail(LARGE));
+    script.machine.start_read(300).unwrap();
+    script.say(Message::SrcAvailCancel);
+    script.say(Message::SrcAvailCancel);
+    script.machine.read_done(300);
+    script.expect(Message::RdmaRdCompl(300));
+    script.expect(Message::SendSm);
+    script.expect_silence();
+}
+
+#[test]
+fn b_42_payload_does_not_come_before_the_answer_to_the_cancel() {
+    let mut script = Script::new();
+    script.say_with(Message::SrcAvail(LARGE), b"head");
+    script.say(Message::SrcAvailCancel);
+    script.expect(Message::SendSm);
+    assert_eq!(script.refused(Message::Data, b"early"), Rule::B(29));
+}
+
+#[test]
+fn b_42_two_cancels_that_cross() {
+    let mut script = Script::new();
+    script.expect_buffer(LARGE);
+    script.acknowledge();
+    script.say_with(Message::SrcAvail(LARGE), b"head");
+    script.machine.cancel_send(false);
+    script.expect(Message::SrcAvailCancel);
+    script.say(Message::SrcAvailCancel);
+    script.expect(Message::SendSm);
+    // The peer works on our cancel, and so does not acknowledge the SendSm that allows it this.
+    script.say_with(Message::Data, b"rest");
+    script.acknowledge();
+    script.say(Message::SendSm);
+    script.expect(Message::Data);
+}
+
+#[test]
+fn b_58_nothing_is_held_when_nothing_is_read() {
+    let mut script = Script::pipelined();
+    script.say(Message::SrcAvail(LARGE));
+    script.say(Message::ModeChange(Half::Receive, Mode::Combined));
+    script.machine.write(1);
+    script.machine.push();
+    let (data, _) = script.next().unwrap();
+    assert_eq!(data.base.mseq_ack, script.mseq);
+    script.say_with(Message::SrcAvail(LARGE), b"again");
+}
+
+#[test]
+fn b_68_a_disconn_before_the_answer_is_known() {
+    let mut script = Script::new();
+    script.say_with(Message::SrcAvail(LARGE), b"head");
+    script.machine.decline();
+    script.expect(Message::SendSm);
+    assert_eq!(script.refused(Message::DisConn, b""), Rule::B(68));
+
+    let mut script = Script::new();
+    script.say_with(Message::SrcAvail(LARGE), b"head");
+    script.say(Message::SrcAvailCancel);
+    assert_eq!(script.refused(Message::DisConn, b""), Rule::B(68));
+}
+
+#[test]
+fn b_30_and_b_46_no_more_offers_than_the_peer_takes() {
+    let mut script = Script::pipelined();
+    for _ in 0..5 {
+        script.machine.offer_buffer(LARGE).unwrap();
+    }
+    for _ in 0..4 {
+        script.expect(Message::SinkAvail(LARGE, 0));
+    }
+    script.expect_silence();
+    script.say(Message::RdmaWrCompl(1000));
+    script.expect(Message::SinkAvail(LARGE, 0));
+}
+
+#[test]
+fn b_47_no_write_of_nothing_or_beyond_the_buffer() {
+    for (len, ok) in [(0, false), (1, true), (1000, true), (1001, false)] {
+        let mut script = Script::pipelined();
+        script.machine.offer_buffer(LARGE).unwrap();
+        script.expect(Message::SinkAvail(LARGE, 0));
+        let result = script.try_say(Message::RdmaWrCompl(len), Flags::default(), b"");
+        assert_eq!(result.is_ok(), ok, "{len}");
+        if let Err(violation) = result {
+            assert_eq!(violation.rule, Rule::B(47));
+        }
+    }
+}
+
+#[test]
+fn b_53_no_offer_until_the_cancel_is_answered() {
+    let mut script = Script::pipelined();
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.expect(Message::SinkAvail(LARGE, 0));
+    script.machine.cancel_offers();
+    script.machine.offer_buffer(part(0, 500)).unwrap();
+    script.expect(Message::SinkAvailCancel);
+    script.expect_silence();
+    script.say(Message::SinkCancelAck);
+    assert!(script.machine.offer_finished().is_some());
+    assert_eq!(script.machine.offer_finished(), None);
+    script.expect(Message::SinkAvail(part(0, 500), 0));
+}
