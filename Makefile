@@ -57,8 +57,7 @@ rules: ## print the code and the tests of each protocol rule; fails when one is 
 
 .PHONY: sim
 sim: ## simulate pairs of ends over an adversarial link: SDP_SEEDS=n SDP_SEED=n
-	@tools/vm/in-root env SDP_SEEDS=$(or $(SDP_SEEDS),10000) $(addprefix SDP_SEED=,$(SDP_SEED)) \
-		cargo test --locked --release -p sdp-proto --test simulation -- --nocapture
+	@SDP_SEEDS=$(SDP_SEEDS) SDP_SEED=$(SDP_SEED) tools/sim
 
 .PHONY: bench-proto
 bench-proto: ## count the instructions of a message in the protocol core (needs valgrind)

@@ -717,16 +717,17 @@ fn bytes_arrive_once_in_order_and_nothing_hangs() {
         (Some(seed), _) => seed..seed + 1,
         (None, count) => 0..count.unwrap_or(500),
     };
-    let mut totals = [0; 2];
+    let mut totals = [0; 3];
     for seed in seeds {
+        totals[0] += 1;
         let mut random = Random(seed ^ 0x5d9);
         let length = 20 + random.below(800);
         let decisions: Vec<u64> = (0..length).map(|_| random.next()).collect();
         match run(seed, &decisions, false) {
             Ok(world) => {
                 for end in &world.ends {
-                    totals[0] += end.messages;
-                    totals[1] += end.read.len() as u64;
+                    totals[1] += end.messages;
+                    totals[2] += end.read.len() as u64;
                 }
             }
             Err(first) => {
@@ -741,5 +742,6 @@ fn bytes_arrive_once_in_order_and_nothing_hangs() {
             }
         }
     }
-    println!("{} messages, {} bytes", totals[0], totals[1]);
+    let [seeds, messages, bytes] = totals;
+    println!("{seeds} seeds, {messages} messages, {bytes} bytes");
 }
