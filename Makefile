@@ -71,6 +71,10 @@ fuzz: ## let a fuzzer play a hostile peer: SECONDS=60
 panics: ## prove that no function of the protocol core can panic
 	@tools/panics
 
+.PHONY: mutants
+mutants: ## test the tests of the protocol core (about an hour; needs cargo-mutants)
+	@tools/mutants
+
 .PHONY: lint
 lint: ## check format, warnings, walls between the rooms, and scripts
 	@tools/lint
