@@ -260,6 +260,15 @@ mod tests {
     }
 
     #[test]
+    fn b_13_all_credit_may_be_used() {
+        let mut c = credits(8, 8);
+        c.send();
+        c.send();
+        assert_eq!(c.receive(1, 0, 2, false, false), Ok(()));
+        assert_eq!(c.available(), 0);
+    }
+
+    #[test]
     fn b_13_unused_credit_may_shrink() {
         let mut c = credits(8, 8);
         c.send();

@@ -86,7 +86,9 @@ impl Offers {
 
     /// The SinkAvail to send.
     pub(super) fn next(&self) -> Option<(Region, u32)> {
-        let full = self.open().count() >= usize::from(self.max_adverts);
+        // One at least (B-5).
+        let last = usize::from(self.max_adverts).saturating_sub(1);
+        let full = self.open().nth(last).is_some();
         if full || self.cancel != Cancel::No {
             return None;
         }

@@ -2,6 +2,10 @@
 
 use super::super::wire::BASE_LEN;
 use super::*;
+use core::net::{
+    IpAddr,
+    Ipv4Addr, //
+};
 
 fn config(side: Side) -> Config {
     Config {
@@ -236,6 +240,72 @@ fn b_9a_payload_is_a_first_message() {
     assert_eq!(a.poll(), None);
     b.deliver(&bytes);
     assert_eq!(b.machine.state(), State::Established);
+}
+
+#[test]
+fn a_3_and_a_4_set_up_in_infiniband_form() {
+    let endpoints = Endpoints {
+        port: 7,
+        source: IpAddr::V4(Ipv4Addr::new(10, 27, 0, 1)),
+        destination: IpAddr::V4(Ipv4Addr::new(10, 27, 0, 2)),
+    };
+    for version in [IbVersion::V1_1, IbVersion::V2_2] {
+        let mut a = Machine::new(config(Side::Connecting)).unwrap();
+        let mut b = Machine::new(config(Side::Accepting)).unwrap();
+        let hello = a.hello_ib(version, &endpoints);
+        assert_eq!(a.state(), State::HelloSent);
+        let (ack, heard) = b.hello_ib_received(&hello).unwrap();
+        assert_eq!(heard, endpoints);
+        assert_eq!(b.state(), State::HelloAcked);
+        a.hello_ib_ack_received(&ack).unwrap();
+        assert_eq!((a.state(), a.credits()), (State::Established, 8));
+        assert_eq!(b.credits(), 8);
+    }
+}
+
+#[test]
+fn b_2_a_refused_hello_ack_ends_it() {
+    let mut a = Machine::new(config(Side::Connecting)).unwrap();
+    a.hello();
+    assert_eq!(a.hello_ib_ack_received(&[]).unwrap_err().rule, Rule::A(5));
+    assert_eq!(a.state(), State::Disconnecting);
+}
+
+#[test]
+fn b_22_the_users_options() {
+    let mut pair = Pair::connected();
+    pair.a.machine.set_cork(true);
+    pair.a.write(b"1");
+    assert!(pair.a.poll().is_none());
+    pair.a.machine.set_cork(false);
+    assert!(pair.a.poll().is_some());
+    // The first has not arrived.
+    pair.a.write(b"2");
+    assert!(pair.a.poll().is_none());
+    pair.a.machine.set_nodelay(true);
+    assert!(pair.a.poll().is_some());
+    pair.a.machine.set_nodelay(false);
+    pair.a.write(b"3");
+    assert!(pair.a.poll().is_none());
+}
+
+#[test]
+fn only_payload_that_arrives_is_news_for_the_writer() {
+    let Pair { a: _, mut b } = Pair::connected();
+    b.machine.posted(8);
+    let (tag, _) = b.poll().expect("update");
+    b.machine.take_events();
+    b.machine.sent(tag);
+    assert_eq!(b.machine.take_events(), Events::default());
+}
+
+#[test]
+fn the_end_is_told_once() {
+    let mut pair = Pair::connected();
+    pair.a.machine.disconnected();
+    assert!(pair.a.machine.take_events().contains(Events::CLOSED));
+    pair.a.machine.disconnected();
+    assert_eq!(pair.a.machine.take_events(), Events::default());
 }
 
 #[test]

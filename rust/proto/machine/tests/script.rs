@@ -493,6 +493,7 @@ fn b_41_nothing_is_held_when_all_was_read() {
     script.machine.write(1);
     script.machine.push();
     let (data, _) = script.next().unwrap();
+    assert_eq!(data.message, Message::Data, "nothing was cancelled");
     assert_eq!(data.base.mseq_ack, script.mseq);
 }
 
@@ -1423,4 +1424,82 @@ fn b_53_no_offer_until_the_cancel_is_answered() {
     assert!(script.machine.offer_finished().is_some());
     assert_eq!(script.machine.offer_finished(), None);
     script.expect(Message::SinkAvail(part(0, 500), 0));
+}
+
+#[test]
+fn b_53_nothing_is_cancelled_that_is_not_open() {
+    let mut script = Script::new();
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.machine.cancel_offers();
+    assert!(script.machine.offer_finished().is_some());
+    script.say(Message::ModeChange(Half::Receive, Mode::Pipelined));
+    script.expect_silence();
+}
+
+#[test]
+fn b_53_and_b_58_a_cancel_and_the_end_of_pipelined_mode() {
+    let mut script = Script::pipelined();
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.expect(Message::SinkAvail(LARGE, 0));
+    script.machine.cancel_offers();
+    script.say(Message::ModeChange(Half::Receive, Mode::Combined));
+    assert!(script.machine.offer_finished().is_some());
+    script.expect_silence();
+
+    let mut script = Script::pipelined();
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.expect(Message::SinkAvail(LARGE, 0));
+    script.machine.cancel_offers();
+    script.expect(Message::SinkAvailCancel);
+    script.say(Message::ModeChange(Half::Receive, Mode::Combined));
+    // The cancel and the change crossed.
+    script.say(Message::SinkCancelAck);
+    assert!(script.machine.offer_finished().is_some());
+}
+
+#[test]
+fn b_83_the_peer_drops_the_connection_before_the_answer_completes() {
+    let mut script = Script::new();
+    script.say(Message::SuspComm(0x1_1234));
+    script.machine.poll_transmit().unwrap();
+    assert_eq!(script.machine.state(), State::Established);
+    assert!(script.machine.poll_transmit().is_none());
+    script.machine.disconnected();
+    assert_eq!(script.machine.aborted(), None);
+}
+
+#[test]
+fn b_77_nothing_is_urgent_when_nothing_waits() {
+    let mut script = Script::new();
+    script.machine.mark_urgent();
+    script.expect_silence();
+    script.machine.write(1);
+    script.machine.push();
+    let (data, _) = script.next().unwrap();
+    assert_eq!(data.base.flags, Flags::default());
+}
+
+#[test]
+fn b_42_a_decline_waits_for_the_end_of_the_own_cancel() {
+    for read in [false, true] {
+        let mut script = Script::new();
+        script.expect_buffer(LARGE);
+        script.acknowledge();
+        script.say_with(Message::SrcAvail(LARGE), b"head");
+        script.machine.cancel_send(false);
+        script.expect(Message::SrcAvailCancel);
+        if read {
+            // A report needs no acknowledgement.
+            script.machine.start_read(100).unwrap();
+            script.machine.read_done(100);
+            script.expect(Message::RdmaRdCompl(100));
+        }
+        script.machine.decline();
+        // The peer holds its acknowledgement, and so could not say whether its Data follows the SendSm.
+        script.expect_silence();
+        script.acknowledge();
+        script.say(Message::SendSm);
+        script.expect(Message::SendSm);
+        script.expect(Message::Data);
+    }
 }
