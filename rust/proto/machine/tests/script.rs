@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::rust::proto::{
+    buffer::ADVERTS,
     wire,
     State, //
 };
@@ -1501,5 +1502,276 @@ fn b_42_a_decline_waits_for_the_end_of_the_own_cancel() {
         script.say(Message::SendSm);
         script.expect(Message::SendSm);
         script.expect(Message::Data);
+    }
+}
+
+#[test]
+fn b_15_and_b_16_writing_is_announced_with_credit_only() {
+    let mut script = Script::pipelined();
+    script.say(Message::SinkAvail(LARGE, 0));
+    script.machine.write(1);
+    script.machine.push();
+    // One message went out before: this leaves nothing.
+    script.machine.credits.start(1);
+    script.expect_silence();
+    script.machine.credits.start(3);
+    script.expect(Message::RdmaWrCompl(1));
+}
+
+#[test]
+fn b_46_memory_is_offered_to_an_open_stream_only() {
+    let mut idle = Machine::new(config(Side::Connecting)).unwrap();
+    assert_eq!(idle.offer_buffer(LARGE), None);
+    assert_eq!(idle.send_buffer(LARGE), None);
+
+    let mut script = Script::new();
+    script.machine.shutdown_receive();
+    assert_eq!(script.machine.offer_buffer(LARGE), None);
+    script.machine.shutdown_send();
+    assert_eq!(script.machine.send_buffer(LARGE), None);
+}
+
+#[test]
+fn b_28_and_b_46_as_many_buffers_as_there_is_room_for() {
+    let mut script = Script::new();
+    let largest = Region {
+        len: 1 << 31,
+        ..LARGE
+    };
+    let mut ids = Vec::new();
+    for _ in 0..ADVERTS {
+        ids.push(script.machine.send_buffer(largest).unwrap());
+        ids.push(script.machine.offer_buffer(largest).unwrap());
+    }
+    assert_eq!(script.machine.send_buffer(largest), None);
+    assert_eq!(script.machine.offer_buffer(largest), None);
+    for (at, id) in ids.iter().enumerate() {
+        assert!(!ids[..at].contains(id), "{id:?} twice");
+    }
+}
+
+#[test]
+fn b_63_sizes_that_no_buffer_has() {
+    let mut script = Script::new();
+    script.machine.set_resizable(true);
+    assert!(!script.machine.ask_resize(36));
+    assert!(!script.machine.resized(100), "nobody asked");
+    script.say(Message::ChRcvBuf(37));
+    assert!(!script.machine.resized(36));
+    assert!(script.machine.resized(37));
+}
+
+#[test]
+fn b_63_no_event_for_a_wish_that_is_refused_at_once() {
+    let mut script = Script::new();
+    script.say(Message::ChRcvBuf(5000));
+    assert!(!script.machine.take_events().contains(Events::RESIZE));
+    script.expect(Message::ChRcvBufAck(116));
+}
+
+#[test]
+fn b_71_no_abort_conn_without_credit_nor_to_a_peer_that_aborted() {
+    for (credits, said) in [(2, false), (3, true)] {
+        let mut script = Script::new();
+        script.machine.shutdown_send();
+        script.expect(Message::DisConn);
+        // One message went out: this is a credit of 1, which an AbortConn without news may not use, or of 2.
+        script.machine.credits.start(credits);
+        script.machine.abort();
+        let (state, events) = (script.machine.state(), script.machine.take_events());
+        assert_eq!(state == State::Aborting, said);
+        assert_eq!(events.contains(Events::DISCONNECT), !said);
+        assert_eq!(script.next().is_some(), said);
+    }
+
+    let mut script = Script::new();
+    script.machine.shutdown_send();
+    script.machine.poll_transmit().unwrap();
+    script.say(Message::DisConn);
+    assert_eq!(script.machine.state(), State::Closing);
+    script.say(Message::AbortConn);
+    assert_eq!(script.machine.state(), State::Disconnecting);
+    assert_eq!(script.machine.aborted(), Some(AbortReason::PeerAborted));
+    script.expect_silence();
+}
+
+#[test]
+fn b_71_the_first_reason_counts() {
+    let mut script = Script::new();
+    script.machine.shutdown_send();
+    script.expect(Message::DisConn);
+    script.machine.abort();
+    script.machine.disconnected();
+    assert_eq!(script.machine.aborted(), Some(AbortReason::Local));
+}
+
+#[test]
+fn b_74_time_does_nothing_to_a_connection_that_is_gone() {
+    let mut script = Script::new();
+    script.machine.set_keepalive(Some(50));
+    script.machine.disconnected();
+    script.machine.take_events();
+    assert_eq!(script.machine.deadline(), None);
+    script.machine.expired(1000);
+    assert_eq!(script.machine.take_events(), Events::default());
+}
+
+#[test]
+fn b_74_and_b_81_the_earliest_of_all_deadlines() {
+    let mut script = Script::new();
+    script.machine.set_keepalive(Some(1_000_000_000));
+    script.machine.write(1);
+    assert_eq!(script.machine.deadline(), Some(200_000_000), "held");
+    script.machine.expired(200_000_000);
+    script.expect(Message::Data);
+    assert_eq!(script.machine.deadline(), Some(1_200_000_000), "keepalive");
+}
+
+#[test]
+fn b_83_moves_that_cannot_be() {
+    let mut idle = Machine::new(config(Side::Connecting)).unwrap();
+    assert!(!idle.suspend(1));
+    let mut script = Script::new();
+    assert!(!script.machine.suspend(0));
+    assert!(script.machine.suspend(1));
+    assert!(!script.machine.suspend(2));
+    script.expect(Message::SuspComm(0x1_0001));
+}
+
+#[test]
+fn b_83_a_move_waits_for_transfers_of_every_kind() {
+    // What this end reads.
+    let mut script = Script::new();
+    script.say_with(Message::SrcAvail(LARGE), b"head");
+    script.machine.suspend(1);
+    script.expect_silence();
+    script.machine.decline();
+    script.expect(Message::SendSm);
+    script.expect(Message::SuspComm(0x1_0001));
+
+    // What the peer may write.
+    let mut script = Script::pipelined();
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.expect(Message::SinkAvail(LARGE, 0));
+    script.machine.suspend(1);
+    script.expect_silence();
+    script.say(Message::RdmaWrCompl(1));
+    script.expect(Message::SuspComm(0x1_0001));
+
+    // What is on its way.
+    for asked in [false, true] {
+        let mut script = Script::new();
+        script.machine.write(1);
+        script.machine.push();
+        let data = script.machine.poll_transmit().unwrap();
+        if asked {
+            script.machine.suspend(1);
+        } else {
+            script.say(Message::SuspComm(0x1_0001));
+        }
+        script.expect_silence();
+        script.machine.sent(data.tag);
+        script.expect(match asked {
+            true => Message::SuspComm(0x1_0001),
+            false => Message::SuspCommAck,
+        });
+    }
+}
+
+#[test]
+fn b_83_nothing_new_is_sent_before_a_move() {
+    let mut script = Script::new();
+    script.expect_buffer(LARGE);
+    script.machine.suspend(1);
+    script.machine.want_mode(Mode::Pipelined);
+    script.machine.ask_resize(500);
+    script.machine.shutdown_send();
+    script.expect_silence();
+}
+
+#[test]
+fn what_the_user_may_ask() {
+    let mut script = Script::new();
+    assert!(!script.machine.send_shut() && !script.machine.peer_closed());
+    script.machine.write(5);
+    assert_eq!(
+        (script.machine.unsent(), script.machine.in_flight()),
+        (5, 0)
+    );
+    script.machine.push();
+    let data = script.machine.poll_transmit().unwrap();
+    assert_eq!(
+        (script.machine.unsent(), script.machine.in_flight()),
+        (0, 5)
+    );
+    script.machine.sent(data.tag);
+    assert_eq!(script.machine.in_flight(), 0);
+    script.machine.shutdown_send();
+    assert!(script.machine.send_shut());
+    script.say(Message::DisConn);
+    assert!(script.machine.peer_closed());
+}
+
+#[test]
+fn who_is_told_of_what() {
+    let mut script = Script::pipelined();
+    let machine = &mut script.machine;
+    machine.take_events();
+    machine.cancel_send(false);
+    assert_eq!(machine.take_events(), Events::FINISHED);
+    machine.cancel_offers();
+    assert_eq!(machine.take_events(), Events::FINISHED);
+    machine.shutdown_receive();
+    assert_eq!(machine.take_events(), Events::READABLE);
+    machine.shutdown_send();
+    assert_eq!(machine.take_events(), Events::WRITABLE);
+
+    let mut script = Script::pipelined();
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.expect(Message::SinkAvail(LARGE, 0));
+    for (message, events) in [
+        (Message::Data, Events::default()),
+        (Message::RdmaWrCompl(1), Events::READABLE | Events::FINISHED),
+        (Message::SrcAvail(LARGE), Events::READABLE),
+        (Message::SrcAvailCancel, Events::READABLE),
+        (
+            Message::ModeChange(Half::Receive, Mode::Combined),
+            Events::READABLE | Events::FINISHED,
+        ),
+        (
+            Message::ModeChange(Half::Receive, Mode::Pipelined),
+            Events::READABLE,
+        ),
+        (
+            Message::DisConn,
+            Events::PEER_CLOSED | Events::READABLE | Events::FINISHED,
+        ),
+    ] {
+        if message == Message::DisConn {
+            script.expect(Message::SendSm);
+            script.acknowledge();
+        }
+        script.machine.take_events();
+        script.say(message);
+        assert_eq!(script.machine.take_events(), events, "{message:?}");
+    }
+}
+
+#[test]
+fn b_35_a_buffer_is_finished_when_no_message_reads_it_any_more() {
+    for (piece, carried) in [(part(0, 100), true), (LARGE, false)] {
+        let mut script = Script::pipelined();
+        let id = script.machine.send_buffer(piece).unwrap();
+        let transmit = script.machine.poll_transmit().unwrap();
+        if !carried {
+            script.say(Message::RdmaRdCompl(piece.len));
+        }
+        // What the SrcAvail itself does not carry need not wait for its completion.
+        assert_eq!(script.machine.finished().is_some(), !carried);
+        script.machine.sent(transmit.tag);
+        if carried {
+            let bytes = piece.len;
+            assert_eq!(script.machine.finished(), Some(Finished { id, bytes }));
+        }
     }
 }
