@@ -1775,3 +1775,127 @@ fn b_35_a_buffer_is_finished_when_no_message_reads_it_any_more() {
         }
     }
 }
+
+#[test]
+fn b_22_a_buffer_pushes_what_stands_before_it() {
+    let mut script = Script::new();
+    script.machine.set_cork(true);
+    script.machine.write(10);
+    script.expect_silence();
+    script.machine.send_buffer(LARGE).unwrap();
+    assert_eq!(script.expect(Message::Data).payload, 10);
+    script.expect(Message::SrcAvail(LARGE));
+}
+
+#[test]
+fn b_29_one_src_avail_and_nothing_behind_it_in_combined_mode() {
+    let mut script = Script::new();
+    let first = script.expect_buffer(LARGE);
+    let second = script.machine.send_buffer(LARGE).unwrap();
+    script.expect_silence();
+    script.machine.cancel_send(false);
+    script.machine.cancel_send(false);
+    script.expect(Message::SrcAvailCancel);
+    script.expect_silence();
+    script.acknowledge();
+    script.say(Message::SendSm);
+    for (id, left) in [(first, LARGE.len - INLINE), (second, LARGE.len)] {
+        let mut bytes = 0;
+        while bytes < left {
+            let data = script.expect(Message::Data);
+            assert!(matches!(data.source, Source::Buffer(from, _) if from == id));
+            bytes += data.payload;
+        }
+        let bytes = LARGE.len;
+        assert_eq!(script.machine.finished(), Some(Finished { id, bytes }));
+    }
+}
+
+#[test]
+fn b_30_nothing_overtakes_an_open_src_avail() {
+    let mut script = Script::pipelined();
+    script.expect_buffer(LARGE);
+    script.machine.write(10);
+    script.machine.push();
+    script.machine.send_buffer(LARGE).unwrap();
+    script.expect_silence();
+    script.say(Message::RdmaRdCompl(LARGE.len));
+    assert_eq!(script.expect(Message::Data).payload, 10);
+    script.expect(Message::SrcAvail(LARGE));
+    // A small buffer is copied, and so waits too.
+    script.machine.send_buffer(part(0, 100)).unwrap();
+    script.expect_silence();
+    script.say(Message::RdmaRdCompl(LARGE.len));
+    assert_eq!(script.expect(Message::Data).payload, 100);
+}
+
+#[test]
+fn b_35_the_user_is_told_of_a_buffer_that_was_sent() {
+    let mut script = Script::new();
+    script.machine.send_buffer(part(0, 100)).unwrap();
+    let data = script.machine.poll_transmit().unwrap();
+    script.machine.take_events();
+    script.machine.sent(data.tag);
+    assert_eq!(script.machine.take_events(), Events::FINISHED);
+}
+
+#[test]
+fn b_36_what_was_withdrawn_comes_back_in_its_turn() {
+    let mut script = Script::new();
+    script.machine.set_cork(true);
+    script.machine.write(10);
+    let id = script.machine.send_buffer(LARGE).unwrap();
+    script.machine.cancel_send(true);
+    assert_eq!(script.machine.finished(), None, "ten bytes stand before it");
+    assert_eq!(script.expect(Message::Data).payload, 10);
+    assert_eq!(script.machine.finished(), Some(Finished { id, bytes: 0 }));
+    script.expect_silence();
+}
+
+#[test]
+fn b_36_no_withdrawal_with_bytes_behind() {
+    let mut script = Script::new();
+    let id = script.machine.send_buffer(LARGE).unwrap();
+    script.machine.write(10);
+    script.machine.push();
+    script.machine.cancel_send(true);
+    let mut bytes = 0;
+    while bytes < LARGE.len {
+        bytes += script.expect(Message::Data).payload;
+    }
+    assert_eq!(script.machine.finished(), Some(Finished { id, bytes }));
+    assert_eq!(script.expect(Message::Data).payload, 10);
+}
+
+#[test]
+fn b_36_withdrawal_of_what_is_being_copied() {
+    let mut script = Script::new();
+    let id = script.expect_buffer(LARGE);
+    script.say(Message::SendSm);
+    let data = script.expect(Message::Data);
+    script.machine.cancel_send(true);
+    let bytes = INLINE + data.payload;
+    assert_eq!(script.machine.finished(), Some(Finished { id, bytes }));
+    script.expect_silence();
+}
+
+#[test]
+fn b_50_crossing_a_cancel() {
+    for withdraw in [false, true] {
+        let mut script = Script::pipelined();
+        let id = script.expect_buffer(LARGE);
+        script.machine.cancel_send(withdraw);
+        script.expect(Message::SrcAvailCancel);
+        script.say(Message::SinkAvail(part(0, 950), 0));
+        if withdraw {
+            assert_eq!(script.machine.finished(), Some(Finished { id, bytes: 0 }));
+            script.expect_silence();
+        } else {
+            assert_eq!(
+                script.expect(Message::RdmaWrCompl(950)).source,
+                Source::Buffer(id, 0)
+            );
+            assert_eq!(script.expect(Message::Data).payload, 50);
+        }
+    }
+}
