@@ -29,32 +29,32 @@ const NAMES: [(Events, &str); 13] = [
 
 impl Events {
     /// The connection is established.
-    pub const CONNECTED: Events = Events(1 << 0);
+    pub const CONNECTED: Events = Events(0x0001);
     /// Payload came, or its end: wake readers.
-    pub const READABLE: Events = Events(1 << 1);
+    pub const READABLE: Events = Events(0x0002);
     /// Bytes left the send stream or reached the peer, or no more can be written: wake writers.
-    pub const WRITABLE: Events = Events(1 << 2);
+    pub const WRITABLE: Events = Events(0x0004);
     /// The peer's DisConn came (`B-69`).
-    pub const PEER_CLOSED: Events = Events(1 << 3);
+    pub const PEER_CLOSED: Events = Events(0x0008);
     /// All that was written reached the peer.
-    pub const SENT_ALL: Events = Events(1 << 4);
+    pub const SENT_ALL: Events = Events(0x0010);
     /// Drop the LLP connection now (`B-70`, `B-71`).
-    pub const DISCONNECT: Events = Events(1 << 5);
+    pub const DISCONNECT: Events = Events(0x0020);
     /// The connection failed; [`Machine::aborted`](super::Machine::aborted) says why.
-    pub const ABORTED: Events = Events(1 << 6);
+    pub const ABORTED: Events = Events(0x0040);
     /// The peer announced an urgent byte (`B-77`).
-    pub const URGENT: Events = Events(1 << 7);
+    pub const URGENT: Events = Events(0x0080);
     /// The LLP connection is gone.
-    pub const CLOSED: Events = Events(1 << 8);
+    pub const CLOSED: Events = Events(0x0100);
     /// A buffer came back: see [`Machine::finished`](super::Machine::finished).
-    pub const FINISHED: Events = Events(1 << 9);
+    pub const FINISHED: Events = Events(0x0200);
     /// The peer wishes other receive buffers: see [`Machine::resize_wish`](super::Machine::resize_wish).
-    pub const RESIZE: Events = Events(1 << 10);
+    pub const RESIZE: Events = Events(0x0400);
     /// The peer moves: connect again when the LLP connection is gone
     /// (see [`Machine::resume_port`](super::Machine::resume_port)).
-    pub const SUSPEND: Events = Events(1 << 11);
+    pub const SUSPEND: Events = Events(0x0800);
     /// The connection was idle for long: post an RDMA Write of no bytes, which fails if the peer is gone (`B-81`).
-    pub const KEEPALIVE: Events = Events(1 << 12);
+    pub const KEEPALIVE: Events = Events(0x1000);
 
     /// Whether nothing happened.
     pub fn is_empty(self) -> bool {

@@ -42,3 +42,15 @@ impl fmt::Display for Violation {
         write!(f, "{}: {}", self.rule, self.what)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn violations_are_named_as_in_the_documentation() {
+        let violation = Violation::new(Rule::B(14), "too much");
+        assert_eq!(violation.to_string(), "B-14: too much");
+        assert_eq!(Rule::A(6).to_string(), "A.6");
+    }
+}

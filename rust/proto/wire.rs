@@ -108,9 +108,9 @@ pub mod mid {
     pub const DATA: u8 = 0xff;
 }
 
-const OOB_PRES: u8 = 1 << 0;
-const OOB_PEND: u8 = 1 << 1;
-const REQ_PIPE: u8 = 1 << 2;
+const OOB_PRES: u8 = 0x01;
+const OOB_PEND: u8 = 0x02;
+const REQ_PIPE: u8 = 0x04;
 
 /// The flags of a message (`A.1`); the other five bits are zero and not checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

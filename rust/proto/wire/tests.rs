@@ -238,3 +238,51 @@ fn b_82_solicited_messages() {
         ]
     );
 }
+
+#[test]
+fn a_header_is_shown_as_its_bytes() {
+    let header = Header::new(Base::default(), Message::ChRcvBuf(37), 0);
+    assert_eq!(
+        format!("{header:?}"),
+        "[11, 0, 0, 0, 0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 37]"
+    );
+}
+
+#[test]
+fn b_60_where_the_hint_stands() {
+    for (message, ..) in MESSAGES {
+        let hints = matches!(message, Message::RdmaRdCompl(_) | Message::RdmaWrCompl(_));
+        assert_eq!(message.may_hint(), hints, "{message:?}");
+    }
+}
+
+#[test]
+fn a_1_each_flag_has_its_bit() {
+    for (bit, flags) in [
+        (
+            0,
+            Flags {
+                urgent: true,
+                ..Flags::default()
+            },
+        ),
+        (
+            1,
+            Flags {
+                urgent_pending: true,
+                ..Flags::default()
+            },
+        ),
+        (
+            2,
+            Flags {
+                pipeline: true,
+                ..Flags::default()
+            },
+        ),
+    ] {
+        let bytes = encode(Base { flags, ..base() }, Message::Data, b"x");
+        assert_eq!(bytes[1], 1 << bit);
+        assert_eq!(parse(&bytes).unwrap().base.flags, flags);
+    }
+}
