@@ -1840,16 +1840,41 @@ fn b_35_the_user_is_told_of_a_buffer_that_was_sent() {
 }
 
 #[test]
-fn b_36_what_was_withdrawn_comes_back_in_its_turn() {
+fn b_36_what_was_withdrawn_comes_back_at_once() {
     let mut script = Script::new();
     script.machine.set_cork(true);
     script.machine.write(10);
     let id = script.machine.send_buffer(LARGE).unwrap();
-    script.machine.cancel_send(true);
-    assert_eq!(script.machine.finished(), None, "ten bytes stand before it");
-    assert_eq!(script.expect(Message::Data).payload, 10);
+    script.machine.withdraw_send(id);
     assert_eq!(script.machine.finished(), Some(Finished { id, bytes: 0 }));
+    // The bytes before it wait for more again.
     script.expect_silence();
+    script.machine.set_cork(false);
+    assert_eq!(script.expect(Message::Data).payload, 10);
+    script.expect_silence();
+}
+
+#[test]
+fn b_36_a_withdrawal_leaves_what_came_before() {
+    let mut script = Script::new();
+    let first = script.expect_buffer(LARGE);
+    let second = script.machine.send_buffer(LARGE).unwrap();
+    let third = script.machine.send_buffer(LARGE).unwrap();
+    assert_eq!(script.machine.buffered(), 3 * u64::from(LARGE.len) - 84);
+    script.machine.withdraw_send(second);
+    for id in [second, third] {
+        assert_eq!(script.machine.finished(), Some(Finished { id, bytes: 0 }));
+    }
+    assert_eq!(script.machine.finished(), None);
+    assert_eq!(script.machine.buffered(), u64::from(LARGE.len) - 84);
+    script.expect(Message::SrcAvailCancel);
+    script.say(Message::SendSm);
+    let mut bytes = 84;
+    while bytes < LARGE.len {
+        bytes += script.expect(Message::Data).payload;
+    }
+    assert_eq!(script.machine.buffered(), 0);
+    assert_eq!(script.machine.finished(), Some(Finished { id: first, bytes }));
 }
 
 #[test]
