@@ -14,6 +14,7 @@ use libc::{
     socklen_t, //
 };
 use std::{
+    fmt,
     fs,
     io,
     mem,
@@ -30,13 +31,21 @@ pub const STATS: c_int = 83;
 macro_rules! stats {
     ($($name:ident)*) => {
         /// `struct sdp_stats`: the counters of one connection, or of a namespace's.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Copy, Default, PartialEq, Eq)]
         #[repr(C)]
         pub struct Stats {
             $(
                 #[doc = concat!("`", stringify!($name), "`.")]
                 pub $name: u64,
             )*
+        }
+
+        impl fmt::Debug for Stats {
+            /// Those that are not zero.
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let all = [$((stringify!($name), self.$name),)*];
+                f.debug_map().entries(all.into_iter().filter(|(_, value)| *value != 0)).finish()
+            }
         }
 
         impl Stats {

@@ -37,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) scale: u32,
     /// Deadlines are multiplied by this.
     pub(crate) patience: u32,
+    /// What `net.sdp.zcopy_threshold` shall be, if not what it is.
+    pub(crate) threshold: Option<u32>,
     pub(crate) seed: u64,
 }
 
@@ -60,6 +62,11 @@ pub(crate) fn tcp() -> bool {
 /// `bytes` at this run's scale, and at least `least`.
 pub(crate) fn volume(bytes: usize, least: usize) -> usize {
     (bytes / 100 * get().scale as usize).max(least)
+}
+
+/// `full` rounds at this run's scale, and at least `least`.
+pub(crate) fn rounds(full: usize, least: usize) -> usize {
+    (full * get().scale as usize / 100).max(least)
 }
 
 /// A time that something must end in, on this kernel.

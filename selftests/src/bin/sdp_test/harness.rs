@@ -7,7 +7,11 @@
 
 use crate::{
     config,
-    peers::repair, //
+    leftovers::Leftovers,
+    peers::{
+        repair,
+        set_threshold, //
+    },
 };
 use sdp_selftests::errno::Errno;
 use std::{
@@ -237,6 +241,14 @@ pub(crate) fn join<T>(thread: thread::JoinHandle<T>) -> T {
     }
 }
 
+/// Waits for a thread of the case that borrows from it.
+pub(crate) fn join_scoped<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+    match thread.join() {
+        Ok(value) => value,
+        Err(_) => exit(FAILED),
+    }
+}
+
 /// A process of the case's own; killed when dropped.
 pub(crate) struct Child(libc::pid_t);
 
@@ -251,6 +263,15 @@ impl Child {
             }
             pid => Self(must!(Errno::check(pid))),
         }
+    }
+
+    /// Starts a process of a case that has other threads; `work` must do with what a signal handler may.
+    ///
+    /// # Safety
+    ///
+    /// `work` may not take locks, so not allocate either: a thread that is not there any more may hold them.
+    pub(crate) unsafe fn start_beside_threads(work: impl FnOnce()) -> Self {
+        Self::start(work)
     }
 
     /// Sends it a signal.
@@ -334,6 +355,8 @@ enum Outcome {
 fn run_one(case: &Case) -> Outcome {
     let shared = Shared::get();
     shared.clear();
+    set_threshold();
+    let before = Leftovers::look();
     let limit = config::patience(case.deadline);
     // SAFETY: This process has one thread, so that the child may do anything that it could do.
     let pid = match unsafe { libc::fork() } {
@@ -368,7 +391,12 @@ fn run_one(case: &Case) -> Outcome {
     if code.is_none() && wait_until(pid, Instant::now() + config::patience(10)).is_none() {
         note("  and cannot be killed");
     }
+    let left = before.left();
+    if let Some(what) = &left {
+        note(&format!("left behind: {what}"));
+    }
     match code {
+        Some(PASSED | SKIPPED) if left.is_some() => Outcome::Failed,
         Some(PASSED) => Outcome::Passed,
         Some(SKIPPED) => Outcome::Skipped(shared.skip.get()),
         Some(signal @ ..0) => {

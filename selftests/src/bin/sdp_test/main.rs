@@ -6,6 +6,7 @@ mod bsdh;
 mod cases;
 mod config;
 mod harness;
+mod leftovers;
 mod peers;
 mod raw_peer;
 mod signals;
@@ -49,9 +50,21 @@ struct Options {
     /// Volume of the bulk cases, in percent [default: 100, or 4 on a debug kernel]
     #[arg(long, value_name = "PERCENT")]
     scale: Option<u32>,
+    /// Set net.sdp.zcopy_threshold in both namespaces before each case: bytes, or off
+    #[arg(long, value_name = "BYTES", value_parser = threshold)]
+    threshold: Option<u32>,
     /// Seed of the random data [default: the time]
     #[arg(long)]
     seed: Option<u64>,
+}
+
+fn threshold(text: &str) -> Result<u32, String> {
+    match text {
+        "off" => Ok(0),
+        bytes => bytes
+            .parse()
+            .map_err(|_| "a number of bytes, or off".to_string()),
+    }
 }
 
 fn main() -> ExitCode {
@@ -63,6 +76,7 @@ fn main() -> ExitCode {
         netns: [options.netns_a, options.netns_b],
         scale: options.scale.unwrap_or(if debug_kernel { 4 } else { 100 }),
         patience: if debug_kernel { 5 } else { 1 },
+        threshold: options.threshold,
         seed: options.seed.unwrap_or_else(|| {
             SystemTime::now()
                 .duration_since(UNIX_EPOCH)

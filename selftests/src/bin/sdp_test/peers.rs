@@ -8,6 +8,7 @@ use crate::{
         Family, //
     },
     harness::{
+        join_scoped,
         must,
         skip, //
     },
@@ -24,19 +25,22 @@ use sdp_selftests::{
     },
 };
 use std::{
-    env,
+    env, fs, io,
     net::{
         Ipv4Addr,
         SocketAddrV4, //
     },
     path::Path,
     process::Command,
+    sync::OnceLock,
     thread,
     time::{
         Duration,
         Instant, //
     },
 };
+
+const THRESHOLD: &str = "/proc/sys/net/sdp/zcopy_threshold";
 
 /// One side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +116,27 @@ impl Side {
         let sock = self.socket();
         must!(sock.connect(addr));
         sock
+    }
+
+    /// Does `work` here, and leaves the calling thread where it is.
+    pub(crate) fn visit<T: Send>(self, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            join_scoped(scope.spawn(|| {
+                self.enter();
+                work()
+            }))
+        })
+    }
+
+    /// `net.sdp.zcopy_threshold` here.
+    pub(crate) fn threshold(self) -> io::Result<u32> {
+        let text = self.visit(|| fs::read_to_string(THRESHOLD))?;
+        text.trim().parse().map_err(io::Error::other)
+    }
+
+    /// Sets `net.sdp.zcopy_threshold` here.
+    pub(crate) fn set_threshold(self, bytes: i64) -> io::Result<()> {
+        self.visit(|| fs::write(THRESHOLD, bytes.to_string()))
     }
 
     /// Runs a command here; it must succeed.
@@ -208,6 +233,17 @@ pub(crate) fn rdma_add(netns: &str, name: &str, interface: &str) {
     command("ip", &words);
 }
 
+/// Sets the threshold of zero copy on both sides to what the command line says, or to what it was at first: a case may
+/// have changed it.
+pub(crate) fn set_threshold() {
+    static FIRST: OnceLock<Option<u32>> = OnceLock::new();
+    let first = FIRST.get_or_init(|| A.threshold().ok());
+    if let Some(bytes) = config::get().threshold.or(*first) {
+        must!(A.set_threshold(bytes.into()));
+        must!(B.set_threshold(bytes.into()));
+    }
+}
+
 /// Puts the link and the devices back as the cases expect them, after one that failed halfway.
 pub(crate) fn repair() {
     let try_command = |words: &[&str]| Command::new("ip").args(words).output().is_ok();
@@ -232,6 +268,7 @@ pub(crate) fn repair() {
         A.interface(),
         "root",
     ]);
+    let _ = fs::write("/proc/sys/vm/nr_hugepages", "0");
     for interface in ["v2", "v4"] {
         try_command(&["-n", A.netns(), "link", "del", interface]);
     }
