@@ -188,6 +188,11 @@ impl<'a> Piece<'a> {
         Self::new(room.as_mut_ptr(), room.len())
     }
 
+    /// What is at an address, for sending alone: whether memory is there the kernel finds out.
+    pub fn at(start: *const u8, len: usize) -> Self {
+        Self::new(start.cast_mut(), len)
+    }
+
     /// An address where no memory is.
     pub fn nowhere(len: usize) -> Self {
         Self::new(ptr::without_provenance_mut(8), len)
@@ -200,6 +205,19 @@ fn message(pieces: &mut [Piece<'_>]) -> libc::msghdr {
     message.msg_iov = pieces.as_mut_ptr().cast();
     message.msg_iovlen = pieces.len();
     message
+}
+
+/// What came on the error queue: a `struct sock_extended_err`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// `ee_errno`.
+    pub errno: u32,
+    /// `ee_origin`.
+    pub origin: u8,
+    /// `ee_code`.
+    pub code: u8,
+    /// `ee_info` and `ee_data`.
+    pub range: (u32, u32),
 }
 
 /// A socket, closed when dropped.
@@ -344,6 +362,56 @@ impl Sock {
         let mut pieces = [Piece::into(room), Piece::nowhere(beyond)];
         // SAFETY: The pieces are of `Piece::into` and `Piece::nowhere`.
         unsafe { self.recvmsg(&mut pieces, 0) }.map(|(len, _)| len)
+    }
+
+    /// `recv()` to an address, of whatever memory.
+    ///
+    /// # Safety
+    ///
+    /// Where memory is that can be written, nothing else may use it over the call.
+    pub unsafe fn recv_at(&self, start: *mut u8, len: usize, flags: c_int) -> Result<usize> {
+        // SAFETY: By the contract above; where no such memory is the kernel says so.
+        Errno::check_len(unsafe { libc::recv(self.fd(), start.cast(), len, flags) })
+    }
+
+    /// What is next on the error queue. `EAGAIN` where there is nothing.
+    pub fn notice(&self) -> Result<Notice> {
+        /// Room for a few control messages.
+        #[repr(C, align(8))]
+        struct Control([u8; 256]);
+        let mut control = Control([0; 256]);
+        let mut message = message(&mut []);
+        message.msg_control = control.0.as_mut_ptr().cast();
+        message.msg_controllen = control.0.len();
+        // SAFETY: The message has no pieces, and its control buffer outlives the call.
+        Errno::check_len(unsafe {
+            libc::recvmsg(
+                self.fd(),
+                &mut message,
+                libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT,
+            )
+        })?;
+        // SAFETY: The kernel left whole control messages in the buffer, whose length it told.
+        let header = unsafe { libc::CMSG_FIRSTHDR(&message).as_ref() };
+        let header = header.expect("the error queue gives a control message");
+        assert_eq!(
+            (header.cmsg_level, header.cmsg_type),
+            (libc::SOL_IP, libc::IP_RECVERR),
+            "the kind of control message"
+        );
+        assert_ne!(message.msg_flags & libc::MSG_ERRQUEUE, 0, "MSG_ERRQUEUE");
+        // SAFETY: A control message of that kind starts with a `sock_extended_err`.
+        let error = unsafe {
+            libc::CMSG_DATA(header)
+                .cast::<libc::sock_extended_err>()
+                .read_unaligned()
+        };
+        Ok(Notice {
+            errno: error.ee_errno,
+            origin: error.ee_origin,
+            code: error.ee_code,
+            range: (error.ee_info, error.ee_data),
+        })
     }
 
     /// `sendmmsg()` of one buffer a message: the lengths that were sent.

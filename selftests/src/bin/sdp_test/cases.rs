@@ -21,6 +21,8 @@ mod timeout;
 mod transfer;
 mod uring;
 mod wire;
+mod zerocopy_recv;
+mod zerocopy_send;
 
 /// In the order in which they run: what later ones need comes first.
 pub(crate) fn all() -> Vec<&'static Case> {
@@ -38,6 +40,8 @@ pub(crate) fn all() -> Vec<&'static Case> {
         process::CASES,
         splice::CASES,
         uring::CASES,
+        zerocopy_send::CASES,
+        zerocopy_recv::CASES,
         handshake::CASES,
         wire::CASES,
         netns::CASES,

@@ -7,9 +7,11 @@ mod cases;
 mod config;
 mod harness;
 mod leftovers;
+mod memory;
 mod peers;
 mod raw_peer;
 mod signals;
+mod zcopy;
 
 use clap::Parser;
 use config::{

@@ -155,7 +155,7 @@ fn recv_random(sock: &Sock, stream: u64) -> (usize, Vec<u8>) {
 }
 
 /// Moves `total` bytes each way over a connection, all at once.
-fn both_ways(a: Sock, b: Sock, stream: u64, total: usize) {
+pub(super) fn both_ways(a: Sock, b: Sock, stream: u64, total: usize) {
     let (a, b) = (Arc::new(a), Arc::new(b));
     let sender = |sock: &Arc<Sock>, stream| {
         let sock = sock.clone();
