@@ -21,6 +21,8 @@ mod timeout;
 mod transfer;
 mod uring;
 mod wire;
+mod zerocopy_async;
+mod zerocopy_race;
 mod zerocopy_recv;
 mod zerocopy_send;
 
@@ -42,6 +44,8 @@ pub(crate) fn all() -> Vec<&'static Case> {
         uring::CASES,
         zerocopy_send::CASES,
         zerocopy_recv::CASES,
+        zerocopy_async::CASES,
+        zerocopy_race::CASES,
         handshake::CASES,
         wire::CASES,
         netns::CASES,

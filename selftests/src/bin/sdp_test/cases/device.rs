@@ -27,6 +27,12 @@ use crate::{
         A,
         B, //
     },
+    zcopy::{
+        self,
+        check_unpinned,
+        together,
+        BLOCK, //
+    },
 };
 use sdp_selftests::{
     errno::Errno,
@@ -44,6 +50,8 @@ cases! {
     link_outage(60) "a network that drops everything for half a second: the stream goes on",
     link_lossy(120) "a link that loses, doubles and delays packets: the stream is whole",
     device_removed(120) "the RDMA device goes while data flows: both sides are told, and a new device serves",
+    device_removed_zcopy(120) "the same with blocks that move without a copy, both ways",
+    device_removed_advertised(120) "the RDMA device goes while a send is advertised and nobody reads",
     device_removed_idle(60) "the RDMA device goes under a listener, an idle and an unaccepted connection",
 }
 
@@ -230,4 +238,101 @@ fn device_removed_idle() {
     }
     drop((a, b, listener));
     rdma_restore();
+}
+
+fn device_removed_zcopy() {
+    needs_device();
+    let (a, b) = zcopy::pair();
+    must!(a.set(libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1));
+    let (a, b) = (Arc::new(a), Arc::new(b));
+    let writer = |sock: &Arc<Sock>, flags| {
+        let sock = sock.clone();
+        spawn("writer", move || {
+            let block = vec![1; BLOCK];
+            loop {
+                match sock.send(&block, flags | libc::MSG_NOSIGNAL) {
+                    Ok(_) => (),
+                    // The room for notices; they are taken by nobody.
+                    Err(Errno::ENOBUFS) => thread::sleep(Duration::from_millis(10)),
+                    Err(error) => return error,
+                }
+            }
+        })
+    };
+    let reader = |sock: &Arc<Sock>| {
+        let sock = sock.clone();
+        spawn("reader", move || {
+            let mut room = vec![0; BLOCK];
+            loop {
+                match sock.recv(&mut room, 0) {
+                    // The error was told to the writer.
+                    Ok(0) => return Errno::EPIPE,
+                    Ok(_) => (),
+                    Err(error) => return error,
+                }
+            }
+        })
+    };
+    let all = [
+        ("A's writer", writer(&a, libc::MSG_ZEROCOPY)),
+        ("A's reader", reader(&a)),
+        ("B's writer", writer(&b, 0)),
+        ("B's reader", reader(&b)),
+    ];
+    thread::sleep(Duration::from_millis(300));
+    rdma_delete();
+    for (who, thread) in all {
+        step!("{who} is told");
+        let error = join(thread);
+        let fine = [
+            Errno::ENODEV,
+            Errno::ECONNRESET,
+            Errno::ETIMEDOUT,
+            Errno::EPIPE,
+        ];
+        assert!(
+            fine.contains(&error),
+            "{who}\nexpected one of {fine:?}\n     got {error}"
+        );
+    }
+    check_unpinned(&a);
+    check_unpinned(&b);
+    drop((a, b));
+    rdma_restore();
+}
+
+fn device_removed_advertised() {
+    needs_device();
+    for side in ["the sender's", "the receiver's"] {
+        step!("{side} device goes");
+        let (x, y) = zcopy::pair();
+        let (a, b) = if side == "the sender's" {
+            (y, x)
+        } else {
+            (x, y)
+        };
+        let block = vec![1; 4 * BLOCK];
+        let (sent, _) = together(
+            || a.send(&block, libc::MSG_NOSIGNAL),
+            || {
+                thread::sleep(Duration::from_millis(100));
+                rdma_delete();
+            },
+        );
+        match sent {
+            Ok(sent) => assert!(sent < block.len(), "all was sent"),
+            Err(error) => check_any!(
+                error,
+                [
+                    Errno::ENODEV,
+                    Errno::ECONNRESET,
+                    Errno::ETIMEDOUT,
+                    Errno::EPIPE
+                ]
+            ),
+        }
+        check_unpinned(&a);
+        drop((a, b));
+        rdma_restore();
+    }
 }

@@ -203,7 +203,7 @@ fn process_exit() {
 }
 
 /// Reads to the end or a reset, which must come soon.
-fn drain(sock: &Sock) {
+pub(super) fn drain(sock: &Sock) {
     let start = Instant::now();
     let mut room = vec![0; 64 << 10];
     loop {

@@ -18,6 +18,7 @@ use crate::{
         skip,
         spawn, //
     },
+    memory::memfd,
     peers::{
         becomes,
         pair,
@@ -81,19 +82,7 @@ fn io<T>(result: io::Result<T>) -> T {
     result.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A file in memory with `bytes`.
-fn file(bytes: &[u8]) -> File {
-    // SAFETY: The name is a string.
-    let fd = must!(Errno::check(unsafe {
-        libc::memfd_create(c"sdp_test".as_ptr(), 0)
-    }));
-    // SAFETY: The kernel just gave us this descriptor.
-    let mut file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-    io(file.write_all(bytes));
-    file
-}
-
-fn pipe() -> (File, File) {
+pub(super) fn pipe() -> (File, File) {
     let mut fds = [0; 2];
     // SAFETY: There is room for two descriptors, which are ours then.
     unsafe {
@@ -105,13 +94,13 @@ fn pipe() -> (File, File) {
     }
 }
 
-fn sendfile(sock: &Sock, file: &File, offset: i64, len: usize) -> Result<usize, Errno> {
+pub(super) fn sendfile(sock: &Sock, file: &File, offset: i64, len: usize) -> Result<usize, Errno> {
     let mut offset = offset;
     // SAFETY: `offset` is one `off_t`.
     Errno::check_len(unsafe { libc::sendfile(sock.fd(), file.as_raw_fd(), &mut offset, len) })
 }
 
-fn splice(from: RawFd, to: RawFd, len: usize, flags: u32) -> Result<usize, Errno> {
+pub(super) fn splice(from: RawFd, to: RawFd, len: usize, flags: u32) -> Result<usize, Errno> {
     // SAFETY: No memory is passed.
     Errno::check_len(unsafe {
         libc::splice(from, ptr::null_mut(), to, ptr::null_mut(), len, flags)
@@ -126,7 +115,7 @@ fn sendfile_file() {
     let (a, b) = pair();
     let bytes = random(volume(4 << 20, 256 << 10) + 123);
     let total = bytes.len();
-    let file = file(&bytes);
+    let file = memfd(&bytes);
     let reader = spawn("reader", move || must!(b.recv_to_end()));
     let start = 1001;
     let mut sent = start;
@@ -142,7 +131,7 @@ fn sendfile_file() {
 
 fn sendfile_socket() {
     let (a, b) = pair();
-    let file = file(b"short");
+    let file = memfd(b"short");
     check!(sendfile(&a, &file, 0, 1000), Ok(5));
     check!(sendfile(&a, &file, 5, 1000), Ok(0));
     // Received before the file shrinks: until then the pages in flight are the file's own.
@@ -530,7 +519,7 @@ fn splice_out_states() {
 
 fn splice_eof() {
     let (a, b) = pair();
-    let file = file(b"short");
+    let file = memfd(b"short");
     // One that was not held back, however slow the machine is at times.
     let best = (0..10)
         .map(|_| {

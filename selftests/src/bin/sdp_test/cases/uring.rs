@@ -47,10 +47,11 @@ cases! {
     uring_shutdown(10) "IORING_OP_SHUTDOWN ends a receive that waits",
 }
 
-struct Ring(IoUring);
+/// A ring of a few entries.
+pub(super) struct Ring(IoUring);
 
 impl Ring {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         match IoUring::new(8) {
             Ok(ring) => Self(ring),
             Err(error) => skip(&format!("no io_uring: {error}")),
@@ -62,7 +63,7 @@ impl Ring {
     /// # Safety
     ///
     /// What `entry` names must live until its completion was taken.
-    unsafe fn start(&mut self, entry: Entry, token: u64) {
+    pub(super) unsafe fn start(&mut self, entry: Entry, token: u64) {
         // SAFETY: By the contract above.
         let pushed = unsafe { self.0.submission().push(&entry.user_data(token)) };
         assert!(pushed.is_ok(), "the ring is full");
@@ -70,29 +71,51 @@ impl Ring {
     }
 
     /// The next completion, which must come soon: its token and result.
-    fn next(&mut self) -> (u64, Result<usize, Errno>) {
+    pub(super) fn next(&mut self) -> (u64, Result<usize, Errno>) {
+        let (token, result, _) = self.next_with_flags();
+        (token, result)
+    }
+
+    /// Registers `bytes` as the buffer with index 0.
+    ///
+    /// # Safety
+    ///
+    /// They must live as long as the ring.
+    pub(super) unsafe fn register(&self, bytes: &[u8]) {
+        let piece = libc::iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        };
+        // SAFETY: By the contract above. The kernel writes to it only where an operation says so.
+        must!(unsafe { self.0.submitter().register_buffers(&[piece]) });
+    }
+
+    /// The next completion with its flags.
+    pub(super) fn next_with_flags(&mut self) -> (u64, Result<usize, Errno>, u32) {
         let timeout = Timespec::from(patience(5));
         let args = SubmitArgs::new().timespec(&timeout);
-        if let Err(error) = self.0.submitter().submit_with_args(1, &args) {
-            panic!("no completion: {error}");
+        if self.0.completion().is_empty() {
+            if let Err(error) = self.0.submitter().submit_with_args(1, &args) {
+                panic!("no completion: {error}");
+            }
         }
         match self.0.completion().next() {
             Some(done) => {
                 let result = usize::try_from(done.result()).map_err(|_| Errno(-done.result()));
-                (done.user_data(), result)
+                (done.user_data(), result, done.flags())
             }
             None => panic!("no completion"),
         }
     }
 }
 
-fn send(sock: &Sock, bytes: &[u8], flags: i32) -> Entry {
+pub(super) fn send(sock: &Sock, bytes: &[u8], flags: i32) -> Entry {
     opcode::Send::new(Fd(sock.fd()), bytes.as_ptr(), bytes.len() as u32)
         .flags(flags)
         .build()
 }
 
-fn recv(sock: &Sock, room: &mut [u8], flags: i32) -> Entry {
+pub(super) fn recv(sock: &Sock, room: &mut [u8], flags: i32) -> Entry {
     opcode::Recv::new(Fd(sock.fd()), room.as_mut_ptr(), room.len() as u32)
         .flags(flags)
         .build()
