@@ -14,6 +14,11 @@ pub(crate) mod mid {
     pub(crate) const HELLO_ACK: u8 = 0x01;
     pub(crate) const DISCONN: u8 = 0x02;
     pub(crate) const ABORT_CONN: u8 = 0x03;
+    pub(crate) const SEND_SM: u8 = 0x04;
+    pub(crate) const RDMA_RD_COMPL: u8 = 0x06;
+    pub(crate) const MODE_CHANGE: u8 = 0x07;
+    pub(crate) const SRC_AVAIL_CANCEL: u8 = 0x08;
+    pub(crate) const SRC_AVAIL: u8 = 0xfe;
     pub(crate) const DATA: u8 = 0xff;
 }
 
@@ -88,6 +93,36 @@ impl fmt::Debug for Message {
             self.mseq_ack,
             self.rest.len()
         )
+    }
+}
+
+/// Memory that is advertised, as SrcAvail has it after the base header (A.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Advert {
+    pub(crate) len: u32,
+    pub(crate) key: u32,
+    pub(crate) addr: u64,
+}
+
+impl Advert {
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        let mut bytes = self.len.to_be_bytes().to_vec();
+        bytes.extend(self.key.to_be_bytes());
+        bytes.extend(self.addr.to_be_bytes());
+        bytes
+    }
+
+    /// Reads the advertisement and the payload of a SrcAvail.
+    pub(crate) fn split(rest: &[u8]) -> Option<(Self, &[u8])> {
+        let (len, rest) = rest.split_first_chunk()?;
+        let (key, rest) = rest.split_first_chunk()?;
+        let (addr, rest) = rest.split_first_chunk()?;
+        let advert = Self {
+            len: u32::from_be_bytes(*len),
+            key: u32::from_be_bytes(*key),
+            addr: u64::from_be_bytes(*addr),
+        };
+        Some((advert, rest))
     }
 }
 

@@ -25,6 +25,7 @@ mod zerocopy_async;
 mod zerocopy_race;
 mod zerocopy_recv;
 mod zerocopy_send;
+mod zerocopy_wire;
 
 /// In the order in which they run: what later ones need comes first.
 pub(crate) fn all() -> Vec<&'static Case> {
@@ -48,6 +49,7 @@ pub(crate) fn all() -> Vec<&'static Case> {
         zerocopy_race::CASES,
         handshake::CASES,
         wire::CASES,
+        zerocopy_wire::CASES,
         netns::CASES,
         device::CASES,
     ]

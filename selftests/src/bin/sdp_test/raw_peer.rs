@@ -5,6 +5,7 @@
 //! Namespaces are as for sockets: an id belongs to the namespace of the thread that creates it.
 
 use crate::{
+    bsdh::Advert,
     config::{
         moment,
         patience, //
@@ -37,8 +38,12 @@ mod ffi {
 
     pub(super) const PS_TCP: u32 = 0x0106;
     pub(super) const ACCESS_LOCAL_WRITE: c_int = 1;
+    pub(super) const ACCESS_REMOTE_READ: c_int = 4;
     pub(super) const QPT_RC: u32 = 2;
+    pub(super) const WR_WRITE: u32 = 0;
     pub(super) const WR_SEND: u32 = 2;
+    pub(super) const WR_READ: u32 = 4;
+    pub(super) const WR_SEND_WITH_INVALIDATE: u32 = 9;
     pub(super) const SEND_SIGNALED: u32 = 2;
     pub(super) const WC_SUCCESS: u32 = 0;
     pub(super) const WC_WR_FLUSH_ERR: u32 = 5;
@@ -121,8 +126,11 @@ mod ffi {
         pub(super) num_sge: c_int,
         pub(super) opcode: u32,
         pub(super) send_flags: u32,
+        /// Or the key to invalidate.
         pub(super) imm_data: u32,
-        pub(super) rest: [u64; 11],
+        pub(super) remote_addr: u64,
+        pub(super) rkey: u32,
+        pub(super) rest: [u64; 9],
     }
 
     #[repr(C)]
@@ -152,7 +160,7 @@ mod ffi {
     pub(super) struct Mr {
         before: [u32; 9],
         pub(super) lkey: u32,
-        rkey: u32,
+        pub(super) rkey: u32,
     }
 
     /// The calls that the headers make through the provider's table.
@@ -177,7 +185,11 @@ mod ffi {
         assert!(size_of::<CmEvent>() == 80 && offset_of!(CmEvent, param) == 24);
         assert!(size_of::<ConnParam>() == 24 && offset_of!(ConnParam, qp_num) == 16);
         assert!(size_of::<QpInitAttr>() == 64 && offset_of!(QpInitAttr, qp_type) == 52);
-        assert!(size_of::<SendWr>() == 128 && offset_of!(SendWr, opcode) == 28);
+        assert!(
+            size_of::<SendWr>() == 128
+                && offset_of!(SendWr, opcode) == 28
+                && offset_of!(SendWr, rkey) == 48
+        );
         assert!(
             size_of::<RecvWr>() == 32 && size_of::<Wc>() == 48 && offset_of!(Wc, byte_len) == 20
         );
@@ -491,14 +503,19 @@ pub(crate) const DEPTH: usize = 16;
 /// Bytes of each.
 pub(crate) const RECV_SIZE: usize = 8192;
 
+/// Bytes of the memory that a peer can advertise, and into which it reads.
+pub(crate) const WINDOW: usize = 1 << 20;
+
 /// A connection.
 pub(crate) struct Peer {
     // Dropped in this order by `Drop`, the rest after it: the id before its channel.
     mr: *mut ffi::Mr,
+    window_mr: *mut ffi::Mr,
     id: Id,
     channel: Channel,
     /// `DEPTH` receive buffers and one to send from.
     memory: Box<[u8]>,
+    window: Box<[u8]>,
     /// Whether the other side has dropped the connection.
     disconnected: bool,
 }
@@ -545,11 +562,24 @@ impl Peer {
             )
         };
         assert!(!mr.is_null(), "no memory region: {}", Errno::last());
+        let mut window = vec![0; WINDOW].into_boxed_slice();
+        // SAFETY: As above.
+        let window_mr = unsafe {
+            ffi::ibv_reg_mr(
+                (*id.0).pd,
+                window.as_mut_ptr().cast(),
+                window.len(),
+                ffi::ACCESS_LOCAL_WRITE | ffi::ACCESS_REMOTE_READ,
+            )
+        };
+        assert!(!window_mr.is_null(), "no memory region: {}", Errno::last());
         let mut peer = Self {
             mr,
+            window_mr,
             id,
             channel,
             memory,
+            window,
             disconnected: false,
         };
         (0..DEPTH).for_each(|slot| peer.post_recv(slot));
@@ -666,17 +696,75 @@ impl Peer {
 
     /// Sends `bytes` as one message and waits until the other side has it: the completion status if that fails.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), u32> {
+        self.send_as(ffi::WR_SEND, bytes, 0)
+    }
+
+    /// The same, and lets the other side's device invalidate `key`.
+    pub(crate) fn send_with_invalidate(&mut self, bytes: &[u8], key: u32) -> Result<(), u32> {
+        self.send_as(ffi::WR_SEND_WITH_INVALIDATE, bytes, key)
+    }
+
+    fn send_as(&mut self, opcode: u32, bytes: &[u8], key: u32) -> Result<(), u32> {
         self.memory[DEPTH * RECV_SIZE..][..bytes.len()].copy_from_slice(bytes);
-        let mut sge = self.sge(DEPTH, bytes.len());
+        let sge = self.sge(DEPTH, bytes.len());
+        self.post(opcode, sge, key, (0, 0))
+    }
+
+    /// The memory that can be advertised and read into.
+    pub(crate) fn window(&mut self) -> &mut [u8] {
+        &mut self.window
+    }
+
+    /// How the other side would name `len` bytes at `at` of the window.
+    pub(crate) fn advert(&self, at: usize, len: usize) -> Advert {
+        Advert {
+            len: len as u32,
+            // SAFETY: The region lives as long as `self`.
+            key: unsafe { (*self.window_mr).rkey },
+            addr: self.window.as_ptr() as u64 + at as u64,
+        }
+    }
+
+    /// RDMA Read of what `from` says, into the window at `at`: the completion status if that fails.
+    pub(crate) fn read(&mut self, at: usize, from: Advert) -> Result<(), u32> {
+        let sge = self.window_sge(at, from.len as usize);
+        self.post(ffi::WR_READ, sge, 0, (from.addr, from.key))
+    }
+
+    /// RDMA Write of the window's bytes at `at` to where `to` says.
+    pub(crate) fn write(&mut self, at: usize, to: Advert) -> Result<(), u32> {
+        let sge = self.window_sge(at, to.len as usize);
+        self.post(ffi::WR_WRITE, sge, 0, (to.addr, to.key))
+    }
+
+    fn window_sge(&mut self, at: usize, len: usize) -> ffi::Sge {
+        ffi::Sge {
+            addr: self.window[at..][..len].as_mut_ptr() as u64,
+            length: len as u32,
+            // SAFETY: The region lives as long as `self`.
+            lkey: unsafe { (*self.window_mr).lkey },
+        }
+    }
+
+    /// Posts a request and waits for its completion: the status if that is none of success.
+    fn post(
+        &mut self,
+        opcode: u32,
+        mut sge: ffi::Sge,
+        invalidate: u32,
+        (remote_addr, rkey): (u64, u32),
+    ) -> Result<(), u32> {
         let mut wr = ffi::SendWr {
             wr_id: DEPTH as u64,
             next: ptr::null_mut(),
+            num_sge: i32::from(sge.length != 0),
             sg_list: &mut sge,
-            num_sge: i32::from(!bytes.is_empty()),
-            opcode: ffi::WR_SEND,
+            opcode,
             send_flags: ffi::SEND_SIGNALED,
-            imm_data: 0,
-            rest: [0; 11],
+            imm_data: invalidate,
+            remote_addr,
+            rkey,
+            rest: [0; 9],
         };
         let mut bad = ptr::null_mut();
         // SAFETY: The id has a QP; the request names registered memory that nothing else touches until it is done,
@@ -691,8 +779,8 @@ impl Peer {
             // siw forgets what a program posts after the end.
             None if self.disconnected => Err(ffi::WC_WR_FLUSH_ERR),
             None => panic!(
-                "send of {} bytes\nexpected a completion\n     got none",
-                bytes.len()
+                "request {opcode} of {} bytes\nexpected a completion\n     got none",
+                sge.length
             ),
         }
     }
@@ -731,6 +819,7 @@ impl Drop for Peer {
         unsafe {
             ffi::rdma_destroy_qp(self.id.0);
             ffi::ibv_dereg_mr(self.mr);
+            ffi::ibv_dereg_mr(self.window_mr);
         }
     }
 }

@@ -94,16 +94,18 @@ pub(super) fn hello_ack() -> Vec<u8> {
 }
 
 /// A raw peer that keeps count of its messages.
-struct Talk {
-    peer: Peer,
+pub(super) struct Talk {
+    pub(super) peer: Peer,
     /// MSeq of the last message that was sent.
-    sent: u32,
+    pub(super) sent: u32,
     /// MSeq of the last message that came.
-    got: u32,
+    pub(super) got: u32,
     /// Receive buffers that are posted now.
-    posted: u16,
+    pub(super) posted: u16,
     /// What the other side had posted when it said so first.
-    bufs: u16,
+    pub(super) bufs: u16,
+    /// Messages that the other side has room for.
+    credits: i64,
 }
 
 impl Talk {
@@ -116,12 +118,14 @@ impl Talk {
             got: 0,
             posted: DEPTH as u16,
             bufs: greeting.bufs,
+            credits: greeting.bufs.into(),
         }
     }
 
     /// A message with the right numbers; it counts as sent.
-    fn message(&mut self, mid: u8, rest: &[u8]) -> Message {
+    pub(super) fn message(&mut self, mid: u8, rest: &[u8]) -> Message {
         self.sent += 1;
+        self.credits -= 1;
         let mut message = Message::new(mid, rest);
         message.mseq = self.sent;
         message.mseq_ack = self.got;
@@ -130,17 +134,17 @@ impl Talk {
     }
 
     /// Sends a message of any kind. Where the other side has reset already it goes nowhere.
-    fn send(&mut self, message: &Message) {
+    pub(super) fn send(&mut self, message: &Message) {
         let _ = self.peer.send(&message.to_bytes());
     }
 
-    fn say(&mut self, mid: u8, rest: &[u8]) {
+    pub(super) fn say(&mut self, mid: u8, rest: &[u8]) {
         let message = self.message(mid, rest);
         check!(self.peer.send(&message.to_bytes()), Ok(()));
     }
 
     /// The next message within `timeout`, checked for what every message must be. Its buffer is gone.
-    fn poll(&mut self, timeout: Duration) -> Option<(Message, usize)> {
+    pub(super) fn poll(&mut self, timeout: Duration) -> Option<(Message, usize)> {
         match self.try_poll(timeout) {
             Ok(polled) => polled,
             Err(status) => panic!("a message\nexpected one\n     got the end, status {status}"),
@@ -166,18 +170,19 @@ impl Talk {
                     message.mseq_ack,
                     self.sent
                 );
+                self.credits = i64::from(message.bufs) - i64::from(self.sent - message.mseq_ack);
                 Some((message, slot))
             }
         })
     }
 
-    fn repost(&mut self, slot: usize) {
+    pub(super) fn repost(&mut self, slot: usize) {
         self.peer.repost(slot);
         self.posted += 1;
     }
 
     /// The next message that is more than a credit update.
-    fn next(&mut self) -> Message {
+    pub(super) fn next(&mut self) -> Message {
         loop {
             match self.poll(patience(10)) {
                 None => panic!("a message\nexpected one\n     got none"),
@@ -192,7 +197,7 @@ impl Talk {
     }
 
     /// Receives `len` bytes of Data.
-    fn data(&mut self, len: usize) -> Vec<u8> {
+    pub(super) fn data(&mut self, len: usize) -> Vec<u8> {
         let mut all = Vec::new();
         while all.len() < len {
             let message = self.next();
@@ -203,10 +208,24 @@ impl Talk {
         }
         all
     }
+
+    /// Sends `bytes` by Data, as credits allow; the other side may say nothing else meanwhile.
+    pub(super) fn send_data(&mut self, bytes: &[u8]) {
+        for piece in bytes.chunks(RECV_SIZE - HEADER) {
+            while self.credits < 3 {
+                let (message, slot) = must!(self
+                    .poll(patience(10))
+                    .ok_or("no credit update came (B-19)"));
+                self.repost(slot);
+                check!((message.mid, message.rest.len()), (mid::DATA, 0));
+            }
+            self.say(mid::DATA, piece);
+        }
+    }
 }
 
 /// A raw client of an SDP server.
-fn raw_client() -> (Sock, Talk) {
+pub(super) fn raw_client() -> (Sock, Talk) {
     let (listener, to) = B.listen();
     let (peer, ack) = must!(Peer::connect(A, &to, &hello()).map_err(|event| format!("{event:?}")));
     let mut talk = Talk::new(peer, &ack);
@@ -218,7 +237,7 @@ fn raw_client() -> (Sock, Talk) {
 }
 
 /// A raw server of an SDP client.
-fn raw_server() -> (Sock, Talk) {
+pub(super) fn raw_server() -> (Sock, Talk) {
     let listener = Listener::new(B);
     let sock = A.socket();
     must!(sock.set_nonblocking(true));
@@ -239,7 +258,7 @@ fn raw_server() -> (Sock, Talk) {
     (sock, talk)
 }
 
-fn raw_only() {
+pub(super) fn raw_only() {
     sdp_only("TCP has other messages");
 }
 

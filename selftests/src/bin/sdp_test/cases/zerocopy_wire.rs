@@ -1,0 +1,807 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Zero copy with a peer made by hand: as the protocol has it, and as no honest peer would.
+
+use super::wire::{
+    raw_client,
+    raw_only,
+    Talk, //
+};
+use crate::{
+    bsdh::{
+        mid,
+        Advert,
+        Message, //
+    },
+    config::{
+        moment,
+        patience, //
+    },
+    harness::{
+        cases,
+        check,
+        check_any,
+        must,
+        step,
+        Child, //
+    },
+    peers::pair,
+    raw_peer::{
+        Received,
+        WINDOW, //
+    },
+    zcopy::{
+        check_bytes,
+        check_received,
+        check_sent,
+        check_settled,
+        check_unpinned,
+        counted,
+        random,
+        threshold,
+        together,
+        THRESHOLD, //
+    },
+};
+use sdp_selftests::{
+    errno::{
+        Errno,
+        Result, //
+    },
+    sock::Sock,
+};
+use std::{
+    thread,
+    time::{
+        Duration,
+        Instant, //
+    },
+};
+
+cases! {
+    wire_src_avail_out(30) "SrcAvail describes the bytes; fetched in parts, the send ends, and the key is dead (B-26 to B-32, B-35)",
+    wire_send_sm_in(30) "SendSm at once, and after a part: the rest comes by Data (B-33)",
+    wire_cancel_out(60) "a peer that does nothing gets SrcAvailCancel, then Data (B-39 to B-42)",
+    wire_cancel_crossed(60) "RdmaRdCompl crosses SrcAvailCancel: nothing is sent twice (B-42)",
+    wire_cancel_unanswered(180) "a peer that never answers SrcAvailCancel loses the connection",
+    wire_cancel_unanswered_killed(60) "SIGKILL ends a send whose peer never answers",
+    wire_read_beyond(30) "RDMA Read of more than was advertised, before it and behind it: refused (B-85)",
+    wire_write_into(30) "RDMA Write into what is advertised for reading: refused (B-85)",
+    wire_read_compl_more(30) "RdmaRdCompl of more than was advertised (B-32)",
+    wire_read_compl_twice(30) "RdmaRdCompl again (B-32)",
+    wire_read_compl_alone(30) "RdmaRdCompl without SrcAvail (B-32)",
+    wire_send_sm_twice(30) "SendSm again (B-33)",
+    wire_send_sm_alone(30) "SendSm without SrcAvail (B-33)",
+    wire_invalidate_early(60) "a peer that invalidates the key before its time",
+    wire_gone_unread(30) "a peer that goes without an answer",
+    wire_src_avail_in(30) "SrcAvail of a peer is fetched by RDMA Read, and RdmaRdCompl tells how much (B-31, B-32)",
+    wire_src_avail_declined(30) "a small read, or zero copy off: SendSm (B-33, B-38)",
+    wire_cancel_in(60) "SrcAvailCancel in the middle of a read: what is not reported comes by Data (B-40)",
+    wire_cancel_in_unread(30) "SrcAvailCancel before any read: SendSm (B-40)",
+    wire_cancel_in_alone(30) "SrcAvailCancel of nothing means nothing (B-43)",
+    wire_key_wrong(30) "SrcAvail with a key that is none: the reader is told, and nothing stays",
+    wire_range_wrong(30) "SrcAvail of more than the region has: the same",
+    wire_src_avail_gone(60) "a peer that advertises and goes, with a reader and without",
+    wire_src_avail_closed(30) "close() with a SrcAvail unread",
+    wire_src_avail_empty(30) "SrcAvail without payload in Combined mode (B-27)",
+    wire_src_avail_twice(30) "a second SrcAvail in Combined mode (B-29)",
+    wire_src_avail_short(30) "SrcAvail with more payload than it describes (B-26)",
+    wire_src_avail_sizes(60) "SrcAvail of 0 and of more than 2^31 bytes (B-28)",
+    wire_src_avail_cut(30) "SrcAvail whose header is cut",
+    wire_data_behind(30) "Data behind an open SrcAvail in Combined mode (B-29)",
+    wire_disconn_behind(30) "DisConn behind an open SrcAvail (B-68)",
+}
+
+/// A socket with zero copy on, and a raw peer.
+fn connect() -> (Sock, Talk) {
+    raw_only();
+    let (sock, talk) = raw_client();
+    threshold(&sock, THRESHOLD);
+    (sock, talk)
+}
+
+/// The SrcAvail that comes next, and its payload.
+fn next_advert(talk: &mut Talk) -> (Advert, Vec<u8>) {
+    let mut message = talk.next();
+    while message.mid == mid::MODE_CHANGE {
+        message = talk.next();
+    }
+    check!(message.mid, mid::SRC_AVAIL);
+    let (advert, payload) = must!(Advert::split(&message.rest).ok_or("a SrcAvail that is cut"));
+    assert!(
+        payload.len() < advert.len as usize,
+        "{} bytes of payload of {advert:?}",
+        payload.len()
+    );
+    (advert, payload.to_vec())
+}
+
+/// What an advertisement describes behind its first `skip` bytes.
+fn behind(advert: Advert, skip: usize) -> Advert {
+    Advert {
+        len: advert.len - skip as u32,
+        addr: advert.addr + skip as u64,
+        ..advert
+    }
+}
+
+fn read_compl(len: usize) -> Vec<u8> {
+    (len as u32).to_be_bytes().to_vec()
+}
+
+/// Sends a message of the peer's that need not arrive: the connection may be gone.
+fn say_anyway(talk: &mut Talk, mid: u8, rest: &[u8]) {
+    let message = talk.message(mid, rest);
+    talk.send(&message);
+}
+
+/// Lets SDP send `bytes` in one call while the peer does `answer` with the first advertisement.
+fn sends(
+    bytes: &[u8],
+    answer: impl FnOnce(&mut Talk, Advert, Vec<u8>),
+) -> (Sock, Talk, Result<usize>) {
+    let (sock, mut talk) = connect();
+    let (sent, _) = together(
+        || sock.send(bytes, libc::MSG_NOSIGNAL),
+        || {
+            let (advert, payload) = next_advert(&mut talk);
+            check_bytes(&payload, &bytes[..payload.len()]);
+            answer(&mut talk, advert, payload);
+        },
+    );
+    (sock, talk, sent)
+}
+
+/// Checks what SDP does about a peer that breaks the rules: it drops the connection, and nothing stays.
+fn check_dropped(sock: &Sock, talk: &mut Talk) {
+    talk.peer.ended();
+    must!(sock.set_timeout(libc::SO_RCVTIMEO, patience(5)));
+    let end = loop {
+        match sock.recv(&mut [0; 4096], 0) {
+            Ok(0) => break Ok(()),
+            Ok(_) => (),
+            Err(error) => break Err(error),
+        }
+    };
+    // A sender may have been told before.
+    check_any!(end, [Err(Errno::ECONNRESET), Err(Errno::EPROTO), Ok(())]);
+    check_any!(
+        sock.send(b"x", libc::MSG_NOSIGNAL),
+        [
+            Err(Errno::ECONNRESET),
+            Err(Errno::EPROTO),
+            Err(Errno::EPIPE)
+        ]
+    );
+    check_unpinned(sock);
+    let (a, b) = pair();
+    check!(a.send(b"x", 0), Ok(1));
+    check!(b.recv_bytes(1), Ok(b"x".to_vec()));
+}
+
+/// Checks what a send gave that was cut short.
+fn check_cut(sent: Result<usize>, total: usize) {
+    match sent {
+        Ok(sent) => assert!(sent < total, "all of {total} bytes were sent"),
+        Err(error) => check_any!(error, [Errno::ECONNRESET, Errno::EPROTO, Errno::EPIPE]),
+    }
+}
+
+/// Checks that nothing can be read by the key of `advert` any more, which breaks the connection.
+fn check_dead(talk: &mut Talk, advert: Advert) {
+    talk.peer.window().fill(0);
+    let one = Advert { len: 16, ..advert };
+    assert!(talk.peer.read(0, one).is_err(), "the key still works");
+    assert!(
+        talk.peer.window().iter().all(|byte| *byte == 0),
+        "bytes came"
+    );
+}
+
+fn wire_src_avail_out() {
+    let bytes = random(400, 256 << 10);
+    for parts in [1, 3] {
+        let mut last = None;
+        let (sock, mut talk, sent) = sends(&bytes, |talk, advert, payload| {
+            check!(advert.len as usize, bytes.len());
+            let rest = behind(advert, payload.len());
+            must!(talk
+                .peer
+                .read(0, rest)
+                .map_err(|status| format!("status {status}")));
+            let len = rest.len as usize;
+            check_bytes(&talk.peer.window()[..len], &bytes[payload.len()..]);
+            for part in 0..parts {
+                let from = len * part / parts;
+                let to = len * (part + 1) / parts;
+                talk.say(mid::RDMA_RD_COMPL, &read_compl(to - from));
+            }
+            last = Some((advert, payload.len()));
+        });
+        check!(sent, Ok(bytes.len()));
+        check_sent(&sock, bytes.len(), 90);
+        let (advert, inline) = must!(last.ok_or("no SrcAvail"));
+        counted("the peer fetched all but the payload", &sock, |stats| {
+            stats.sent_read as usize == bytes.len() - inline && stats.src_avails == 1
+        });
+        check_settled(&sock);
+        check!(sock.send(b"next", 0), Ok(4));
+        check_bytes(&talk.data(4), b"next");
+        check_dead(&mut talk, advert);
+        talk.peer.disconnect();
+    }
+}
+
+fn wire_send_sm_in() {
+    let bytes = random(401, 256 << 10);
+    for part in [0, 100_000] {
+        let (sock, mut talk, sent) = sends(&bytes, |talk, _, payload| {
+            if part > 0 {
+                talk.say(mid::RDMA_RD_COMPL, &read_compl(part));
+            }
+            talk.say(mid::SEND_SM, b"");
+            let known = payload.len() + part;
+            check_bytes(&talk.data(bytes.len() - known), &bytes[known..]);
+        });
+        check!(sent, Ok(bytes.len()));
+        check_sent(&sock, bytes.len(), 0);
+        counted("what was fetched", &sock, |stats| {
+            stats.sent_read as usize == part
+        });
+        check_settled(&sock);
+        check!(sock.send(b"next", 0), Ok(4));
+        check_bytes(&talk.data(4), b"next");
+    }
+}
+
+fn wire_cancel_out() {
+    let bytes = random(402, 256 << 10);
+    let mut dead = None;
+    let (sock, mut talk, sent) = sends(&bytes, |talk, advert, payload| {
+        dead = Some(advert);
+        check!(talk.next().mid, mid::SRC_AVAIL_CANCEL);
+        talk.say(mid::SEND_SM, b"");
+        check_bytes(
+            &talk.data(bytes.len() - payload.len()),
+            &bytes[payload.len()..],
+        );
+    });
+    check!(sent, Ok(bytes.len()));
+    counted("the peer was too slow", &sock, |stats| {
+        stats.cancels_timeout > 0 && stats.sent_read == 0
+    });
+    check_sent(&sock, bytes.len(), 0);
+    check_settled(&sock);
+    check_dead(&mut talk, must!(dead.ok_or("no SrcAvail")));
+}
+
+fn wire_cancel_crossed() {
+    let bytes = random(403, 256 << 10);
+    // Whether all was fetched when the cancel came, or a part.
+    for part in [1, 2] {
+        step!("1/{part} was fetched");
+        let (sock, mut talk, sent) = sends(&bytes, |talk, _, payload| {
+            check!(talk.next().mid, mid::SRC_AVAIL_CANCEL);
+            let rest = bytes.len() - payload.len();
+            let fetched = rest / part;
+            // Sent as before the cancel was seen: with an older MSeqAck.
+            let mut message = talk.message(mid::RDMA_RD_COMPL, &read_compl(fetched));
+            message.mseq_ack -= 1;
+            talk.send(&message);
+            if fetched < rest {
+                talk.say(mid::SEND_SM, b"");
+                let known = payload.len() + fetched;
+                check_bytes(&talk.data(rest - fetched), &bytes[known..]);
+            }
+        });
+        check!(sent, Ok(bytes.len()));
+        check_sent(&sock, bytes.len(), 0);
+        check_settled(&sock);
+        check!(sock.send(b"next", 0), Ok(4));
+        check_bytes(&talk.data(4), b"next");
+    }
+}
+
+fn wire_cancel_unanswered() {
+    let bytes = random(404, 256 << 10);
+    let start = Instant::now();
+    let (sock, mut talk, sent) = sends(&bytes, |talk, _, _| {
+        check!(talk.next().mid, mid::SRC_AVAIL_CANCEL);
+    });
+    check_cut(sent, bytes.len());
+    step!("ended after {:?}", start.elapsed());
+    check_dropped(&sock, &mut talk);
+}
+
+fn wire_cancel_unanswered_killed() {
+    let (sock, mut talk) = connect();
+    let bytes = random(405, 256 << 10);
+    let child = Child::start(|| {
+        let _ = sock.send(&bytes, 0);
+        // The signal comes in any case.
+        thread::sleep(Duration::from_secs(100));
+    });
+    drop(sock);
+    next_advert(&mut talk);
+    let start = Instant::now();
+    child.signal(libc::SIGKILL);
+    check!(child.wait(), -libc::SIGKILL);
+    let took = start.elapsed();
+    assert!(took < patience(10), "took {took:?}");
+}
+
+fn wire_read_beyond() {
+    let bytes = random(406, 100_000);
+    for what in ["a byte more", "a byte behind", "a byte before"] {
+        step!("{what}");
+        let (sock, talk, sent) = sends(&bytes, |talk, advert, _| {
+            let wrong = match what {
+                "a byte more" => Advert {
+                    len: advert.len + 1,
+                    ..advert
+                },
+                "a byte behind" => Advert {
+                    len: 1,
+                    addr: advert.addr + u64::from(advert.len),
+                    ..advert
+                },
+                _ => Advert {
+                    len: 1,
+                    addr: advert.addr.wrapping_sub(1),
+                    ..advert
+                },
+            };
+            talk.peer.window().fill(0);
+            assert!(talk.peer.read(0, wrong).is_err(), "{what}: it can be read");
+            assert!(
+                talk.peer.window()[advert.len as usize..]
+                    .iter()
+                    .all(|byte| *byte == 0),
+                "{what}: it was given"
+            );
+            talk.peer.disconnect();
+        });
+        check_cut(sent, bytes.len());
+        check_unpinned(&sock);
+        drop(talk);
+    }
+}
+
+fn wire_write_into() {
+    let bytes = random(407, 100_000);
+    let copy = bytes.clone();
+    let (sock, _talk, sent) = sends(&bytes, |talk, advert, _| {
+        talk.peer.window().fill(0x99);
+        // A device may tell of it late, so that success alone says nothing.
+        let _ = talk.peer.write(0, advert);
+        thread::sleep(moment());
+        talk.peer.disconnect();
+    });
+    check_cut(sent, bytes.len());
+    check_bytes(&bytes, &copy);
+    check_unpinned(&sock);
+}
+
+/// Answers the advertisement of a send wrongly: the connection is dropped.
+fn answers_wrongly(stream: u64, answer: impl FnOnce(&mut Talk, usize)) {
+    let bytes = random(stream, 100_000);
+    let (sock, mut talk, sent) = sends(&bytes, |talk, advert, payload| {
+        answer(talk, advert.len as usize - payload.len());
+    });
+    if sent != Ok(bytes.len()) {
+        check_cut(sent, bytes.len());
+    }
+    check_dropped(&sock, &mut talk);
+}
+
+fn wire_read_compl_more() {
+    for extra in [1, 1 << 20] {
+        answers_wrongly(408, |talk, rest| {
+            say_anyway(talk, mid::RDMA_RD_COMPL, &read_compl(rest + extra));
+        });
+    }
+    step!("in parts");
+    answers_wrongly(409, |talk, rest| {
+        say_anyway(talk, mid::RDMA_RD_COMPL, &read_compl(rest - 1));
+        say_anyway(talk, mid::RDMA_RD_COMPL, &read_compl(2));
+    });
+}
+
+fn wire_read_compl_twice() {
+    answers_wrongly(410, |talk, rest| {
+        say_anyway(talk, mid::RDMA_RD_COMPL, &read_compl(rest));
+        say_anyway(talk, mid::RDMA_RD_COMPL, &read_compl(rest));
+    });
+}
+
+/// Says something to an idle connection that drops it.
+fn says_wrongly(mid: u8, rest: &[u8]) {
+    let (sock, mut talk) = connect();
+    talk.say(mid::DATA, b"good");
+    check!(sock.recv_bytes(4), Ok(b"good".to_vec()));
+    say_anyway(&mut talk, mid, rest);
+    check_dropped(&sock, &mut talk);
+}
+
+fn wire_read_compl_alone() {
+    says_wrongly(mid::RDMA_RD_COMPL, &read_compl(1));
+    says_wrongly(mid::RDMA_RD_COMPL, &read_compl(0));
+}
+
+fn wire_send_sm_twice() {
+    answers_wrongly(411, |talk, _| {
+        say_anyway(talk, mid::SEND_SM, b"");
+        say_anyway(talk, mid::SEND_SM, b"");
+    });
+}
+
+fn wire_send_sm_alone() {
+    says_wrongly(mid::SEND_SM, b"");
+}
+
+fn wire_invalidate_early() {
+    let bytes = random(412, 100_000);
+    for part in [1000, 0] {
+        step!("{part} bytes are reported");
+        let (sock, talk, sent) = sends(&bytes, |talk, advert, _| {
+            let message = match part {
+                0 => talk.message(mid::DATA, b""),
+                _ => talk.message(mid::RDMA_RD_COMPL, &read_compl(part)),
+            };
+            let _ = talk
+                .peer
+                .send_with_invalidate(&message.to_bytes(), advert.key);
+            thread::sleep(moment());
+            talk.peer.disconnect();
+        });
+        check_cut(sent, bytes.len());
+        check_unpinned(&sock);
+        drop(talk);
+    }
+}
+
+fn wire_gone_unread() {
+    let bytes = random(413, 256 << 10);
+    for wait in [Duration::ZERO, moment()] {
+        let (sock, _talk, sent) = sends(&bytes, |talk, _, _| {
+            thread::sleep(wait);
+            talk.peer.disconnect();
+        });
+        check_cut(sent, bytes.len());
+        check_unpinned(&sock);
+    }
+}
+
+/// Bytes that go with a SrcAvail of ours.
+const INLINE: usize = 10;
+
+/// Says SrcAvail of `bytes`, which the window then has.
+fn advertise(talk: &mut Talk, bytes: &[u8]) -> Advert {
+    talk.peer.window()[..bytes.len()].copy_from_slice(bytes);
+    let advert = talk.peer.advert(0, bytes.len());
+    talk.say(
+        mid::SRC_AVAIL,
+        &[&advert.to_bytes(), &bytes[..INLINE]].concat(),
+    );
+    advert
+}
+
+/// The `Len` of an RdmaRdCompl.
+fn reported(message: &Message) -> usize {
+    check!((message.mid, message.rest.len()), (mid::RDMA_RD_COMPL, 4));
+    u32::from_be_bytes([
+        message.rest[0],
+        message.rest[1],
+        message.rest[2],
+        message.rest[3],
+    ]) as usize
+}
+
+/// Takes answers to a SrcAvail of `total` bytes until all was reported or declined: how many are reported, and whether SendSm
+/// came.
+fn take_answers(talk: &mut Talk, total: usize) -> (usize, bool) {
+    let mut sum = 0;
+    while sum + INLINE < total {
+        let message = talk.next();
+        if message.mid == mid::SEND_SM {
+            check!(message.rest.len(), 0);
+            return (sum, true);
+        }
+        sum += reported(&message);
+    }
+    check!(sum + INLINE, total);
+    (sum, false)
+}
+
+fn wire_src_avail_in() {
+    let (sock, mut talk) = connect();
+    for (round, len) in [THRESHOLD, 256 << 10, WINDOW, 100_001]
+        .into_iter()
+        .enumerate()
+    {
+        step!("{len} bytes");
+        let bytes = random(420 + round as u64, len);
+        let mut room = vec![0; len];
+        let (got, answers) = together(
+            || sock.recv(&mut room, libc::MSG_WAITALL),
+            || {
+                thread::sleep(moment() / 4);
+                advertise(&mut talk, &bytes);
+                take_answers(&mut talk, len)
+            },
+        );
+        check!(got, Ok(len));
+        check!(answers, (len - INLINE, false));
+        check_bytes(&room, &bytes);
+        check_settled(&sock);
+    }
+    let total = THRESHOLD + (256 << 10) + WINDOW + 100_001;
+    check_received(&sock, total, 99);
+    counted("nothing else was copied", &sock, |stats| {
+        stats.recv_copied as usize == 4 * INLINE
+    });
+    talk.say(mid::DISCONN, b"");
+    check!(sock.recv(&mut [0], 0), Ok(0));
+}
+
+fn wire_src_avail_declined() {
+    let bytes = random(430, 60_000);
+    for off in [false, true] {
+        step!("zero copy is off: {off}");
+        let (sock, mut talk) = connect();
+        if off {
+            threshold(&sock, 0);
+        }
+        let (got, _) = together(
+            || {
+                let mut all = Vec::new();
+                while all.len() < bytes.len() {
+                    let mut room = [0; 100];
+                    let len = must!(sock.recv(&mut room, 0));
+                    assert_ne!(len, 0, "an end");
+                    all.extend_from_slice(&room[..len]);
+                }
+                all
+            },
+            || {
+                advertise(&mut talk, &bytes);
+                let (fetched, declined) = take_answers(&mut talk, bytes.len());
+                assert!(declined || !off, "it was fetched");
+                if declined {
+                    talk.send_data(&bytes[INLINE + fetched..]);
+                }
+            },
+        );
+        check_bytes(&got, &bytes);
+        counted("SendSm is counted", &sock, |stats| {
+            stats.declined > 0 || !off
+        });
+        check_received(&sock, bytes.len(), 0);
+        check_settled(&sock);
+    }
+    step!("zero copy is off, and nobody reads");
+    let (sock, mut talk) = connect();
+    threshold(&sock, 0);
+    advertise(&mut talk, &bytes);
+    check!(take_answers(&mut talk, bytes.len()), (0, true));
+    drop(sock);
+}
+
+fn wire_cancel_in() {
+    let bytes = random(431, WINDOW);
+    for wait in [0, 1, 5, 30] {
+        step!("after {wait} ms");
+        let (sock, mut talk) = connect();
+        let mut room = vec![0; WINDOW];
+        let (got, _) = together(
+            || sock.recv(&mut room, libc::MSG_WAITALL),
+            || {
+                thread::sleep(moment() / 4);
+                advertise(&mut talk, &bytes);
+                thread::sleep(Duration::from_millis(wait));
+                talk.say(mid::SRC_AVAIL_CANCEL, b"");
+                let (fetched, declined) = take_answers(&mut talk, WINDOW);
+                if declined {
+                    // Nothing may look at the rest any more.
+                    talk.peer.window().fill(0);
+                    talk.send_data(&bytes[INLINE + fetched..]);
+                }
+            },
+        );
+        check!(got, Ok(WINDOW));
+        check_bytes(&room, &bytes);
+        check_received(&sock, WINDOW, 0);
+        check_settled(&sock);
+    }
+}
+
+fn wire_cancel_in_unread() {
+    let (sock, mut talk) = connect();
+    let bytes = random(432, 100_000);
+    advertise(&mut talk, &bytes);
+    talk.say(mid::SRC_AVAIL_CANCEL, b"");
+    check!(take_answers(&mut talk, bytes.len()), (0, true));
+    talk.peer.window().fill(0);
+    let (got, _) = together(
+        || sock.recv_bytes(bytes.len()),
+        || talk.send_data(&bytes[INLINE..]),
+    );
+    check_bytes(&must!(got), &bytes);
+    check_settled(&sock);
+}
+
+fn wire_cancel_in_alone() {
+    let (sock, mut talk) = connect();
+    talk.say(mid::SRC_AVAIL_CANCEL, b"");
+    talk.say(mid::DATA, b"goes on");
+    check!(sock.recv_bytes(7), Ok(b"goes on".to_vec()));
+    check!(sock.send(b"both ways", 0), Ok(9));
+    check_bytes(&talk.data(9), b"both ways");
+}
+
+/// Advertises what cannot be read, and lets SDP try.
+fn advertises_wrongly(spoil: impl Fn(Advert) -> Advert) {
+    let (sock, mut talk) = connect();
+    let mut room = vec![0; 256 << 10];
+    let (end, _) = together(
+        || {
+            must!(sock.set_timeout(libc::SO_RCVTIMEO, patience(15)));
+            let mut got = 0;
+            loop {
+                match sock.recv(&mut room[got..], 0) {
+                    Ok(0) => break Ok(got),
+                    Ok(len) => got += len,
+                    Err(error) => break Err((got, error)),
+                }
+            }
+        },
+        || {
+            let advert = spoil(talk.peer.advert(0, 256 << 10));
+            talk.say(
+                mid::SRC_AVAIL,
+                &[&advert.to_bytes(), &[7; INLINE][..]].concat(),
+            );
+        },
+    );
+    match end {
+        Err((got, error)) => {
+            assert!(got <= INLINE, "{got} bytes came");
+            check_any!(error, [Errno::ECONNRESET, Errno::EIO, Errno::EPROTO]);
+        }
+        Ok(got) => panic!("an error is told\nexpected one\n     got the end after {got} bytes"),
+    }
+    check_dropped(&sock, &mut talk);
+}
+
+fn wire_key_wrong() {
+    advertises_wrongly(|advert| Advert {
+        key: advert.key ^ 0x5a5a_5a00,
+        ..advert
+    });
+}
+
+fn wire_range_wrong() {
+    advertises_wrongly(|advert| Advert {
+        addr: advert.addr + WINDOW as u64 - 1000,
+        ..advert
+    });
+    advertises_wrongly(|advert| Advert { addr: 8, ..advert });
+}
+
+fn wire_src_avail_gone() {
+    let bytes = random(433, WINDOW);
+    for reader in [false, true] {
+        for wait in [0, 5, 50] {
+            step!("with a reader: {reader}; after {wait} ms");
+            let (sock, mut talk) = connect();
+            let gone = || {
+                advertise(&mut talk, &bytes);
+                thread::sleep(Duration::from_millis(wait));
+                drop(talk);
+            };
+            let mut room = vec![0; WINDOW];
+            must!(sock.set_timeout(libc::SO_RCVTIMEO, patience(15)));
+            let receive = || {
+                let mut got = 0;
+                let end = loop {
+                    match sock.recv(&mut room[got..], 0) {
+                        Ok(0) => break None,
+                        Ok(len) => got += len,
+                        Err(error) => break Some(error),
+                    }
+                };
+                check_bytes(&room[..got], &bytes[..got]);
+                // All may have come before.
+                if got < WINDOW {
+                    check!(end, Some(Errno::ECONNRESET));
+                }
+            };
+            if reader {
+                together(receive, gone);
+            } else {
+                gone();
+                let mut receive = receive;
+                receive();
+            }
+            check_unpinned(&sock);
+        }
+    }
+}
+
+fn wire_src_avail_closed() {
+    let (sock, mut talk) = connect();
+    advertise(&mut talk, &random(434, WINDOW));
+    thread::sleep(moment());
+    drop(sock);
+    // Unread bytes make it a reset, but a decline may come before.
+    let end = Instant::now() + patience(10);
+    while Instant::now() < end {
+        if let Received::Ended(_) = talk.peer.recv(Duration::from_millis(100)).0 {
+            break;
+        }
+    }
+    talk.peer.ended();
+}
+
+/// Advertises, good, then says what drops the connection.
+fn behind_advert(mid: u8, rest: impl Fn(&Talk) -> Vec<u8>) {
+    let (sock, mut talk) = connect();
+    advertise(&mut talk, &random(435, 100_000));
+    let rest = rest(&talk);
+    say_anyway(&mut talk, mid, &rest);
+    check_dropped(&sock, &mut talk);
+}
+
+fn wire_src_avail_empty() {
+    let (sock, mut talk) = connect();
+    let advert = talk.peer.advert(0, 100_000);
+    say_anyway(&mut talk, mid::SRC_AVAIL, &advert.to_bytes());
+    check_dropped(&sock, &mut talk);
+}
+
+fn wire_src_avail_twice() {
+    behind_advert(mid::SRC_AVAIL, |talk| {
+        [&talk.peer.advert(0, 100_000).to_bytes(), &[1; INLINE][..]].concat()
+    });
+}
+
+fn wire_src_avail_short() {
+    let (sock, mut talk) = connect();
+    let advert = talk.peer.advert(0, INLINE - 1);
+    say_anyway(
+        &mut talk,
+        mid::SRC_AVAIL,
+        &[&advert.to_bytes(), &[1; INLINE][..]].concat(),
+    );
+    check_dropped(&sock, &mut talk);
+}
+
+fn wire_src_avail_sizes() {
+    for len in [0, (1 << 31) + 1, u32::MAX] {
+        let (sock, mut talk) = connect();
+        let advert = Advert {
+            len,
+            ..talk.peer.advert(0, 1)
+        };
+        say_anyway(
+            &mut talk,
+            mid::SRC_AVAIL,
+            &[&advert.to_bytes(), &[1; INLINE][..]].concat(),
+        );
+        check_dropped(&sock, &mut talk);
+    }
+}
+
+fn wire_src_avail_cut() {
+    for len in [0, 4, 15] {
+        says_wrongly(mid::SRC_AVAIL, &[1; 16][..len]);
+    }
+}
+
+fn wire_data_behind() {
+    behind_advert(mid::DATA, |_| b"x".to_vec());
+}
+
+fn wire_disconn_behind() {
+    behind_advert(mid::DISCONN, |_| Vec::new());
+}
