@@ -218,16 +218,6 @@ bool sdp_helper_sendpage_ok(struct page *page)
 	return sendpage_ok(page);
 }
 
-void sdp_helper_get_page(struct page *page)
-{
-	get_page(page);
-}
-
-void sdp_helper_put_page(struct page *page)
-{
-	put_page(page);
-}
-
 /* rdma */
 
 void sdp_helper_spin_lock_bh(spinlock_t *lock)

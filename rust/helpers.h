@@ -68,8 +68,6 @@ bool sdp_helper_iov_iter_extract_will_pin(const struct iov_iter *iter);
 bool sdp_helper_iov_iter_is_bvec(const struct iov_iter *iter);
 size_t sdp_helper_iov_iter_count(const struct iov_iter *iter);
 bool sdp_helper_sendpage_ok(struct page *page);
-void sdp_helper_get_page(struct page *page);
-void sdp_helper_put_page(struct page *page);
 
 /* rdma */
 #include <linux/dma-direction.h>
