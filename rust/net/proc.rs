@@ -56,7 +56,7 @@ impl<T: Show> Files<T> {
 }
 
 /// Files in every namespace, until dropped.
-pub(crate) struct Registration<T: Show>(#[expect(dead_code)] pernet::Registration<File<T>>);
+pub(crate) struct Registration<T: Show>(pernet::Registration<File<T>>);
 
 impl<T: Show> Registration<T> {
     /// Makes the file in every namespace, now and to come. May sleep.

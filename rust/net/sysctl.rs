@@ -197,9 +197,7 @@ unsafe extern "C" fn access(
 }
 
 /// A registered directory; gone from every namespace when dropped.
-pub(crate) struct Registration<D: Directory<N>, const N: usize>(
-    #[expect(dead_code)] pernet::Registration<Values<D, N>>,
-);
+pub(crate) struct Registration<D: Directory<N>, const N: usize>(pernet::Registration<Values<D, N>>);
 
 impl<D: Directory<N>, const N: usize> Registration<D, N> {
     /// Makes the directory in every namespace, now and to come. May sleep.

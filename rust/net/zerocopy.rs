@@ -60,8 +60,10 @@ struct Packet(Opaque<bindings::sk_buff>);
 // SAFETY: It is only ever compared with NULL.
 unsafe impl Sync for Packet {}
 
-// SAFETY: All zeroes are valid for this C structure of pointers and integers.
-static PACKET: Packet = Packet(Opaque::new(unsafe { core::mem::zeroed() }));
+static PACKET: Packet = Packet(
+    // SAFETY: All zeroes are valid for this C structure of pointers and integers.
+    Opaque::new(unsafe { core::mem::zeroed() }),
+);
 
 impl SendMsg<'_> {
     /// The notice that the call asks for with `MSG_ZEROCOPY`, to be told about its `len` bytes.
