@@ -308,10 +308,10 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             }
         };
         let owner = match self.lending {
-            Lending::Beyond => Owner::Work(notice),
+            Lending::Beyond => Owner::Work { _notice: notice },
             _ => Owner::Call,
         };
-        let is_call = matches!(owner, Owner::Call);
+        let is_call = owner.is_call();
         if let Err(memory) = self.conn.send_memory(memory, owner) {
             // The connection is about to end, which is seen next.
             drop(memory);

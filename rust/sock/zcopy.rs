@@ -40,8 +40,11 @@ pub(super) enum Stage {
 pub(super) enum Owner {
     /// The call that handed it in.
     Call,
-    /// Nobody: the socket's work lets it go, and then gives the notice.
-    Work(Option<Notice>),
+    /// Nobody: the socket's work lets it go, and then, by dropping it, gives the notice.
+    Work {
+        /// Of `MSG_ZEROCOPY`; the kernel's own pages have none.
+        _notice: Option<Notice>,
+    },
 }
 
 impl Owner {
@@ -96,11 +99,6 @@ impl Buffers {
     /// Whether another buffer can be sent.
     pub(super) fn has_place(&self) -> bool {
         self.outgoing.iter().any(Option::is_none)
-    }
-
-    /// Whether buffers are to be sent, or are on their way.
-    pub(super) fn is_sending(&self) -> bool {
-        self.outgoing.iter().any(Option::is_some)
     }
 
     /// Adds a buffer to be sent; gives it back where there is no place.
