@@ -208,6 +208,12 @@ bool sdp_helper_iov_iter_is_bvec(const struct iov_iter *iter)
 	return iov_iter_is_bvec(iter);
 }
 
+/* Where a program's memory starts; 0 for the kernel's own. */
+unsigned long sdp_helper_iov_iter_addr(const struct iov_iter *iter)
+{
+	return user_backed_iter(iter) ? (unsigned long)iter_iov_addr(iter) : 0;
+}
+
 size_t sdp_helper_iov_iter_count(const struct iov_iter *iter)
 {
 	return iov_iter_count(iter);

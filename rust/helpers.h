@@ -66,6 +66,7 @@ bool sdp_helper_signal_pending_state(unsigned int state,
 
 bool sdp_helper_iov_iter_extract_will_pin(const struct iov_iter *iter);
 bool sdp_helper_iov_iter_is_bvec(const struct iov_iter *iter);
+unsigned long sdp_helper_iov_iter_addr(const struct iov_iter *iter);
 size_t sdp_helper_iov_iter_count(const struct iov_iter *iter);
 bool sdp_helper_sendpage_ok(struct page *page);
 

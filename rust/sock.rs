@@ -14,6 +14,7 @@ mod bind;
 mod cm;
 mod conn;
 mod connect;
+mod kept;
 mod listen;
 mod option;
 mod poll;
@@ -146,6 +147,9 @@ pub(crate) struct Locked {
     zcopy_threshold: u32,
     /// A call that would block may leave its buffer here.
     zcopy_retry: bool,
+    /// The buffers that calls left.
+    kept_send: Option<kept::Kept>,
+    kept_recv: Option<kept::Kept>,
     /// The calls that send, and those that fetch what the peer advertises, take turns.
     send_turn: turn::Turn,
     recv_turn: turn::Turn,
@@ -212,6 +216,8 @@ impl Protocol for Sdp {
             cork: false,
             zcopy_threshold: settings::zcopy_threshold(net),
             zcopy_retry: false,
+            kept_send: None,
+            kept_recv: None,
             send_turn: turn::Turn::default(),
             recv_turn: turn::Turn::default(),
             consumed: 0,

@@ -233,6 +233,18 @@ unsafe fn contiguous(iter: *const bindings::iov_iter) -> usize {
     }
 }
 
+/// Where the memory of what a caller sends starts, or 0 where that is no program's.
+pub(crate) fn source_address(from: &mut IovIterSource<'_>) -> usize {
+    // SAFETY: The iterator is valid.
+    unsafe { bindings::sdp_helper_iov_iter_addr(from.as_raw()) }
+}
+
+/// Where the memory starts where a caller wants its bytes, or 0 where that is no program's.
+pub(crate) fn dest_address(to: &mut IovIterDest<'_>) -> usize {
+    // SAFETY: The iterator is valid.
+    unsafe { bindings::sdp_helper_iov_iter_addr(to.as_raw()) }
+}
+
 /// Bytes that the next [`Pages`] of what a caller sends can have.
 pub(crate) fn source_extent(from: &mut IovIterSource<'_>) -> usize {
     // SAFETY: The iterator is valid.

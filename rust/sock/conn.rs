@@ -1068,6 +1068,11 @@ impl Conn {
         self.post.lock().buffers.is_read_over()
     }
 
+    /// Whether no read is in flight.
+    pub(super) fn are_reads_over(&self) -> bool {
+        self.post.lock().buffers.are_reads_over()
+    }
+
     /// Lets the memory of the oldest read go, once it is over, and gives the bytes that were asked for
     /// and those that came. Sleeps.
     pub(super) fn take_read(&self) -> Option<(usize, usize)> {

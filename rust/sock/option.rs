@@ -36,6 +36,7 @@ pub(super) fn set(sk: &Socket, level: c_int, name: c_int, value: c_int) -> Resul
         }
         (IPPROTO_TCP, SDP_ZCOPY_RETRY) => {
             s.zcopy_retry = match value {
+                0 if s.kept_send.is_some() || s.kept_recv.is_some() => return Err(EBUSY),
                 0 => false,
                 1 => true,
                 _ => return Err(EINVAL),

@@ -19,9 +19,13 @@ const RDHUP: u32 = 0x2000;
 /// The events that are now, as TCP has them in the same state.
 pub(super) fn poll(sk: &Socket) -> u32 {
     let mut s = sk.lock();
-    let unread = recv::unread(&mut s);
-    // A call that sends is in the way of others.
+    // A call that sends is in the way of others. A call that left its buffer here is to be made
+    // again once that is free.
     let may_send = s.send_turn.is_free();
+    let readable = match (&s.kept_recv, &s.conn) {
+        (Some(_), Some(conn)) => conn.are_reads_over(),
+        _ => recv::unread(&mut s) >= sk.recv_target(false, usize::MAX) || recv::is_starved(&s),
+    };
     let mut events = if sk.has_error() || sk.has_notices() {
         ERR
     } else {
@@ -42,10 +46,14 @@ pub(super) fn poll(sk: &Socket) -> u32 {
             }
             if recv_closed {
                 events |= IN | RDNORM | RDHUP;
-            } else if unread >= sk.recv_target(false, usize::MAX) || recv::is_starved(&s) {
+            } else if readable {
                 events |= IN | RDNORM;
             }
-            if send_closed || (may_send && conn.writable(sk)) {
+            let writable = match s.kept_send {
+                Some(_) => conn.call().left == 0,
+                None => conn.writable(sk),
+            };
+            if send_closed || (may_send && writable) {
                 events |= OUT | WRNORM;
             }
         }

@@ -33,6 +33,7 @@ use crate::{
     },
     sock::{
         conn::Conn,
+        kept::Kept,
         stats::Counter,
         Locked,
         Sdp,
@@ -85,7 +86,7 @@ pub(super) fn recvmsg(sk: &Socket, msg: RecvMsg<'_>) -> Result<usize> {
         copied: 0,
         peeked: 0,
     };
-    match call.run() {
+    match call.resume().and_then(|()| call.run()) {
         Err(e) if call.copied == 0 => Err(e),
         _ => Ok(call.copied),
     }
@@ -107,6 +108,32 @@ struct Receiving<'a, 'g, 'm> {
 }
 
 impl Receiving<'_, '_, '_> {
+    /// Goes on with a call that left its buffer here, which is the only one that may be made now.
+    fn resume(&mut self) -> Result {
+        let Some(kept) = self.s.kept_recv else {
+            return Ok(());
+        };
+        let addr = pages::dest_address(self.msg.data);
+        if !kept.is_of(addr, self.msg.data.len()) || self.msg.flags & flags::PEEK != 0 {
+            return Err(EBUSY);
+        }
+        if self.timeout.is_zero() && !self.conn.are_reads_over() {
+            return Err(EAGAIN);
+        }
+        self.msg.data.advance(kept.lent);
+        self.s.kept_recv = None;
+        self.s.recv_turn.take();
+        self.finish();
+        self.end_turn();
+        Ok(())
+    }
+
+    fn end_turn(&mut self) {
+        if self.s.recv_turn.end() {
+            self.sk.data_ready();
+        }
+    }
+
     fn run(&mut self) -> Result {
         let (sk, conn) = (self.sk, self.conn);
         let peek = self.msg.flags & flags::PEEK != 0;
@@ -180,16 +207,27 @@ impl Receiving<'_, '_, '_> {
         let wanted = threshold > 0
             && (room >= threshold || room == advertised)
             && self.msg.flags & (flags::PEEK | flags::TRUNC) == 0
-            && !self.timeout.is_zero();
+            && (!self.timeout.is_zero() || self.s.zcopy_retry);
         if !wanted {
             self.conn.with(Machine::decline);
             return Ok(false);
         }
         self.s.recv_turn.take();
-        let result = self.start().and_then(|()| self.finish());
-        if self.s.recv_turn.end() {
-            self.sk.data_ready();
-        }
+        let room = self.msg.data.len();
+        let result = self.start().and_then(|()| {
+            if self.timeout.is_zero() && !self.conn.are_reads_over() {
+                let lent = room.saturating_sub(self.msg.data.len());
+                self.msg.take_back(lent);
+                self.s.kept_recv = Some(Kept {
+                    addr: pages::dest_address(self.msg.data),
+                    len: room,
+                    lent,
+                });
+                return Err(EAGAIN);
+            }
+            Ok(self.finish())
+        });
+        self.end_turn();
         result
     }
 
@@ -245,7 +283,7 @@ impl Receiving<'_, '_, '_> {
 
     /// Waits until all reads that were started are over: the caller's memory is the fabric's until then.
     /// Whether they brought anything.
-    fn finish(&mut self) -> Result<bool> {
+    fn finish(&mut self) -> bool {
         let conn = self.conn;
         let (mut any, mut missing) = (false, 0usize);
         while conn.is_reading() {
@@ -269,7 +307,18 @@ impl Receiving<'_, '_, '_> {
             }
         }
         self.msg.take_back(missing);
-        Ok(any)
+        any
+    }
+}
+
+/// Takes the memory back that a call left here and never asked for again: the connection cannot go on
+/// without it.
+pub(super) fn give_up_kept(s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
+    if s.kept_recv.take().is_some() {
+        conn.count(Counter::CancelsRetry, 1);
+        conn.broken(ECONNRESET);
+        s.wait_through(|_| conn.are_reads_over());
+        while conn.take_read().is_some() {}
     }
 }
 
@@ -302,7 +351,7 @@ impl Locked {
     /// finds none because of that is woken.
     pub(super) fn advertised(&mut self) -> usize {
         let advertised = self.conn.as_ref().map_or(0, |conn| conn.advertised());
-        if advertised > 0 && self.recv_turn.is_free() {
+        if advertised > 0 && self.kept_recv.is_none() && self.recv_turn.is_free() {
             advertised
         } else {
             0

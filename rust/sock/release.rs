@@ -14,7 +14,9 @@ use crate::{
             Link, //
         },
         reap,
+        recv,
         ring::Ring,
+        send,
         settings,
         Sdp,
         Socket,
@@ -76,6 +78,8 @@ pub(super) fn release(sk: &Socket) {
 }
 
 fn close(sk: &Socket, s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
+    send::give_up_kept(s, conn);
+    recv::give_up_kept(s, conn);
     let linger = sk.linger();
     let unread = !s.rx.is_empty() || conn.unread() > 0 || conn.advertised() > 0;
     if unread || linger.is_some_and(|timeout| timeout.is_zero()) {

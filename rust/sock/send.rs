@@ -38,8 +38,10 @@ use crate::{
             Conn,
             SEND_ORDER, //
         },
+        kept::Kept,
         stats::Counter,
         zcopy::Owner,
+        Locked,
         Sdp,
         Socket,
         State, //
@@ -92,6 +94,16 @@ pub(super) fn sendmsg(sk: &Socket, msg: SendMsg<'_>) -> Result<usize> {
     result
 }
 
+/// Takes back what a call left here and never asked for again.
+pub(super) fn give_up_kept(s: &mut Locked, conn: &Conn) {
+    if s.kept_send.take().is_some() {
+        conn.count(Counter::CancelsRetry, 1);
+        if let Some(first) = conn.call().first {
+            conn.with(|m| m.withdraw_send(first));
+        }
+    }
+}
+
 /// Whether, and to whose account, a call lends its memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lending {
@@ -99,6 +111,8 @@ enum Lending {
     No,
     /// Until it returns.
     Call,
+    /// Until it is made again, since it must not sleep.
+    Retry,
     /// Until its notice is given, or, for pages of the kernel, until the peer has them.
     Beyond,
 }
@@ -134,8 +148,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         let lending = match threshold {
             0 => Lending::No,
             _ if beyond => Lending::Beyond,
-            _ if timeout.is_zero() => Lending::No,
-            _ => Lending::Call,
+            _ => Self::own(s, timeout),
         };
         // A pipe gives its pages in small numbers, and they need no pinning.
         let spliced = msg.flags & flags::SPLICE_PAGES != 0;
@@ -153,10 +166,19 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         }
     }
 
+    /// How a call lends that did not say `MSG_ZEROCOPY`.
+    fn own(s: &Locked, timeout: Timeout) -> Lending {
+        match timeout.is_zero() {
+            false => Lending::Call,
+            true if s.zcopy_retry => Lending::Retry,
+            true => Lending::No,
+        }
+    }
+
     fn run(&mut self) -> Result<usize> {
-        self.conn.begin_call();
-        let result = self.send();
-        // Whatever happened, the memory of the caller is the caller's.
+        self.resume()?;
+        let result = self.take_back().and_then(|()| self.send());
+        // Whatever happened, the memory of the caller is the caller's, unless it left it here.
         let returned = self.take_back();
         if self.sent == 0 {
             if let Some(notice) = self.notice.take() {
@@ -171,6 +193,25 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             Err(e) if self.sent == 0 => Err(e),
             _ => Ok(self.sent),
         }
+    }
+
+    /// Goes on with a call that left its buffer here, which is the only one that may be made now.
+    fn resume(&mut self) -> Result {
+        let Some(kept) = self.s.kept_send.take() else {
+            self.conn.begin_call();
+            return Ok(());
+        };
+        let addr = pages::source_address(self.msg.data);
+        if !kept.is_of(addr, self.msg.data.len()) {
+            self.s.kept_send = Some(kept);
+            return Err(EBUSY);
+        }
+        self.msg.data.advance(kept.lent);
+        self.lent = kept.lent;
+        if self.timeout.is_zero() {
+            self.lending = Lending::Retry;
+        }
+        Ok(())
     }
 
     fn is_closed(&self) -> bool {
@@ -275,11 +316,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             && self.msg.flags & flags::SPLICE_PAGES == 0
         {
             // MSG_ZEROCOPY without SO_ZEROCOPY means nothing.
-            self.lending = if self.timeout.is_zero() {
-                Lending::No
-            } else {
-                Lending::Call
-            };
+            self.lending = Self::own(self.s, self.timeout);
             return Ok(());
         }
         let account = match notice {
@@ -333,6 +370,16 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             return Ok(());
         }
         let conn = self.conn;
+        if self.lending == Lending::Retry && conn.call().left > 0 {
+            let lent = core::mem::take(&mut self.lent);
+            self.msg.take_back(lent);
+            self.s.kept_send = Some(Kept {
+                addr: pages::source_address(self.msg.data),
+                len: self.msg.data.len(),
+                lent,
+            });
+            return Err(EAGAIN);
+        }
         let slice = Timeout::from_ms(PATIENCE_MS);
         let woken = loop {
             let before = conn.look(Machine::buffered);

@@ -11,7 +11,9 @@ use crate::{
     sock::{
         conn::Link,
         connect,
+        recv,
         ring::Ring,
+        send,
         Sdp,
         Socket,
         State, //
@@ -63,7 +65,9 @@ pub(super) fn disconnect(sk: &Socket) {
         State::Listening(_) => stop_listening(sk, s),
         State::Connected => {
             s.state = State::Idle;
-            if let Some(conn) = &s.conn {
+            if let Some(conn) = s.conn.clone() {
+                send::give_up_kept(&mut s, &conn);
+                recv::give_up_kept(&mut s, &conn);
                 conn.with(Machine::abort);
                 conn.set_link(Link::Drop);
             }

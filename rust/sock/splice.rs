@@ -48,6 +48,9 @@ pub(super) fn splice_read(
             // Another thread undid the connection.
             return Err(ENOTCONN);
         }
+        if s.kept_recv.is_some() {
+            return Err(EBUSY);
+        }
         let next = conn.take_unread(&mut s.rx);
         let before = next.map_or(usize::MAX, |next| recv::before(&s, next));
         let given = give(&mut s, &conn, pipe, len.min(before))?;

@@ -161,6 +161,12 @@ impl Buffers {
         oldest.is_none_or(|read| read.stage == Stage::Over)
     }
 
+    /// Whether no read is in flight.
+    pub(super) fn are_reads_over(&self) -> bool {
+        let mut reads = self.incoming.iter().flatten();
+        reads.all(|read| read.stage == Stage::Over)
+    }
+
     /// Adds a buffer to be filled; gives it back where there is no place.
     pub(super) fn read(&mut self, buffer: Incoming) -> Result<(), Incoming> {
         match self.incoming.iter_mut().find(|place| place.is_none()) {

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a non-blocking call left behind with `SDP_ZCOPY_RETRY`: a buffer that the fabric uses until the
+//! program makes the call again.
+
+/// A buffer that was left with the socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// Where the program's memory starts.
+    pub(super) addr: usize,
+    /// The bytes from there on that the call was about.
+    pub(super) len: usize,
+    /// How many of them were lent, from the first on.
+    pub(super) lent: usize,
+}
+
+impl Kept {
+    /// Whether a call about so many bytes from there on is the same call.
+    pub(super) fn is_of(&self, addr: usize, len: usize) -> bool {
+        (self.addr, self.len) == (addr, len)
+    }
+}
