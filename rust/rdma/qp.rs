@@ -48,14 +48,7 @@ use kernel::{
         Arc,
         Mutex, //
     },
-    time::{
-        delay::fsleep,
-        Delta, //
-    },
 };
-
-/// How long completions may come after the drain's own, in milliseconds.
-const FLUSH_MS: u32 = 5000;
 
 /// The most pieces of memory that follow a header in one send.
 pub(crate) const MAX_PAYLOAD: usize = 8;
@@ -336,14 +329,6 @@ impl<D: Completions> Shared<D> {
             }? Error),
             GFP_KERNEL,
         )
-    }
-
-    /// Whether requests have not completed.
-    fn is_busy(&self) -> bool {
-        let awaited = |sent: &Sent| sent.awaited;
-        let sends = self.sends.lock().slots.iter().flatten().any(awaited);
-        let recvs = self.recvs.lock().slots.iter().flatten().count();
-        sends || recvs != 0
     }
 
     fn cqes(
@@ -660,14 +645,6 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         // SAFETY: The QP is live, each queue of it and its CQ have room for one more request, and
         // nobody else posts.
         unsafe { bindings::ib_drain_qp(self.as_ptr()) };
-        // siw completes what is posted to a failed QP at once, even while it still flushes what
-        // was posted before.
-        for _ in 0..FLUSH_MS {
-            if !self.shared.is_busy() {
-                break;
-            }
-            fsleep(Delta::from_millis(1));
-        }
         *drained = true;
     }
 }
@@ -677,7 +654,10 @@ impl<C: CmHandler, D: Completions> Drop for Qp<C, D> {
         self.drain();
         // SAFETY: By the type invariants the identifier has a QP, which nobody uses any more.
         unsafe { bindings::rdma_destroy_qp(self.id.as_ptr()) };
-        if self.shared.is_busy() {
+        let busy = |sent: &Sent| sent.awaited;
+        let sends = self.shared.sends.lock().slots.iter().flatten().any(busy);
+        let recvs = self.shared.recvs.lock().slots.iter().flatten().count();
+        if sends || recvs != 0 {
             // Drivers that fail to drain may still come back to what they were given.
             pr_err!("a QP could not be drained; its buffers are lost\n");
             return;
