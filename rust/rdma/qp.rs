@@ -55,11 +55,15 @@ pub(crate) const MAX_PAYLOAD: usize = 8;
 
 /// Who hears of the completions of a QP.
 ///
-/// They come in softirq context and one at a time, sends and receives each in the order in which
-/// they were posted.
+/// They come in softirq context and one at a time, receives in the order in which they were posted,
+/// and requests of the send queue in the order of their kind: on iWARP an RDMA Read is done later than
+/// what was posted after it.
 pub(crate) trait Completions: Send + Sync + 'static {
-    /// The oldest request of the send queue is done, and its memory has been let go.
-    fn sent(&self, result: Result<(), WcStatus>);
+    /// What names a request of the send queue.
+    type Request: Send;
+
+    /// A request of the send queue is done, and its memory has been let go.
+    fn sent(&self, request: Self::Request, result: Result<(), WcStatus>);
 
     /// A receive is done: `buf` has what was received, or on failure nothing.
     fn received(&self, buf: RecvBuf, result: Result<(), WcStatus>);
@@ -222,13 +226,13 @@ pub(crate) struct SendWr<'a> {
 }
 
 /// A posted request of the send queue.
-struct Sent {
+struct Sent<R> {
     /// The memory that the device reads.
     _payload: Payload,
     /// The region whose key the request ends.
     ends: Option<Arc<Memory>>,
-    /// Whether somebody waits for the completion: not so when posting failed.
-    awaited: bool,
+    /// Its name, if somebody waits for the completion: not so when posting failed.
+    request: Option<R>,
 }
 
 /// What the device gives back for a work request.
@@ -251,8 +255,8 @@ unsafe impl<D: Completions> Sync for Cqe<D> {}
 /// What posted work requests keep alive.
 struct Slots<T> {
     slots: KVVec<Option<T>>,
-    /// The slot that is used next. Requests complete in order, so it is the oldest one.
-    next: usize,
+    /// The slots that are not in use.
+    free: KVVec<usize>,
     /// Whether requests may be posted.
     open: bool,
 }
@@ -260,36 +264,43 @@ struct Slots<T> {
 impl<T> Slots<T> {
     fn new(len: u32) -> Result<Self> {
         // CAST: `usize` has at least 32 bits.
-        let mut slots = KVVec::with_capacity(len as usize, GFP_KERNEL)?;
-        for _ in 0..len {
+        let len = len as usize;
+        let mut slots = KVVec::with_capacity(len, GFP_KERNEL)?;
+        let mut free = KVVec::with_capacity(len, GFP_KERNEL)?;
+        for slot in 0..len {
             slots.push(None, GFP_KERNEL)?;
+            free.push(slot, GFP_KERNEL)?;
         }
         Ok(Self {
             slots,
-            next: 0,
+            free,
             open: true,
         })
     }
 
     /// The next slot to use: `ESHUTDOWN` when closed, `EAGAIN` when all are in use.
     fn vacant(&self) -> Result<usize> {
-        match self.slots.get(self.next) {
+        match self.free.last() {
             _ if !self.open => Err(ESHUTDOWN),
-            Some(None) => Ok(self.next),
-            _ => Err(EAGAIN),
+            Some(slot) => Ok(*slot),
+            None => Err(EAGAIN),
         }
     }
 
     /// Uses the slot that [`Self::vacant`] gave.
     fn fill(&mut self, value: T) {
-        if let Some(slot) = self.slots.get_mut(self.next) {
-            *slot = Some(value);
-            self.next = (self.next + 1) % self.slots.len();
+        if let Some(slot) = self.free.pop() {
+            if let Some(slot) = self.slots.get_mut(slot) {
+                *slot = Some(value);
+            }
         }
     }
 
     fn take(&mut self, slot: usize) -> Option<T> {
-        self.slots.get_mut(slot)?.take()
+        let value = self.slots.get_mut(slot)?.take()?;
+        // There is room for all of them.
+        let _ = self.free.push_within_capacity(slot);
+        Some(value)
     }
 }
 
@@ -301,7 +312,7 @@ struct Shared<D: Completions> {
     device: ARef<Device>,
     headers: Headers,
     #[pin]
-    sends: SpinLockBh<Slots<Sent>>,
+    sends: SpinLockBh<Slots<Sent<D::Request>>>,
     #[pin]
     recvs: SpinLockBh<Slots<RecvBuf>>,
     send_cqes: KVVec<Cqe<D>>,
@@ -463,7 +474,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
     /// `EAGAIN` when [`Caps::send_wr`] requests have not completed, `ESHUTDOWN` once the QP is being
     /// drained or posting failed before, and the driver's error, such as for a QP that is not
     /// connected. Then [`Completions::sent`] is not called.
-    pub(crate) fn post_send(&self, send: SendWr<'_>) -> Result {
+    pub(crate) fn post_send(&self, send: SendWr<'_>, request: D::Request) -> Result {
         let mut wr = bindings::ib_send_wr {
             opcode: bindings::ib_wr_opcode_IB_WR_SEND,
             send_flags: if send.solicited {
@@ -474,30 +485,36 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
             ..Default::default()
         };
         // SAFETY: It is the request that the opcode says.
-        unsafe { self.post(&raw mut wr, Some(send.header), send.payload, None) }
+        unsafe { self.post(&raw mut wr, Some(send.header), send.payload, None, request) }
     }
 
     /// Writes `from` to the peer's memory. As [`Self::post_send`].
-    pub(crate) fn post_write(&self, from: Payload, to: Remote) -> Result {
+    pub(crate) fn post_write(&self, from: Payload, to: Remote, request: D::Request) -> Result {
         let mut rdma = rdma_wr(bindings::ib_wr_opcode_IB_WR_RDMA_WRITE, to);
         // SAFETY: It is the request that the opcode says.
-        unsafe { self.post((&raw mut rdma).cast(), None, from, None) }
+        unsafe { self.post((&raw mut rdma).cast(), None, from, None, request) }
     }
 
     /// Reads the first `len` bytes of `into`, which has been registered, from the peer's memory. As
     /// [`Self::post_send`]. The caller keeps the memory until the request has completed.
-    pub(crate) fn post_read(&self, into: &Arc<Memory>, len: usize, from: Remote) -> Result {
+    pub(crate) fn post_read(
+        &self,
+        into: &Arc<Memory>,
+        len: usize,
+        from: Remote,
+        request: D::Request,
+    ) -> Result {
         let mut rdma = rdma_wr(bindings::ib_wr_opcode_IB_WR_RDMA_READ, from);
         let mut payload = Payload::default();
         let piece = Piece::Registered(into.clone(), 0, len);
         payload.push(piece).map_err(|_| EINVAL)?;
         // SAFETY: It is the request that the opcode says.
-        unsafe { self.post((&raw mut rdma).cast(), None, payload, None) }
+        unsafe { self.post((&raw mut rdma).cast(), None, payload, None, request) }
     }
 
     /// Makes the key of `memory` valid, for the requests that are posted after this one. As
     /// [`Self::post_send`]. The caller keeps the memory until the request has completed.
-    pub(crate) fn post_register(&self, memory: &Arc<Memory>) -> Result {
+    pub(crate) fn post_register(&self, memory: &Arc<Memory>, request: D::Request) -> Result {
         if !memory.is_on(&self.shared.device) {
             return Err(EINVAL);
         }
@@ -512,12 +529,12 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         };
         memory.set_valid(true);
         // SAFETY: It is the request that the opcode says.
-        unsafe { self.post((&raw mut reg).cast(), None, Payload::default(), None) }
+        unsafe { self.post((&raw mut reg).cast(), None, Payload::default(), None, request) }
     }
 
     /// Ends the key of `memory`. As [`Self::post_send`]. The caller keeps the memory until the request
     /// has completed.
-    pub(crate) fn post_invalidate(&self, memory: &Arc<Memory>) -> Result {
+    pub(crate) fn post_invalidate(&self, memory: &Arc<Memory>, request: D::Request) -> Result {
         let mut wr = bindings::ib_send_wr {
             opcode: bindings::ib_wr_opcode_IB_WR_LOCAL_INV,
             ..Default::default()
@@ -526,7 +543,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         unsafe { *wr.ex.invalidate_rkey.as_mut() = memory.key() };
         let memory = Some(memory.clone());
         // SAFETY: It is the request that the opcode says.
-        unsafe { self.post(&raw mut wr, None, Payload::default(), memory) }
+        unsafe { self.post(&raw mut wr, None, Payload::default(), memory, request) }
     }
 
     /// Posts a request with the memory that it names.
@@ -540,6 +557,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         header: Option<&[u8]>,
         payload: Payload,
         ends: Option<Arc<Memory>>,
+        request: D::Request,
     ) -> Result {
         let shared = &**self.shared;
         let device = &*shared.device;
@@ -573,7 +591,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         sends.fill(Sent {
             _payload: payload,
             ends,
-            awaited: true,
+            request: Some(request),
         });
         // SAFETY: The QP is live and the request what its opcode says. The slot keeps the memory,
         // and the `Cqe` stays where it is, until the request has completed.
@@ -585,7 +603,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
             // caller hears of the failure here, and so not again.
             sends.open = false;
             if let Some(Some(sent)) = sends.slots.get_mut(slot) {
-                sent.awaited = false;
+                sent.request = None;
             }
         }
         result
@@ -624,7 +642,6 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         });
         if let Err(error) = result {
             if let Some(buf) = recvs.take(slot) {
-                recvs.next = slot;
                 return Err((error, buf));
             }
         }
@@ -654,7 +671,7 @@ impl<C: CmHandler, D: Completions> Drop for Qp<C, D> {
         self.drain();
         // SAFETY: By the type invariants the identifier has a QP, which nobody uses any more.
         unsafe { bindings::rdma_destroy_qp(self.id.as_ptr()) };
-        let busy = |sent: &Sent| sent.awaited;
+        let busy = |sent: &Sent<D::Request>| sent.request.is_some();
         let sends = self.shared.sends.lock().slots.iter().flatten().any(busy);
         let recvs = self.shared.recvs.lock().slots.iter().flatten().count();
         if sends || recvs != 0 {
@@ -712,16 +729,16 @@ unsafe extern "C" fn send_done<D: Completions>(
     let wc = unsafe { &*wc };
     // SAFETY: By the contract.
     let (shared, slot) = unsafe { posted::<D>(wc) };
-    let Some(sent) = shared.sends.lock().take(slot) else {
+    let Some(mut sent) = shared.sends.lock().take(slot) else {
         return;
     };
-    let (awaited, result) = (sent.awaited, WcStatus::of(wc));
+    let (request, result) = (sent.request.take(), WcStatus::of(wc));
     if let (Some(memory), Ok(())) = (&sent.ends, &result) {
         memory.set_valid(false);
     }
     drop(sent);
-    if awaited {
-        shared.completions.sent(result);
+    if let Some(request) = request {
+        shared.completions.sent(request, result);
     }
 }
 

@@ -203,13 +203,13 @@ struct Post {
     qp: Option<Arc<Pair>>,
     /// The send stream from the next message on.
     tx: Ring<Sge>,
-    /// What is in the fabric, in order: requests of one send queue complete in the order of posting.
-    in_flight: Ring<InFlight>,
+    /// Requests in the fabric.
+    in_flight: usize,
     buffers: Buffers,
 }
 
 /// A request in the fabric.
-enum InFlight {
+pub(super) enum Request {
     /// A message.
     Message(SendTag),
     /// A registration, or an RDMA Write, of which the next message tells.
@@ -314,7 +314,7 @@ impl Conn {
         let post = Post {
             qp: None,
             tx: Ring::new(SEND_PIECES)?,
-            in_flight: Ring::new(SEND_SLOTS.saturating_add(BUFFER_SLOTS) as usize)?,
+            in_flight: 0,
             buffers: Buffers::default(),
         };
         Arc::pin_init(
@@ -433,7 +433,7 @@ impl Conn {
         let post = &mut *guard;
         let Some(qp) = &post.qp else { return Ok(()) };
         let slots = qp.caps().send_wr.saturating_sub(BUFFER_SLOTS) as usize;
-        while post.in_flight.len().saturating_add(1) < slots {
+        while post.in_flight.saturating_add(1) < slots {
             let Some(transmit) = self.flow.lock().machine.poll_transmit() else {
                 break;
             };
@@ -456,12 +456,12 @@ impl Conn {
             };
             if let Some(to) = transmit.write {
                 let from = core::mem::take(&mut send.payload);
-                qp.post_write(from, remote(to))?;
                 // The loop saw room for two.
-                let _ = post.in_flight.push(InFlight::Step);
+                qp.post_write(from, remote(to), Request::Step)?;
+                post.in_flight = post.in_flight.saturating_add(1);
             }
-            qp.post_send(send)?;
-            let _ = post.in_flight.push(InFlight::Message(transmit.tag));
+            qp.post_send(send, Request::Message(transmit.tag))?;
+            post.in_flight = post.in_flight.saturating_add(1);
             match transmit.header.mid() {
                 mid::SRC_AVAIL => self.count(Counter::SrcAvails, 1),
                 mid::SINK_AVAIL => self.count(Counter::SinkAvails, 1),
@@ -485,14 +485,8 @@ impl Conn {
             };
             buffer.stage = Stage::Ending;
             buffer.bytes = finished.bytes;
-            // Where it cannot be posted, the QP's end is the key's.
-            let ending = post
-                .qp
-                .as_ref()
-                .map(|qp| qp.post_invalidate(&buffer.memory));
-            if let Some(Ok(())) = ending {
-                let _ = post.in_flight.push(InFlight::EndSend(finished.id));
-            }
+            let memory = buffer.memory.clone();
+            post.end_key(&memory, Request::EndSend(finished.id));
         }
     }
 
@@ -824,6 +818,15 @@ impl Conn {
     }
 }
 
+impl Post {
+    /// Ends the key of a buffer. Where that cannot be posted, the QP's end is the key's.
+    fn end_key(&mut self, memory: &Arc<Memory>, request: Request) {
+        if let Some(Ok(())) = self.qp.as_ref().map(|qp| qp.post_invalidate(memory, request)) {
+            self.in_flight = self.in_flight.saturating_add(1);
+        }
+    }
+}
+
 impl Flow {
     /// Takes in one message; gives the buffer back if it has nothing for the user.
     fn take(&mut self, buf: RecvBuf) -> Option<RecvBuf> {
@@ -862,20 +865,18 @@ fn take_payload(tx: &mut Ring<Sge>, len: u32) -> Result<Payload> {
 }
 
 impl Completions for Arc<Conn> {
-    fn sent(&self, result: Result<(), WcStatus>) {
-        let (request, read) = {
+    type Request = Request;
+
+    fn sent(&self, request: Request, result: Result<(), WcStatus>) {
+        let read = {
             let mut post = self.post.lock();
-            let request = post.in_flight.pop();
-            let read = match request {
-                Some(InFlight::Read) => self.read_over(&mut post, result.is_ok()),
-                _ => false,
-            };
-            (request, read)
+            post.in_flight = post.in_flight.saturating_sub(1);
+            matches!(request, Request::Read) && self.read_over(&mut post, result.is_ok())
         };
         match (request, &result) {
-            (Some(InFlight::Message(tag)), Ok(())) => self.with(|m| m.sent(tag)),
-            (Some(InFlight::EndSend(id)), _) => self.send_ended(id),
-            (Some(InFlight::EndRead), _) => self.read_ended(),
+            (Request::Message(tag), Ok(())) => self.with(|m| m.sent(tag)),
+            (Request::EndSend(id), _) => self.send_ended(id),
+            (Request::EndRead, _) => self.read_ended(),
             _ => {}
         }
         if read {
@@ -949,9 +950,9 @@ impl Conn {
                 return Err(memory);
             };
             // No message goes before it: the lock is held.
-            let posted = qp.post_register(&memory);
+            let posted = qp.post_register(&memory, Request::Step);
             if posted.is_ok() {
-                let _ = post.in_flight.push(InFlight::Step);
+                post.in_flight = post.in_flight.saturating_add(1);
             }
             // There is a place for it.
             let _ = post.buffers.send(Outgoing {
@@ -1033,13 +1034,13 @@ impl Conn {
             let Some(from) = from else {
                 return Err(memory);
             };
-            let posted = qp.post_register(&memory).and_then(|()| {
-                let _ = post.in_flight.push(InFlight::Step);
+            let posted = qp.post_register(&memory, Request::Step).and_then(|()| {
+                post.in_flight = post.in_flight.saturating_add(1);
                 // The peer may advertise less by now.
-                qp.post_read(&memory, from.len as usize, remote(from))
+                qp.post_read(&memory, from.len as usize, remote(from), Request::Read)
             });
             if posted.is_ok() {
-                let _ = post.in_flight.push(InFlight::Read);
+                post.in_flight = post.in_flight.saturating_add(1);
             }
             // There is a place for it.
             let _ = post.buffers.read(Incoming {
@@ -1094,13 +1095,8 @@ impl Conn {
         } else {
             buffer.bytes = 0;
         }
-        let ending = post
-            .qp
-            .as_ref()
-            .map(|qp| qp.post_invalidate(&buffer.memory));
-        if let Some(Ok(())) = ending {
-            let _ = post.in_flight.push(InFlight::EndRead);
-        }
+        let memory = buffer.memory.clone();
+        post.end_key(&memory, Request::EndRead);
         ok
     }
 
