@@ -1874,7 +1874,10 @@ fn b_36_a_withdrawal_leaves_what_came_before() {
         bytes += script.expect(Message::Data).payload;
     }
     assert_eq!(script.machine.buffered(), 0);
-    assert_eq!(script.machine.finished(), Some(Finished { id: first, bytes }));
+    assert_eq!(
+        script.machine.finished(),
+        Some(Finished { id: first, bytes })
+    );
 }
 
 #[test]

@@ -173,10 +173,10 @@ fn poll_lowat() {
     join(writer);
 }
 
-struct Epoll(OwnedFd);
+pub(super) struct Epoll(OwnedFd);
 
 impl Epoll {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         // SAFETY: `epoll_create1()` takes no memory.
         let fd = must!(Errno::check(unsafe {
             libc::epoll_create1(libc::EPOLL_CLOEXEC)
@@ -196,12 +196,12 @@ impl Epoll {
         }));
     }
 
-    fn add(&self, sock: &Sock, events: libc::c_int, token: u64) {
+    pub(super) fn add(&self, sock: &Sock, events: libc::c_int, token: u64) {
         self.control(libc::EPOLL_CTL_ADD, sock, events, token);
     }
 
     /// One event within `timeout`: its token and what it says.
-    fn wait(&self, timeout: Duration) -> Option<(u64, libc::c_int)> {
+    pub(super) fn wait(&self, timeout: Duration) -> Option<(u64, libc::c_int)> {
         let mut event = libc::epoll_event { events: 0, u64: 0 };
         // SAFETY: There is room for one event.
         let count = must!(Errno::check(unsafe {
