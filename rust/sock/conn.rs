@@ -32,6 +32,7 @@ use crate::{
         Config,
         Events,
         Machine,
+        Mode,
         Readable,
         Region,
         SendTag,
@@ -946,7 +947,16 @@ impl Conn {
             let Some(qp) = post.qp.as_ref().filter(|_| post.buffers.has_place()) else {
                 return Err(memory);
             };
-            let Some(id) = self.flow.lock().machine.send_buffer(region(&memory)) else {
+            let more = post.buffers.is_sending();
+            let id = {
+                let machine = &mut self.flow.lock().machine;
+                if more {
+                    // So that the link does not idle between them.
+                    machine.want_mode(Mode::Pipelined);
+                }
+                machine.send_buffer(region(&memory))
+            };
+            let Some(id) = id else {
                 return Err(memory);
             };
             // No message goes before it: the lock is held.

@@ -150,8 +150,8 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             _ if beyond => Lending::Beyond,
             _ => Self::own(s, timeout),
         };
-        // A pipe gives its pages in small numbers, and they need no pinning.
-        let spliced = msg.flags & flags::SPLICE_PAGES != 0;
+        // A pipe gives its pages in small numbers, and a call that is large may be so in pieces.
+        let large = msg.flags & flags::SPLICE_PAGES != 0 || msg.data.len() >= threshold;
         Self {
             sk,
             s,
@@ -159,7 +159,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             msg,
             timeout,
             lending,
-            least: if spliced { threshold / 4 } else { threshold },
+            least: if large { threshold / 4 } else { threshold },
             sent: 0,
             lent: 0,
             notice: None,
@@ -224,7 +224,12 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
                 return Err(EPIPE);
             }
             if self.msg.data.is_empty() {
-                return Ok(());
+                if self.lent == 0 {
+                    return Ok(());
+                }
+                // Whatever comes back is to be copied.
+                self.take_back()?;
+                continue;
             }
             if self.lends_next() {
                 if self.conn.has_buffer_place() {

@@ -101,6 +101,12 @@ impl Buffers {
         self.outgoing.iter().any(Option::is_none)
     }
 
+    /// Whether buffers are on their way.
+    pub(super) fn is_sending(&self) -> bool {
+        let mut sending = self.outgoing.iter().flatten();
+        sending.any(|buffer| buffer.stage == Stage::Busy)
+    }
+
     /// Adds a buffer to be sent; gives it back where there is no place.
     pub(super) fn send(&mut self, buffer: Outgoing) -> Result<(), Outgoing> {
         let Some(place) = self.outgoing.iter_mut().find(|place| place.is_none()) else {
