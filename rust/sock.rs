@@ -155,6 +155,8 @@ pub(crate) struct Locked {
     recv_turn: turn::Turn,
     /// Payload bytes of messages that were read, modulo 2^64.
     consumed: u64,
+    /// What came last came without a copy, so that the next is expected to.
+    lends: bool,
     /// A closed socket waits for its peer.
     fin_wait: Option<release::FinWait>,
     /// When the wait for the peer's word on a dropped connection ends.
@@ -221,6 +223,7 @@ impl Protocol for Sdp {
             send_turn: turn::Turn::default(),
             recv_turn: turn::Turn::default(),
             consumed: 0,
+            lends: false,
             fin_wait: None,
             drop_at: None,
         };

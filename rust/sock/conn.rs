@@ -81,6 +81,7 @@ use crate::{
             Buffers,
             Call,
             Incoming,
+            Offered,
             Outgoing,
             Owner,
             Stage, //
@@ -122,7 +123,7 @@ const SEND_SLOTS: u32 = 64;
 /// Requests that the messages leave to the callers' buffers: at most two of each at a time. They
 /// are never out of one, so that no key is left valid for want of it.
 // CAST: It is 8.
-const BUFFER_SLOTS: u32 = 2 * 2 * ADVERTS as u32;
+const BUFFER_SLOTS: u32 = 2 * (2 * ADVERTS as u32 + 1);
 
 /// Pieces of written data that may wait to be sent; a piece is a chunk, except at the ends.
 const SEND_PIECES: usize = 1024;
@@ -221,6 +222,8 @@ pub(super) enum Request {
     EndSend(BufferId),
     /// The end of the key of the oldest buffer that was read.
     EndRead,
+    /// The end of the key of the buffer that was offered.
+    EndOffer,
 }
 
 /// One connection of a socket.
@@ -240,6 +243,8 @@ pub(super) struct Conn {
     came_early: AtomicFlag,
     /// For the socket's work: the device failed the QP.
     fatal: AtomicFlag,
+    /// A buffer is offered to the peer.
+    offering: AtomicFlag,
     #[pin]
     post: SpinLockBh<Post>,
     #[pin]
@@ -329,6 +334,7 @@ impl Conn {
                 stats: Counters::new(),
                 came_early: AtomicFlag::new(false),
                 fatal: AtomicFlag::new(false),
+                offering: AtomicFlag::new(false),
                 post <- new_spinlock_bh!(post, "sdp::Conn::post"),
                 flow <- new_spinlock_bh!(flow, "sdp::Conn::flow"),
             }),
@@ -477,6 +483,18 @@ impl Conn {
     fn settle(&self) {
         let mut guard = self.post.lock();
         let post = &mut *guard;
+        while let Some(finished) = {
+            let finished = self.flow.lock().machine.offer_finished();
+            finished
+        } {
+            let offered = post.buffers.offered.as_mut();
+            if let Some(offered) = offered.filter(|offered| offered.id == finished.id) {
+                offered.stage = Stage::Ending;
+                offered.bytes = finished.bytes;
+                let memory = offered.memory.clone();
+                post.end_key(&memory, Request::EndOffer);
+            }
+        }
         loop {
             let Some(finished) = self.flow.lock().machine.finished() else {
                 return;
@@ -496,7 +514,9 @@ impl Conn {
             return;
         }
         let sk = &*self.sk;
-        if events.contains(Events::FINISHED) {
+        // A message with payload uses up what was offered.
+        let offering = events.contains(Events::READABLE) && self.offering.load(Relaxed);
+        if events.contains(Events::FINISHED) || offering {
             self.settle();
         }
         if events.contains(Events::DISCONNECT) {
@@ -878,6 +898,7 @@ impl Completions for Arc<Conn> {
             (Request::Message(tag), Ok(())) => self.with(|m| m.sent(tag)),
             (Request::EndSend(id), _) => self.send_ended(id),
             (Request::EndRead, _) => self.read_ended(),
+            (Request::EndOffer, _) => self.offer_ended(),
             _ => {}
         }
         if read {
@@ -950,8 +971,8 @@ impl Conn {
             let more = post.buffers.is_sending();
             let id = {
                 let machine = &mut self.flow.lock().machine;
-                if more {
-                    // So that the link does not idle between them.
+                if more || machine.pipeline_hinted() {
+                    // So that the link does not idle between them, or the peer can offer memory.
                     machine.want_mode(Mode::Pipelined);
                 }
                 machine.send_buffer(region(&memory))
@@ -1077,6 +1098,71 @@ impl Conn {
     /// Whether the oldest read is over, or there is none.
     pub(super) fn is_read_over(&self) -> bool {
         self.post.lock().buffers.is_read_over()
+    }
+
+    /// Whether the peer writes into memory that is offered to it.
+    pub(super) fn takes_offers(&self) -> bool {
+        self.look(|m| m.receive_mode() == Mode::Pipelined)
+    }
+
+    /// Offers all of `memory` for the peer to write what comes next. Gives it back where the protocol
+    /// does not take it.
+    ///
+    /// [`Self::take_offered`] lets it go.
+    pub(super) fn offer_memory(&self, memory: Arc<Memory>) -> Result<(), Arc<Memory>> {
+        let pages = memory.page_count() as u64;
+        let posted = {
+            let mut guard = self.post.lock();
+            let post = &mut *guard;
+            let Some(qp) = post.qp.as_ref().filter(|_| post.buffers.offered.is_none()) else {
+                return Err(memory);
+            };
+            let Some(id) = self.flow.lock().machine.offer_buffer(region(&memory)) else {
+                return Err(memory);
+            };
+            // No message goes before it: the lock is held.
+            let posted = qp.post_register(&memory, Request::Step);
+            if posted.is_ok() {
+                post.in_flight = post.in_flight.saturating_add(1);
+            }
+            self.offering.store(true, Relaxed);
+            post.buffers.offered = Some(Offered {
+                id,
+                memory,
+                stage: Stage::Busy,
+                bytes: 0,
+            });
+            posted
+        };
+        self.added(pages, posted);
+        Ok(())
+    }
+
+    /// Whether what was offered is over, or nothing was.
+    pub(super) fn is_offer_over(&self) -> bool {
+        let post = self.post.lock();
+        let offered = post.buffers.offered.as_ref();
+        offered.is_none_or(|offered| offered.stage == Stage::Over)
+    }
+
+    /// Lets the memory that was offered go, once it is over, and gives the bytes that were offered and
+    /// those that came. Sleeps.
+    pub(super) fn take_offered(&self) -> Option<(usize, usize)> {
+        let offered = self.post.lock().buffers.take_offered()?;
+        self.offering.store(false, Relaxed);
+        self.count(Counter::RecvWritten, offered.bytes.into());
+        let asked = offered.memory.len();
+        self.let_go(offered.memory);
+        // CAST: `usize` has at least 32 bits.
+        Some((asked, offered.bytes as usize))
+    }
+
+    /// The key of the buffer that was offered has ended.
+    fn offer_ended(&self) {
+        if let Some(offered) = &mut self.post.lock().buffers.offered {
+            offered.stage = Stage::Over;
+        }
+        self.sk.wake_all();
     }
 
     /// Whether no read is in flight.

@@ -242,6 +242,7 @@ impl Locked {
             m.set_nodelay(self.nodelay);
             m.set_cork(self.cork);
             m.set_zero_copy(self.zcopy_threshold > 0);
+            m.set_pipeline_hint(self.zcopy_threshold > 0);
         });
     }
 

@@ -34,6 +34,7 @@ use crate::{
     sock::{
         conn::Conn,
         kept::Kept,
+        send::RETURN_MS,
         stats::Counter,
         Locked,
         Sdp,
@@ -138,6 +139,9 @@ impl Receiving<'_, '_, '_> {
         let (sk, conn) = (self.sk, self.conn);
         let peek = self.msg.flags & flags::PEEK != 0;
         loop {
+            // What another call fetches, or waits for with its own memory, comes first.
+            let turn = self.s.wait(&mut self.timeout, |s| s.recv_turn.is_free());
+            self.woken(turn)?;
             if !self.s.has(conn) {
                 // Another thread undid the connection.
                 return Err(ENOTCONN);
@@ -175,6 +179,9 @@ impl Receiving<'_, '_, '_> {
                 }
                 return Ok(());
             }
+            if self.may_offer() && self.offer()? {
+                continue;
+            }
             let peeked = self.peeked;
             let woken = self.s.wait(&mut self.timeout, |s| {
                 !s.has(conn)
@@ -183,18 +190,79 @@ impl Receiving<'_, '_, '_> {
                     || conn.recv_closed()
                     || sk.has_error()
             });
-            match woken {
-                Ok(()) if sk.has_error() && !conn.recv_closed() => {
-                    return if self.copied == 0 {
-                        sk.take_error()
-                    } else {
-                        Ok(())
-                    };
-                }
-                Ok(()) => {}
-                Err(Woken::TimedOut) => return Err(EAGAIN),
-                Err(Woken::Signal) => return Err(self.timeout.interrupted()),
+            self.woken(woken)?;
+            if sk.has_error() && !conn.recv_closed() {
+                return if self.copied == 0 {
+                    sk.take_error()
+                } else {
+                    Ok(())
+                };
             }
+        }
+    }
+
+    fn woken(&self, woken: Result<(), Woken>) -> Result {
+        woken.map_err(|woken| match woken {
+            Woken::TimedOut => EAGAIN,
+            Woken::Signal => self.timeout.interrupted(),
+        })
+    }
+
+    /// Whether the caller's memory is to be offered to the peer: it is large, nothing is there to be
+    /// read, what came before came without a copy, and it need not be filled (B-46).
+    fn may_offer(&mut self) -> bool {
+        // CAST: `usize` has at least 32 bits.
+        let threshold = self.s.zcopy_threshold as usize;
+        let partial = flags::PEEK | flags::TRUNC | flags::WAITALL;
+        self.s.lends
+            && threshold > 0
+            && self.copied == 0
+            && self.msg.flags & partial == 0
+            && !self.timeout.is_zero()
+            && pages::dest_extent(self.msg.data) >= threshold
+            && self.conn.takes_offers()
+            && unread(self.s) == 0
+    }
+
+    /// Offers the caller's memory, and waits until the peer has written to it or the caller does not want to
+    /// wait any longer; whether it was offered.
+    fn offer(&mut self) -> Result<bool> {
+        let conn = self.conn;
+        let Some(device) = conn.device() else {
+            return Ok(false);
+        };
+        let before = self.msg.data.len();
+        let max_pages = conn.max_buffer_pages();
+        let offered = Pages::of_dest(self.msg.data, FETCH_MAX, max_pages, Account::Task)
+            .and_then(|pages| Memory::new(&device, pages, Access::RemoteWrite))
+            .is_ok_and(|memory| conn.offer_memory(memory).is_ok());
+        if !offered {
+            self.msg
+                .take_back(before.saturating_sub(self.msg.data.len()));
+            self.s.lends = false;
+            return Ok(false);
+        }
+        self.s.recv_turn.take();
+        let woken = self
+            .s
+            .wait(&mut self.timeout, |_| conn.is_offer_over());
+        if woken.is_err() {
+            conn.with(Machine::cancel_offers);
+            let limit = Timeout::from_ms(RETURN_MS);
+            if !self.s.wait_killable(limit, |_| conn.is_offer_over()) {
+                conn.broken(ETIMEDOUT);
+                self.s.wait_through(|_| conn.is_offer_over());
+            }
+        }
+        if let Some((asked, came)) = conn.take_offered() {
+            self.msg.take_back(asked.saturating_sub(came));
+            self.copied = self.copied.saturating_add(came);
+            self.s.lends = came > 0;
+        }
+        self.end_turn();
+        match woken {
+            Err(_) if self.copied == 0 => self.woken(woken).map(|()| true),
+            _ => Ok(true),
         }
     }
 
@@ -307,6 +375,7 @@ impl Receiving<'_, '_, '_> {
             }
         }
         self.msg.take_back(missing);
+        self.s.lends |= any;
         any
     }
 }
@@ -329,9 +398,12 @@ pub(super) fn is_starved(s: &Locked) -> bool {
     s.conn.as_ref().is_some_and(|conn| conn.is_starved(taken))
 }
 
-/// Bytes that can be read without waiting for the peer's program, or, where it looks so while
-/// another call fetches, once that is over.
+/// Bytes that can be read without waiting for the peer's program; none while another call fetches
+/// some, or waits for them with its own memory.
 pub(super) fn unread(s: &mut Locked) -> usize {
+    if !s.recv_turn.is_free() {
+        return 0;
+    }
     let taken = (0..s.rx.len())
         .filter_map(|at| s.rx.get(at))
         .fold(0usize, |sum, unread| {
@@ -390,7 +462,10 @@ fn take(
         copied = copied.saturating_add(n);
         whole = n == wanted;
     }
-    conn.count(Counter::RecvCopied, copied as u64);
+    if copied > 0 {
+        conn.count(Counter::RecvCopied, copied as u64);
+        s.lends = false;
+    }
     (copied, whole)
 }
 

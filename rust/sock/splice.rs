@@ -44,6 +44,12 @@ pub(super) fn splice_read(
         }
     };
     loop {
+        // What another call fetches, or waits for with its own memory, comes first.
+        match s.wait(&mut timeout, |s| s.recv_turn.is_free()) {
+            Ok(()) => {}
+            Err(Woken::TimedOut) => return Err(EAGAIN),
+            Err(Woken::Signal) => return Err(timeout.interrupted()),
+        }
         if !s.has(&conn) {
             // Another thread undid the connection.
             return Err(ENOTCONN);

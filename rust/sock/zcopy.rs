@@ -73,9 +73,20 @@ pub(super) struct Incoming {
     pub(super) bytes: u32,
 }
 
+/// A buffer that the peer may write.
+pub(super) struct Offered {
+    pub(super) id: BufferId,
+    pub(super) memory: Arc<Memory>,
+    pub(super) stage: Stage,
+    /// Bytes that were written, once it is no longer busy.
+    pub(super) bytes: u32,
+}
+
 /// The buffers of one connection.
 #[derive(Default)]
 pub(super) struct Buffers {
+    /// What the call that waits to receive offers.
+    pub(super) offered: Option<Offered>,
     /// In no order: the protocol may finish with a late one first.
     outgoing: [Option<Outgoing>; ADVERTS],
     /// Oldest first, packed.
@@ -203,8 +214,16 @@ impl Buffers {
         read
     }
 
+    /// Takes out the buffer that was offered, once it is over.
+    pub(super) fn take_offered(&mut self) -> Option<Offered> {
+        self.offered.take_if(|offered| offered.stage == Stage::Over)
+    }
+
     /// Nothing uses any of them any more: the QP is gone.
     pub(super) fn end(&mut self) {
+        if let Some(offered) = &mut self.offered {
+            offered.stage = Stage::Over;
+        }
         for buffer in self.outgoing.iter_mut().flatten() {
             buffer.stage = Stage::Over;
         }

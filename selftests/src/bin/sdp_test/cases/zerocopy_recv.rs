@@ -49,7 +49,10 @@ use crate::{
 use sdp_selftests::{
     errno::Errno,
     random::Random,
-    sock::Shut, //
+    sock::{
+        Shut,
+        Sock, //
+    },
 };
 use std::{
     os::unix::fs::FileExt,
@@ -78,6 +81,9 @@ cases! {
     zcopy_timeout_recv(30) "SO_RCVTIMEO ends a receive with what there is",
     zcopy_two_readers(60) "two threads read advertised writes: each byte goes to one of them",
     zcopy_shut_recv(30) "shutdown() by another thread ends a large receive",
+    zcopy_written(60) "the peer writes into memory that a waiting receive offers",
+    zcopy_written_short(60) "writes shorter than the memory that is offered, small ones among them",
+    zcopy_written_timeout(60) "SO_RCVTIMEO takes offered memory back, whenever the peer writes: no byte is lost",
 }
 
 /// Receives into `map`, which is a block long.
@@ -517,4 +523,109 @@ fn zcopy_shut_recv() {
             != Err(Errno::EAGAIN)),
         "a receive after shutdown() does not wait"
     );
+}
+
+/// A connection on which large writes come without a copy, so that the next one is expected to.
+fn warm_pair() -> (Sock, Sock) {
+    let (a, b) = pair();
+    let mut room = vec![0; BLOCK];
+    for stream in 500..502 {
+        transfer(&a, &b, &random(stream, BLOCK), &mut room);
+    }
+    (a, b)
+}
+
+fn zcopy_written() {
+    let (a, b) = warm_pair();
+    let mut room = vec![0; BLOCK];
+    for round in 0..config::rounds(8, 3) {
+        step!("round {round}");
+        let bytes = random(510 + round as u64, BLOCK);
+        let (_, got) = together(
+            || {
+                // The reader waits by then.
+                thread::sleep(moment());
+                check!(a.send(&bytes, 0), Ok(BLOCK));
+            },
+            || {
+                let mut got = 0;
+                while got < BLOCK {
+                    got += must!(b.recv(&mut room[got..], 0));
+                }
+                got
+            },
+        );
+        check!(got, BLOCK);
+        check_bytes(&room, &bytes);
+    }
+    counted("what waits is written to", &b, |stats| {
+        stats.recv_written > 0 && stats.sink_avails > 0
+    });
+    counted("by the peer", &a, |stats| stats.sent_written > 0);
+    check_settled(&a);
+    check_settled(&b);
+}
+
+fn zcopy_written_short() {
+    let (a, b) = warm_pair();
+    let mut sizes = Random::new(config::get().seed, 520);
+    let bytes = random(521, volume(6 << 20, BLOCK));
+    let (_, got) = together(
+        || {
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                let limit = 1 << sizes.within(0, 20);
+                let (piece, after) = rest.split_at(sizes.within(1, limit).min(rest.len()));
+                rest = after;
+                check!(a.send(piece, 0), Ok(piece.len()));
+            }
+            must!(a.shutdown(Shut::Write));
+        },
+        || {
+            let (mut all, mut room) = (Vec::new(), vec![0; BLOCK]);
+            loop {
+                room.fill(0x77);
+                match must!(b.recv(&mut room, 0)) {
+                    0 => return all,
+                    len => {
+                        all.extend_from_slice(&room[..len]);
+                        assert!(
+                            room[len..].iter().all(|byte| *byte == 0x77),
+                            "bytes behind those that were told"
+                        );
+                    }
+                }
+            }
+        },
+    );
+    check_bytes(&got, &bytes);
+    check_settled(&a);
+    check_settled(&b);
+}
+
+fn zcopy_written_timeout() {
+    let (a, b) = warm_pair();
+    must!(b.set_timeout(libc::SO_RCVTIMEO, Duration::from_millis(2)));
+    let bytes = random(530, volume(6 << 20, BLOCK));
+    let (_, got) = together(
+        || {
+            for piece in bytes.chunks(BLOCK / 3) {
+                thread::sleep(Duration::from_millis(1));
+                check!(a.send(piece, 0), Ok(piece.len()));
+            }
+        },
+        || {
+            let (mut all, mut room) = (Vec::new(), vec![0; BLOCK]);
+            while all.len() < bytes.len() {
+                match b.recv(&mut room, 0) {
+                    Ok(len) => all.extend_from_slice(&room[..len]),
+                    Err(error) => check!(error, Errno::EAGAIN),
+                }
+            }
+            all
+        },
+    );
+    check_bytes(&got, &bytes);
+    check_settled(&a);
+    check_settled(&b);
 }
