@@ -94,6 +94,7 @@ mod tests {
         assert_eq!(urgent.limit(), Some(20));
         assert!(urgent.announce(0, 0));
     }
+
     #[test]
     fn b_77_one_byte_is_announced_once_however_often_it_is_marked() {
         let mut urgent = Urgent::default();

@@ -106,6 +106,7 @@ fn a_2_and_a_6_every_message_layout() {
         let bytes = encode(base(), message, b"");
         assert_eq!(bytes[0], mid, "{message:?}");
         assert_eq!(&bytes[BASE_LEN..], extended, "{message:?}");
+        assert_eq!(Header::new(base(), message, 0).mid(), mid);
         let parsed = parse(&bytes).unwrap();
         assert_eq!((parsed.base, parsed.message), (base(), message));
         assert!(parsed.payload.is_empty());

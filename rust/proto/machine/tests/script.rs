@@ -1927,3 +1927,85 @@ fn b_50_crossing_a_cancel() {
         }
     }
 }
+
+#[test]
+fn b_27_the_message_carries_what_comes_before_the_page() {
+    for (offset, inline) in [(4096 - 1, 1), (4096 - 84, 84), (4096 - 85, 84), (0, 84)] {
+        let mut script = Script::new();
+        let region = Region {
+            va: 0x5000 + offset,
+            ..LARGE
+        };
+        script.machine.send_buffer(region).unwrap();
+        let advert = script.expect(Message::SrcAvail(region));
+        assert_eq!(advert.payload, inline, "at {offset}");
+    }
+}
+
+#[test]
+fn b_31_reads_may_be_in_flight_for_more_than_one_buffer() {
+    let mut script = Script::pipelined();
+    script.say(Message::SrcAvail(LARGE));
+    script.say(Message::SrcAvail(part(0, 600)));
+    script.machine.start_read(1000).unwrap();
+    let readable = script.machine.readable().unwrap();
+    assert_eq!((readable.after, readable.region), (0, part(0, 600)));
+    assert_eq!(script.machine.start_read(500), Some(part(0, 500)));
+    assert_eq!(script.machine.start_read(500), Some(part(500, 100)));
+    assert_eq!(script.machine.start_read(1), None);
+    for len in [1000, 500] {
+        script.machine.read_done(len);
+    }
+    script.expect(Message::RdmaRdCompl(1000));
+    script.expect_silence();
+    script.machine.read_done(100);
+    script.expect(Message::RdmaRdCompl(600));
+}
+
+#[test]
+fn b_31_bytes_between_two_buffers_wait_for_the_first() {
+    let mut script = Script::pipelined();
+    script.say(Message::SrcAvail(LARGE));
+    script.machine.start_read(1000).unwrap();
+    script.say_with(Message::Data, b"between");
+    script.say(Message::SrcAvail(LARGE));
+    let readable = script.machine.readable().unwrap();
+    assert_eq!((readable.after, readable.region.len), (0, 0));
+    assert_eq!(script.machine.start_read(1), None);
+    script.machine.read_done(1000);
+    let readable = script.machine.readable().unwrap();
+    assert_eq!((readable.after, readable.region), (7, LARGE));
+}
+
+#[test]
+fn b_36_bytes_between_two_buffers_keep_the_first() {
+    let mut script = Script::new();
+    let first = script.machine.send_buffer(part(0, 200)).unwrap();
+    script.machine.write(10);
+    let second = script.machine.send_buffer(LARGE).unwrap();
+    let third = script.machine.send_buffer(LARGE).unwrap();
+    script.machine.withdraw_send(first);
+    assert_eq!(script.machine.buffered(), 200);
+    for id in [second, third] {
+        assert_eq!(script.machine.finished(), Some(Finished { id, bytes: 0 }));
+    }
+    let sent: u32 = (0..3).map(|_| script.expect(Message::Data).payload).sum();
+    assert_eq!(sent, 200 + 10);
+    let bytes = 200;
+    assert_eq!(
+        script.machine.finished(),
+        Some(Finished { id: first, bytes })
+    );
+    script.expect_silence();
+}
+
+#[test]
+fn b_36_no_withdrawal_of_anything_with_bytes_behind() {
+    let mut script = Script::new();
+    let id = script.machine.send_buffer(LARGE).unwrap();
+    script.machine.write(1);
+    script.machine.withdraw_send(id);
+    assert_eq!(script.machine.take_events(), Events::FINISHED);
+    assert_eq!(script.machine.finished(), None);
+    assert_eq!(script.machine.buffered(), 1000);
+}
