@@ -90,6 +90,7 @@ mod tests {
         urgent.announced();
         urgent.write(30);
         urgent.write(40);
+        assert_eq!(urgent.limit(), Some(20), "the peer knows of it");
         urgent.take(20);
         assert_eq!(urgent.limit(), Some(20));
         assert!(urgent.announce(0, 0));
