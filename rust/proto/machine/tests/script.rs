@@ -2009,3 +2009,17 @@ fn b_36_no_withdrawal_of_anything_with_bytes_behind() {
     assert_eq!(script.machine.finished(), None);
     assert_eq!(script.machine.buffered(), 1000);
 }
+
+#[test]
+fn b_83_an_end_that_moves_says_nothing_more() {
+    let mut asked = Script::new();
+    asked.machine.suspend(1);
+    asked.expect(Message::SuspComm(0x1_0001));
+    let mut answered = Script::new();
+    answered.say(Message::SuspComm(0x1_0001));
+    answered.machine.poll_transmit().unwrap();
+    for script in [&mut asked, &mut answered] {
+        script.say(Message::ChRcvBuf(5000));
+        assert!(script.machine.poll_transmit().is_none());
+    }
+}
