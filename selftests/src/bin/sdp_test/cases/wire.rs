@@ -41,6 +41,7 @@ use crate::{
         DEPTH,
         RECV_SIZE, //
     },
+    zcopy::threshold,
 };
 use sdp_selftests::{
     errno::Errno,
@@ -429,6 +430,7 @@ fn wire_credits_given() {
 fn wire_recv_size() {
     raw_only();
     let (sock, mut talk) = raw_server();
+    threshold(&sock, 0);
     let bytes = Random::new(config::get().seed, 100).bytes(100_000);
     let copy = bytes.clone();
     let writer = spawn("writer", move || {

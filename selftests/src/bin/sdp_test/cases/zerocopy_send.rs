@@ -311,7 +311,8 @@ fn zcopy_vectors() {
     );
     check!(got, Ok((total, 0)));
     check_bytes(&room, &bytes);
-    check_sent(&a, total, 95);
+    // A twelfth is in pieces below the threshold.
+    check_sent(&a, total, 90);
     check_received(&b, total, 50);
     check_settled(&a);
     check_settled(&b);
@@ -327,18 +328,18 @@ fn zcopy_from_readonly_file() {
 }
 
 /// Something that no array of zeros is, so that it is in the file.
-static CONSTANTS: [u8; 256 << 10] = {
-    let mut bytes = [0; 256 << 10];
+static CONSTANTS: [[u8; BLOCK / 4]; 4] = {
+    let mut bytes = [0; BLOCK / 4];
     let mut at = 0;
     while at < bytes.len() {
         bytes[at] = (at * 7 / 5) as u8;
         at += 1;
     }
-    bytes
+    [bytes; 4]
 };
 
 fn zcopy_from_rodata() {
-    moves(&CONSTANTS, &mut vec![0; CONSTANTS.len()]);
+    moves(CONSTANTS.as_flattened(), &mut vec![0; BLOCK]);
 }
 
 fn zcopy_from_shared_file() {
@@ -442,25 +443,28 @@ fn zcopy_fault_send() {
 }
 
 fn zcopy_late_reader() {
-    let (a, b) = pair();
-    let bytes = random(20, (4 << 20) + 1);
-    let (sent, got) = together(
-        || a.send(&bytes, 0),
-        || {
-            thread::sleep(Duration::from_secs(3));
-            b.recv_bytes(bytes.len())
-        },
-    );
-    check!(sent, Ok(bytes.len()));
-    check_bytes(&must!(got), &bytes);
-    check!(b.recv(&mut [0], libc::MSG_DONTWAIT), Err(Errno::EAGAIN));
-    counted("the peer was too slow", &a, |stats| {
-        stats.cancels_timeout > 0
-    });
-    check_sent(&a, bytes.len(), 0);
-    check_received(&b, bytes.len(), 0);
-    check_settled(&a);
-    check_settled(&b);
+    for len in [256 << 10, (4 << 20) + 1] {
+        step!("{len} bytes");
+        let (a, b) = pair();
+        let bytes = random(20, len);
+        let (sent, got) = together(
+            || a.send(&bytes, 0),
+            || {
+                thread::sleep(Duration::from_secs(3));
+                b.recv_bytes(len)
+            },
+        );
+        check!(sent, Ok(len));
+        check_bytes(&must!(got), &bytes);
+        check!(b.recv(&mut [0], libc::MSG_DONTWAIT), Err(Errno::EAGAIN));
+        counted("the peer was too slow", &a, |stats| {
+            stats.cancels_timeout > 0
+        });
+        check_sent(&a, len, 0);
+        check_received(&b, len, 0);
+        check_settled(&a);
+        check_settled(&b);
+    }
 }
 
 /// Sends `bytes` while nobody reads, until `send` gives up: what it sent is what comes.
