@@ -439,7 +439,12 @@ impl Conn {
         let mut guard = self.post.lock();
         let post = &mut *guard;
         let Some(qp) = &post.qp else { return Ok(()) };
-        let slots = qp.caps().send_wr.saturating_sub(BUFFER_SLOTS) as usize;
+        let all = qp.caps().send_wr;
+        let slots = match has_buffer_slots(all) {
+            true => all.saturating_sub(BUFFER_SLOTS),
+            false => all,
+        };
+        let slots = slots as usize;
         while post.in_flight.saturating_add(1) < slots {
             let Some(transmit) = self.flow.lock().machine.poll_transmit() else {
                 break;
@@ -948,9 +953,9 @@ impl Conn {
     /// Whether buffers can be sent and read at all.
     pub(super) fn max_buffer_pages(&self) -> usize {
         let post = self.post.lock();
-        let enough = |qp: &Arc<Pair>| qp.caps().send_wr > 2 * BUFFER_SLOTS;
-        let qp = post.qp.as_ref().filter(|qp| enough(qp));
-        qp.map_or(0, |qp| qp.device().max_mr_pages())
+        let qp = post.qp.as_ref();
+        qp.filter(|qp| has_buffer_slots(qp.caps().send_wr))
+            .map_or(0, |qp| qp.device().max_mr_pages())
     }
 
     /// Whether another buffer can be sent.
@@ -1220,6 +1225,11 @@ impl Conn {
         }
         self.sk.wake_all();
     }
+}
+
+/// Whether a send queue that takes so many requests has some for buffers, beside those for messages.
+fn has_buffer_slots(send_wr: u32) -> bool {
+    send_wr > 2 * BUFFER_SLOTS
 }
 
 /// Memory as the protocol names it.

@@ -47,8 +47,12 @@ use kernel::{
     sync::Arc, //
 };
 
-/// The most bytes that one RDMA Read fetches.
-const FETCH_MAX: usize = 1 << 30;
+/// The most bytes that one RDMA Read fetches. Each is reported when it is done, so that a peer that
+/// waits sees progress; the next is in flight by then.
+const FETCH_MAX: usize = 256 << 10;
+
+/// The most bytes that are offered to the peer.
+const OFFER_MAX: usize = 1 << 30;
 
 /// `recvmsg(2)`.
 ///
@@ -233,7 +237,7 @@ impl Receiving<'_, '_, '_> {
         };
         let before = self.msg.data.len();
         let max_pages = conn.max_buffer_pages();
-        let offered = Pages::of_dest(self.msg.data, FETCH_MAX, max_pages, Account::Task)
+        let offered = Pages::of_dest(self.msg.data, OFFER_MAX, max_pages, Account::Task)
             .and_then(|pages| Memory::new(&device, pages, Access::RemoteWrite))
             .is_ok_and(|memory| conn.offer_memory(memory).is_ok());
         if !offered {

@@ -54,11 +54,11 @@ use kernel::{
 
 /// How long the peer may make no progress with what is lent to it, in milliseconds, before the
 /// rest is copied.
-const PATIENCE_MS: u32 = 1000;
+const PATIENCE_MS: u32 = 2000;
 
 /// How long the peer may take to let go what is taken back, in milliseconds. It answers without
 /// its user, once the RDMA Reads that it has in flight are over.
-pub(super) const RETURN_MS: u32 = 10_000;
+pub(super) const RETURN_MS: u32 = 30_000;
 
 /// The most bytes that are lent as one buffer.
 const LEND_MAX: usize = 1 << 30;
@@ -297,6 +297,11 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         let mut chunk = match self.s.tx.take() {
             Some(chunk) if chunk.room() > 0 => chunk,
             _ => SendBuf::new(&self.conn.device().ok_or(EPIPE)?, SEND_ORDER)?,
+        };
+        // What comes behind a piece too small to be lent may be large enough.
+        let room = match self.lending {
+            Lending::No => room,
+            _ => room.min(pages::source_extent(self.msg.data).max(1)),
         };
         let piece = chunk.append_iter(self.msg.data, room);
         self.s.tx = Some(chunk);
