@@ -846,6 +846,7 @@ impl Machine {
         let bytes = usize::try_from(stream).unwrap_or(usize::MAX);
         let flags = self.flags(bytes, message);
         let (header, mseq) = self.header(flags, message, payload);
+        self.greets = false;
         self.events |= Events::WRITABLE;
         Transmit {
             tag: self.send.take(next, mseq),
@@ -860,6 +861,7 @@ impl Machine {
     fn transmit(&mut self, message: Message, payload: u32) -> Transmit {
         let flags = self.flags(0, message);
         let (header, mseq) = self.header(flags, message, payload);
+        self.greets = false;
         Transmit {
             tag: SendTag { mseq, stream: 0 },
             header,
@@ -893,7 +895,6 @@ impl Machine {
         if flags.urgent_pending {
             self.send.urgent.announced();
         }
-        self.greets = false;
         let (bufs, mseq, mseq_ack) = self.credits.send();
         let base = Base {
             flags,

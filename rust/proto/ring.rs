@@ -43,7 +43,7 @@ impl<T: Copy, const N: usize> Ring<T, N> {
 
     /// Removes the one that is `at` behind the oldest.
     pub(super) fn remove(&mut self, at: usize) -> Option<T> {
-        let behind = self.slots.get_mut(at..)?;
+        let behind = self.slots.get_mut(at..self.len)?;
         let item = behind.first_mut()?.take()?;
         // INVARIANT: all behind it move down by one, and the slot that was emptied is behind them.
         behind.rotate_left(1);

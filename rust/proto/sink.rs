@@ -273,8 +273,10 @@ impl Sinks {
 
     /// A message with payload goes out (`B-48`, `B-49`).
     pub(super) fn payload(&mut self) {
-        if self.sinks.pop().is_none() {
+        if self.sinks.is_empty() {
             self.payloads = self.payloads.wrapping_add(1);
+        } else {
+            self.sinks.pop();
         }
     }
 

@@ -168,7 +168,8 @@ fn src_avail() {
         let header = advert.header.as_bytes();
         message[..header.len()].copy_from_slice(header);
         a.sent(advert.tag);
-        advertised_one(&mut b, &message);
+        let len = header.len() + advert.payload as usize;
+        advertised_one(&mut b, &message[..len]);
         fetch_one(&mut b);
         let report = report_one(&mut b);
         b.sent(report.tag);
