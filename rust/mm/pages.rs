@@ -104,6 +104,11 @@ impl Pages {
         if max == 0 || max_pages == 0 {
             return Err(EINVAL);
         }
+        // SAFETY: As above.
+        let addr = unsafe { bindings::sdp_helper_iov_iter_addr(iter) };
+        // What is more than the pages hold is not to be paid for.
+        let fits = max_pages.saturating_mul(PAGE_SIZE);
+        let max = max.min(fits.saturating_sub(addr % PAGE_SIZE));
         let room = (max / PAGE_SIZE).saturating_add(2).min(max_pages);
         let mut pages = KVVec::<NonNull<bindings::page>>::with_capacity(room, GFP_KERNEL)?;
         let mut paid = bindings::ubuf_info_msgzc_mmpin::default();
@@ -231,6 +236,12 @@ unsafe fn contiguous(iter: *const bindings::iov_iter) -> usize {
             _ => bindings::sdp_helper_iov_iter_count(iter),
         }
     }
+}
+
+/// What tells the calling task's memory from that of others.
+pub(crate) fn current_mm() -> usize {
+    // SAFETY: The current task is live, and only itself changes its memory.
+    unsafe { (*kernel::current!().as_ptr()).mm }.addr()
 }
 
 /// Where the memory of what a caller sends starts, or 0 where that is no program's.

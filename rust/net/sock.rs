@@ -602,11 +602,14 @@ impl<'a, P: Protocol> SockGuard<'a, P> {
             .is_ok()
     }
 
-    /// As [`Self::wait`], however long it takes: for what ends by itself soon.
-    pub(crate) fn wait_through(&mut self, done: impl FnMut(&mut Self) -> bool) {
-        let mut timeout = Timeout::FOREVER;
-        // It has no other way to end.
-        let _ = self.sleep(&mut timeout, bindings::TASK_UNINTERRUPTIBLE, done);
+    /// As [`Self::wait`], through all signals: for what ends by itself soon. Whether it was `done`.
+    pub(crate) fn wait_through(
+        &mut self,
+        mut timeout: Timeout,
+        done: impl FnMut(&mut Self) -> bool,
+    ) -> bool {
+        self.sleep(&mut timeout, bindings::TASK_UNINTERRUPTIBLE, done)
+            .is_ok()
     }
 
     fn sleep(

@@ -988,6 +988,12 @@ impl Machine {
         Some(id)
     }
 
+    /// Takes back those of [`Machine::offer_buffer`] that were not advertised: something came before them.
+    pub fn retract_offers(&mut self) {
+        self.offers.retract();
+        self.events |= Events::FINISHED;
+    }
+
     /// Takes back all of [`Machine::offer_buffer`] (`B-53`); each still has to come out of [`Machine::offer_finished`].
     pub fn cancel_offers(&mut self) {
         self.offers.cancel();

@@ -140,13 +140,18 @@ impl Offers {
         Ok(())
     }
 
-    /// The user wants its memory back (`B-53`).
-    pub(super) fn cancel(&mut self) {
+    /// The user wants back what was not advertised.
+    pub(super) fn retract(&mut self) {
         for offer in self.offers.iter_mut() {
             if offer.way == Way::Waiting {
                 offer.way = Way::Gone;
             }
         }
+    }
+
+    /// The user wants its memory back (`B-53`).
+    pub(super) fn cancel(&mut self) {
+        self.retract();
         if self.is_open() && self.cancel == Cancel::No {
             self.cancel = Cancel::Wanted;
         }

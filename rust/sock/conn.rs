@@ -19,6 +19,10 @@
 
 use crate::{
     net::{
+        sock::{
+            SockGuard,
+            Timeout, //
+        },
         pipe::Slice,
         spinlock_bh::{
             new_spinlock_bh,
@@ -86,6 +90,7 @@ use crate::{
             Owner,
             Stage, //
         },
+        Sdp,
         Socket, //
     },
 };
@@ -130,6 +135,9 @@ const SEND_PIECES: usize = 1024;
 
 /// Buffers for a message's payload, beside that for its header.
 const PAYLOAD_PIECES: u32 = 5;
+
+/// How long the fabric may take to let go a killed caller's memory, in milliseconds.
+const KILLED_MS: u32 = 2000;
 
 /// A peer that is not ready is retried for as long as it lives; credits keep it ready.
 const RNR_RETRY_FOR_EVER: u8 = 7;
@@ -198,6 +206,8 @@ struct Flow {
     told: bool,
     /// What went wrong below, where that is known better than as a reset.
     cause: Option<Error>,
+    /// A buffer is offered to the peer, or is to be.
+    offering: bool,
 }
 
 /// What the lock that orders messages guards.
@@ -243,8 +253,6 @@ pub(super) struct Conn {
     came_early: AtomicFlag,
     /// For the socket's work: the device failed the QP.
     fatal: AtomicFlag,
-    /// A buffer is offered to the peer.
-    offering: AtomicFlag,
     #[pin]
     post: SpinLockBh<Post>,
     #[pin]
@@ -316,6 +324,7 @@ impl Conn {
             link: Link::Up,
             told: false,
             cause: None,
+            offering: false,
         };
         let post = Post {
             qp: None,
@@ -334,7 +343,6 @@ impl Conn {
                 stats: Counters::new(),
                 came_early: AtomicFlag::new(false),
                 fatal: AtomicFlag::new(false),
-                offering: AtomicFlag::new(false),
                 post <- new_spinlock_bh!(post, "sdp::Conn::post"),
                 flow <- new_spinlock_bh!(flow, "sdp::Conn::flow"),
             }),
@@ -519,9 +527,7 @@ impl Conn {
             return;
         }
         let sk = &*self.sk;
-        // A message with payload uses up what was offered.
-        let offering = events.contains(Events::READABLE) && self.offering.load(Relaxed);
-        if events.contains(Events::FINISHED) || offering {
+        if events.contains(Events::FINISHED) {
             self.settle();
         }
         if events.contains(Events::DISCONNECT) {
@@ -819,6 +825,8 @@ impl Conn {
         let qp = self.post.lock().qp.take();
         // The completions that this flushes take in what came before the end.
         drop(qp);
+        self.flow.lock().machine.disconnected();
+        self.settle();
         let tx = {
             let mut post = self.post.lock();
             post.buffers.end();
@@ -856,7 +864,13 @@ impl Post {
 impl Flow {
     /// Takes in one message; gives the buffer back if it has nothing for the user.
     fn take(&mut self, buf: RecvBuf) -> Option<RecvBuf> {
-        match self.machine.received(buf.bytes()) {
+        let received = self.machine.received(buf.bytes());
+        let came = matches!(&received, Ok(received) if !received.payload.is_empty());
+        if self.offering && (came || self.machine.readable().is_some()) {
+            // A message with payload uses up what was offered; what was not goes back.
+            self.machine.retract_offers();
+        }
+        match received {
             Ok(received) if !received.payload.is_empty() => {
                 let unread = Unread {
                     buf,
@@ -1015,17 +1029,35 @@ impl Conn {
         }
     }
 
-    /// Lets the buffers go that are over. Sleeps; any task.
+    /// Lets the buffers go that are over, which may make room for writers. Sleeps; any task.
     pub(super) fn collect(&self) {
+        let mut any = false;
         loop {
             let Some(sent) = self.post.lock().buffers.take_sent() else {
-                return;
+                break;
             };
             let read = u64::from(sent.bytes).saturating_sub(sent.pushed);
             self.count(Counter::SentRead, read);
             self.let_go(sent.memory);
-            // The notice, if there is one, goes with the rest, after the pages.
+            if sent.owner.is_call() {
+                // Only now is the memory the caller's.
+                self.post.lock().buffers.call.returned(sent.bytes);
+            }
+            // The notice, if there is one, goes with the rest.
+            any = true;
         }
+        if any {
+            self.sk.wake_all();
+            if self.writable(&self.sk) {
+                self.sk.write_space();
+            }
+        }
+    }
+
+    /// Nobody waits for the buffers of the last call any more: they are let go like any other.
+    pub(super) fn disown_call(&self) {
+        self.post.lock().buffers.disown_call();
+        self.sk.queue_work();
     }
 
     /// Lets one buffer's memory go. Sleeps.
@@ -1063,7 +1095,9 @@ impl Conn {
                 let machine = &mut self.flow.lock().machine;
                 // What was fetched meanwhile may have been followed by bytes that come before.
                 match machine.readable() {
-                    Some(next) if next.after == after => machine.start_read(len),
+                    Some(next) if next.after == after && next.region.len >= len => {
+                        machine.start_read(len)
+                    }
                     _ => None,
                 }
             };
@@ -1072,7 +1106,6 @@ impl Conn {
             };
             let posted = qp.post_register(&memory, Request::Step).and_then(|()| {
                 post.in_flight = post.in_flight.saturating_add(1);
-                // The peer may advertise less by now.
                 qp.post_read(&memory, from.len as usize, remote(from), Request::Read)
             });
             if posted.is_ok() {
@@ -1088,6 +1121,31 @@ impl Conn {
         };
         self.added(pages, posted);
         Ok(())
+    }
+
+    /// Has what the peer advertises next come by copy. That is too late where more came behind it, which
+    /// no peer of ours does: then the connection fails.
+    pub(super) fn decline(&self) {
+        if !self.with(Machine::decline) {
+            self.broken(EPROTO);
+        }
+    }
+
+    /// Waits until the fabric has let go what it was asked to, or the connection had to be broken for
+    /// it: after `limit_ms`, or shortly after the caller was killed.
+    pub(super) fn wait_return(
+        &self,
+        s: &mut SockGuard<'_, Sdp>,
+        limit_ms: u32,
+        is_over: impl Fn() -> bool,
+    ) {
+        let limit = Timeout::from_ms(limit_ms);
+        let killed = Timeout::from_ms(KILLED_MS);
+        if s.wait_killable(limit, |_| is_over()) || s.wait_through(killed, |_| is_over()) {
+            return;
+        }
+        self.broken(ETIMEDOUT);
+        s.wait_through(Timeout::FOREVER, |_| is_over());
     }
 
     /// Whether another read can be started.
@@ -1122,7 +1180,18 @@ impl Conn {
             let Some(qp) = post.qp.as_ref().filter(|_| post.buffers.offered.is_none()) else {
                 return Err(memory);
             };
-            let Some(id) = self.flow.lock().machine.offer_buffer(region(&memory)) else {
+            let id = {
+                let mut guard = self.flow.lock();
+                let flow = &mut *guard;
+                // What has come stands before what the peer would write there.
+                if !flow.rx.is_empty() || flow.machine.readable().is_some() {
+                    return Err(memory);
+                }
+                let id = flow.machine.offer_buffer(region(&memory));
+                flow.offering = id.is_some();
+                id
+            };
+            let Some(id) = id else {
                 return Err(memory);
             };
             // No message goes before it: the lock is held.
@@ -1130,7 +1199,6 @@ impl Conn {
             if posted.is_ok() {
                 post.in_flight = post.in_flight.saturating_add(1);
             }
-            self.offering.store(true, Relaxed);
             post.buffers.offered = Some(Offered {
                 id,
                 memory,
@@ -1154,7 +1222,7 @@ impl Conn {
     /// those that came. Sleeps.
     pub(super) fn take_offered(&self) -> Option<(usize, usize)> {
         let offered = self.post.lock().buffers.take_offered()?;
-        self.offering.store(false, Relaxed);
+        self.flow.lock().offering = false;
         self.count(Counter::RecvWritten, offered.bytes.into());
         let asked = offered.memory.len();
         self.let_go(offered.memory);

@@ -3,10 +3,13 @@
 //! What a non-blocking call left behind with `SDP_ZCOPY_RETRY`: a buffer that the fabric uses until the
 //! program makes the call again.
 
+use crate::mm::pages::current_mm;
+
 /// A buffer that was left with the socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kept {
-    /// Where the program's memory starts.
+    /// Whose memory it is, and where that starts.
+    pub(super) mm: usize,
     pub(super) addr: usize,
     /// The bytes from there on that the call was about.
     pub(super) len: usize,
@@ -17,6 +20,6 @@ pub(super) struct Kept {
 impl Kept {
     /// Whether a call about so many bytes from there on is the same call.
     pub(super) fn is_of(&self, addr: usize, len: usize) -> bool {
-        (self.addr, self.len) == (addr, len)
+        (self.mm, self.addr, self.len) == (current_mm(), addr, len)
     }
 }

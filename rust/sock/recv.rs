@@ -54,6 +54,9 @@ const FETCH_MAX: usize = 256 << 10;
 /// The most bytes that are offered to the peer.
 const OFFER_MAX: usize = 1 << 30;
 
+/// How long one RDMA Read may take, in milliseconds.
+const READ_MS: u32 = 60_000;
+
 /// `recvmsg(2)`.
 ///
 /// Gives what there is, once it is as much as `SO_RCVLOWAT` or `MSG_WAITALL` ask for, or no more
@@ -81,7 +84,9 @@ pub(super) fn recvmsg(sk: &Socket, msg: RecvMsg<'_>) -> Result<usize> {
             return Err(ENOTCONN);
         }
     };
+    let may_sleep = !timeout.is_zero();
     let mut call = Receiving {
+        may_sleep,
         sk,
         s: &mut s,
         conn: &conn,
@@ -104,6 +109,8 @@ struct Receiving<'a, 'g, 'm> {
     conn: &'a Arc<Conn>,
     msg: RecvMsg<'m>,
     timeout: Timeout,
+    /// Whether the call may sleep at all.
+    may_sleep: bool,
     /// Bytes that it waits for.
     target: usize,
     /// Bytes that it gives.
@@ -115,6 +122,10 @@ struct Receiving<'a, 'g, 'm> {
 impl Receiving<'_, '_, '_> {
     /// Goes on with a call that left its buffer here, which is the only one that may be made now.
     fn resume(&mut self) -> Result {
+        let turn = self
+            .s
+            .wait(&mut self.timeout, |s| s.recv_turn.is_free());
+        self.woken(turn)?;
         let Some(kept) = self.s.kept_recv else {
             return Ok(());
         };
@@ -122,7 +133,7 @@ impl Receiving<'_, '_, '_> {
         if !kept.is_of(addr, self.msg.data.len()) || self.msg.flags & flags::PEEK != 0 {
             return Err(EBUSY);
         }
-        if self.timeout.is_zero() && !self.conn.are_reads_over() {
+        if !self.may_sleep && !self.conn.are_reads_over() {
             return Err(EAGAIN);
         }
         self.msg.data.advance(kept.lent);
@@ -146,6 +157,9 @@ impl Receiving<'_, '_, '_> {
             // What another call fetches, or waits for with its own memory, comes first.
             let turn = self.s.wait(&mut self.timeout, |s| s.recv_turn.is_free());
             self.woken(turn)?;
+            if self.s.kept_recv.is_some() {
+                return Err(EBUSY);
+            }
             if !self.s.has(conn) {
                 // Another thread undid the connection.
                 return Err(ENOTCONN);
@@ -164,8 +178,14 @@ impl Receiving<'_, '_, '_> {
             }
             // What stands before it was read, or looked at.
             let is_next = next.is_some_and(|next| before(self.s, next) <= self.peeked);
-            if is_next && !self.msg.data.is_empty() && self.s.advertised() > 0 && self.fetch()? {
-                continue;
+            if is_next && !self.msg.data.is_empty() && self.s.advertised() > 0 {
+                if !self.may_sleep && self.s.zcopy_retry && self.copied > 0 {
+                    // The program leaves its memory alone after EAGAIN only.
+                    return Ok(());
+                }
+                if self.fetch()? {
+                    continue;
+                }
             }
             if self.msg.data.is_empty()
                 || self.copied >= self.target
@@ -222,7 +242,7 @@ impl Receiving<'_, '_, '_> {
             && threshold > 0
             && self.copied == 0
             && self.msg.flags & partial == 0
-            && !self.timeout.is_zero()
+            && self.may_sleep
             && pages::dest_extent(self.msg.data) >= threshold
             && self.conn.takes_offers()
             && unread(self.s) == 0
@@ -247,16 +267,13 @@ impl Receiving<'_, '_, '_> {
             return Ok(false);
         }
         self.s.recv_turn.take();
-        let woken = self
-            .s
-            .wait(&mut self.timeout, |_| conn.is_offer_over());
-        if woken.is_err() {
+        let sk = self.sk;
+        let woken = self.s.wait(&mut self.timeout, |s| {
+            conn.is_offer_over() || s.recv_shut || !s.has(conn) || sk.has_error()
+        });
+        if !conn.is_offer_over() {
             conn.with(Machine::cancel_offers);
-            let limit = Timeout::from_ms(RETURN_MS);
-            if !self.s.wait_killable(limit, |_| conn.is_offer_over()) {
-                conn.broken(ETIMEDOUT);
-                self.s.wait_through(|_| conn.is_offer_over());
-            }
+            conn.wait_return(self.s, RETURN_MS, || conn.is_offer_over());
         }
         if let Some((asked, came)) = conn.take_offered() {
             self.msg.take_back(asked.saturating_sub(came));
@@ -279,18 +296,19 @@ impl Receiving<'_, '_, '_> {
         let wanted = threshold > 0
             && (room >= threshold || room == advertised)
             && self.msg.flags & (flags::PEEK | flags::TRUNC) == 0
-            && (!self.timeout.is_zero() || self.s.zcopy_retry);
+            && (self.may_sleep || (self.s.zcopy_retry && pages::dest_address(self.msg.data) != 0));
         if !wanted {
-            self.conn.with(Machine::decline);
+            self.conn.decline();
             return Ok(false);
         }
         self.s.recv_turn.take();
         let room = self.msg.data.len();
         let result = self.start().and_then(|()| {
-            if self.timeout.is_zero() && !self.conn.are_reads_over() {
+            if !self.may_sleep && !self.conn.are_reads_over() {
                 let lent = room.saturating_sub(self.msg.data.len());
                 self.msg.take_back(lent);
                 self.s.kept_recv = Some(Kept {
+                    mm: pages::current_mm(),
                     addr: pages::dest_address(self.msg.data),
                     len: room,
                     lent,
@@ -345,7 +363,7 @@ impl Receiving<'_, '_, '_> {
                 Some((_, e)) if e == EFAULT => return Err(e),
                 Some((counter, _)) => {
                     conn.count(counter, 1);
-                    conn.with(Machine::decline);
+                    conn.decline();
                     return Ok(());
                 }
                 None => return Ok(()),
@@ -370,13 +388,7 @@ impl Receiving<'_, '_, '_> {
                 }
                 continue;
             }
-            if !self
-                .s
-                .wait_killable(Timeout::FOREVER, |_| conn.is_read_over())
-            {
-                conn.broken(ECONNRESET);
-                self.s.wait_through(|_| conn.is_read_over());
-            }
+            conn.wait_return(self.s, READ_MS, || conn.is_read_over());
         }
         self.msg.take_back(missing);
         self.s.lends |= any;
@@ -390,7 +402,7 @@ pub(super) fn give_up_kept(s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
     if s.kept_recv.take().is_some() {
         conn.count(Counter::CancelsRetry, 1);
         conn.broken(ECONNRESET);
-        s.wait_through(|_| conn.are_reads_over());
+        s.wait_through(Timeout::FOREVER, |_| conn.are_reads_over());
         while conn.take_read().is_some() {}
     }
 }
@@ -417,7 +429,9 @@ pub(super) fn unread(s: &mut Locked) -> usize {
     let came = taken.saturating_add(conn.unread());
     // While another call fetches, what came behind has to wait for it.
     match conn.readable() {
-        Some(next) => before(s, next).min(came).saturating_add(s.advertised()),
+        // What stands before it and has not come will come by message.
+        Some(next) if before(s, next) > came => came,
+        Some(next) => before(s, next).saturating_add(s.advertised()),
         None => came,
     }
 }

@@ -101,6 +101,7 @@ pub(super) fn give_up_kept(s: &mut Locked, conn: &Conn) {
         if let Some(first) = conn.call().first {
             conn.with(|m| m.withdraw_send(first));
         }
+        conn.disown_call();
     }
 }
 
@@ -148,7 +149,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         let lending = match threshold {
             0 => Lending::No,
             _ if beyond => Lending::Beyond,
-            _ => Self::own(s, timeout),
+            _ => Self::own(s, timeout, pages::source_address(msg.data)),
         };
         // A pipe gives its pages in small numbers, and a call that is large may be so in pieces.
         let large = msg.flags & flags::SPLICE_PAGES != 0 || msg.data.len() >= threshold;
@@ -167,10 +168,10 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
     }
 
     /// How a call lends that did not say `MSG_ZEROCOPY`.
-    fn own(s: &Locked, timeout: Timeout) -> Lending {
+    fn own(s: &Locked, timeout: Timeout, addr: usize) -> Lending {
         match timeout.is_zero() {
             false => Lending::Call,
-            true if s.zcopy_retry => Lending::Retry,
+            true if s.zcopy_retry && addr != 0 => Lending::Retry,
             true => Lending::No,
         }
     }
@@ -232,6 +233,10 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
                 continue;
             }
             if self.lends_next() {
+                if self.lending == Lending::Retry && self.sent > 0 {
+                    // The program leaves its memory alone after EAGAIN only.
+                    return Ok(());
+                }
                 if self.conn.has_buffer_place() {
                     self.lend()?;
                     continue;
@@ -326,7 +331,8 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             && self.msg.flags & flags::SPLICE_PAGES == 0
         {
             // MSG_ZEROCOPY without SO_ZEROCOPY means nothing.
-            self.lending = Self::own(self.s, self.timeout);
+            let addr = pages::source_address(self.msg.data);
+            self.lending = Self::own(self.s, self.timeout, addr);
             return Ok(());
         }
         let account = match notice {
@@ -384,6 +390,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             let lent = core::mem::take(&mut self.lent);
             self.msg.take_back(lent);
             self.s.kept_send = Some(Kept {
+                mm: pages::current_mm(),
                 addr: pages::source_address(self.msg.data),
                 len: self.msg.data.len(),
                 lent,
@@ -405,7 +412,11 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
                     break Ok(());
                 }
                 Err(woken) => {
-                    conn.count(Counter::CancelsSignal, 1);
+                    let counter = match woken {
+                        Woken::TimedOut => Counter::CancelsTimeout,
+                        Woken::Signal => Counter::CancelsSignal,
+                    };
+                    conn.count(counter, 1);
                     break Err(woken);
                 }
             }
@@ -413,11 +424,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         let call = conn.call();
         if let Some(first) = call.first.filter(|_| call.left > 0) {
             conn.with(|m| m.withdraw_send(first));
-            let limit = Timeout::from_ms(RETURN_MS);
-            if !self.s.wait_killable(limit, |_| conn.call().left == 0) {
-                conn.broken(ETIMEDOUT);
-                self.s.wait_through(|_| conn.call().left == 0);
-            }
+            conn.wait_return(self.s, RETURN_MS, || conn.call().left == 0);
         }
         let bytes = conn.call().bytes.min(self.lent);
         self.msg.take_back(self.lent.saturating_sub(bytes));

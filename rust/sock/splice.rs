@@ -65,7 +65,7 @@ pub(super) fn splice_read(
         }
         if before == 0 && s.advertised() > 0 {
             // A pipe takes the pages of messages.
-            conn.with(Machine::decline);
+            conn.decline();
         }
         // Everything that came before an end was given above, unless it came just now.
         if s.recv_shut || conn.recv_closed() {

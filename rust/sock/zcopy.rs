@@ -106,6 +106,15 @@ pub(super) struct Call {
     pub(super) bytes: usize,
 }
 
+impl Call {
+    /// One of them was let go, with so many bytes transferred.
+    pub(super) fn returned(&mut self, bytes: u32) {
+        self.left = self.left.saturating_sub(1);
+        // CAST: `usize` has at least 32 bits.
+        self.bytes = self.bytes.saturating_add(bytes as usize);
+    }
+}
+
 impl Buffers {
     /// Whether another buffer can be sent.
     pub(super) fn has_place(&self) -> bool {
@@ -153,13 +162,17 @@ impl Buffers {
     pub(super) fn take_sent(&mut self) -> Option<Outgoing> {
         let over =
             |place: &&mut Option<Outgoing>| place.as_ref().is_some_and(|b| b.stage == Stage::Over);
-        let sent = self.outgoing.iter_mut().find(over)?.take()?;
-        if sent.owner.is_call() {
-            self.call.left = self.call.left.saturating_sub(1);
-            // CAST: `usize` has at least 32 bits.
-            self.call.bytes = self.call.bytes.saturating_add(sent.bytes as usize);
+        self.outgoing.iter_mut().find(over)?.take()
+    }
+
+    /// Nobody waits for the buffers of the last call any more.
+    pub(super) fn disown_call(&mut self) {
+        for buffer in self.outgoing.iter_mut().flatten() {
+            if buffer.owner.is_call() {
+                buffer.owner = Owner::Work { _notice: None };
+            }
         }
-        Some(sent)
+        self.call = Call::default();
     }
 
     /// Whether another read can be started.
