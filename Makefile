@@ -47,6 +47,10 @@ shell: build ## a shell in the VM, with the module loaded: KERNEL=release|debug 
 demo: build ## show the module at work
 	@$(run) -- selftests/demo
 
+.PHONY: sweep
+sweep: build ## measure calls with and without a copy, by size, in the VM: KERNEL=release|debug RDMA=rxe|siw
+	@$(run) --deadline 1800 -- build/cargo/release/sdp_sweep
+
 .PHONY: check
 check: ## run every test: on the host, and in the VM with both kernels, and on siw
 	@tools/check
