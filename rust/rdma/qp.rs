@@ -529,7 +529,15 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         };
         memory.set_valid(true);
         // SAFETY: It is the request that the opcode says.
-        unsafe { self.post((&raw mut reg).cast(), None, Payload::default(), None, request) }
+        unsafe {
+            self.post(
+                (&raw mut reg).cast(),
+                None,
+                Payload::default(),
+                None,
+                request,
+            )
+        }
     }
 
     /// Ends the key of `memory`. As [`Self::post_send`]. The caller keeps the memory until the request

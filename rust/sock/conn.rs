@@ -19,11 +19,11 @@
 
 use crate::{
     net::{
+        pipe::Slice,
         sock::{
             SockGuard,
             Timeout, //
         },
-        pipe::Slice,
         spinlock_bh::{
             new_spinlock_bh,
             SpinLockBh, //
@@ -855,7 +855,11 @@ impl Conn {
 impl Post {
     /// Ends the key of a buffer. Where that cannot be posted, the QP's end is the key's.
     fn end_key(&mut self, memory: &Arc<Memory>, request: Request) {
-        if let Some(Ok(())) = self.qp.as_ref().map(|qp| qp.post_invalidate(memory, request)) {
+        if let Some(Ok(())) = self
+            .qp
+            .as_ref()
+            .map(|qp| qp.post_invalidate(memory, request))
+        {
             self.in_flight = self.in_flight.saturating_add(1);
         }
     }

@@ -122,9 +122,7 @@ struct Receiving<'a, 'g, 'm> {
 impl Receiving<'_, '_, '_> {
     /// Goes on with a call that left its buffer here, which is the only one that may be made now.
     fn resume(&mut self) -> Result {
-        let turn = self
-            .s
-            .wait(&mut self.timeout, |s| s.recv_turn.is_free());
+        let turn = self.s.wait(&mut self.timeout, |s| s.recv_turn.is_free());
         self.woken(turn)?;
         let Some(kept) = self.s.kept_recv else {
             return Ok(());
