@@ -162,10 +162,10 @@ impl<C: CmHandler> CmId<C> {
         })
     }
 
-    /// Puts the QP into the error state and tells the peer. Sleeps.
+    /// Tells the peer that the connection has ended. Sleeps.
     ///
     /// Fails with `ENOTCONN` before a successful [`Handler::connect`].
-    pub(crate) fn disconnect(&self) -> Result {
+    pub(super) fn disconnect(&self) -> Result {
         self.connection()?;
         // SAFETY: The identifier is live and has a connection.
         to_result(unsafe { bindings::rdma_disconnect(self.as_ptr()) })

@@ -342,6 +342,12 @@ impl<D: Completions> Shared<D> {
         )
     }
 
+    /// Whether requests of the send queue have not completed.
+    fn is_sending(&self) -> bool {
+        let busy = |sent: &Sent<D::Request>| sent.request.is_some();
+        self.sends.lock().slots.iter().flatten().any(busy)
+    }
+
     fn cqes(
         shared: NonNull<Self>,
         done: unsafe extern "C" fn(*mut bindings::ib_cq, *mut bindings::ib_wc),
@@ -656,6 +662,28 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         Ok(())
     }
 
+    /// Ends the connection and tells the peer. Sleeps, as [`Self::drain`].
+    ///
+    /// Nothing can be sent afterwards, and what was sent may be flushed. Fails with `ENOTCONN` before a
+    /// successful [`Handler::connect`].
+    pub(crate) fn disconnect(&self) -> Result {
+        self.shared.sends.lock().open = false;
+        // iWARP disconnects a QP by way of a state for those with nothing left to send. siw never completes what
+        // is in its send queue then, if it stopped sending because the TCP connection had ended. On the direct way
+        // to the error state it does.
+        if self.shared.is_sending() {
+            let mut attr = bindings::ib_qp_attr {
+                qp_state: bindings::ib_qp_state_IB_QPS_ERR,
+                ..Default::default()
+            };
+            // CAST: It is a bit of an `int`.
+            let mask = bindings::ib_qp_attr_mask_IB_QP_STATE as c_int;
+            // SAFETY: The QP is live, and the attribute is the one that the mask names.
+            to_result(unsafe { bindings::ib_modify_qp(self.as_ptr(), &mut attr, mask) })?;
+        }
+        self.id.disconnect()
+    }
+
     /// Puts the QP into the error state and waits until all that was posted has completed.
     ///
     /// Nothing can be posted afterwards. Sleeps, and must not be called by [`Completions`] nor
@@ -679,10 +707,8 @@ impl<C: CmHandler, D: Completions> Drop for Qp<C, D> {
         self.drain();
         // SAFETY: By the type invariants the identifier has a QP, which nobody uses any more.
         unsafe { bindings::rdma_destroy_qp(self.id.as_ptr()) };
-        let busy = |sent: &Sent<D::Request>| sent.request.is_some();
-        let sends = self.shared.sends.lock().slots.iter().flatten().any(busy);
-        let recvs = self.shared.recvs.lock().slots.iter().flatten().count();
-        if sends || recvs != 0 {
+        let receiving = self.shared.recvs.lock().slots.iter().flatten().count() != 0;
+        if self.shared.is_sending() || receiving {
             // Drivers that fail to drain may still come back to what they were given.
             pr_err!("a QP could not be drained; its buffers are lost\n");
             return;

@@ -812,7 +812,7 @@ impl Conn {
     /// Tells the peer that the connection is dropped. The CM's answer, or its silence, comes as an
     /// event. Sleeps; only in the socket's work.
     pub(super) fn disconnect(&self) -> Result {
-        self.qp().ok_or(ENOTCONN)?.id().disconnect()
+        self.qp().ok_or(ENOTCONN)?.disconnect()
     }
 
     /// Ends the connection below: when this returns no completion and no CM event comes any more,
