@@ -64,6 +64,11 @@ pub(crate) fn volume(bytes: usize, least: usize) -> usize {
     (bytes / 100 * get().scale as usize).max(least)
 }
 
+/// Whether this run is on a kernel that is too slow to hold to times and shares.
+pub(crate) fn slow() -> bool {
+    get().scale < 100
+}
+
 /// `full` rounds at this run's scale, and at least `least`.
 pub(crate) fn rounds(full: usize, least: usize) -> usize {
     (full * get().scale as usize / 100).max(least)

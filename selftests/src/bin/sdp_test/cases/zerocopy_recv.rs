@@ -559,9 +559,11 @@ fn zcopy_written() {
         check_bytes(&room, &bytes);
     }
     counted("what waits is written to", &b, |stats| {
-        stats.recv_written > 0 && stats.sink_avails > 0
+        config::slow() || (stats.recv_written > 0 && stats.sink_avails > 0)
     });
-    counted("by the peer", &a, |stats| stats.sent_written > 0);
+    counted("by the peer", &a, |stats| {
+        config::slow() || stats.sent_written > 0
+    });
     check_settled(&a);
     check_settled(&b);
 }

@@ -198,7 +198,7 @@ fn zcopy_blocking() {
         check_sent(from, rounds * BLOCK, 99);
         check_received(to, rounds * BLOCK, 99);
         counted("no send was too slow", from, |stats| {
-            stats.cancels_timeout == 0
+            config::slow() || stats.cancels_timeout == 0
         });
         counted("pages were pinned", from, |stats| {
             stats.pages_pinned as usize >= rounds * BLOCK / PAGE
