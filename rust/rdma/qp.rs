@@ -664,10 +664,9 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
 
     /// Ends the connection and tells the peer. Sleeps, as [`Self::drain`].
     ///
-    /// Nothing can be sent afterwards, and what was sent may be flushed. Fails with `ENOTCONN` before a
-    /// successful [`Handler::connect`].
+    /// What is posted afterwards is flushed or refused, and what was posted before may be flushed. Fails with
+    /// `ENOTCONN` before a successful [`Handler::connect`].
     pub(crate) fn disconnect(&self) -> Result {
-        self.shared.sends.lock().open = false;
         // iWARP disconnects a QP by way of a state for those with nothing left to send. siw never completes what
         // is in its send queue then, if it stopped sending because the TCP connection had ended. On the direct way
         // to the error state it does.
