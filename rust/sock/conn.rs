@@ -437,7 +437,7 @@ impl Conn {
     /// Posts what is to be sent, and tells the socket what happened.
     fn kick(&self) {
         if let Err(e) = self.transmit() {
-            self.broken(e);
+            self.refused(e);
         }
         let events = self.flow.lock().machine.take_events();
         self.dispatch(events);
@@ -792,6 +792,16 @@ impl Conn {
         self.dispatch(events);
     }
 
+    /// A request could not be posted. That the QP has no connection any more may be noticed so before any
+    /// completion says it, which on siw is the rule.
+    fn refused(&self, error: Error) {
+        self.broken(if error == ENOTCONN || error == ESHUTDOWN {
+            ECONNRESET
+        } else {
+            error
+        });
+    }
+
     /// How far the connection is from its end.
     pub(super) fn link(&self) -> Link {
         self.flow.lock().link
@@ -1029,7 +1039,7 @@ impl Conn {
         self.count(Counter::MrsRegistered, 1);
         match posted {
             Ok(()) => self.kick(),
-            Err(e) => self.broken(e),
+            Err(e) => self.refused(e),
         }
     }
 
