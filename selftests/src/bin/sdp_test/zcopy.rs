@@ -82,7 +82,11 @@ pub(crate) fn counted(what: &str, sock: &Sock, holds: impl Fn(&Stats) -> bool) {
 /// How much is to move without a copy on this kernel: on a slow one a peer may take longer than the module waits, and then any
 /// part of it may be copied.
 fn at_least(percent: u64) -> u64 {
-    if config::slow() { 0 } else { percent }
+    if config::slow() {
+        0
+    } else {
+        percent
+    }
 }
 
 /// Checks that `sock` has sent `total` bytes, at least `percent` of them without a copy.
