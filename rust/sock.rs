@@ -11,6 +11,7 @@
 //! that end mark how far they are from it and queue the socket's work, which reaps.
 
 mod bind;
+mod buffers;
 mod cm;
 mod conn;
 mod connect;

@@ -20,10 +20,6 @@
 use crate::{
     net::{
         pipe::Slice,
-        sock::{
-            SockGuard,
-            Timeout, //
-        },
         spinlock_bh::{
             new_spinlock_bh,
             SpinLockBh, //
@@ -36,9 +32,7 @@ use crate::{
         Config,
         Events,
         Machine,
-        Mode,
         Readable,
-        Region,
         SendTag,
         Side,
         Source,
@@ -58,10 +52,6 @@ use crate::{
             PeerParam, //
         },
         device::Device,
-        mr::{
-            Memory,
-            Remote, //
-        },
         qp::{
             Caps,
             Completions,
@@ -74,6 +64,7 @@ use crate::{
         },
     },
     sock::{
+        buffers::Buffers,
         ring::Ring,
         settings,
         stats::{
@@ -82,15 +73,10 @@ use crate::{
             Counters, //
         },
         zcopy::{
-            Buffers,
-            Call,
-            Incoming,
-            Offered,
-            Outgoing,
-            Owner,
-            Stage, //
+            has_buffer_slots,
+            remote,
+            BUFFER_SLOTS, //
         },
-        Sdp,
         Socket, //
     },
 };
@@ -117,7 +103,7 @@ use kernel::{
 pub(super) type Id = CmId<ARef<Socket>>;
 
 /// The QP of a connection, with its cm id.
-type Pair = Qp<ARef<Socket>, Arc<Conn>>;
+pub(super) type Pair = Qp<ARef<Socket>, Arc<Conn>>;
 
 /// Pages of one send chunk, as a power of two: 16 KiB on 4 KiB pages.
 pub(super) const SEND_ORDER: u32 = 2;
@@ -125,19 +111,11 @@ pub(super) const SEND_ORDER: u32 = 2;
 /// Requests of the send queue for messages, which are up to two each.
 const SEND_SLOTS: u32 = 64;
 
-/// Requests that the messages leave to the callers' buffers: at most two of each at a time. They
-/// are never out of one, so that no key is left valid for want of it.
-// CAST: It is 8.
-const BUFFER_SLOTS: u32 = 2 * (2 * ADVERTS as u32 + 1);
-
 /// Pieces of written data that may wait to be sent; a piece is a chunk, except at the ends.
 const SEND_PIECES: usize = 1024;
 
 /// Buffers for a message's payload, beside that for its header.
 const PAYLOAD_PIECES: u32 = 5;
-
-/// How long the fabric may take to let go a killed caller's memory, in milliseconds.
-const KILLED_MS: u32 = 2000;
 
 /// A peer that is not ready is retried for as long as it lives; credits keep it ready.
 const RNR_RETRY_FOR_EVER: u8 = 7;
@@ -193,10 +171,10 @@ pub(super) enum Link {
 }
 
 /// What the machine's lock guards.
-struct Flow {
-    machine: Machine,
+pub(super) struct Flow {
+    pub(super) machine: Machine,
     /// Payload that no reader has taken over yet.
-    rx: Ring<Unread>,
+    pub(super) rx: Ring<Unread>,
     /// Messages that came before the HelloAck was seen.
     early: Ring<RecvBuf>,
     /// The CM said that the connection is established.
@@ -207,17 +185,17 @@ struct Flow {
     /// What went wrong below, where that is known better than as a reset.
     cause: Option<Error>,
     /// A buffer is offered to the peer, or is to be.
-    offering: bool,
+    pub(super) offering: bool,
 }
 
 /// What the lock that orders messages guards.
-struct Post {
-    qp: Option<Arc<Pair>>,
+pub(super) struct Post {
+    pub(super) qp: Option<Arc<Pair>>,
     /// The send stream from the next message on.
     tx: Ring<Sge>,
     /// Requests in the fabric.
-    in_flight: usize,
-    buffers: Buffers,
+    pub(super) in_flight: usize,
+    pub(super) buffers: Buffers,
 }
 
 /// A request in the fabric.
@@ -239,7 +217,7 @@ pub(super) enum Request {
 /// One connection of a socket.
 #[pin_data]
 pub(super) struct Conn {
-    sk: ARef<Socket>,
+    pub(super) sk: ARef<Socket>,
     depth: u16,
     order: u32,
     side: Side,
@@ -254,9 +232,9 @@ pub(super) struct Conn {
     /// For the socket's work: the device failed the QP.
     fatal: AtomicFlag,
     #[pin]
-    post: SpinLockBh<Post>,
+    pub(super) post: SpinLockBh<Post>,
     #[pin]
-    flow: SpinLockBh<Flow>,
+    pub(super) flow: SpinLockBh<Flow>,
 }
 
 impl Conn {
@@ -435,7 +413,7 @@ impl Conn {
     }
 
     /// Posts what is to be sent, and tells the socket what happened.
-    fn kick(&self) {
+    pub(super) fn kick(&self) {
         if let Err(e) = self.transmit() {
             self.refused(e);
         }
@@ -490,36 +468,6 @@ impl Conn {
             }
         }
         Ok(())
-    }
-
-    /// Ends the keys of buffers that the protocol has finished with.
-    fn settle(&self) {
-        let mut guard = self.post.lock();
-        let post = &mut *guard;
-        while let Some(finished) = {
-            let finished = self.flow.lock().machine.offer_finished();
-            finished
-        } {
-            let offered = post.buffers.offered.as_mut();
-            if let Some(offered) = offered.filter(|offered| offered.id == finished.id) {
-                offered.stage = Stage::Ending;
-                offered.bytes = finished.bytes;
-                let memory = offered.memory.clone();
-                post.end_key(&memory, Request::EndOffer);
-            }
-        }
-        loop {
-            let Some(finished) = self.flow.lock().machine.finished() else {
-                return;
-            };
-            let Some(buffer) = post.buffers.outgoing(finished.id) else {
-                continue;
-            };
-            buffer.stage = Stage::Ending;
-            buffer.bytes = finished.bytes;
-            let memory = buffer.memory.clone();
-            post.end_key(&memory, Request::EndSend(finished.id));
-        }
     }
 
     fn dispatch(&self, events: Events) {
@@ -794,7 +742,7 @@ impl Conn {
 
     /// A request could not be posted. That the QP has no connection any more may be noticed so before any
     /// completion says it, which on siw is the rule.
-    fn refused(&self, error: Error) {
+    pub(super) fn refused(&self, error: Error) {
         self.broken(if error == ENOTCONN || error == ESHUTDOWN {
             ECONNRESET
         } else {
@@ -859,19 +807,6 @@ impl Conn {
         // A close that lingers waits for bytes which the peer had no use for, and a call for its
         // buffers.
         self.sk.wake_all();
-    }
-}
-
-impl Post {
-    /// Ends the key of a buffer. Where that cannot be posted, the QP's end is the key's.
-    fn end_key(&mut self, memory: &Arc<Memory>, request: Request) {
-        if let Some(Ok(())) = self
-            .qp
-            .as_ref()
-            .map(|qp| qp.post_invalidate(memory, request))
-        {
-            self.in_flight = self.in_flight.saturating_add(1);
-        }
     }
 }
 
@@ -973,362 +908,6 @@ impl Completions for Arc<Conn> {
             QpEvent::Other(_) => return,
         };
         self.note(told);
-    }
-}
-
-/// The callers' buffers.
-impl Conn {
-    /// Whether buffers can be sent and read at all.
-    pub(super) fn max_buffer_pages(&self) -> usize {
-        let post = self.post.lock();
-        let qp = post.qp.as_ref();
-        qp.filter(|qp| has_buffer_slots(qp.caps().send_wr))
-            .map_or(0, |qp| qp.device().max_mr_pages())
-    }
-
-    /// Whether another buffer can be sent.
-    pub(super) fn has_buffer_place(&self) -> bool {
-        self.post.lock().buffers.has_place()
-    }
-
-    /// Has all of `memory`, registered for the peer to read, sent behind what was written. It is let go
-    /// by [`Self::collect`]. Gives it back where it cannot be taken now.
-    pub(super) fn send_memory(&self, memory: Arc<Memory>, owner: Owner) -> Result<(), Arc<Memory>> {
-        let pages = memory.page_count() as u64;
-        let posted = {
-            let mut guard = self.post.lock();
-            let post = &mut *guard;
-            let Some(qp) = post.qp.as_ref().filter(|_| post.buffers.has_place()) else {
-                return Err(memory);
-            };
-            let more = post.buffers.is_sending();
-            let id = {
-                let machine = &mut self.flow.lock().machine;
-                if more || machine.pipeline_hinted() {
-                    // So that the link does not idle between them, or the peer can offer memory.
-                    machine.want_mode(Mode::Pipelined);
-                }
-                machine.send_buffer(region(&memory))
-            };
-            let Some(id) = id else {
-                return Err(memory);
-            };
-            // No message goes before it: the lock is held.
-            let posted = qp.post_register(&memory, Request::Step);
-            if posted.is_ok() {
-                post.in_flight = post.in_flight.saturating_add(1);
-            }
-            // There is a place for it.
-            let _ = post.buffers.send(Outgoing {
-                id,
-                memory,
-                stage: Stage::Busy,
-                owner,
-                pushed: 0,
-                bytes: 0,
-            });
-            posted
-        };
-        self.added(pages, posted);
-        Ok(())
-    }
-
-    /// A buffer was added; if it could not be registered the connection is of no use.
-    fn added(&self, pages: u64, posted: Result) {
-        self.count(Counter::PagesPinned, pages);
-        self.count(Counter::MrsRegistered, 1);
-        match posted {
-            Ok(()) => self.kick(),
-            Err(e) => self.refused(e),
-        }
-    }
-
-    /// Lets the buffers go that are over, which may make room for writers. Sleeps; any task.
-    pub(super) fn collect(&self) {
-        let mut any = false;
-        loop {
-            let Some(sent) = self.post.lock().buffers.take_sent() else {
-                break;
-            };
-            let read = u64::from(sent.bytes).saturating_sub(sent.pushed);
-            self.count(Counter::SentRead, read);
-            self.let_go(sent.memory);
-            if sent.owner.is_call() {
-                // Only now is the memory the caller's.
-                self.post.lock().buffers.call.returned(sent.bytes);
-            }
-            // The notice, if there is one, goes with the rest.
-            any = true;
-        }
-        if any {
-            self.sk.wake_all();
-            if self.writable(&self.sk) {
-                self.sk.write_space();
-            }
-        }
-    }
-
-    /// Nobody waits for the buffers of the last call any more: they are let go like any other.
-    pub(super) fn disown_call(&self) {
-        self.post.lock().buffers.disown_call();
-        self.sk.queue_work();
-    }
-
-    /// Lets one buffer's memory go. Sleeps.
-    fn let_go(&self, memory: Arc<Memory>) {
-        self.count(Counter::PagesUnpinned, memory.page_count() as u64);
-        self.count(Counter::MrsInvalidated, 1);
-        drop(memory);
-    }
-
-    /// A call begins that will wait for its buffers, of which it has none yet. Calls take turns.
-    pub(super) fn begin_call(&self) {
-        self.post.lock().buffers.call = Call::default();
-    }
-
-    /// How far the buffers of the call are, after those that are over were let go. Sleeps.
-    pub(super) fn call(&self) -> Call {
-        self.collect();
-        self.post.lock().buffers.call
-    }
-
-    /// Fills `memory` with what the peer advertises behind the first `after` bytes of payload. Gives it
-    /// back where that is nothing, or there is no place, now.
-    ///
-    /// [`Self::take_read`] lets it go.
-    pub(super) fn read_memory(&self, memory: Arc<Memory>, after: u64) -> Result<(), Arc<Memory>> {
-        let pages = memory.page_count() as u64;
-        let posted = {
-            let mut guard = self.post.lock();
-            let post = &mut *guard;
-            let Some(qp) = post.qp.as_ref().filter(|_| post.buffers.has_read_place()) else {
-                return Err(memory);
-            };
-            let len = u32::try_from(memory.len()).unwrap_or(u32::MAX);
-            let from = {
-                let machine = &mut self.flow.lock().machine;
-                // What was fetched meanwhile may have been followed by bytes that come before.
-                match machine.readable() {
-                    Some(next) if next.after == after && next.region.len >= len => {
-                        machine.start_read(len)
-                    }
-                    _ => None,
-                }
-            };
-            let Some(from) = from else {
-                return Err(memory);
-            };
-            let posted = qp.post_register(&memory, Request::Step).and_then(|()| {
-                post.in_flight = post.in_flight.saturating_add(1);
-                qp.post_read(&memory, from.len as usize, remote(from), Request::Read)
-            });
-            if posted.is_ok() {
-                post.in_flight = post.in_flight.saturating_add(1);
-            }
-            // There is a place for it.
-            let _ = post.buffers.read(Incoming {
-                memory,
-                stage: Stage::Busy,
-                bytes: from.len,
-            });
-            posted
-        };
-        self.added(pages, posted);
-        Ok(())
-    }
-
-    /// Has what the peer advertises next come by copy. That is too late where more came behind it, which
-    /// no peer of ours does: then the connection fails.
-    pub(super) fn decline(&self) {
-        if !self.with(Machine::decline) {
-            self.broken(EPROTO);
-        }
-    }
-
-    /// Waits until the fabric has let go what it was asked to, or the connection had to be broken for
-    /// it: after `limit_ms`, or shortly after the caller was killed.
-    pub(super) fn wait_return(
-        &self,
-        s: &mut SockGuard<'_, Sdp>,
-        limit_ms: u32,
-        is_over: impl Fn() -> bool,
-    ) {
-        let limit = Timeout::from_ms(limit_ms);
-        let killed = Timeout::from_ms(KILLED_MS);
-        if s.wait_killable(limit, |_| is_over()) || s.wait_through(killed, |_| is_over()) {
-            return;
-        }
-        self.broken(ETIMEDOUT);
-        s.wait_through(Timeout::FOREVER, |_| is_over());
-    }
-
-    /// Whether another read can be started.
-    pub(super) fn has_read_place(&self) -> bool {
-        self.post.lock().buffers.has_read_place()
-    }
-
-    /// Whether reads are in flight, or wait to be taken out.
-    pub(super) fn is_reading(&self) -> bool {
-        self.post.lock().buffers.is_reading()
-    }
-
-    /// Whether the oldest read is over, or there is none.
-    pub(super) fn is_read_over(&self) -> bool {
-        self.post.lock().buffers.is_read_over()
-    }
-
-    /// Whether the peer writes into memory that is offered to it.
-    pub(super) fn takes_offers(&self) -> bool {
-        self.look(|m| m.receive_mode() == Mode::Pipelined)
-    }
-
-    /// Offers all of `memory` for the peer to write what comes next. Gives it back where the protocol
-    /// does not take it.
-    ///
-    /// [`Self::take_offered`] lets it go.
-    pub(super) fn offer_memory(&self, memory: Arc<Memory>) -> Result<(), Arc<Memory>> {
-        let pages = memory.page_count() as u64;
-        let posted = {
-            let mut guard = self.post.lock();
-            let post = &mut *guard;
-            let Some(qp) = post.qp.as_ref().filter(|_| post.buffers.offered.is_none()) else {
-                return Err(memory);
-            };
-            let id = {
-                let mut guard = self.flow.lock();
-                let flow = &mut *guard;
-                // What has come stands before what the peer would write there.
-                if !flow.rx.is_empty() || flow.machine.readable().is_some() {
-                    return Err(memory);
-                }
-                let id = flow.machine.offer_buffer(region(&memory));
-                flow.offering = id.is_some();
-                id
-            };
-            let Some(id) = id else {
-                return Err(memory);
-            };
-            // No message goes before it: the lock is held.
-            let posted = qp.post_register(&memory, Request::Step);
-            if posted.is_ok() {
-                post.in_flight = post.in_flight.saturating_add(1);
-            }
-            post.buffers.offered = Some(Offered {
-                id,
-                memory,
-                stage: Stage::Busy,
-                bytes: 0,
-            });
-            posted
-        };
-        self.added(pages, posted);
-        Ok(())
-    }
-
-    /// Whether what was offered is over, or nothing was.
-    pub(super) fn is_offer_over(&self) -> bool {
-        let post = self.post.lock();
-        let offered = post.buffers.offered.as_ref();
-        offered.is_none_or(|offered| offered.stage == Stage::Over)
-    }
-
-    /// Lets the memory that was offered go, once it is over, and gives the bytes that were offered and
-    /// those that came. Sleeps.
-    pub(super) fn take_offered(&self) -> Option<(usize, usize)> {
-        let offered = self.post.lock().buffers.take_offered()?;
-        self.flow.lock().offering = false;
-        self.count(Counter::RecvWritten, offered.bytes.into());
-        let asked = offered.memory.len();
-        self.let_go(offered.memory);
-        // CAST: `usize` has at least 32 bits.
-        Some((asked, offered.bytes as usize))
-    }
-
-    /// The key of the buffer that was offered has ended.
-    fn offer_ended(&self) {
-        if let Some(offered) = &mut self.post.lock().buffers.offered {
-            offered.stage = Stage::Over;
-        }
-        self.sk.wake_all();
-    }
-
-    /// Whether no read is in flight.
-    pub(super) fn are_reads_over(&self) -> bool {
-        self.post.lock().buffers.are_reads_over()
-    }
-
-    /// Lets the memory of the oldest read go, once it is over, and gives the bytes that were asked for
-    /// and those that came. Sleeps.
-    pub(super) fn take_read(&self) -> Option<(usize, usize)> {
-        let read = self.post.lock().buffers.take_read()?;
-        self.count(Counter::RecvRead, read.bytes.into());
-        let asked = read.memory.len();
-        self.let_go(read.memory);
-        Some((asked, read.bytes as usize))
-    }
-
-    /// An RDMA Read completed: its key ends.
-    fn read_over(&self, post: &mut Post, ok: bool) -> bool {
-        let Some(buffer) = post.buffers.incoming(Stage::Busy) else {
-            return false;
-        };
-        buffer.stage = Stage::Ending;
-        if ok {
-            self.flow.lock().machine.read_done(buffer.bytes);
-        } else {
-            buffer.bytes = 0;
-        }
-        let memory = buffer.memory.clone();
-        post.end_key(&memory, Request::EndRead);
-        ok
-    }
-
-    /// The key of a buffer that was sent has ended.
-    fn send_ended(&self, id: BufferId) {
-        let is_call = {
-            let mut post = self.post.lock();
-            let Some(buffer) = post.buffers.outgoing(id) else {
-                return;
-            };
-            buffer.stage = Stage::Over;
-            buffer.owner.is_call()
-        };
-        if is_call {
-            self.sk.wake_all();
-        } else {
-            self.sk.queue_work();
-        }
-    }
-
-    /// The key of the oldest buffer that was read has ended.
-    fn read_ended(&self) {
-        if let Some(buffer) = self.post.lock().buffers.incoming(Stage::Ending) {
-            buffer.stage = Stage::Over;
-        }
-        self.sk.wake_all();
-    }
-}
-
-/// Whether a send queue that takes so many requests has some for buffers, beside those for messages.
-fn has_buffer_slots(send_wr: u32) -> bool {
-    send_wr > 2 * BUFFER_SLOTS
-}
-
-/// Memory as the protocol names it.
-fn region(memory: &Memory) -> Region {
-    let remote = memory.remote();
-    Region {
-        len: u32::try_from(memory.len()).unwrap_or(0),
-        rkey: remote.key,
-        va: remote.addr,
-    }
-}
-
-/// The peer's memory as the fabric names it.
-fn remote(region: Region) -> Remote {
-    Remote {
-        addr: region.va,
-        key: region.rkey,
     }
 }
 

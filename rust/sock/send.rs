@@ -34,13 +34,13 @@ use crate::{
         }, //
     },
     sock::{
+        buffers::Owner,
         conn::{
             Conn,
             SEND_ORDER, //
         },
         kept::Kept,
         stats::Counter,
-        zcopy::Owner,
         Locked,
         Sdp,
         Socket,

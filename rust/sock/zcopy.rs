@@ -1,23 +1,41 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The callers' buffers that take part in zero copy, from registration until their key is ended.
+//! Zero copy on a connection: the callers' [`Buffers`] between the protocol machine and the QP.
 //!
-//! Part of what [`Conn::post`](super::conn::Conn) guards. A buffer goes through its [`Stage`]s in
-//! softirq, but is let go by a task, since that sleeps: the memory of one that is over is taken
-//! out and dropped without locks.
+//! Locks and references are those of [`Conn`].
 
 use crate::{
-    net::zerocopy::Notice,
+    net::sock::{
+        SockGuard,
+        Timeout, //
+    },
     proto::{
         BufferId,
+        Machine,
+        Mode,
+        Region,
         ADVERTS, //
     },
-    rdma::{
-        mr::Memory,
-        qp::{
-            Payload,
-            Piece, //
-        }, //
+    rdma::mr::{
+        Memory,
+        Remote, //
+    },
+    sock::{
+        buffers::{
+            Call,
+            Incoming,
+            Offered,
+            Outgoing,
+            Owner,
+            Stage, //
+        },
+        conn::{
+            Conn,
+            Post,
+            Request, //
+        },
+        stats::Counter,
+        Sdp, //
     },
 };
 use kernel::{
@@ -25,226 +43,408 @@ use kernel::{
     sync::Arc, //
 };
 
-/// How far a buffer is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// The protocol, or the fabric, uses it.
-    Busy,
-    /// Its key is being ended.
-    Ending,
-    /// Nobody but its owner can touch it.
-    Over,
-}
+/// Requests that the messages leave to the callers' buffers: at most two of each at a time. They
+/// are never out of one, so that no key is left valid for want of it.
+// CAST: It is 8.
+pub(super) const BUFFER_SLOTS: u32 = 2 * (2 * ADVERTS as u32 + 1);
 
-/// Who waits for a buffer.
-pub(super) enum Owner {
-    /// The call that handed it in.
-    Call,
-    /// Nobody: the socket's work lets it go, and then, by dropping it, gives the notice.
-    Work {
-        /// Of `MSG_ZEROCOPY`; the kernel's own pages have none.
-        _notice: Option<Notice>,
-    },
-}
+/// How long the fabric may take to let go a killed caller's memory, in milliseconds.
+const KILLED_MS: u32 = 2000;
 
-impl Owner {
-    pub(super) fn is_call(&self) -> bool {
-        matches!(self, Owner::Call)
-    }
-}
-
-/// A buffer to be sent.
-pub(super) struct Outgoing {
-    pub(super) id: BufferId,
-    pub(super) memory: Arc<Memory>,
-    pub(super) stage: Stage,
-    pub(super) owner: Owner,
-    /// Bytes that were sent by Data or RDMA Write.
-    pub(super) pushed: u64,
-    /// Bytes of it that were transferred, once it is no longer busy.
-    pub(super) bytes: u32,
-}
-
-/// A buffer that an RDMA Read fills.
-pub(super) struct Incoming {
-    pub(super) memory: Arc<Memory>,
-    pub(super) stage: Stage,
-    /// Bytes to be read; those that were, once it is no longer busy.
-    pub(super) bytes: u32,
-}
-
-/// A buffer that the peer may write.
-pub(super) struct Offered {
-    pub(super) id: BufferId,
-    pub(super) memory: Arc<Memory>,
-    pub(super) stage: Stage,
-    /// Bytes that were written, once it is no longer busy.
-    pub(super) bytes: u32,
-}
-
-/// The buffers of one connection.
-#[derive(Default)]
-pub(super) struct Buffers {
-    /// What the call that waits to receive offers.
-    pub(super) offered: Option<Offered>,
-    /// In no order: the protocol may finish with a late one first.
-    outgoing: [Option<Outgoing>; ADVERTS],
-    /// Oldest first, packed.
-    incoming: [Option<Incoming>; ADVERTS],
-    /// Of the call that waits for its buffers: how many are left, and the bytes transferred.
-    pub(super) call: Call,
-}
-
-/// What a call that waits knows of its buffers.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Call {
-    /// The first of them.
-    pub(super) first: Option<BufferId>,
-    /// Those that are not let go.
-    pub(super) left: usize,
-    /// Bytes transferred of those that are.
-    pub(super) bytes: usize,
-}
-
-impl Call {
-    /// One of them was let go, with so many bytes transferred.
-    pub(super) fn returned(&mut self, bytes: u32) {
-        self.left = self.left.saturating_sub(1);
-        // CAST: `usize` has at least 32 bits.
-        self.bytes = self.bytes.saturating_add(bytes as usize);
-    }
-}
-
-impl Buffers {
-    /// Whether another buffer can be sent.
-    pub(super) fn has_place(&self) -> bool {
-        self.outgoing.iter().any(Option::is_none)
-    }
-
-    /// Whether buffers are on their way.
-    pub(super) fn is_sending(&self) -> bool {
-        let mut sending = self.outgoing.iter().flatten();
-        sending.any(|buffer| buffer.stage == Stage::Busy)
-    }
-
-    /// Adds a buffer to be sent; gives it back where there is no place.
-    pub(super) fn send(&mut self, buffer: Outgoing) -> Result<(), Outgoing> {
-        let Some(place) = self.outgoing.iter_mut().find(|place| place.is_none()) else {
-            return Err(buffer);
-        };
-        if buffer.owner.is_call() {
-            self.call.first.get_or_insert(buffer.id);
-            self.call.left = self.call.left.saturating_add(1);
+impl Conn {
+    /// Ends the keys of buffers that the protocol has finished with.
+    pub(super) fn settle(&self) {
+        let mut guard = self.post.lock();
+        let post = &mut *guard;
+        while let Some(finished) = {
+            let finished = self.flow.lock().machine.offer_finished();
+            finished
+        } {
+            let offered = post.buffers.offered.as_mut();
+            if let Some(offered) = offered.filter(|offered| offered.id == finished.id) {
+                offered.stage = Stage::Ending;
+                offered.bytes = finished.bytes;
+                let memory = offered.memory.clone();
+                post.end_key(&memory, Request::EndOffer);
+            }
         }
-        *place = Some(buffer);
+        loop {
+            let Some(finished) = self.flow.lock().machine.finished() else {
+                return;
+            };
+            let Some(buffer) = post.buffers.outgoing(finished.id) else {
+                continue;
+            };
+            buffer.stage = Stage::Ending;
+            buffer.bytes = finished.bytes;
+            let memory = buffer.memory.clone();
+            post.end_key(&memory, Request::EndSend(finished.id));
+        }
+    }
+
+    /// Whether buffers can be sent and read at all.
+    pub(super) fn max_buffer_pages(&self) -> usize {
+        let post = self.post.lock();
+        let qp = post.qp.as_ref();
+        qp.filter(|qp| has_buffer_slots(qp.caps().send_wr))
+            .map_or(0, |qp| qp.device().max_mr_pages())
+    }
+
+    /// Whether another buffer can be sent.
+    pub(super) fn has_buffer_place(&self) -> bool {
+        self.post.lock().buffers.has_place()
+    }
+
+    /// Has all of `memory`, registered for the peer to read, sent behind what was written. It is let go
+    /// by [`Self::collect`]. Gives it back where it cannot be taken now.
+    pub(super) fn send_memory(&self, memory: Arc<Memory>, owner: Owner) -> Result<(), Arc<Memory>> {
+        let pages = memory.page_count() as u64;
+        let posted = {
+            let mut guard = self.post.lock();
+            let post = &mut *guard;
+            let Some(qp) = post.qp.as_ref().filter(|_| post.buffers.has_place()) else {
+                return Err(memory);
+            };
+            let more = post.buffers.is_sending();
+            let id = {
+                let machine = &mut self.flow.lock().machine;
+                if more || machine.pipeline_hinted() {
+                    // So that the link does not idle between them, or the peer can offer memory.
+                    machine.want_mode(Mode::Pipelined);
+                }
+                machine.send_buffer(region(&memory))
+            };
+            let Some(id) = id else {
+                return Err(memory);
+            };
+            // No message goes before it: the lock is held.
+            let posted = qp.post_register(&memory, Request::Step);
+            if posted.is_ok() {
+                post.in_flight = post.in_flight.saturating_add(1);
+            }
+            // There is a place for it.
+            let _ = post.buffers.send(Outgoing {
+                id,
+                memory,
+                stage: Stage::Busy,
+                owner,
+                pushed: 0,
+                bytes: 0,
+            });
+            posted
+        };
+        self.added(pages, posted);
         Ok(())
     }
 
-    /// The buffer to be sent with this name.
-    pub(super) fn outgoing(&mut self, id: BufferId) -> Option<&mut Outgoing> {
-        self.outgoing.iter_mut().flatten().find(|b| b.id == id)
-    }
-
-    /// So many bytes of a buffer, which a message carries or an RDMA Write takes.
-    pub(super) fn payload(&mut self, id: BufferId, offset: u32, bytes: u32) -> Result<Payload> {
-        let mut payload = Payload::default();
-        if bytes > 0 {
-            let buffer = self.outgoing(id).ok_or(EPIPE)?;
-            buffer.pushed = buffer.pushed.saturating_add(bytes.into());
-            // CAST: `usize` has at least 32 bits.
-            let piece = Piece::Registered(buffer.memory.clone(), offset as usize, bytes as usize);
-            payload.push(piece).map_err(|_| EMSGSIZE)?;
+    /// A buffer was added; if it could not be registered the connection is of no use.
+    fn added(&self, pages: u64, posted: Result) {
+        self.count(Counter::PagesPinned, pages);
+        self.count(Counter::MrsRegistered, 1);
+        match posted {
+            Ok(()) => self.kick(),
+            Err(e) => self.refused(e),
         }
-        Ok(payload)
     }
 
-    /// Takes out a buffer that was sent.
-    pub(super) fn take_sent(&mut self) -> Option<Outgoing> {
-        let over =
-            |place: &&mut Option<Outgoing>| place.as_ref().is_some_and(|b| b.stage == Stage::Over);
-        self.outgoing.iter_mut().find(over)?.take()
-    }
-
-    /// Nobody waits for the buffers of the last call any more.
-    pub(super) fn disown_call(&mut self) {
-        for buffer in self.outgoing.iter_mut().flatten() {
-            if buffer.owner.is_call() {
-                buffer.owner = Owner::Work { _notice: None };
+    /// Lets the buffers go that are over, which may make room for writers. Sleeps; any task.
+    pub(super) fn collect(&self) {
+        let mut any = false;
+        loop {
+            let Some(sent) = self.post.lock().buffers.take_sent() else {
+                break;
+            };
+            let read = u64::from(sent.bytes).saturating_sub(sent.pushed);
+            self.count(Counter::SentRead, read);
+            self.let_go(sent.memory);
+            if sent.owner.is_call() {
+                // Only now is the memory the caller's.
+                self.post.lock().buffers.call.returned(sent.bytes);
+            }
+            // The notice, if there is one, goes with the rest.
+            any = true;
+        }
+        if any {
+            self.sk.wake_all();
+            if self.writable(&self.sk) {
+                self.sk.write_space();
             }
         }
-        self.call = Call::default();
+    }
+
+    /// Nobody waits for the buffers of the last call any more: they are let go like any other.
+    pub(super) fn disown_call(&self) {
+        self.post.lock().buffers.disown_call();
+        self.sk.queue_work();
+    }
+
+    /// Lets one buffer's memory go. Sleeps.
+    fn let_go(&self, memory: Arc<Memory>) {
+        self.count(Counter::PagesUnpinned, memory.page_count() as u64);
+        self.count(Counter::MrsInvalidated, 1);
+        drop(memory);
+    }
+
+    /// A call begins that will wait for its buffers, of which it has none yet. Calls take turns.
+    pub(super) fn begin_call(&self) {
+        self.post.lock().buffers.call = Call::default();
+    }
+
+    /// How far the buffers of the call are, after those that are over were let go. Sleeps.
+    pub(super) fn call(&self) -> Call {
+        self.collect();
+        self.post.lock().buffers.call
+    }
+
+    /// Fills `memory` with what the peer advertises behind the first `after` bytes of payload. Gives it
+    /// back where that is nothing, or there is no place, now.
+    ///
+    /// [`Self::take_read`] lets it go.
+    pub(super) fn read_memory(&self, memory: Arc<Memory>, after: u64) -> Result<(), Arc<Memory>> {
+        let pages = memory.page_count() as u64;
+        let posted = {
+            let mut guard = self.post.lock();
+            let post = &mut *guard;
+            let Some(qp) = post.qp.as_ref().filter(|_| post.buffers.has_read_place()) else {
+                return Err(memory);
+            };
+            let len = u32::try_from(memory.len()).unwrap_or(u32::MAX);
+            let from = {
+                let machine = &mut self.flow.lock().machine;
+                // What was fetched meanwhile may have been followed by bytes that come before.
+                match machine.readable() {
+                    Some(next) if next.after == after && next.region.len >= len => {
+                        machine.start_read(len)
+                    }
+                    _ => None,
+                }
+            };
+            let Some(from) = from else {
+                return Err(memory);
+            };
+            let posted = qp.post_register(&memory, Request::Step).and_then(|()| {
+                post.in_flight = post.in_flight.saturating_add(1);
+                qp.post_read(&memory, from.len as usize, remote(from), Request::Read)
+            });
+            if posted.is_ok() {
+                post.in_flight = post.in_flight.saturating_add(1);
+            }
+            // There is a place for it.
+            let _ = post.buffers.read(Incoming {
+                memory,
+                stage: Stage::Busy,
+                bytes: from.len,
+            });
+            posted
+        };
+        self.added(pages, posted);
+        Ok(())
+    }
+
+    /// Has what the peer advertises next come by copy. That is too late where more came behind it, which
+    /// no peer of ours does: then the connection fails.
+    pub(super) fn decline(&self) {
+        if !self.with(Machine::decline) {
+            self.broken(EPROTO);
+        }
+    }
+
+    /// Waits until the fabric has let go what it was asked to, or the connection had to be broken for
+    /// it: after `limit_ms`, or shortly after the caller was killed.
+    pub(super) fn wait_return(
+        &self,
+        s: &mut SockGuard<'_, Sdp>,
+        limit_ms: u32,
+        is_over: impl Fn() -> bool,
+    ) {
+        let limit = Timeout::from_ms(limit_ms);
+        let killed = Timeout::from_ms(KILLED_MS);
+        if s.wait_killable(limit, |_| is_over()) || s.wait_through(killed, |_| is_over()) {
+            return;
+        }
+        self.broken(ETIMEDOUT);
+        s.wait_through(Timeout::FOREVER, |_| is_over());
     }
 
     /// Whether another read can be started.
     pub(super) fn has_read_place(&self) -> bool {
-        self.incoming.iter().any(Option::is_none)
+        self.post.lock().buffers.has_read_place()
     }
 
     /// Whether reads are in flight, or wait to be taken out.
     pub(super) fn is_reading(&self) -> bool {
-        self.incoming.iter().any(Option::is_some)
+        self.post.lock().buffers.is_reading()
     }
 
     /// Whether the oldest read is over, or there is none.
     pub(super) fn is_read_over(&self) -> bool {
-        let oldest = self.incoming.first().and_then(Option::as_ref);
-        oldest.is_none_or(|read| read.stage == Stage::Over)
+        self.post.lock().buffers.is_read_over()
+    }
+
+    /// Whether the peer writes into memory that is offered to it.
+    pub(super) fn takes_offers(&self) -> bool {
+        self.look(|m| m.receive_mode() == Mode::Pipelined)
+    }
+
+    /// Offers all of `memory` for the peer to write what comes next. Gives it back where the protocol
+    /// does not take it.
+    ///
+    /// [`Self::take_offered`] lets it go.
+    pub(super) fn offer_memory(&self, memory: Arc<Memory>) -> Result<(), Arc<Memory>> {
+        let pages = memory.page_count() as u64;
+        let posted = {
+            let mut guard = self.post.lock();
+            let post = &mut *guard;
+            let Some(qp) = post.qp.as_ref().filter(|_| post.buffers.offered.is_none()) else {
+                return Err(memory);
+            };
+            let id = {
+                let mut guard = self.flow.lock();
+                let flow = &mut *guard;
+                // What has come stands before what the peer would write there.
+                if !flow.rx.is_empty() || flow.machine.readable().is_some() {
+                    return Err(memory);
+                }
+                let id = flow.machine.offer_buffer(region(&memory));
+                flow.offering = id.is_some();
+                id
+            };
+            let Some(id) = id else {
+                return Err(memory);
+            };
+            // No message goes before it: the lock is held.
+            let posted = qp.post_register(&memory, Request::Step);
+            if posted.is_ok() {
+                post.in_flight = post.in_flight.saturating_add(1);
+            }
+            post.buffers.offered = Some(Offered {
+                id,
+                memory,
+                stage: Stage::Busy,
+                bytes: 0,
+            });
+            posted
+        };
+        self.added(pages, posted);
+        Ok(())
+    }
+
+    /// Whether what was offered is over, or nothing was.
+    pub(super) fn is_offer_over(&self) -> bool {
+        let post = self.post.lock();
+        let offered = post.buffers.offered.as_ref();
+        offered.is_none_or(|offered| offered.stage == Stage::Over)
+    }
+
+    /// Lets the memory that was offered go, once it is over, and gives the bytes that were offered and
+    /// those that came. Sleeps.
+    pub(super) fn take_offered(&self) -> Option<(usize, usize)> {
+        let offered = self.post.lock().buffers.take_offered()?;
+        self.flow.lock().offering = false;
+        self.count(Counter::RecvWritten, offered.bytes.into());
+        let asked = offered.memory.len();
+        self.let_go(offered.memory);
+        // CAST: `usize` has at least 32 bits.
+        Some((asked, offered.bytes as usize))
+    }
+
+    /// The key of the buffer that was offered has ended.
+    pub(super) fn offer_ended(&self) {
+        if let Some(offered) = &mut self.post.lock().buffers.offered {
+            offered.stage = Stage::Over;
+        }
+        self.sk.wake_all();
     }
 
     /// Whether no read is in flight.
     pub(super) fn are_reads_over(&self) -> bool {
-        let mut reads = self.incoming.iter().flatten();
-        reads.all(|read| read.stage == Stage::Over)
+        self.post.lock().buffers.are_reads_over()
     }
 
-    /// Adds a buffer to be filled; gives it back where there is no place.
-    pub(super) fn read(&mut self, buffer: Incoming) -> Result<(), Incoming> {
-        match self.incoming.iter_mut().find(|place| place.is_none()) {
-            Some(place) => {
-                *place = Some(buffer);
-                Ok(())
-            }
-            None => Err(buffer),
+    /// Lets the memory of the oldest read go, once it is over, and gives the bytes that were asked for
+    /// and those that came. Sleeps.
+    pub(super) fn take_read(&self) -> Option<(usize, usize)> {
+        let read = self.post.lock().buffers.take_read()?;
+        self.count(Counter::RecvRead, read.bytes.into());
+        let asked = read.memory.len();
+        self.let_go(read.memory);
+        Some((asked, read.bytes as usize))
+    }
+
+    /// An RDMA Read completed: its key ends.
+    pub(super) fn read_over(&self, post: &mut Post, ok: bool) -> bool {
+        let Some(buffer) = post.buffers.incoming(Stage::Busy) else {
+            return false;
+        };
+        buffer.stage = Stage::Ending;
+        if ok {
+            self.flow.lock().machine.read_done(buffer.bytes);
+        } else {
+            buffer.bytes = 0;
+        }
+        let memory = buffer.memory.clone();
+        post.end_key(&memory, Request::EndRead);
+        ok
+    }
+
+    /// The key of a buffer that was sent has ended.
+    pub(super) fn send_ended(&self, id: BufferId) {
+        let is_call = {
+            let mut post = self.post.lock();
+            let Some(buffer) = post.buffers.outgoing(id) else {
+                return;
+            };
+            buffer.stage = Stage::Over;
+            buffer.owner.is_call()
+        };
+        if is_call {
+            self.sk.wake_all();
+        } else {
+            self.sk.queue_work();
         }
     }
 
-    /// The oldest buffer to be filled that is at this stage.
-    pub(super) fn incoming(&mut self, stage: Stage) -> Option<&mut Incoming> {
-        self.incoming
-            .iter_mut()
-            .flatten()
-            .find(|b| b.stage == stage)
-    }
-
-    /// Takes out the oldest buffer to be filled, once it is over.
-    pub(super) fn take_read(&mut self) -> Option<Incoming> {
-        let oldest = self.incoming.first_mut()?;
-        if oldest.as_ref()?.stage != Stage::Over {
-            return None;
-        }
-        let read = oldest.take();
-        self.incoming.rotate_left(1);
-        read
-    }
-
-    /// Takes out the buffer that was offered, once it is over.
-    pub(super) fn take_offered(&mut self) -> Option<Offered> {
-        self.offered.take_if(|offered| offered.stage == Stage::Over)
-    }
-
-    /// Nothing uses any of them any more: the QP is gone.
-    pub(super) fn end(&mut self) {
-        if let Some(offered) = &mut self.offered {
-            offered.stage = Stage::Over;
-        }
-        for buffer in self.outgoing.iter_mut().flatten() {
+    /// The key of the oldest buffer that was read has ended.
+    pub(super) fn read_ended(&self) {
+        if let Some(buffer) = self.post.lock().buffers.incoming(Stage::Ending) {
             buffer.stage = Stage::Over;
         }
-        for buffer in self.incoming.iter_mut().flatten() {
-            if buffer.stage == Stage::Busy {
-                buffer.bytes = 0;
-            }
-            buffer.stage = Stage::Over;
+        self.sk.wake_all();
+    }
+}
+
+impl Post {
+    /// Ends the key of a buffer. Where that cannot be posted, the QP's end is the key's.
+    fn end_key(&mut self, memory: &Arc<Memory>, request: Request) {
+        if let Some(Ok(())) = self
+            .qp
+            .as_ref()
+            .map(|qp| qp.post_invalidate(memory, request))
+        {
+            self.in_flight = self.in_flight.saturating_add(1);
         }
+    }
+}
+
+/// Whether a send queue that takes so many requests has some for buffers, beside those for messages.
+pub(super) fn has_buffer_slots(send_wr: u32) -> bool {
+    send_wr > 2 * BUFFER_SLOTS
+}
+
+/// Memory as the protocol names it.
+fn region(memory: &Memory) -> Region {
+    let remote = memory.remote();
+    Region {
+        len: u32::try_from(memory.len()).unwrap_or(0),
+        rkey: remote.key,
+        va: remote.addr,
+    }
+}
+
+/// The peer's memory as the fabric names it.
+pub(super) fn remote(region: Region) -> Remote {
+    Remote {
+        addr: region.va,
+        key: region.rkey,
     }
 }

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The callers' buffers that take part in zero copy, from registration until their key is ended.
+//!
+//! Part of what [`Conn::post`](super::conn::Conn) guards. A buffer goes through its [`Stage`]s in
+//! softirq, but is let go by a task, since that sleeps: the memory of one that is over is taken
+//! out and dropped without locks.
+
+use crate::{
+    net::zerocopy::Notice,
+    proto::{
+        BufferId,
+        ADVERTS, //
+    },
+    rdma::{
+        mr::Memory,
+        qp::{
+            Payload,
+            Piece, //
+        }, //
+    },
+};
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+/// How far a buffer is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The protocol, or the fabric, uses it.
+    Busy,
+    /// Its key is being ended.
+    Ending,
+    /// Nobody but its owner can touch it.
+    Over,
+}
+
+/// Who waits for a buffer.
+pub(super) enum Owner {
+    /// The call that handed it in.
+    Call,
+    /// Nobody: the socket's work lets it go, and then, by dropping it, gives the notice.
+    Work {
+        /// Of `MSG_ZEROCOPY`; the kernel's own pages have none.
+        _notice: Option<Notice>,
+    },
+}
+
+impl Owner {
+    pub(super) fn is_call(&self) -> bool {
+        matches!(self, Owner::Call)
+    }
+}
+
+/// A buffer to be sent.
+pub(super) struct Outgoing {
+    pub(super) id: BufferId,
+    pub(super) memory: Arc<Memory>,
+    pub(super) stage: Stage,
+    pub(super) owner: Owner,
+    /// Bytes that were sent by Data or RDMA Write.
+    pub(super) pushed: u64,
+    /// Bytes of it that were transferred, once it is no longer busy.
+    pub(super) bytes: u32,
+}
+
+/// A buffer that an RDMA Read fills.
+pub(super) struct Incoming {
+    pub(super) memory: Arc<Memory>,
+    pub(super) stage: Stage,
+    /// Bytes to be read; those that were, once it is no longer busy.
+    pub(super) bytes: u32,
+}
+
+/// A buffer that the peer may write.
+pub(super) struct Offered {
+    pub(super) id: BufferId,
+    pub(super) memory: Arc<Memory>,
+    pub(super) stage: Stage,
+    /// Bytes that were written, once it is no longer busy.
+    pub(super) bytes: u32,
+}
+
+/// The buffers of one connection.
+#[derive(Default)]
+pub(super) struct Buffers {
+    /// What the call that waits to receive offers.
+    pub(super) offered: Option<Offered>,
+    /// In no order: the protocol may finish with a late one first.
+    outgoing: [Option<Outgoing>; ADVERTS],
+    /// Oldest first, packed.
+    incoming: [Option<Incoming>; ADVERTS],
+    /// Of the call that waits for its buffers: how many are left, and the bytes transferred.
+    pub(super) call: Call,
+}
+
+/// What a call that waits knows of its buffers.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Call {
+    /// The first of them.
+    pub(super) first: Option<BufferId>,
+    /// Those that are not let go.
+    pub(super) left: usize,
+    /// Bytes transferred of those that are.
+    pub(super) bytes: usize,
+}
+
+impl Call {
+    /// One of them was let go, with so many bytes transferred.
+    pub(super) fn returned(&mut self, bytes: u32) {
+        self.left = self.left.saturating_sub(1);
+        // CAST: `usize` has at least 32 bits.
+        self.bytes = self.bytes.saturating_add(bytes as usize);
+    }
+}
+
+impl Buffers {
+    /// Whether another buffer can be sent.
+    pub(super) fn has_place(&self) -> bool {
+        self.outgoing.iter().any(Option::is_none)
+    }
+
+    /// Whether buffers are on their way.
+    pub(super) fn is_sending(&self) -> bool {
+        let mut sending = self.outgoing.iter().flatten();
+        sending.any(|buffer| buffer.stage == Stage::Busy)
+    }
+
+    /// Adds a buffer to be sent; gives it back where there is no place.
+    pub(super) fn send(&mut self, buffer: Outgoing) -> Result<(), Outgoing> {
+        let Some(place) = self.outgoing.iter_mut().find(|place| place.is_none()) else {
+            return Err(buffer);
+        };
+        if buffer.owner.is_call() {
+            self.call.first.get_or_insert(buffer.id);
+            self.call.left = self.call.left.saturating_add(1);
+        }
+        *place = Some(buffer);
+        Ok(())
+    }
+
+    /// The buffer to be sent with this name.
+    pub(super) fn outgoing(&mut self, id: BufferId) -> Option<&mut Outgoing> {
+        self.outgoing.iter_mut().flatten().find(|b| b.id == id)
+    }
+
+    /// So many bytes of a buffer, which a message carries or an RDMA Write takes.
+    pub(super) fn payload(&mut self, id: BufferId, offset: u32, bytes: u32) -> Result<Payload> {
+        let mut payload = Payload::default();
+        if bytes > 0 {
+            let buffer = self.outgoing(id).ok_or(EPIPE)?;
+            buffer.pushed = buffer.pushed.saturating_add(bytes.into());
+            // CAST: `usize` has at least 32 bits.
+            let piece = Piece::Registered(buffer.memory.clone(), offset as usize, bytes as usize);
+            payload.push(piece).map_err(|_| EMSGSIZE)?;
+        }
+        Ok(payload)
+    }
+
+    /// Takes out a buffer that was sent.
+    pub(super) fn take_sent(&mut self) -> Option<Outgoing> {
+        let over =
+            |place: &&mut Option<Outgoing>| place.as_ref().is_some_and(|b| b.stage == Stage::Over);
+        self.outgoing.iter_mut().find(over)?.take()
+    }
+
+    /// Nobody waits for the buffers of the last call any more.
+    pub(super) fn disown_call(&mut self) {
+        for buffer in self.outgoing.iter_mut().flatten() {
+            if buffer.owner.is_call() {
+                buffer.owner = Owner::Work { _notice: None };
+            }
+        }
+        self.call = Call::default();
+    }
+
+    /// Whether another read can be started.
+    pub(super) fn has_read_place(&self) -> bool {
+        self.incoming.iter().any(Option::is_none)
+    }
+
+    /// Whether reads are in flight, or wait to be taken out.
+    pub(super) fn is_reading(&self) -> bool {
+        self.incoming.iter().any(Option::is_some)
+    }
+
+    /// Whether the oldest read is over, or there is none.
+    pub(super) fn is_read_over(&self) -> bool {
+        let oldest = self.incoming.first().and_then(Option::as_ref);
+        oldest.is_none_or(|read| read.stage == Stage::Over)
+    }
+
+    /// Whether no read is in flight.
+    pub(super) fn are_reads_over(&self) -> bool {
+        let mut reads = self.incoming.iter().flatten();
+        reads.all(|read| read.stage == Stage::Over)
+    }
+
+    /// Adds a buffer to be filled; gives it back where there is no place.
+    pub(super) fn read(&mut self, buffer: Incoming) -> Result<(), Incoming> {
+        match self.incoming.iter_mut().find(|place| place.is_none()) {
+            Some(place) => {
+                *place = Some(buffer);
+                Ok(())
+            }
+            None => Err(buffer),
+        }
+    }
+
+    /// The oldest buffer to be filled that is at this stage.
+    pub(super) fn incoming(&mut self, stage: Stage) -> Option<&mut Incoming> {
+        self.incoming
+            .iter_mut()
+            .flatten()
+            .find(|b| b.stage == stage)
+    }
+
+    /// Takes out the oldest buffer to be filled, once it is over.
+    pub(super) fn take_read(&mut self) -> Option<Incoming> {
+        let oldest = self.incoming.first_mut()?;
+        if oldest.as_ref()?.stage != Stage::Over {
+            return None;
+        }
+        let read = oldest.take();
+        self.incoming.rotate_left(1);
+        read
+    }
+
+    /// Takes out the buffer that was offered, once it is over.
+    pub(super) fn take_offered(&mut self) -> Option<Offered> {
+        self.offered.take_if(|offered| offered.stage == Stage::Over)
+    }
+
+    /// Nothing uses any of them any more: the QP is gone.
+    pub(super) fn end(&mut self) {
+        if let Some(offered) = &mut self.offered {
+            offered.stage = Stage::Over;
+        }
+        for buffer in self.outgoing.iter_mut().flatten() {
+            buffer.stage = Stage::Over;
+        }
+        for buffer in self.incoming.iter_mut().flatten() {
+            if buffer.stage == Stage::Busy {
+                buffer.bytes = 0;
+            }
+            buffer.stage = Stage::Over;
+        }
+    }
+}
