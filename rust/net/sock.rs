@@ -108,10 +108,16 @@ impl Timeout {
         self.0 == 0
     }
 
+    /// What a call gives whose wait ended so, with this time left: `EAGAIN`, or for a signal
     /// `ERESTARTSYS` where the call can be restarted without a loss of time, else `EINTR`.
-    pub(crate) fn interrupted(self) -> Error {
-        // SAFETY: A pure function of its argument.
-        Error::from_errno(unsafe { bindings::sdp_helper_sock_intr_errno(self.0) })
+    pub(crate) fn error(self, woken: Woken) -> Error {
+        match woken {
+            Woken::TimedOut => EAGAIN,
+            // SAFETY: A pure function of its argument.
+            Woken::Signal => {
+                Error::from_errno(unsafe { bindings::sdp_helper_sock_intr_errno(self.0) })
+            }
+        }
     }
 }
 
@@ -469,6 +475,13 @@ impl<P: Protocol> Sock<P> {
         usize::try_from(n).unwrap_or(0)
     }
 
+    /// Whether `SO_SNDBUF` was set by the program.
+    pub(crate) fn has_send_buffer(&self) -> bool {
+        // SAFETY: The sock is live; a bit that only setsockopt changes.
+        let locks = unsafe { (*self.as_ptr()).sk_userlocks };
+        u32::from(locks) & bindings::SOCK_SNDBUF_LOCK != 0
+    }
+
     /// `SO_ZEROCOPY`.
     pub(super) fn has_zerocopy(&self) -> bool {
         // SAFETY: The sock is live.
@@ -569,21 +582,22 @@ impl<'a, P: Protocol> SockGuard<'a, P> {
         self.sleep(timeout, bindings::TASK_INTERRUPTIBLE, done)
     }
 
-    /// As [`Self::wait`], for at most `slice` of the time: whether it was `done` by then.
+    /// As [`Self::wait`], for at most `slice` of the time, of which what is left remains: whether it
+    /// was `done` by then.
     pub(crate) fn wait_slice(
         &mut self,
         timeout: &mut Timeout,
-        slice: Timeout,
+        slice: &mut Timeout,
         done: impl FnMut(&mut Self) -> bool,
     ) -> Result<bool, Woken> {
-        if timeout.0 <= slice.0 {
+        let whole = slice.0;
+        if timeout.0 <= whole {
             return self.wait(timeout, done).map(|()| true);
         }
-        let mut left = slice;
-        let woken = self.wait(&mut left, done);
+        let woken = self.wait(slice, done);
         if timeout.0 != c_long::MAX {
             // OVERFLOW: The slice was less than the time, and what is left of it is no more.
-            timeout.0 -= slice.0 - left.0;
+            timeout.0 -= whole - slice.0;
         }
         match woken {
             Ok(()) => Ok(true),

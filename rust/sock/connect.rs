@@ -79,7 +79,7 @@ pub(super) fn connect(sk: &Socket, peer: SocketAddrV4, nonblock: bool) -> Result
     match s.wait(&mut timeout, |s| !matches!(s.state, State::Connecting)) {
         Ok(()) => {}
         Err(Woken::TimedOut) => return Err(EINPROGRESS),
-        Err(Woken::Signal) => return Err(timeout.interrupted()),
+        Err(woken) => return Err(timeout.error(woken)),
     }
     if matches!(s.state, State::Connected) {
         s.untold = false;

@@ -6,10 +6,7 @@
 //! listener's queue. The locks of listener and child are never held together.
 
 use crate::{
-    net::sock::{
-        Shown,
-        Woken, //
-    },
+    net::sock::Shown,
     proto::Side,
     rdma::cm::{
         ChildId,
@@ -158,11 +155,7 @@ pub(super) fn accept(sk: &Socket, nonblock: bool) -> Result<ARef<Socket>> {
         State::Listening(backlog) => !backlog.is_empty() || sk.has_error(),
         _ => true,
     });
-    match waited {
-        Ok(()) => {}
-        Err(Woken::TimedOut) => return Err(EAGAIN),
-        Err(Woken::Signal) => return Err(timeout.interrupted()),
-    }
+    waited.map_err(|woken| timeout.error(woken))?;
     match &mut s.state {
         State::Listening(backlog) => match backlog.queue.pop() {
             Some(waiting) => Ok(waiting.child),

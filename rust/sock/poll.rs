@@ -21,7 +21,7 @@ pub(super) fn poll(sk: &Socket) -> u32 {
     let mut s = sk.lock();
     // A call that sends is in the way of others. A call that left its buffer here is to be made
     // again once that is free.
-    let may_send = s.send_turn.is_free();
+    let may_send = s.send_turn.ask();
     let readable = match (&s.kept_recv, &s.conn) {
         (Some(_), Some(conn)) => conn.are_reads_over(),
         _ => recv::unread(&mut s) >= sk.recv_target(false, usize::MAX) || recv::is_starved(&s),

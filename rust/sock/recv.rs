@@ -72,11 +72,8 @@ pub(super) fn recvmsg(sk: &Socket, msg: RecvMsg<'_>) -> Result<usize> {
     let mut timeout = sk.recv_timeout(msg.nonblock());
     let target = sk.recv_target(msg.flags & flags::WAITALL != 0, msg.data.len());
     let mut s = sk.lock();
-    match s.wait(&mut timeout, |s| !matches!(s.state, State::Connecting)) {
-        Ok(()) => {}
-        Err(Woken::TimedOut) => return Err(EAGAIN),
-        Err(Woken::Signal) => return Err(timeout.interrupted()),
-    }
+    s.wait(&mut timeout, |s| !matches!(s.state, State::Connecting))
+        .map_err(|woken| timeout.error(woken))?;
     let conn = match (&s.state, &s.conn) {
         (State::Connected, Some(conn)) => conn.clone(),
         _ => {
@@ -122,7 +119,7 @@ struct Receiving<'a, 'g, 'm> {
 impl Receiving<'_, '_, '_> {
     /// Goes on with a call that left its buffer here, which is the only one that may be made now.
     fn resume(&mut self) -> Result {
-        let turn = self.s.wait(&mut self.timeout, |s| s.recv_turn.is_free());
+        let turn = self.s.wait(&mut self.timeout, |s| s.recv_turn.ask());
         self.woken(turn)?;
         let Some(kept) = self.s.kept_recv else {
             return Ok(());
@@ -153,7 +150,7 @@ impl Receiving<'_, '_, '_> {
         let peek = self.msg.flags & flags::PEEK != 0;
         loop {
             // What another call fetches, or waits for with its own memory, comes first.
-            let turn = self.s.wait(&mut self.timeout, |s| s.recv_turn.is_free());
+            let turn = self.s.wait(&mut self.timeout, |s| s.recv_turn.ask());
             self.woken(turn)?;
             if self.s.kept_recv.is_some() {
                 return Err(EBUSY);
@@ -224,10 +221,7 @@ impl Receiving<'_, '_, '_> {
     }
 
     fn woken(&self, woken: Result<(), Woken>) -> Result {
-        woken.map_err(|woken| match woken {
-            Woken::TimedOut => EAGAIN,
-            Woken::Signal => self.timeout.interrupted(),
-        })
+        woken.map_err(|woken| self.timeout.error(woken))
     }
 
     /// Whether the caller's memory is to be offered to the peer: it is large, nothing is there to be
@@ -415,7 +409,7 @@ pub(super) fn is_starved(s: &Locked) -> bool {
 /// Bytes that can be read without waiting for the peer's program; none while another call fetches
 /// some, or waits for them with its own memory.
 pub(super) fn unread(s: &mut Locked) -> usize {
-    if !s.recv_turn.is_free() {
+    if !s.recv_turn.ask() {
         return 0;
     }
     let taken = (0..s.rx.len())
@@ -439,7 +433,7 @@ impl Locked {
     /// finds none because of that is woken.
     pub(super) fn advertised(&mut self) -> usize {
         let advertised = self.conn.as_ref().map_or(0, |conn| conn.advertised());
-        if advertised > 0 && self.kept_recv.is_none() && self.recv_turn.is_free() {
+        if advertised > 0 && self.kept_recv.is_none() && self.recv_turn.ask() {
             advertised
         } else {
             0

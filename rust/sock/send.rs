@@ -40,6 +40,7 @@ use crate::{
             SEND_ORDER, //
         },
         kept::Kept,
+        recv,
         stats::Counter,
         Locked,
         Sdp,
@@ -48,6 +49,7 @@ use crate::{
     },
 };
 use kernel::{
+    page::PAGE_SIZE,
     prelude::*,
     sync::Arc, //
 };
@@ -56,12 +58,16 @@ use kernel::{
 /// rest is copied.
 const PATIENCE_MS: u32 = 2000;
 
+/// The same while bytes of the peer's wait here to be read: its program may be in such a call too.
+const CROSSED_MS: u32 = 20;
+
+/// Bytes that a call which waits so copies where `SO_SNDBUF` was not set: as many as TCP would by
+/// default. It has to return for its program to read.
+const CROSSED_MAX: usize = 4 << 20;
+
 /// How long the peer may take to let go what is taken back, in milliseconds. It answers without
 /// its user, once the RDMA Reads that it has in flight are over.
 pub(super) const RETURN_MS: u32 = 30_000;
-
-/// The most bytes that are lent as one buffer.
-const LEND_MAX: usize = 1 << 30;
 
 /// `sendmsg(2)`.
 ///
@@ -74,13 +80,9 @@ pub(super) fn sendmsg(sk: &Socket, msg: SendMsg<'_>) -> Result<usize> {
     let mut timeout = sk.send_timeout(msg.nonblock());
     let mut s = sk.lock();
     let turn = s.wait(&mut timeout, |s| {
-        !matches!(s.state, State::Connecting) && s.send_turn.is_free()
+        !matches!(s.state, State::Connecting) && s.send_turn.ask()
     });
-    match turn {
-        Ok(()) => {}
-        Err(Woken::TimedOut) => return Err(EAGAIN),
-        Err(Woken::Signal) => return Err(timeout.interrupted()),
-    }
+    turn.map_err(|woken| timeout.error(woken))?;
     let conn = match (&s.state, &s.conn) {
         (State::Connected, Some(conn)) => conn.clone(),
         _ => return Err(EPIPE),
@@ -133,6 +135,8 @@ struct Sending<'a, 'g, 'm> {
     /// Bytes that are lent until the call returns.
     lent: usize,
     notice: Option<Notice>,
+    /// The peer reads nothing before its bytes are read here, as it seems.
+    crossed: bool,
 }
 
 impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
@@ -164,6 +168,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             sent: 0,
             lent: 0,
             notice: None,
+            crossed: false,
         }
     }
 
@@ -253,25 +258,88 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
                 self.take_back()?;
                 continue;
             }
-            let room = self.sk.send_buffer().saturating_sub(self.conn.copied());
+            let room = self.limit().saturating_sub(self.conn.copied());
             if room > 0 && self.conn.has_place() {
                 self.copy(room)?;
                 continue;
             }
             // Who waits has no more to add.
             self.conn.with(Machine::push);
-            self.wait(|sk, conn| conn.writable(sk) && conn.has_place())?;
+            self.wait_for_room()?;
+        }
+    }
+
+    /// Bytes that may be copied and not have reached the peer.
+    fn limit(&self) -> usize {
+        let set = self.sk.send_buffer();
+        if self.crossed {
+            set.max(CROSSED_MAX)
+        } else {
+            set
+        }
+    }
+
+    /// Waits until more can be copied, or the stream takes no more.
+    fn wait_for_room(&mut self) -> Result {
+        let room = |sk: &Socket, conn: &Conn| conn.writable(sk) && conn.has_place();
+        if self.crossed || self.sk.has_send_buffer() {
+            return self.wait(room);
+        }
+        self.before_wait();
+        let (sk, conn) = (self.sk, self.conn);
+        let waited = self.wait_for_peer(
+            Timeout::FOREVER,
+            |conn| conn.copied() as u64,
+            || sk.has_error() || conn.send_closed() || room(sk, conn),
+        );
+        self.crossed = matches!(waited, Ok(false));
+        self.woken(waited.map(|_| ()))
+    }
+
+    /// Waits until it is `done`, or for `patience` there was no progress, which lessens `left`, or for a
+    /// shorter time if the peer's bytes waited here: whether it was done.
+    fn wait_for_peer(
+        &mut self,
+        patience: Timeout,
+        left: impl Fn(&Conn) -> u64,
+        done: impl Fn() -> bool,
+    ) -> Result<bool, Woken> {
+        loop {
+            let before = left(self.conn);
+            let (mut idle, mut crossed) = (patience, Timeout::from_ms(CROSSED_MS));
+            loop {
+                let unread = recv::unread(self.s) > 0;
+                let slice = if unread { &mut crossed } else { &mut idle };
+                let changed = |s: &mut Locked| (recv::unread(s) > 0) != unread;
+                let in_time = self
+                    .s
+                    .wait_slice(&mut self.timeout, slice, |s| done() || changed(s))?;
+                if done() {
+                    return Ok(true);
+                }
+                if !in_time {
+                    break;
+                }
+            }
+            if left(self.conn) >= before {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// The call is about to sleep: if it has sent nothing, the number of its notice is the next call's,
+    /// which may be another task's.
+    fn before_wait(&mut self) {
+        if self.sent == 0 {
+            if let Some(notice) = self.notice.take() {
+                notice.abort();
+            }
         }
     }
 
     /// Waits until there is room, or the stream takes no more.
     fn wait(&mut self, room: impl Fn(&Socket, &Conn) -> bool) -> Result {
-        if self.sent == 0 {
-            // Its number is the next call's, which may be another task's.
-            if let Some(notice) = self.notice.take() {
-                notice.abort();
-            }
-        }
+        self.before_wait();
         let (sk, conn) = (self.sk, self.conn);
         let woken = self.s.wait(&mut self.timeout, |_| {
             sk.has_error() || conn.send_closed() || room(sk, conn)
@@ -280,10 +348,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
     }
 
     fn woken(&self, woken: Result<(), Woken>) -> Result {
-        woken.map_err(|woken| match woken {
-            Woken::TimedOut => EAGAIN,
-            Woken::Signal => self.timeout.interrupted(),
-        })
+        woken.map_err(|woken| self.timeout.error(woken))
     }
 
     /// The notice of the call, which must not sleep without the lock before it has sent something.
@@ -342,7 +407,11 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         let device = self.conn.device().ok_or(EPIPE)?;
         let before = self.msg.data.len();
         let max_pages = self.conn.max_buffer_pages();
-        let memory = Pages::of_source(self.msg.data, LEND_MAX, max_pages, account)
+        // Parts alike, lest the last be too small to be lent.
+        let extent = pages::source_extent(self.msg.data);
+        let most = max_pages.saturating_sub(1).max(1).saturating_mul(PAGE_SIZE);
+        let max = extent.div_ceil(extent.div_ceil(most).max(1));
+        let memory = Pages::of_source(self.msg.data, max, max_pages, account)
             .map_err(|e| match e {
                 e if e == ENOBUFS => Counter::NoMemlock,
                 _ => Counter::NoPages,
@@ -397,30 +466,20 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             });
             return Err(EAGAIN);
         }
-        let slice = Timeout::from_ms(PATIENCE_MS);
-        let woken = loop {
-            let before = conn.look(Machine::buffered);
-            let over = self
-                .s
-                .wait_slice(&mut self.timeout, slice, |_| conn.call().left == 0);
-            match over {
-                Ok(true) => break Ok(()),
-                Ok(false) if conn.look(Machine::buffered) < before => {}
-                Ok(false) => {
-                    conn.count(Counter::CancelsTimeout, 1);
-                    self.lending = Lending::No;
-                    break Ok(());
-                }
-                Err(woken) => {
-                    let counter = match woken {
-                        Woken::TimedOut => Counter::CancelsTimeout,
-                        Woken::Signal => Counter::CancelsSignal,
-                    };
-                    conn.count(counter, 1);
-                    break Err(woken);
-                }
+        let waited = self.wait_for_peer(
+            Timeout::from_ms(PATIENCE_MS),
+            |conn| conn.look(Machine::buffered),
+            || conn.call().left == 0,
+        );
+        match waited {
+            Ok(true) => {}
+            Ok(false) => {
+                conn.count(Counter::CancelsTimeout, 1);
+                self.lending = Lending::No;
             }
-        };
+            Err(Woken::TimedOut) => conn.count(Counter::CancelsTimeout, 1),
+            Err(Woken::Signal) => conn.count(Counter::CancelsSignal, 1),
+        }
         let call = conn.call();
         if let Some(first) = call.first.filter(|_| call.left > 0) {
             conn.with(|m| m.withdraw_send(first));
@@ -431,6 +490,6 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         self.sent = self.sent.saturating_add(bytes);
         self.lent = 0;
         conn.begin_call();
-        self.woken(woken)
+        self.woken(waited.map(|_| ()))
     }
 }

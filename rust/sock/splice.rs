@@ -3,12 +3,9 @@
 //! splice: received messages go to a pipe in the pages that they came in.
 
 use crate::{
-    net::{
-        pipe::{
-            Pipe,
-            Slice, //
-        },
-        sock::Woken, //
+    net::pipe::{
+        Pipe,
+        Slice, //
     },
     proto::Machine,
     sock::{
@@ -31,11 +28,8 @@ pub(super) fn splice_read(
 ) -> Result<usize> {
     let mut timeout = sk.recv_timeout(nonblock);
     let mut s = sk.lock();
-    match s.wait(&mut timeout, |s| !matches!(s.state, State::Connecting)) {
-        Ok(()) => {}
-        Err(Woken::TimedOut) => return Err(EAGAIN),
-        Err(Woken::Signal) => return Err(timeout.interrupted()),
-    }
+    s.wait(&mut timeout, |s| !matches!(s.state, State::Connecting))
+        .map_err(|woken| timeout.error(woken))?;
     let conn = match (&s.state, &s.conn) {
         (State::Connected, Some(conn)) => conn.clone(),
         _ => {
@@ -45,11 +39,8 @@ pub(super) fn splice_read(
     };
     loop {
         // What another call fetches, or waits for with its own memory, comes first.
-        match s.wait(&mut timeout, |s| s.recv_turn.is_free()) {
-            Ok(()) => {}
-            Err(Woken::TimedOut) => return Err(EAGAIN),
-            Err(Woken::Signal) => return Err(timeout.interrupted()),
-        }
+        s.wait(&mut timeout, |s| s.recv_turn.ask())
+            .map_err(|woken| timeout.error(woken))?;
         if !s.has(&conn) {
             // Another thread undid the connection.
             return Err(ENOTCONN);
@@ -84,11 +75,9 @@ pub(super) fn splice_read(
                 || conn.recv_closed()
                 || sk.has_error()
         });
-        match woken {
-            Ok(()) if sk.has_error() && !conn.recv_closed() => sk.take_error()?,
-            Ok(()) => {}
-            Err(Woken::TimedOut) => return Err(EAGAIN),
-            Err(Woken::Signal) => return Err(timeout.interrupted()),
+        woken.map_err(|woken| timeout.error(woken))?;
+        if sk.has_error() && !conn.recv_closed() {
+            sk.take_error()?;
         }
     }
 }

@@ -12,7 +12,7 @@ pub(super) struct Turn {
 
 impl Turn {
     /// Whether nobody has the turn. Who is told that somebody has is woken when that ends.
-    pub(super) fn is_free(&mut self) -> bool {
+    pub(super) fn ask(&mut self) -> bool {
         self.wanted |= self.taken;
         !self.taken
     }

@@ -109,7 +109,8 @@ cases! {
     zcopy_timeout_send(60) "SO_SNDTIMEO ends a send: the count is what the peer gets",
     zcopy_shutdown_send(60) "shutdown() by another thread ends a send: the count is what the peer gets",
     zcopy_reader_gone(60) "the peer closes: a send ends soon",
-    zcopy_both_send(120) "both sides write 8 MiB before either reads",
+    zcopy_both_send(120) "both sides write 8 MiB while neither reads at first",
+    zcopy_exchange(60) "both sides write 1 MiB and then read, each in one thread",
     zcopy_two_writers(120) "blocks of two threads do not mix, with zero copy and without",
     zcopy_threshold_page(120) "both directions in random sizes, with a threshold of one page",
     zcopy_threshold_64k(120) "the same with 64 KiB",
@@ -640,6 +641,32 @@ fn zcopy_both_send() {
         check_sent(sock, total, 0);
         check_received(sock, total, 0);
         check_settled(sock);
+    }
+}
+
+fn zcopy_exchange() {
+    for bytes in [THRESHOLD, 0] {
+        for len in [THRESHOLD, 3 * THRESHOLD + 1, BLOCK] {
+            step!("threshold {bytes}, {len} bytes");
+            let (a, b) = pair();
+            threshold(&a, bytes);
+            threshold(&b, bytes);
+            let exchange = |sock: &Sock, mine: u64, others: u64| {
+                for round in 0..3 {
+                    let start = Instant::now();
+                    check!(sock.send(&random(mine + round, len), 0), Ok(len));
+                    check_bytes(&must!(sock.recv_bytes(len)), &random(others + round, len));
+                    let took = start.elapsed();
+                    assert!(took < patience(1), "took {took:?}");
+                }
+            };
+            together(|| exchange(&a, 400, 410), || exchange(&b, 410, 400));
+            for sock in [&a, &b] {
+                check_sent(sock, 3 * len, 0);
+                check_received(sock, 3 * len, 0);
+                check_settled(sock);
+            }
+        }
     }
 }
 
