@@ -20,6 +20,7 @@ use crate::{
     },
     peers::{
         becomes,
+        iwarp,
         pair,
         pair_of,
         rdma_add,
@@ -58,6 +59,11 @@ cases! {
 /// Sends `bytes` from A to B while `disturb` runs.
 fn transfer(bytes: Vec<u8>, disturb: impl FnOnce()) {
     let (a, b) = pair();
+    if !iwarp() {
+        // rxe does registrations again when it retransmits, and fails the queue pair for it.
+        zcopy::threshold(&a, 0);
+        zcopy::threshold(&b, 0);
+    }
     let reader = spawn("reader", move || must!(b.recv_to_end()));
     let copy = bytes.clone();
     let writer = spawn("writer", move || must!(a.send_all(&copy)));
