@@ -645,6 +645,7 @@ fn zcopy_both_send() {
 }
 
 fn zcopy_exchange() {
+    sdp_only("TCP's buffers grow later");
     for bytes in [THRESHOLD, 0] {
         for len in [THRESHOLD, 3 * THRESHOLD + 1, BLOCK] {
             step!("threshold {bytes}, {len} bytes");
@@ -657,7 +658,8 @@ fn zcopy_exchange() {
                     check!(sock.send(&random(mine + round, len), 0), Ok(len));
                     check_bytes(&must!(sock.recv_bytes(len)), &random(others + round, len));
                     let took = start.elapsed();
-                    assert!(took < patience(1), "took {took:?}");
+                    // Less than the patience with a peer that reads nothing.
+                    assert!(took < patience(2), "round {round} took {took:?}");
                 }
             };
             together(|| exchange(&a, 400, 410), || exchange(&b, 410, 400));
