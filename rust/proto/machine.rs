@@ -456,6 +456,7 @@ impl Machine {
                     self.sinks.add_late(non_discards)?;
                 } else if self.sinks.add(region, non_discards)? {
                     self.send.crossed();
+                    self.events |= Events::FINISHED;
                 }
                 if !payload.is_empty() {
                     self.payload(payload.len())?;

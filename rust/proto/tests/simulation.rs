@@ -177,7 +177,10 @@ impl End {
 
     /// Takes back what is finished.
     fn reap(&mut self) {
+        let events = self.machine.take_events();
+        self.events |= events;
         while let Some(finished) = self.machine.finished() {
+            assert!(events.contains(Events::FINISHED), "finished unheard");
             let key = *self
                 .buffers
                 .iter()
@@ -207,7 +210,6 @@ impl End {
                 self.arrived.push_back(Arrived::Written(bytes));
             }
         }
-        self.events |= self.machine.take_events();
     }
 
     fn take(&mut self, source: Source, n: usize) -> Vec<u8> {

@@ -1914,8 +1914,10 @@ fn b_50_crossing_a_cancel() {
         let id = script.expect_buffer(LARGE);
         script.machine.cancel_send(withdraw);
         script.expect(Message::SrcAvailCancel);
+        script.machine.take_events();
         script.say(Message::SinkAvail(part(0, 950), 0));
         if withdraw {
+            assert!(script.machine.take_events().contains(Events::FINISHED));
             assert_eq!(script.machine.finished(), Some(Finished { id, bytes: 0 }));
             script.expect_silence();
         } else {
