@@ -117,8 +117,14 @@ pub(super) fn check_fin_wait(sk: &Socket) {
     let mut s = sk.lock();
     let Some(conn) = s.conn.clone() else { return };
     let Some(wait) = &s.fin_wait else { return };
-    if conn.link() != Link::Up || wait.at.elapsed().is_negative() {
+    if conn.link() != Link::Up {
         return;
+    }
+    let late = wait.at.elapsed();
+    if late.is_negative() {
+        // The timer may have run out for what the connection held back.
+        let rest = late.as_millis().saturating_neg().saturating_add(1);
+        return sk.arm_timer(u32::try_from(rest).unwrap_or(u32::MAX));
     }
     if conn.queued() < wait.queued {
         wait_for_fin(sk, &mut s, &conn);
