@@ -327,7 +327,10 @@ impl Machine {
 
     fn accepted(&mut self, peer: Result<Offer, Violation>) -> Result<(), Violation> {
         self.set_up(peer, State::HelloSent, Side::Connecting, Input::HelloAckIn)?;
-        self.greets = self.initiator_first;
+        if self.initiator_first {
+            self.greets = true;
+            self.timers.greets();
+        }
         Ok(())
     }
 
@@ -1082,9 +1085,26 @@ impl Machine {
 
     /// When [`Machine::expired`] is to be called, if nothing else happens before.
     pub fn deadline(&self) -> Option<u64> {
+        let deadline = || earlier(self.timers.deadline(), self.send.deadline());
         self.state
             .is_open()
-            .then(|| earlier(self.timers.deadline(), self.send.deadline()))?
+            .then(|| earlier(deadline(), self.greeting_at()))?
+    }
+
+    /// The peer has not answered the first message, unless that has not gone yet (`B-9a`).
+    fn greet_again(&mut self) {
+        if self.greets {
+            self.timers.greets();
+        } else {
+            self.timers.greeting = None;
+            self.greets = true;
+        }
+    }
+
+    /// When a peer that was not heard yet is sent another message (`B-9a`).
+    fn greeting_at(&self) -> Option<u64> {
+        let silent = self.credits.next_received() == 1;
+        self.timers.greeting.filter(|_| silent)
     }
 
     /// The time is `now`: does what is due.
@@ -1094,6 +1114,9 @@ impl Machine {
             return;
         }
         self.send.expired(now);
+        if self.greeting_at().is_some_and(|at| at <= now) {
+            self.greet_again();
+        }
         if self.timers.close_expired() {
             self.give_up(AbortReason::Local);
         } else if self.timers.keepalive_expired() {

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What happens when nothing does (`B-74`, `B-76`, `B-81`). Times are nanoseconds of a clock of the caller's.
+//! What happens when nothing does (`B-9a`, `B-74`, `B-76`, `B-81`). Times are nanoseconds of a clock of the caller's.
+
+/// How long the connecting end waits for the peer's first message before it sends another (`B-9a`).
+const GREETING_NS: u64 = 100_000_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Timers {
@@ -12,6 +15,8 @@ pub(super) struct Timers {
     /// Since when the user is done with both halves.
     closed: Option<u64>,
     close_timeout: Option<u64>,
+    /// When a peer that was not heard yet is sent another message (`B-9a`).
+    pub(super) greeting: Option<u64>,
 }
 
 impl Timers {
@@ -30,6 +35,10 @@ impl Timers {
 
     pub(super) fn closed(&mut self) {
         self.closed.get_or_insert(self.now);
+    }
+
+    pub(super) fn greets(&mut self) {
+        self.greeting = Some(self.now.saturating_add(GREETING_NS));
     }
 
     fn keepalive_at(&self) -> Option<u64> {

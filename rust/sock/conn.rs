@@ -583,7 +583,8 @@ impl Conn {
         Ok(())
     }
 
-    /// Has what is held back for more bytes sent in time (`TCP_CORK`, `MSG_MORE`).
+    /// Has what is held back for more bytes sent in time (`TCP_CORK`, `MSG_MORE`), and what else the machine
+    /// wants to do later.
     pub(super) fn arm_held(&self) {
         if let Some(at) = self.look(Machine::deadline) {
             let ms = at.saturating_sub(self.now()).div_ceil(1_000_000);
@@ -691,9 +692,11 @@ impl Conn {
     /// The HelloAck came: the active side's connection is there, with what arrived before.
     pub(super) fn hello_ack(&self, private_data: &[u8]) -> Result<(), Violation> {
         let mut recycle = Ring::empty();
+        let now = self.now();
         let result = {
             let mut guard = self.flow.lock();
             let flow = &mut *guard;
+            flow.machine.set_now(now);
             let result = flow.machine.hello_ack_received(private_data);
             if result.is_ok() {
                 flow.ready = true;
@@ -713,6 +716,7 @@ impl Conn {
             self.repost(buf);
         }
         self.kick();
+        self.arm_held();
         result
     }
 

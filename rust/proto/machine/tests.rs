@@ -243,6 +243,39 @@ fn b_9a_payload_is_a_first_message() {
 }
 
 #[test]
+fn b_9a_silence_is_talked_to_once_more() {
+    let ms = 1_000_000;
+    for (first, heard) in [(true, false), (true, true), (false, false)] {
+        let mut a = End::new(config(Side::Connecting));
+        let mut b = End::new(config(Side::Accepting));
+        if first {
+            a.machine.set_initiator_first();
+        }
+        let ack = b.machine.hello_received(&a.machine.hello()).unwrap();
+        a.machine.hello_ack_received(&ack).unwrap();
+        // The first message has not gone yet.
+        a.machine.expired(105 * ms);
+        assert_eq!(a.poll().is_some(), first);
+        assert_eq!(a.machine.deadline(), first.then_some(205 * ms));
+        if heard {
+            b.machine.established();
+            b.write(b"x");
+            let (_, bytes) = b.poll().unwrap();
+            a.deliver(&bytes);
+            assert_eq!(a.machine.deadline(), None);
+        }
+        a.machine.expired(205 * ms - 1);
+        assert_eq!(a.poll(), None);
+        a.machine.expired(205 * ms);
+        let again = a.poll().map(|(_, bytes)| bytes.len());
+        assert_eq!(again, (first && !heard).then_some(BASE_LEN));
+        assert_eq!(a.machine.deadline(), None);
+        a.machine.expired(1000 * ms);
+        assert_eq!(a.poll(), None);
+    }
+}
+
+#[test]
 fn a_3_and_a_4_set_up_in_infiniband_form() {
     let endpoints = Endpoints {
         port: 7,

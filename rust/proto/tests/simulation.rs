@@ -376,6 +376,9 @@ enum Ending {
 
 struct World {
     ends: [End; 2],
+    /// The first message of the connecting end is not seen before another one comes (`B-9a`).
+    drowsy: bool,
+    unseen: Option<Vec<u8>>,
     now: u64,
     ending: Ending,
 }
@@ -415,6 +418,11 @@ impl World {
             a.trace = Some("a");
             b.trace = Some("b");
         }
+        let iwarp = random.below(3) == 0;
+        if iwarp {
+            a.machine.set_initiator_first();
+            b.machine.set_initiator_first();
+        }
         let ack = b.machine.hello_received(&a.machine.hello()).unwrap();
         a.machine.hello_ack_received(&ack).unwrap();
         if random.below(2) > 0 {
@@ -422,6 +430,8 @@ impl World {
         }
         World {
             ends: [a, b],
+            drowsy: iwarp && random.below(2) > 0,
+            unseen: None,
             now: 0,
             ending: match random.below(4) {
                 0 => Ending::Abort,
@@ -434,10 +444,19 @@ impl World {
     /// The fabric takes the next work request of one end.
     fn deliver(&mut self, from: usize) -> Result<bool, String> {
         let [a, b] = &mut self.ends;
-        let (from, to) = if from == 0 { (a, b) } else { (b, a) };
+        let connecting = from == 0;
+        let (from, to) = if connecting { (a, b) } else { (b, a) };
         match from.queue.pop_front() {
             None => return Ok(false),
+            Some(Work::Send(tag, message)) if connecting && self.drowsy => {
+                self.drowsy = false;
+                self.unseen = Some(message);
+                from.completions.push_back(tag);
+            }
             Some(Work::Send(tag, message)) => {
+                if let Some(unseen) = self.unseen.take_if(|_| connecting) {
+                    to.receive(&unseen)?;
+                }
                 to.receive(&message)?;
                 from.completions.push_back(tag);
             }
@@ -557,8 +576,22 @@ impl World {
                 }
                 self.check()?;
             }
-            if !active {
-                return Ok(());
+            if active {
+                continue;
+            }
+            let [a, b] = &self.ends;
+            match a
+                .machine
+                .deadline()
+                .into_iter()
+                .chain(b.machine.deadline())
+                .min()
+            {
+                None => return Ok(()),
+                Some(at) => self.now = self.now.max(at),
+            }
+            for end in &mut self.ends {
+                end.machine.expired(self.now);
             }
         }
         Err("never falls silent".into())
