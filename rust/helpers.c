@@ -75,6 +75,11 @@ long sdp_helper_sock_rcvtimeo(const struct sock *sk, bool noblock)
 	return sock_rcvtimeo(sk, noblock);
 }
 
+int sdp_helper_sock_max_wmem(const struct sock *sk)
+{
+	return READ_ONCE(sock_net(sk)->ipv4.sysctl_tcp_wmem[2]);
+}
+
 long sdp_helper_sock_sndtimeo(const struct sock *sk, bool noblock)
 {
 	return sock_sndtimeo(sk, noblock);

@@ -34,6 +34,7 @@ void sdp_helper_sock_poll_wait(struct file *file, struct socket *sock,
 int sdp_helper_sock_error(struct sock *sk);
 long sdp_helper_sock_rcvtimeo(const struct sock *sk, bool noblock);
 long sdp_helper_sock_sndtimeo(const struct sock *sk, bool noblock);
+int sdp_helper_sock_max_wmem(const struct sock *sk);
 int sdp_helper_sock_rcvlowat(const struct sock *sk, int waitall, int len);
 int sdp_helper_sock_intr_errno(long timeo);
 bool sdp_helper_skb_queue_empty_lockless(const struct sk_buff_head *list);

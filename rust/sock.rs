@@ -156,6 +156,11 @@ pub(crate) struct Locked {
     recv_turn: turn::Turn,
     /// Payload bytes of messages that were read, modulo 2^64.
     consumed: u64,
+    /// Times that bytes were received by the program.
+    taken: u64,
+    /// `taken` when a send found that it waited for a peer which seemed to wait for it: the two have
+    /// crossed until more is received.
+    crossed_at: Option<u64>,
     /// What came last came without a copy, so that the next is expected to.
     lends: bool,
     /// A closed socket waits for its peer.
@@ -224,6 +229,8 @@ impl Protocol for Sdp {
             send_turn: turn::Turn::default(),
             recv_turn: turn::Turn::default(),
             consumed: 0,
+            taken: 0,
+            crossed_at: None,
             lends: false,
             fin_wait: None,
             drop_at: None,

@@ -89,7 +89,7 @@ impl<P: Protocol> Deref for Sock<P> {
 }
 
 /// How long a call may sleep, in jiffies: 0 for not at all, `MAX` for ever.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Timeout(c_long);
 
 impl Timeout {
@@ -106,6 +106,13 @@ impl Timeout {
     /// Whether the call may not sleep, or has slept as long as it may.
     pub(crate) fn is_zero(self) -> bool {
         self.0 == 0
+    }
+
+    /// Takes off the time in which another limit went from `from` to `to`.
+    pub(crate) fn spend(&mut self, from: Self, to: Self) {
+        if *self != Self::FOREVER {
+            self.0 = self.0.saturating_sub(from.0.saturating_sub(to.0)).max(0);
+        }
     }
 
     /// What a call gives whose wait ended so, with this time left: `EAGAIN`, or for a signal
@@ -166,11 +173,14 @@ impl<P: Protocol> Sock<P> {
             )
         }?;
         // SAFETY: Both socks are live. Nobody else knows the child; the fields read of the parent
-        // are integers that setsockopt may change at any time, and either value serves.
+        // are integers that setsockopt may change at any time, and either value serves. CAST: The
+        // bit is one of the first.
         unsafe {
             let (from, to) = (parent, child.as_ptr());
             (*to).sk_rcvbuf = addr_of!((*from).sk_rcvbuf).read_volatile();
             (*to).sk_sndbuf = addr_of!((*from).sk_sndbuf).read_volatile();
+            (*to).sk_userlocks =
+                addr_of!((*from).sk_userlocks).read_volatile() & bindings::SOCK_SNDBUF_LOCK as u8;
             (*to).sk_rcvlowat = addr_of!((*from).sk_rcvlowat).read_volatile();
             (*to).sk_rcvtimeo = addr_of!((*from).sk_rcvtimeo).read_volatile();
             (*to).sk_sndtimeo = addr_of!((*from).sk_sndtimeo).read_volatile();
@@ -475,6 +485,14 @@ impl<P: Protocol> Sock<P> {
         usize::try_from(n).unwrap_or(0)
     }
 
+    /// What `SO_SNDBUF` may grow to where the program has not set it: as TCP's, which is
+    /// `net.ipv4.tcp_wmem`.
+    pub(crate) fn max_send_buffer(&self) -> usize {
+        // SAFETY: The sock is live, and so is its namespace.
+        let n = unsafe { bindings::sdp_helper_sock_max_wmem(self.as_ptr()) };
+        usize::try_from(n).unwrap_or(0)
+    }
+
     /// Whether `SO_SNDBUF` was set by the program.
     pub(crate) fn has_send_buffer(&self) -> bool {
         // SAFETY: The sock is live; a bit that only setsockopt changes.
@@ -590,15 +608,14 @@ impl<'a, P: Protocol> SockGuard<'a, P> {
         slice: &mut Timeout,
         done: impl FnMut(&mut Self) -> bool,
     ) -> Result<bool, Woken> {
-        let whole = slice.0;
-        if timeout.0 <= whole {
-            return self.wait(timeout, done).map(|()| true);
+        let (whole, part) = (*timeout, *slice);
+        if whole <= part {
+            let woken = self.wait(timeout, done);
+            slice.spend(whole, *timeout);
+            return woken.map(|()| true);
         }
         let woken = self.wait(slice, done);
-        if timeout.0 != c_long::MAX {
-            // OVERFLOW: The slice was less than the time, and what is left of it is no more.
-            timeout.0 -= whole - slice.0;
-        }
+        timeout.spend(part, *slice);
         match woken {
             Ok(()) => Ok(true),
             Err(Woken::TimedOut) => Ok(false),

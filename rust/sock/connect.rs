@@ -250,6 +250,7 @@ impl Locked {
     pub(super) fn prepare(&mut self, conn: &Conn) -> Result {
         self.rx = Ring::new(conn.depth())?;
         self.consumed = 0;
+        self.crossed_at = None;
         self.lends = false;
         self.tell(conn);
         Ok(())

@@ -384,6 +384,7 @@ impl Receiving<'_, '_, '_> {
         }
         self.msg.take_back(missing);
         self.s.lends |= any;
+        self.s.taken = self.s.taken.wrapping_add(1);
         any
     }
 }
@@ -483,6 +484,7 @@ impl Locked {
     /// Counts the first `n` bytes of the first message in the reader's queue as read.
     pub(super) fn consume(&mut self, conn: &Conn, n: usize) {
         self.consumed = self.consumed.wrapping_add(n as u64);
+        self.taken = self.taken.wrapping_add(1);
         let Some(front) = self.rx.front_mut() else {
             return;
         };

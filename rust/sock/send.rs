@@ -58,12 +58,9 @@ use kernel::{
 /// rest is copied.
 const PATIENCE_MS: u32 = 2000;
 
-/// The same while bytes of the peer's wait here to be read: its program may be in such a call too.
-const CROSSED_MS: u32 = 20;
-
-/// Bytes that a call which waits so copies where `SO_SNDBUF` was not set: as many as TCP would by
-/// default. It has to return for its program to read.
-const CROSSED_MAX: usize = 4 << 20;
+/// The same while bytes of the peer's wait here and nobody reads them: its program may be in such a
+/// call too. Then they have crossed, and each has to return for its program to read.
+const CROSSED_MS: u32 = 50;
 
 /// How long the peer may take to let go what is taken back, in milliseconds. It answers without
 /// its user, once the RDMA Reads that it has in flight are over.
@@ -107,6 +104,12 @@ pub(super) fn give_up_kept(s: &mut Locked, conn: &Conn) {
     }
 }
 
+/// Whether bytes of the peer's wait here and nobody reads them, which includes those in memory that a
+/// call left here until it is made again.
+fn is_unread(s: &mut Locked, conn: &Conn) -> bool {
+    recv::unread(s) > 0 || (s.kept_recv.is_some() && conn.are_reads_over())
+}
+
 /// Whether, and to whose account, a call lends its memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lending {
@@ -135,8 +138,19 @@ struct Sending<'a, 'g, 'm> {
     /// Bytes that are lent until the call returns.
     lent: usize,
     notice: Option<Notice>,
-    /// The peer reads nothing before its bytes are read here, as it seems.
+    /// The peer and this end wait for each other.
     crossed: bool,
+}
+
+/// How a wait for the peer ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waited {
+    /// With what was waited for.
+    Done,
+    /// The peer makes no progress.
+    Idle,
+    /// Nor does it as long as its own bytes are not read here.
+    Crossed,
 }
 
 impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
@@ -157,19 +171,27 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         };
         // A pipe gives its pages in small numbers, and a call that is large may be so in pieces.
         let large = msg.flags & flags::SPLICE_PAGES != 0 || msg.data.len() >= threshold;
-        Self {
+        let least = match large {
+            true => (threshold / 4).min(conn.max_buffer_pages().saturating_mul(PAGE_SIZE / 4)),
+            false => threshold,
+        };
+        let mut call = Self {
             sk,
             s,
             conn,
             msg,
             timeout,
             lending,
-            least: if large { threshold / 4 } else { threshold },
+            least,
             sent: 0,
             lent: 0,
             notice: None,
             crossed: false,
+        };
+        if call.s.crossed_at == Some(call.s.taken) && call.is_unread() {
+            call.cross();
         }
+        call
     }
 
     /// How a call lends that did not say `MSG_ZEROCOPY`.
@@ -265,86 +287,88 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             }
             // Who waits has no more to add.
             self.conn.with(Machine::push);
-            self.wait_for_room()?;
+            self.wait(|sk, conn| conn.writable(sk) && conn.has_place())?;
         }
+    }
+
+    /// Whether bytes of the peer's wait here and nobody reads them.
+    fn is_unread(&mut self) -> bool {
+        is_unread(self.s, self.conn)
+    }
+
+    /// This call and one of the peer's program wait for each other: what is left is copied, beyond
+    /// `SO_SNDBUF` unless that was set.
+    fn cross(&mut self) {
+        self.s.crossed_at = Some(self.s.taken);
+        self.crossed = true;
+        self.lending = Lending::No;
     }
 
     /// Bytes that may be copied and not have reached the peer.
     fn limit(&self) -> usize {
         let set = self.sk.send_buffer();
-        if self.crossed {
-            set.max(CROSSED_MAX)
+        if self.crossed && !self.sk.has_send_buffer() {
+            set.max(self.sk.max_send_buffer())
         } else {
             set
         }
     }
 
-    /// Waits until more can be copied, or the stream takes no more.
-    fn wait_for_room(&mut self) -> Result {
-        let room = |sk: &Socket, conn: &Conn| conn.writable(sk) && conn.has_place();
-        if self.crossed || self.sk.has_send_buffer() {
-            return self.wait(room);
-        }
-        self.before_wait();
-        let (sk, conn) = (self.sk, self.conn);
-        let waited = self.wait_for_peer(
-            Timeout::FOREVER,
-            |conn| conn.copied() as u64,
-            || sk.has_error() || conn.send_closed() || room(sk, conn),
-        );
-        self.crossed = matches!(waited, Ok(false));
-        self.woken(waited.map(|_| ()))
-    }
-
-    /// Waits until it is `done`, or for `patience` there was no progress, which lessens `left`, or for a
-    /// shorter time if the peer's bytes waited here: whether it was done.
-    fn wait_for_peer(
-        &mut self,
-        patience: Timeout,
-        left: impl Fn(&Conn) -> u64,
-        done: impl Fn() -> bool,
-    ) -> Result<bool, Woken> {
-        loop {
-            let before = left(self.conn);
-            let (mut idle, mut crossed) = (patience, Timeout::from_ms(CROSSED_MS));
-            loop {
-                let unread = recv::unread(self.s) > 0;
-                let slice = if unread { &mut crossed } else { &mut idle };
-                let changed = |s: &mut Locked| (recv::unread(s) > 0) != unread;
-                let in_time = self
-                    .s
-                    .wait_slice(&mut self.timeout, slice, |s| done() || changed(s))?;
-                if done() {
-                    return Ok(true);
-                }
-                if !in_time {
-                    break;
-                }
-            }
-            if left(self.conn) >= before {
-                return Ok(false);
-            }
-        }
-    }
-
-    /// The call is about to sleep: if it has sent nothing, the number of its notice is the next call's,
-    /// which may be another task's.
-    fn before_wait(&mut self) {
+    /// Waits for room of some kind, or until the stream takes no more.
+    fn wait(&mut self, room: impl Fn(&Socket, &Conn) -> bool) -> Result {
         if self.sent == 0 {
+            // Its number is the next call's, which may be another task's.
             if let Some(notice) = self.notice.take() {
                 notice.abort();
             }
         }
-    }
-
-    /// Waits until there is room, or the stream takes no more.
-    fn wait(&mut self, room: impl Fn(&Socket, &Conn) -> bool) -> Result {
-        self.before_wait();
         let (sk, conn) = (self.sk, self.conn);
-        let woken = self.s.wait(&mut self.timeout, |_| {
+        let waited = self.wait_for_peer(Timeout::FOREVER, || {
             sk.has_error() || conn.send_closed() || room(sk, conn)
         });
-        self.woken(woken)
+        self.crossed &= matches!(waited, Ok(Waited::Crossed));
+        self.woken(waited.map(|_| ()))
+    }
+
+    /// Waits until it is `done`, or the peer has made no progress for `patience`, or for a shorter time in
+    /// which its own bytes were not read here.
+    fn wait_for_peer(
+        &mut self,
+        patience: Timeout,
+        done: impl Fn() -> bool,
+    ) -> Result<Waited, Woken> {
+        let conn = self.conn;
+        loop {
+            let before = conn.queued();
+            let mut left = patience;
+            let waited = loop {
+                let (unread, taken) = (self.is_unread(), self.s.taken);
+                let may_cross = unread && !self.crossed;
+                let mut slice = match may_cross {
+                    true => left.min(Timeout::from_ms(CROSSED_MS)),
+                    false => left,
+                };
+                let whole = slice;
+                let in_time = self.s.wait_slice(&mut self.timeout, &mut slice, |s| {
+                    done() || s.taken != taken || is_unread(s, conn) != unread
+                })?;
+                if done() {
+                    return Ok(Waited::Done);
+                }
+                left.spend(whole, slice);
+                match (in_time, may_cross) {
+                    (true, _) => {}
+                    (false, true) => break Waited::Crossed,
+                    (false, false) => break Waited::Idle,
+                }
+            };
+            if conn.queued() >= before {
+                if waited == Waited::Crossed {
+                    self.cross();
+                }
+                return Ok(waited);
+            }
+        }
     }
 
     fn woken(&self, woken: Result<(), Woken>) -> Result {
@@ -407,10 +431,12 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         let device = self.conn.device().ok_or(EPIPE)?;
         let before = self.msg.data.len();
         let max_pages = self.conn.max_buffer_pages();
-        // Parts alike, lest the last be too small to be lent.
-        let extent = pages::source_extent(self.msg.data);
-        let most = max_pages.saturating_sub(1).max(1).saturating_mul(PAGE_SIZE);
-        let max = extent.div_ceil(extent.div_ceil(most).max(1));
+        // Parts alike, lest the last be too small to be lent, and whole pages but for the ends.
+        let at = pages::source_address(self.msg.data) % PAGE_SIZE;
+        let all = at.saturating_add(pages::source_extent(self.msg.data));
+        let all = all.div_ceil(PAGE_SIZE);
+        let part = all.div_ceil(all.div_ceil(max_pages.max(1)).max(1));
+        let max = part.saturating_mul(PAGE_SIZE).saturating_sub(at);
         let memory = Pages::of_source(self.msg.data, max, max_pages, account)
             .map_err(|e| match e {
                 e if e == ENOBUFS => Counter::NoMemlock,
@@ -466,14 +492,10 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             });
             return Err(EAGAIN);
         }
-        let waited = self.wait_for_peer(
-            Timeout::from_ms(PATIENCE_MS),
-            |conn| conn.look(Machine::buffered),
-            || conn.call().left == 0,
-        );
+        let waited = self.wait_for_peer(Timeout::from_ms(PATIENCE_MS), || conn.call().left == 0);
         match waited {
-            Ok(true) => {}
-            Ok(false) => {
+            Ok(Waited::Done) => {}
+            Ok(Waited::Idle | Waited::Crossed) => {
                 conn.count(Counter::CancelsTimeout, 1);
                 self.lending = Lending::No;
             }

@@ -29,6 +29,7 @@ use crate::{
     },
     peers::{
         self,
+        becomes,
         sdp_only,
         A,
         B, //
@@ -111,6 +112,7 @@ cases! {
     zcopy_reader_gone(60) "the peer closes: a send ends soon",
     zcopy_both_send(120) "both sides write 8 MiB while neither reads at first",
     zcopy_exchange(60) "both sides write 1 MiB and then read, each in one thread",
+    zcopy_exchange_limited(60) "the same with SO_SNDBUF, which the listener has set, and without",
     zcopy_two_writers(120) "blocks of two threads do not mix, with zero copy and without",
     zcopy_threshold_page(120) "both directions in random sizes, with a threshold of one page",
     zcopy_threshold_64k(120) "the same with 64 KiB",
@@ -646,30 +648,69 @@ fn zcopy_both_send() {
 
 fn zcopy_exchange() {
     sdp_only("TCP's buffers grow later");
-    for bytes in [THRESHOLD, 0] {
-        for len in [THRESHOLD, 3 * THRESHOLD + 1, BLOCK] {
-            step!("threshold {bytes}, {len} bytes");
-            let (a, b) = pair();
-            threshold(&a, bytes);
-            threshold(&b, bytes);
-            let exchange = |sock: &Sock, mine: u64, others: u64| {
-                for round in 0..3 {
-                    let start = Instant::now();
-                    check!(sock.send(&random(mine + round, len), 0), Ok(len));
-                    check_bytes(&must!(sock.recv_bytes(len)), &random(others + round, len));
-                    let took = start.elapsed();
-                    // Less than the patience with a peer that reads nothing.
-                    assert!(took < patience(2), "round {round} took {took:?}");
+    let lent = libc::MSG_ZEROCOPY;
+    for (bytes, len, piece, flags) in [
+        (THRESHOLD, THRESHOLD, THRESHOLD, 0),
+        (THRESHOLD, 3 * THRESHOLD + 1, BLOCK, 0),
+        (THRESHOLD, BLOCK, BLOCK, 0),
+        (THRESHOLD, BLOCK, THRESHOLD, 0),
+        (THRESHOLD, BLOCK, THRESHOLD, lent),
+        (0, BLOCK, BLOCK, 0),
+        (0, BLOCK, 16 << 10, 0),
+    ] {
+        let what = format!("threshold {bytes}, {len} bytes in pieces of {piece}, flags {flags}");
+        step!("{what}");
+        let (a, b) = pair();
+        for sock in [&a, &b] {
+            threshold(sock, bytes);
+            must!(sock.set(libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1));
+        }
+        let exchange = |sock: &Sock, mine: u64, others: u64| {
+            for round in 0..3 {
+                let bytes = random(mine + round, len);
+                let start = Instant::now();
+                for piece in bytes.chunks(piece) {
+                    check!(sock.send(piece, flags), Ok(piece.len()));
                 }
-            };
-            together(|| exchange(&a, 400, 410), || exchange(&b, 410, 400));
-            for sock in [&a, &b] {
-                check_sent(sock, 3 * len, 0);
-                check_received(sock, 3 * len, 0);
-                check_settled(sock);
+                check_bytes(&must!(sock.recv_bytes(len)), &random(others + round, len));
+                let took = start.elapsed();
+                // Less than the patience with a peer that reads nothing.
+                assert!(
+                    took < patience(2),
+                    "round {round} of {what} took {took:?}; {:?}",
+                    stats(sock)
+                );
+                // What is lent is the peer's until it has read it.
+                let end = || stats(sock).sent() == (1 + round) * len as u64;
+                assert!(becomes(patience(2), end), "the peer has read it");
             }
+        };
+        together(|| exchange(&a, 400, 410), || exchange(&b, 410, 400));
+        for sock in [&a, &b] {
+            check_sent(sock, 3 * len, 0);
+            check_received(sock, 3 * len, 0);
+            check_settled(sock);
         }
     }
+}
+
+fn zcopy_exchange_limited() {
+    sdp_only("TCP's buffers grow later");
+    let (listener, addr) = B.listen();
+    must!(listener.set(libc::SOL_SOCKET, libc::SO_SNDBUF, 64 << 10));
+    let (a, b) = peers::pair_of(&listener, &addr);
+    for sock in [&a, &b] {
+        check!(sock.send(b"unread", 0), Ok(6));
+        must!(sock.set_timeout(libc::SO_SNDTIMEO, patience(1)));
+    }
+    let bytes = random(420, 3 * BLOCK);
+    step!("as much as TCP would hold");
+    check!(a.send(&bytes, 0), Ok(bytes.len()));
+    step!("no more than the listener's SO_SNDBUF, and what the peer's buffers take");
+    let sent = must!(b.send(&bytes, 0));
+    assert!(sent < BLOCK, "{sent} bytes were sent");
+    check_bytes(&must!(a.recv_bytes(6 + sent))[6..], &bytes[..sent]);
+    check_bytes(&must!(b.recv_bytes(6 + bytes.len()))[6..], &bytes);
 }
 
 fn zcopy_two_writers() {
