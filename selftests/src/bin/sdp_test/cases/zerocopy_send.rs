@@ -666,24 +666,24 @@ fn zcopy_exchange() {
             must!(sock.set(libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1));
         }
         let exchange = |sock: &Sock, mine: u64, others: u64| {
+            let start = Instant::now();
             for round in 0..3 {
                 let bytes = random(mine + round, len);
-                let start = Instant::now();
                 for piece in bytes.chunks(piece) {
                     check!(sock.send(piece, flags), Ok(piece.len()));
                 }
                 check_bytes(&must!(sock.recv_bytes(len)), &random(others + round, len));
-                let took = start.elapsed();
-                // Less than the patience with a peer that reads nothing.
-                assert!(
-                    took < patience(2),
-                    "round {round} of {what} took {took:?}; {:?}",
-                    stats(sock)
-                );
                 // What is lent is the peer's until it has read it.
                 let end = || stats(sock).sent() == (1 + round) * len as u64;
                 assert!(becomes(patience(2), end), "the peer has read it");
             }
+            let took = start.elapsed();
+            // Less than the patience with a peer that reads nothing, three times.
+            assert!(
+                took < patience(6),
+                "{what} took {took:?}; {:?}",
+                stats(sock)
+            );
         };
         together(|| exchange(&a, 400, 410), || exchange(&b, 410, 400));
         for sock in [&a, &b] {
