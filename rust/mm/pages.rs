@@ -3,7 +3,13 @@
 //! The pages of a caller's buffer, held so that a device can reach them.
 
 use crate::bindings;
-use core::ptr::NonNull;
+use core::{
+    marker::PhantomData,
+    ptr::{
+        self,
+        NonNull, //
+    },
+};
 use kernel::{
     error::to_result,
     iov::{
@@ -11,7 +17,8 @@ use kernel::{
         IovIterSource, //
     },
     page::PAGE_SIZE,
-    prelude::*, //
+    prelude::*,
+    sync::Arc, //
 };
 
 /// What keeps the pages.
@@ -32,15 +39,20 @@ pub(crate) enum Account {
     Paid,
 }
 
-/// Consecutive bytes of a caller's buffer, in pages that stay where they are.
+/// Consecutive bytes of a caller's buffer, in pages that stay where they are until the last clone is
+/// dropped.
 ///
 /// May sleep when dropped, and so must be in process context.
+#[derive(Clone)]
+pub(crate) struct Pages(Arc<Held>);
+
+/// What clones of [`Pages`] share.
 ///
 /// # Invariants
 ///
 /// Each of `pages` is held once, as `hold` says. The bytes start `offset` bytes into the first,
 /// and end in the last.
-pub(crate) struct Pages {
+struct Held {
     pages: KVVec<NonNull<bindings::page>>,
     offset: usize,
     len: usize,
@@ -51,9 +63,9 @@ pub(crate) struct Pages {
 }
 
 // SAFETY: Pages are memory like any other, and may be let go by any thread.
-unsafe impl Send for Pages {}
-// SAFETY: As above; this type gives no access to what is in them.
-unsafe impl Sync for Pages {}
+unsafe impl Send for Held {}
+// SAFETY: As above; what is in them is a program's, which may change it at any time.
+unsafe impl Sync for Held {}
 
 impl Pages {
     /// Takes up to `max` bytes, in up to `max_pages` pages, off the front of what a caller sends, to
@@ -157,7 +169,7 @@ impl Pages {
             }
         }
         // INVARIANT: Each page was pinned by the call, or referenced just now.
-        Ok(Self {
+        let held = Held {
             pages,
             offset,
             len,
@@ -168,36 +180,123 @@ impl Pages {
             },
             written,
             paid,
-        })
+        };
+        Ok(Self(Arc::new(held, GFP_KERNEL)?))
     }
 
     /// The length in bytes, at least 1.
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.0.len
     }
 
     /// Where the bytes start in the first page.
     pub(crate) fn offset(&self) -> usize {
-        self.offset
+        self.0.offset
     }
 
     /// How many pages there are.
     pub(crate) fn count(&self) -> usize {
-        self.pages.len()
+        self.0.pages.len()
     }
 
     /// Whether a device may write to them.
     pub(crate) fn is_written(&self) -> bool {
-        self.written
+        self.0.written
     }
 
     /// The C array of [`Self::count`] pages.
     pub(crate) fn as_ptr(&self) -> *mut *mut bindings::page {
+        self.0.as_ptr()
+    }
+}
+
+/// Where a byte is in memory that may be written.
+///
+/// # Invariants
+///
+/// `page` is held for `'a`, and has `len` bytes from `offset` on.
+struct Place<'a> {
+    page: NonNull<bindings::page>,
+    offset: usize,
+    len: usize,
+    held: PhantomData<&'a Pages>,
+}
+
+/// Finds the byte that is `at` behind the first of `parts`, which follow each other.
+fn place(parts: &[Pages], mut at: usize) -> Option<Place<'_>> {
+    let part = parts.iter().find(|part| {
+        let found = at < part.len();
+        if !found {
+            at = at.saturating_sub(part.len());
+        }
+        found
+    });
+    let part = part.filter(|part| part.is_written())?;
+    let offset = part.offset().checked_add(at)?;
+    let page = *part.0.pages.get(offset / PAGE_SIZE)?;
+    let offset = offset % PAGE_SIZE;
+    let left = part.len().saturating_sub(at);
+    // INVARIANT: The bytes of a part lie in its pages, which it holds.
+    Some(Place {
+        page,
+        offset,
+        len: PAGE_SIZE.saturating_sub(offset).min(left),
+        held: PhantomData,
+    })
+}
+
+impl Place<'_> {
+    /// Runs `f` with where the byte is mapped.
+    fn with<T>(&self, f: impl FnOnce(*mut u8) -> T) -> T {
+        // SAFETY: By the type invariants it is a page.
+        let page = unsafe { bindings::kmap_local_page(self.page.as_ptr()) };
+        let result = f(page.cast::<u8>().wrapping_add(self.offset));
+        // SAFETY: What was mapped after it was unmapped by `f`.
+        unsafe { bindings::kunmap_local(page) };
+        result
+    }
+}
+
+/// Stores `bytes` from the one on that is `at` behind the first of `parts`, which follow each other and
+/// to which no device writes any more: how many there was room for.
+pub(crate) fn store(parts: &[Pages], at: usize, bytes: &[u8]) -> usize {
+    let mut done: usize = 0;
+    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+        let Some(to) = place(parts, at.saturating_add(done)) else {
+            break;
+        };
+        let n = rest.len().min(to.len);
+        // SAFETY: There are so many bytes at both, by the type invariants. That a program changes them
+        // meanwhile is its own affair: nobody has a reference to them.
+        to.with(|to| unsafe { ptr::copy(rest.as_ptr(), to, n) });
+        done = done.saturating_add(n);
+    }
+    done
+}
+
+/// Moves `len` bytes from the one on that is `from` behind the first of `parts` to where the one is that is
+/// `to` behind it, which is before: they may overlap. The parts are as in [`store`].
+pub(crate) fn move_down(parts: &[Pages], from: usize, to: usize, len: usize) {
+    let mut done: usize = 0;
+    while done < len {
+        let source = place(parts, from.saturating_add(done));
+        let (Some(from), Some(to)) = (source, place(parts, to.saturating_add(done))) else {
+            return;
+        };
+        let n = from.len.min(to.len).min(len.saturating_sub(done));
+        // SAFETY: As in `store`. They may overlap: where there is no high memory, a page has one address.
+        from.with(|from| to.with(|to| unsafe { ptr::copy(from, to, n) }));
+        done = done.saturating_add(n);
+    }
+}
+
+impl Held {
+    fn as_ptr(&self) -> *mut *mut bindings::page {
         self.pages.as_ptr().cast_mut().cast()
     }
 }
 
-impl Drop for Pages {
+impl Drop for Held {
     fn drop(&mut self) {
         match self.hold {
             // SAFETY: By the type invariants the pages are pinned, and the pins are ours.

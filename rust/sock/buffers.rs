@@ -82,11 +82,53 @@ pub(super) struct Offered {
     pub(super) bytes: u32,
 }
 
+/// Receives that offer one buffer after several have not paid.
+const PAUSE: u8 = 16;
+
+/// How the peer writes to what is offered, from which the next receive learns what to offer.
+///
+/// A write goes to one offer and ends it. So several offers at a time take several writes if each is
+/// as long as those; otherwise what came has to be moved together.
+#[derive(Default)]
+pub(super) struct Habit {
+    /// Bytes of the last write.
+    size: usize,
+    /// Whether the one before it had as many.
+    again: bool,
+    /// So many receives more offer one buffer.
+    pause: u8,
+}
+
+impl Habit {
+    /// The length of each buffer that a receive should offer who has room for so many bytes: all of it,
+    /// or at least `least` and so much that two or more fit in.
+    pub(super) fn next(&mut self, room: usize, least: usize) -> usize {
+        let fits = self.again && (least..=room / 2).contains(&self.size);
+        if fits && self.pause == 0 {
+            return self.size;
+        }
+        self.pause = self.pause.saturating_sub(1);
+        room
+    }
+
+    /// The peer wrote so many bytes, and ended an offer.
+    pub(super) fn wrote(&mut self, bytes: usize) {
+        self.again = self.size == bytes;
+        self.size = bytes;
+    }
+
+    /// Several offers were of no use.
+    pub(super) fn pause(&mut self) {
+        self.pause = PAUSE;
+    }
+}
+
 /// The buffers of one connection.
 #[derive(Default)]
 pub(super) struct Buffers {
-    /// What the call that waits to receive offers.
-    pub(super) offered: Option<Offered>,
+    /// What the call that waits to receive offers: oldest first, packed.
+    offered: [Option<Offered>; ADVERTS],
+    pub(super) habit: Habit,
     /// In no order: the protocol may finish with a late one first.
     outgoing: [Option<Outgoing>; ADVERTS],
     /// Oldest first, packed.
@@ -227,15 +269,45 @@ impl Buffers {
         read
     }
 
-    /// Takes out the buffer that was offered, once it is over.
+    /// The buffers that are offered, oldest first.
+    pub(super) fn offered(&self) -> impl Iterator<Item = &Offered> {
+        self.offered.iter().flatten()
+    }
+
+    /// The same, to be changed.
+    pub(super) fn offered_mut(&mut self) -> impl Iterator<Item = &mut Offered> {
+        self.offered.iter_mut().flatten()
+    }
+
+    /// The oldest of them whose key is being ended.
+    pub(super) fn ending_offer(&mut self) -> Option<&mut Offered> {
+        self.offered_mut().find(|b| b.stage == Stage::Ending)
+    }
+
+    /// Whether another buffer can be offered.
+    pub(super) fn has_offer_place(&self) -> bool {
+        self.offered.iter().any(Option::is_none)
+    }
+
+    /// Adds a buffer that is offered; does nothing where there is no place.
+    pub(super) fn offer(&mut self, buffer: Offered) {
+        if let Some(place) = self.offered.iter_mut().find(|place| place.is_none()) {
+            *place = Some(buffer);
+        }
+    }
+
+    /// Takes out the oldest buffer that was offered, once it is over.
     pub(super) fn take_offered(&mut self) -> Option<Offered> {
-        self.offered.take_if(|offered| offered.stage == Stage::Over)
+        let oldest = self.offered.first_mut()?;
+        let offered = oldest.take_if(|offered| offered.stage == Stage::Over)?;
+        self.offered.rotate_left(1);
+        Some(offered)
     }
 
     /// Nothing uses any of them any more: the QP is gone.
     pub(super) fn end(&mut self) {
-        if let Some(offered) = &mut self.offered {
-            offered.stage = Stage::Over;
+        for buffer in self.offered_mut() {
+            buffer.stage = Stage::Over;
         }
         for buffer in self.outgoing.iter_mut().flatten() {
             buffer.stage = Stage::Over;

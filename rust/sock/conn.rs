@@ -32,6 +32,7 @@ use crate::{
         Config,
         Events,
         Machine,
+        Mode,
         Readable,
         SendTag,
         Side,
@@ -184,7 +185,8 @@ pub(super) struct Flow {
     told: bool,
     /// What went wrong below, where that is known better than as a reset.
     cause: Option<Error>,
-    /// A buffer is offered to the peer, or is to be.
+    /// Buffers are offered to the peer, or are to be, and nothing came yet that stands behind what
+    /// is written to them.
     pub(super) offering: bool,
 }
 
@@ -210,7 +212,7 @@ pub(super) enum Request {
     EndSend(BufferId),
     /// The end of the key of the oldest buffer that was read.
     EndRead,
-    /// The end of the key of the buffer that was offered.
+    /// The end of the key of the oldest buffer that was offered.
     EndOffer,
 }
 
@@ -819,9 +821,13 @@ impl Flow {
     fn take(&mut self, buf: RecvBuf) -> Option<RecvBuf> {
         let received = self.machine.received(buf.bytes());
         let came = matches!(&received, Ok(received) if !received.payload.is_empty());
-        if self.offering && (came || self.machine.readable().is_some()) {
+        let ended = came
+            || self.machine.readable().is_some()
+            || self.machine.receive_mode() != Mode::Pipelined;
+        if self.offering && ended {
             // A message with payload uses up what was offered; what was not goes back.
             self.machine.retract_offers();
+            self.offering = false;
         }
         match received {
             Ok(received) if !received.payload.is_empty() => {

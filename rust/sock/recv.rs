@@ -25,7 +25,8 @@ use crate::{
     },
     proto::{
         Machine,
-        Readable, //
+        Readable,
+        ADVERTS, //
     },
     rdma::mr::{
         Access,
@@ -50,9 +51,6 @@ use kernel::{
 /// The most bytes that one RDMA Read fetches. Each is reported when it is done, so that a peer that
 /// waits sees progress; the next is in flight by then.
 const FETCH_MAX: usize = 256 << 10;
-
-/// The most bytes that are offered to the peer.
-const OFFER_MAX: usize = 1 << 30;
 
 /// How long one RDMA Read may take, in milliseconds.
 const READ_MS: u32 = 60_000;
@@ -243,40 +241,114 @@ impl Receiving<'_, '_, '_> {
     /// Offers the caller's memory, and waits until the peer has written to it or the caller does not want to
     /// wait any longer; whether it was offered.
     fn offer(&mut self) -> Result<bool> {
-        let conn = self.conn;
-        let Some(device) = conn.device() else {
+        let (conn, target) = (self.conn, self.target);
+        // CAST: `usize` has at least 32 bits.
+        let least = self.s.zcopy_threshold as usize;
+        let room = pages::dest_extent(self.msg.data);
+        let mut size = conn.offer_size(room, least);
+        let Ok(mut parts) = KVec::with_capacity(ADVERTS, GFP_KERNEL) else {
             return Ok(false);
         };
-        let before = self.msg.data.len();
-        let max_pages = conn.max_buffer_pages();
-        let offered = Pages::of_dest(self.msg.data, OFFER_MAX, max_pages, Account::Task)
-            .and_then(|pages| Memory::new(&device, pages, Access::RemoteWrite))
-            .is_ok_and(|memory| conn.offer_memory(memory).is_ok());
-        if !offered {
-            self.msg
-                .take_back(before.saturating_sub(self.msg.data.len()));
+        while parts.is_empty()
+            || (pages::dest_extent(self.msg.data) >= size && !conn.is_offer_due(target))
+        {
+            match self.offer_part(size) {
+                // There is room for as many as can be offered.
+                Ok(part) => drop(parts.push_within_capacity(part)),
+                // Messages may be as long as that.
+                Err(_) if parts.is_empty() && size < room => size = room,
+                Err(_) => break,
+            }
+        }
+        if parts.is_empty() {
             self.s.lends = false;
             return Ok(false);
         }
         self.s.recv_turn.take();
         let sk = self.sk;
         let woken = self.s.wait(&mut self.timeout, |s| {
-            conn.is_offer_over() || s.recv_shut || !s.has(conn) || sk.has_error()
+            conn.is_offer_due(target) || s.recv_shut || !s.has(conn) || sk.has_error()
         });
-        if !conn.is_offer_over() {
+        if !conn.are_offers_over() {
             conn.with(Machine::cancel_offers);
-            conn.wait_return(self.s, RETURN_MS, || conn.is_offer_over());
+            conn.wait_return(self.s, RETURN_MS, || conn.are_offers_over());
         }
-        if let Some((asked, came)) = conn.take_offered() {
-            self.msg.take_back(asked.saturating_sub(came));
-            self.copied = self.copied.saturating_add(came);
-            self.s.lends = came > 0;
-        }
+        let came = self.gather(&parts);
+        let asked = parts.iter().map(Pages::len).fold(0, usize::saturating_add);
+        self.msg.take_back(asked.saturating_sub(came));
+        self.copied = self.copied.saturating_add(came);
+        self.s.lends = came > 0;
+        self.s.taken = self.s.taken.wrapping_add(u64::from(came > 0));
         self.end_turn();
         match woken {
             Err(_) if self.copied == 0 => self.woken(woken).map(|()| true),
             _ => Ok(true),
         }
+    }
+
+    /// Offers up to so many bytes of the caller's memory. Takes nothing of it on failure.
+    fn offer_part(&mut self, size: usize) -> Result<Pages> {
+        let conn = self.conn;
+        let device = conn.device().ok_or(ENOTCONN)?;
+        let before = self.msg.data.len();
+        let max_pages = conn.max_buffer_pages();
+        let offered =
+            Pages::of_dest(self.msg.data, size, max_pages, Account::Task).and_then(|part| {
+                let memory = Memory::new(&device, part.clone(), Access::RemoteWrite)?;
+                conn.offer_memory(memory).map_err(|_| EAGAIN)?;
+                Ok(part)
+            });
+        if offered.is_err() {
+            self.msg
+                .take_back(before.saturating_sub(self.msg.data.len()));
+        }
+        offered
+    }
+
+    /// Brings together what came while `parts` of the caller's memory were offered, which are over: how much
+    /// stands there now.
+    ///
+    /// A part that the peer did not fill leaves a gap (`B-47`), and one that a message with payload used up
+    /// stands for that message (`B-48`). What the peer wrote behind such is moved, by the pages, for
+    /// the program may have unmapped them.
+    fn gather(&mut self, parts: &[Pages]) -> usize {
+        let conn = self.conn;
+        let mut written = [0; ADVERTS];
+        let written = written.get_mut(..parts.len()).unwrap_or(&mut []);
+        written.fill_with(|| conn.take_offered().unwrap_or(0));
+        if self.s.has(conn) {
+            conn.take_unread(&mut self.s.rx);
+        }
+        let ends = written.iter().rposition(|bytes| *bytes > 0);
+        let used = ends.map_or(0, |last| last.saturating_add(1));
+        let (mut from, mut to, mut copied) = (0usize, 0usize, 0usize);
+        for (bytes, part) in written.iter().zip(parts).take(used) {
+            let n = match *bytes {
+                // It is no longer than the part (`B-46`).
+                0 => match self.s.rx.front_mut() {
+                    Some(message) => {
+                        let n = pages::store(parts, to, message.bytes());
+                        self.s.consume(conn, n);
+                        copied = copied.saturating_add(n);
+                        n
+                    }
+                    // Another thread undid the connection.
+                    None => break,
+                },
+                n if from == to => n,
+                n => {
+                    pages::move_down(parts, from, to, n);
+                    copied = copied.saturating_add(n);
+                    n
+                }
+            };
+            to = to.saturating_add(n);
+            from = from.saturating_add(part.len());
+        }
+        conn.learn(written, parts.len() == 1 || (used > 1 && copied == 0));
+        conn.count(Counter::RecvCopied, copied as u64);
+        conn.count(Counter::RecvWritten, to.saturating_sub(copied) as u64);
+        to
     }
 
     /// Fetches what the peer advertises, or declines it; whether something was fetched.

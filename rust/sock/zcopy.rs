@@ -46,7 +46,7 @@ use kernel::{
 /// Requests that the messages leave to the callers' buffers: at most two of each at a time. They
 /// are never out of one, so that no key is left valid for want of it.
 // CAST: It is 8.
-pub(super) const BUFFER_SLOTS: u32 = 2 * (2 * ADVERTS as u32 + 1);
+pub(super) const BUFFER_SLOTS: u32 = 2 * 3 * ADVERTS as u32;
 
 /// How long the fabric may take to let go a killed caller's memory, in milliseconds.
 const KILLED_MS: u32 = 2000;
@@ -60,13 +60,13 @@ impl Conn {
             let finished = self.flow.lock().machine.offer_finished();
             finished
         } {
-            let offered = post.buffers.offered.as_mut();
-            if let Some(offered) = offered.filter(|offered| offered.id == finished.id) {
-                offered.stage = Stage::Ending;
-                offered.bytes = finished.bytes;
-                let memory = offered.memory.clone();
-                post.end_key(&memory, Request::EndOffer);
-            }
+            let Some(offered) = post.buffers.offered_mut().find(|o| o.id == finished.id) else {
+                continue;
+            };
+            offered.stage = Stage::Ending;
+            offered.bytes = finished.bytes;
+            let memory = offered.memory.clone();
+            post.end_key(&memory, Request::EndOffer);
         }
         loop {
             let Some(finished) = self.flow.lock().machine.finished() else {
@@ -286,8 +286,25 @@ impl Conn {
         self.look(|m| m.receive_mode() == Mode::Pipelined)
     }
 
-    /// Offers all of `memory` for the peer to write what comes next. Gives it back where the protocol
-    /// does not take it.
+    /// How long each buffer should be that a receive offers who has room for so many bytes: `least` or more.
+    pub(super) fn offer_size(&self, room: usize, least: usize) -> usize {
+        self.post.lock().buffers.habit.next(room, least)
+    }
+
+    /// Learns of a receive to whose offers the peer wrote so many bytes each, whether it helped that they
+    /// were several.
+    pub(super) fn learn(&self, written: &[usize], helped: bool) {
+        let habit = &mut self.post.lock().buffers.habit;
+        for bytes in written.iter().filter(|bytes| **bytes > 0) {
+            habit.wrote(*bytes);
+        }
+        if !helped {
+            habit.pause();
+        }
+    }
+
+    /// Offers all of `memory` for the peer to write what comes next, behind what is offered already. Gives
+    /// it back where there is no place, or the protocol does not take it.
     ///
     /// [`Self::take_offered`] lets it go.
     pub(super) fn offer_memory(&self, memory: Arc<Memory>) -> Result<(), Arc<Memory>> {
@@ -295,18 +312,23 @@ impl Conn {
         let posted = {
             let mut guard = self.post.lock();
             let post = &mut *guard;
-            let Some(qp) = post.qp.as_ref().filter(|_| post.buffers.offered.is_none()) else {
+            let Some(qp) = post.qp.as_ref().filter(|_| post.buffers.has_offer_place()) else {
                 return Err(memory);
             };
+            let first = post.buffers.offered().next().is_none();
             let id = {
                 let mut guard = self.flow.lock();
                 let flow = &mut *guard;
                 // What has come stands before what the peer would write there.
-                if !flow.rx.is_empty() || flow.machine.readable().is_some() {
+                let came = !flow.rx.is_empty() || flow.machine.readable().is_some();
+                let missed = !first && !flow.offering;
+                if came || missed || flow.machine.receive_mode() != Mode::Pipelined {
                     return Err(memory);
                 }
                 let id = flow.machine.offer_buffer(region(&memory));
-                flow.offering = id.is_some();
+                if first {
+                    flow.offering = id.is_some();
+                }
                 id
             };
             let Some(id) = id else {
@@ -317,7 +339,8 @@ impl Conn {
             if posted.is_ok() {
                 post.in_flight = post.in_flight.saturating_add(1);
             }
-            post.buffers.offered = Some(Offered {
+            // There is a place for it.
+            post.buffers.offer(Offered {
                 id,
                 memory,
                 stage: Stage::Busy,
@@ -329,28 +352,48 @@ impl Conn {
         Ok(())
     }
 
-    /// Whether what was offered is over, or nothing was.
-    pub(super) fn is_offer_over(&self) -> bool {
+    /// Whether all that was offered is over.
+    pub(super) fn are_offers_over(&self) -> bool {
         let post = self.post.lock();
-        let offered = post.buffers.offered.as_ref();
-        offered.is_none_or(|offered| offered.stage == Stage::Over)
+        let mut offered = post.buffers.offered();
+        offered.all(|offered| offered.stage == Stage::Over)
     }
 
-    /// Lets the memory that was offered go, once it is over, and gives the bytes that were offered and
-    /// those that came. Sleeps.
-    pub(super) fn take_offered(&self) -> Option<(usize, usize)> {
-        let offered = self.post.lock().buffers.take_offered()?;
-        self.flow.lock().offering = false;
-        self.count(Counter::RecvWritten, offered.bytes.into());
-        let asked = offered.memory.len();
+    /// Whether the caller that offered should wait no longer: all is over, or `target` bytes came, or
+    /// something came that is no more than a part of an offer, so that more is not to be expected.
+    pub(super) fn is_offer_due(&self, target: usize) -> bool {
+        let post = self.post.lock();
+        let (mut busy, mut over, mut short, mut came) = (false, true, false, 0usize);
+        for offered in post.buffers.offered() {
+            over &= offered.stage == Stage::Over;
+            if offered.stage == Stage::Busy {
+                busy = true;
+            } else {
+                // CAST: `usize` has at least 32 bits.
+                let bytes = offered.bytes as usize;
+                came = came.saturating_add(bytes);
+                short |= bytes < offered.memory.len();
+            }
+        }
+        over || (busy && (short || came >= target))
+    }
+
+    /// Lets the memory of the oldest buffer that was offered go, once it is over, and gives the bytes that
+    /// came. Sleeps.
+    pub(super) fn take_offered(&self) -> Option<usize> {
+        let offered = {
+            let mut post = self.post.lock();
+            self.flow.lock().offering = false;
+            post.buffers.take_offered()?
+        };
         self.let_go(offered.memory);
         // CAST: `usize` has at least 32 bits.
-        Some((asked, offered.bytes as usize))
+        Some(offered.bytes as usize)
     }
 
-    /// The key of the buffer that was offered has ended.
+    /// The key of the oldest buffer that was offered and is ending has ended.
     pub(super) fn offer_ended(&self) {
-        if let Some(offered) = &mut self.post.lock().buffers.offered {
+        if let Some(offered) = self.post.lock().buffers.ending_offer() {
             offered.stage = Stage::Over;
         }
         self.sk.wake_all();
