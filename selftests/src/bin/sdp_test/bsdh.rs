@@ -15,9 +15,13 @@ pub(crate) mod mid {
     pub(crate) const DISCONN: u8 = 0x02;
     pub(crate) const ABORT_CONN: u8 = 0x03;
     pub(crate) const SEND_SM: u8 = 0x04;
+    pub(crate) const RDMA_WR_COMPL: u8 = 0x05;
     pub(crate) const RDMA_RD_COMPL: u8 = 0x06;
     pub(crate) const MODE_CHANGE: u8 = 0x07;
     pub(crate) const SRC_AVAIL_CANCEL: u8 = 0x08;
+    pub(crate) const SINK_AVAIL_CANCEL: u8 = 0x09;
+    pub(crate) const SINK_CANCEL_ACK: u8 = 0x0a;
+    pub(crate) const SINK_AVAIL: u8 = 0xfd;
     pub(crate) const SRC_AVAIL: u8 = 0xfe;
     pub(crate) const DATA: u8 = 0xff;
 }

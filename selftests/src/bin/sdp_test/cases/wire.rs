@@ -106,7 +106,7 @@ pub(super) struct Talk {
     /// What the other side had posted when it said so first.
     pub(super) bufs: u16,
     /// Messages that the other side has room for.
-    credits: i64,
+    pub(super) credits: i64,
 }
 
 impl Talk {
@@ -227,8 +227,14 @@ impl Talk {
 
 /// A raw client of an SDP server.
 pub(super) fn raw_client() -> (Sock, Talk) {
+    raw_client_of(&Hello::GOOD)
+}
+
+/// The same, which says another Hello.
+pub(super) fn raw_client_of(hello: &Hello) -> (Sock, Talk) {
     let (listener, to) = B.listen();
-    let (peer, ack) = must!(Peer::connect(A, &to, &hello()).map_err(|event| format!("{event:?}")));
+    let connected = Peer::connect(A, &to, &hello.to_bytes());
+    let (peer, ack) = must!(connected.map_err(|event| format!("{event:?}")));
     let mut talk = Talk::new(peer, &ack);
     if iwarp() {
         // Who connects talks first (B-9a).

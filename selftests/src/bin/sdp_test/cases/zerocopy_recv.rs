@@ -83,6 +83,8 @@ cases! {
     zcopy_shut_recv(30) "shutdown() by another thread ends a large receive",
     zcopy_written(60) "the peer writes into memory that a waiting receive offers",
     zcopy_written_short(60) "writes shorter than the memory that is offered, small ones among them",
+    zcopy_written_several(60) "the peer writes several buffers of a length into memory that one receive offers",
+    zcopy_written_uneven(120) "buffers of a length and of others: what was written apart is brought together",
     zcopy_written_timeout(60) "SO_RCVTIMEO takes offered memory back, whenever the peer writes: no byte is lost",
 }
 
@@ -628,6 +630,75 @@ fn zcopy_written_timeout() {
         },
     );
     check_bytes(&got, &bytes);
+    check_settled(&a);
+    check_settled(&b);
+}
+
+/// Sends blocks made of buffers with `MSG_ZEROCOPY`, whose lengths `next` gives, to a receiver that waits for each block; how many
+/// receives it took.
+fn write_blocks(a: &Sock, b: &Sock, bytes: &[u8], mut next: impl FnMut() -> usize + Send) -> usize {
+    must!(a.set(libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1));
+    let mut calls = 0;
+    together(
+        || {
+            for block in bytes.chunks(BLOCK) {
+                // The receiver waits by then.
+                check!(a.recv(&mut [0], 0), Ok(1));
+                thread::sleep(moment() / 10);
+                let mut rest = block;
+                while !rest.is_empty() {
+                    let (piece, after) = rest.split_at(next().min(rest.len()));
+                    check!(a.send(piece, libc::MSG_ZEROCOPY), Ok(piece.len()));
+                    // There is room for so many only.
+                    while a.notice().is_ok() {}
+                    rest = after;
+                }
+            }
+        },
+        || {
+            let mut room = vec![0; BLOCK];
+            for block in bytes.chunks(BLOCK) {
+                check!(b.send(b"x", 0), Ok(1));
+                let mut got = 0;
+                while got < block.len() {
+                    let len = must!(b.recv(&mut room[got..], 0));
+                    assert_ne!(len, 0, "an end");
+                    got += len;
+                    calls += 1;
+                }
+                check_bytes(&room[..block.len()], block);
+            }
+        },
+    );
+    calls
+}
+
+fn zcopy_written_several() {
+    let (a, b) = warm_pair();
+    let rounds = config::rounds(24, 4);
+    let bytes = random(540, rounds * BLOCK);
+    let calls = write_blocks(&a, &b, &bytes, || BLOCK / 4);
+    counted("receives offer several buffers", &b, |stats| {
+        config::slow() || stats.sink_avails > calls as u64
+    });
+    counted("which are written to", &b, |stats| {
+        config::slow() || stats.recv_written > (rounds * BLOCK / 4) as u64
+    });
+    check_sent(&a, (rounds + 2) * BLOCK, 99);
+    check_settled(&a);
+    check_settled(&b);
+}
+
+fn zcopy_written_uneven() {
+    let (a, b) = warm_pair();
+    let mut sizes = Random::new(config::get().seed, 2541);
+    let bytes = random(541, config::rounds(48, 6) * BLOCK);
+    write_blocks(&a, &b, &bytes, || match sizes.within(0, 7) {
+        0 => sizes.within(1, 4 * THRESHOLD),
+        1 => 10,
+        _ => 2 * THRESHOLD,
+    });
+    check_received(&b, bytes.len() + 2 * BLOCK, 0);
     check_settled(&a);
     check_settled(&b);
 }

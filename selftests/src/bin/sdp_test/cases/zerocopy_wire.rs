@@ -4,6 +4,7 @@
 
 use super::wire::{
     raw_client,
+    raw_client_of,
     raw_only,
     Talk, //
 };
@@ -11,9 +12,12 @@ use crate::{
     bsdh::{
         mid,
         Advert,
-        Message, //
+        Hello,
+        Message,
+        HEADER, //
     },
     config::{
+        self,
         moment,
         patience, //
     },
@@ -28,6 +32,7 @@ use crate::{
     peers::pair,
     raw_peer::{
         Received,
+        RECV_SIZE,
         WINDOW, //
     },
     zcopy::{
@@ -38,6 +43,7 @@ use crate::{
         check_unpinned,
         counted,
         random,
+        stats,
         threshold,
         together,
         THRESHOLD, //
@@ -48,9 +54,16 @@ use sdp_selftests::{
         Errno,
         Result, //
     },
+    random::Random,
     sock::Sock,
 };
 use std::{
+    collections::VecDeque,
+    ops::Range,
+    sync::atomic::{
+        AtomicBool,
+        Ordering, //
+    },
     thread,
     time::{
         Duration,
@@ -90,6 +103,12 @@ cases! {
     wire_src_avail_cut(30) "SrcAvail whose header is cut",
     wire_data_behind(30) "Data behind an open SrcAvail in Combined mode (B-29)",
     wire_disconn_behind(30) "DisConn behind an open SrcAvail (B-68)",
+    wire_sink_avails(30) "a receive offers several SinkAvails of the length of the writes before; all are filled (B-46, B-47)",
+    wire_sink_avails_short(60) "writes shorter than their SinkAvails, and Data in place of some: no gap is left (B-47, B-48)",
+    wire_sink_avails_back(60) "a receive that times out takes several SinkAvails back, whatever was written to them (B-53)",
+    wire_sink_avails_stale(30) "Data that crosses SinkAvails, then writes to those that are not stale (B-49)",
+    wire_sink_avails_gone(60) "a peer that goes, or breaks the rules, with several SinkAvails open",
+    wire_sink_avails_random(120) "writes of every length, Data, SrcAvails and answers at random: no byte is lost",
 }
 
 /// A socket with zero copy on, and a raw peer.
@@ -812,4 +831,492 @@ fn wire_data_behind() {
 
 fn wire_disconn_behind() {
     behind_advert(mid::DISCONN, |_| Vec::new());
+}
+
+/// A raw peer as the source of a stream in Pipelined mode.
+struct Writer {
+    talk: Talk,
+    /// The SinkAvails that can be written to.
+    sinks: VecDeque<Advert>,
+    /// Payload messages that used up none of them (B-49).
+    payloads: u32,
+    /// A SinkAvailCancel is not answered, since the test does that.
+    cancelled: bool,
+    hold_answers: bool,
+    /// What `bytes` were sent.
+    at: usize,
+    bytes: Vec<u8>,
+}
+
+impl Writer {
+    /// A socket to which `bytes` are to go. It has fetched the first `THRESHOLD` of them, and so will offer.
+    fn new(bytes: Vec<u8>) -> (Sock, Self) {
+        raw_only();
+        let (sock, talk) = raw_client_of(&Hello {
+            max_adverts: 8,
+            ..Hello::GOOD
+        });
+        threshold(&sock, THRESHOLD);
+        let mut writer = Self {
+            talk,
+            sinks: VecDeque::new(),
+            payloads: 0,
+            cancelled: false,
+            hold_answers: false,
+            at: 0,
+            bytes,
+        };
+        writer.talk.say(mid::MODE_CHANGE, &[0x20, 0, 0, 0]);
+        let mut room = vec![0; THRESHOLD];
+        let (got, fetched) = together(
+            || sock.recv(&mut room, libc::MSG_WAITALL),
+            || writer.src_avail(THRESHOLD),
+        );
+        check!((got, fetched), (Ok(THRESHOLD), THRESHOLD));
+        check_bytes(&room, &writer.bytes[..THRESHOLD]);
+        (sock, writer)
+    }
+
+    fn left(&self) -> usize {
+        self.bytes.len() - self.at
+    }
+
+    fn take(&mut self, len: usize) -> Range<usize> {
+        let from = self.at;
+        self.at += len;
+        from..self.at
+    }
+
+    /// Takes in what came; gives what is not about SinkAvails.
+    fn poll(&mut self, timeout: Duration) -> Option<Message> {
+        let (message, slot) = self.talk.poll(timeout)?;
+        self.talk.repost(slot);
+        match message.mid {
+            mid::SINK_AVAIL => {
+                let (advert, rest) = must!(Advert::split(&message.rest).ok_or("a cut SinkAvail"));
+                let non_discards = must!(rest.try_into().map(u32::from_be_bytes));
+                if non_discards == self.payloads {
+                    self.sinks.push_back(advert);
+                    assert!(self.sinks.len() <= 8, "more SinkAvails than MaxAdverts");
+                } else {
+                    self.payloads = self.payloads.wrapping_sub(1);
+                }
+                return None;
+            }
+            mid::SINK_AVAIL_CANCEL => {
+                self.cancelled = true;
+                if !self.hold_answers {
+                    self.answer();
+                }
+                return None;
+            }
+            mid::DATA => assert!(message.rest.is_empty(), "{message:?}"),
+            _ => return Some(message),
+        }
+        None
+    }
+
+    /// Answers the SinkAvailCancel that came.
+    fn answer(&mut self) {
+        assert!(self.cancelled, "no SinkAvailCancel came");
+        self.cancelled = false;
+        self.sinks.clear();
+        self.talk.say(mid::SINK_CANCEL_ACK, b"");
+    }
+
+    /// Waits until so many SinkAvails are open, or a SinkAvailCancel came.
+    fn wait_for(&mut self, sinks: usize) {
+        let end = Instant::now() + patience(10);
+        while self.sinks.len() < sinks && !self.cancelled {
+            assert!(
+                Instant::now() < end,
+                "{} of {sinks} SinkAvails came",
+                self.sinks.len()
+            );
+            let message = self.poll(Duration::from_millis(20));
+            assert!(message.is_none(), "{message:?}");
+        }
+    }
+
+    /// Takes in all that is on its way.
+    fn settle(&mut self) {
+        let end = Instant::now() + moment();
+        while Instant::now() < end {
+            let message = self.poll(Duration::from_millis(20));
+            assert!(message.is_none(), "{message:?}");
+        }
+    }
+
+    /// Writes the next bytes to the oldest SinkAvail, all of it unless `len` says less.
+    fn write(&mut self, len: Option<usize>) {
+        let sink = must!(self.sinks.pop_front().ok_or("no SinkAvail"));
+        let len = len.unwrap_or(sink.len as usize).min(self.left());
+        assert!((1..=sink.len as usize).contains(&len), "{len} to {sink:?}");
+        let bytes = self.take(len);
+        self.talk.peer.window()[..len].copy_from_slice(&self.bytes[bytes]);
+        let to = Advert {
+            len: len as u32,
+            ..sink
+        };
+        check!(self.talk.peer.write(0, to), Ok(()));
+        self.talk.say(mid::RDMA_WR_COMPL, &read_compl(len));
+    }
+
+    /// Sends the next bytes as one message.
+    fn data(&mut self, len: usize) {
+        while self.talk.credits < 3 {
+            let message = self.poll(patience(10));
+            assert!(message.is_none(), "{message:?}");
+        }
+        let bytes = self.take(len);
+        self.talk.say(mid::DATA, &self.bytes[bytes]);
+        if self.sinks.pop_front().is_none() {
+            self.payloads = self.payloads.wrapping_add(1);
+        }
+    }
+
+    /// Has the next bytes fetched; what is declined goes by Data, and what a SinkAvail crosses not at all. How many went.
+    fn src_avail(&mut self, len: usize) -> usize {
+        assert!(self.sinks.is_empty(), "a SinkAvail is open");
+        let bytes = self.take(len);
+        self.talk.peer.window()[..len].copy_from_slice(&self.bytes[bytes]);
+        let advert = self.talk.peer.advert(0, len);
+        self.talk.say(mid::SRC_AVAIL, &advert.to_bytes());
+        let end = Instant::now() + patience(20);
+        let mut done = 0;
+        while done < len {
+            assert!(Instant::now() < end, "{done} of {len} bytes are fetched");
+            let message = self.poll(Duration::from_millis(20));
+            if !self.sinks.is_empty() {
+                check!(done, 0);
+                self.at -= len;
+                return 0;
+            }
+            match message {
+                None => (),
+                Some(message) if message.mid == mid::SEND_SM => {
+                    self.at -= len - done;
+                    while done < len {
+                        let piece = (len - done).min(RECV_SIZE - HEADER);
+                        self.data(piece);
+                        done += piece;
+                    }
+                }
+                Some(message) => done += reported(&message),
+            }
+        }
+        len
+    }
+
+    /// Teaches the receiver that writes have this length: it then offers that much at a time.
+    fn teach(&mut self, sock: &Sock, len: usize) {
+        let mut room = vec![0; WINDOW];
+        for _ in 0..2 {
+            let from = self.at;
+            let (got, _) = together(
+                || sock.recv(&mut room, 0),
+                || {
+                    self.wait_for(1);
+                    // All of the room, or as much as the device can register.
+                    let offered = self.sinks[0].len as usize;
+                    assert!(offered > WINDOW / 2, "offers {offered} bytes");
+                    self.write(Some(len));
+                },
+            );
+            check!(got, Ok(len));
+            check_bytes(&room[..len], &self.bytes[from..self.at]);
+        }
+    }
+}
+
+fn wire_sink_avails() {
+    for len in [THRESHOLD, 200_001] {
+        step!("writes of {len} bytes");
+        let (sock, mut writer) = Writer::new(random(440, 4 << 20));
+        writer.teach(&sock, len);
+        let count = 8.min(WINDOW / len);
+        let before = stats(&sock);
+        let mut room = vec![0; WINDOW];
+        let from = writer.at;
+        writer.hold_answers = true;
+        let (got, keys) = together(
+            || sock.recv(&mut room, 0),
+            || {
+                writer.wait_for(count);
+                thread::sleep(moment() / 4);
+                assert!(writer.sinks.iter().all(|sink| sink.len as usize == len));
+                let keys: Vec<Advert> = writer.sinks.iter().copied().collect();
+                (0..count).for_each(|_| writer.write(None));
+                keys
+            },
+        );
+        check!(got, Ok(count * len));
+        check_bytes(&room[..count * len], &writer.bytes[from..writer.at]);
+        counted("without a copy", &sock, |stats| {
+            stats.recv_written - before.recv_written == (count * len) as u64
+                && stats.recv_copied == before.recv_copied
+                && stats.sink_avails - before.sink_avails == count as u64
+        });
+        check_settled(&sock);
+        writer.settle();
+        if writer.cancelled {
+            writer.answer();
+        }
+        step!("no key is left");
+        writer.talk.peer.window().fill(0x99);
+        // A device may tell of it late, so that success alone says nothing.
+        let _ = writer.talk.peer.write(0, keys[count - 1]);
+        thread::sleep(moment());
+        check_bytes(&room[..count * len], &writer.bytes[from..writer.at]);
+        writer.talk.peer.ended();
+    }
+}
+
+fn wire_sink_avails_short() {
+    const DATA: bool = true;
+    const LEN: usize = THRESHOLD;
+    let full = (!DATA, LEN);
+    for (round, how) in [
+        // The gap is of a byte, of a page, and of nearly all; in a first one, and in a later one.
+        vec![full, (!DATA, LEN - 1), full, (!DATA, 1), full],
+        vec![(!DATA, LEN - 4096), full, full, (!DATA, 4097), full, full],
+        vec![(!DATA, 1), full, (!DATA, 2), (!DATA, 3), full],
+        vec![full, (DATA, 8176), full, (DATA, 1), (DATA, 100), full],
+        vec![(DATA, 5000), full, (!DATA, LEN / 2), full, (DATA, 1)],
+        vec![full, full, full, full, full, full, full, (!DATA, 7)],
+        vec![(DATA, 1), (DATA, 2), (DATA, 3)],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        step!("{how:?}");
+        let (sock, mut writer) = Writer::new(random(441 + round as u64, 2 << 20));
+        writer.teach(&sock, LEN);
+        let mut room = vec![0; WINDOW];
+        let from = writer.at;
+        writer.hold_answers = true;
+        let before = stats(&sock);
+        let (got, _) = together(
+            || sock.recv(&mut room, 0),
+            || {
+                writer.wait_for(8);
+                for (data, len) in &how {
+                    match data {
+                        &DATA => writer.data(*len),
+                        _ => writer.write(Some(*len)),
+                    }
+                }
+                while !writer.cancelled && !writer.sinks.is_empty() {
+                    writer.wait_for(9);
+                }
+                if writer.cancelled {
+                    writer.answer();
+                }
+            },
+        );
+        let total: usize = how.iter().map(|(_, len)| len).sum();
+        check!(got, Ok(total));
+        check_bytes(&room[..total], &writer.bytes[from..writer.at]);
+        // What stands where it was written was not copied.
+        let mut fill = how.iter().take_while(|how| **how == full).count();
+        fill += usize::from(how.get(fill).is_some_and(|(data, _)| !data));
+        let written: usize = how[..fill].iter().map(|(_, len)| len).sum();
+        counted("what is moved is copied", &sock, |stats| {
+            stats.recv_written - before.recv_written == written as u64
+                && stats.recv_copied - before.recv_copied == (total - written) as u64
+        });
+        check_settled(&sock);
+        step!("and on");
+        writer.data(1000);
+        check!(
+            sock.recv_bytes(1000),
+            Ok(writer.bytes[writer.at - 1000..writer.at].to_vec())
+        );
+    }
+}
+
+fn wire_sink_avails_back() {
+    for writes in [
+        vec![],
+        vec![THRESHOLD],
+        vec![THRESHOLD, 100],
+        vec![10, THRESHOLD, 20],
+    ] {
+        step!("{writes:?} while the receive takes them back");
+        let (sock, mut writer) = Writer::new(random(450, 2 << 20));
+        writer.teach(&sock, THRESHOLD);
+        must!(sock.set_timeout(libc::SO_RCVTIMEO, moment()));
+        let mut room = vec![0; WINDOW];
+        let from = writer.at;
+        writer.hold_answers = true;
+        let (got, _) = together(
+            || sock.recv(&mut room, 0),
+            || {
+                let end = Instant::now() + patience(10);
+                while !writer.cancelled {
+                    assert!(Instant::now() < end, "no SinkAvailCancel came");
+                    let message = writer.poll(Duration::from_millis(20));
+                    assert!(message.is_none(), "{message:?}");
+                }
+                check!(writer.sinks.len(), 8);
+                for len in &writes {
+                    writer.write(Some(*len));
+                }
+                writer.answer();
+            },
+        );
+        let total: usize = writes.iter().sum();
+        match total {
+            0 => check!(got, Err(Errno::EAGAIN)),
+            _ => check!(got, Ok(total)),
+        }
+        check_bytes(&room[..total], &writer.bytes[from..writer.at]);
+        check_settled(&sock);
+        writer.data(1000);
+        check!(
+            sock.recv_bytes(1000),
+            Ok(writer.bytes[writer.at - 1000..writer.at].to_vec())
+        );
+    }
+}
+
+fn wire_sink_avails_stale() {
+    let (sock, mut writer) = Writer::new(random(451, 2 << 20));
+    writer.teach(&sock, THRESHOLD);
+    let mut room = vec![0; WINDOW];
+    let from = writer.at;
+    writer.hold_answers = true;
+    let (got, _) = together(
+        || sock.recv(&mut room, 0),
+        || {
+            thread::sleep(moment());
+            // They came, but the peer has not looked at them when it sends this.
+            writer.data(100);
+            writer.data(200);
+            writer.wait_for(6);
+            writer.write(None);
+            writer.write(Some(300));
+            writer.write(None);
+            writer.wait_for(9);
+            writer.answer();
+        },
+    );
+    let total = 300 + 2 * THRESHOLD + 300;
+    check!(got, Ok(total));
+    check_bytes(&room[..total], &writer.bytes[from..writer.at]);
+    check_settled(&sock);
+}
+
+fn wire_sink_avails_gone() {
+    for what in ["goes", "writes beyond", "tells of more", "tells of nothing"] {
+        step!("it {what}");
+        let (sock, mut writer) = Writer::new(random(452, 2 << 20));
+        writer.teach(&sock, THRESHOLD);
+        must!(sock.set_timeout(libc::SO_RCVTIMEO, patience(15)));
+        let mut room = vec![0; WINDOW];
+        let from = writer.at;
+        writer.hold_answers = true;
+        let (got, _) = together(
+            || sock.recv(&mut room, 0),
+            || {
+                writer.wait_for(8);
+                writer.write(None);
+                writer.write(Some(1000));
+                let sink = writer.sinks[0];
+                match what {
+                    "writes beyond" => {
+                        let to = Advert {
+                            len: sink.len + 1,
+                            ..sink
+                        };
+                        let _ = writer.talk.peer.write(0, to);
+                    }
+                    "tells of more" => {
+                        let len = sink.len as usize + 1;
+                        say_anyway(&mut writer.talk, mid::RDMA_WR_COMPL, &read_compl(len));
+                    }
+                    "tells of nothing" => {
+                        say_anyway(&mut writer.talk, mid::RDMA_WR_COMPL, &read_compl(0));
+                    }
+                    _ => (),
+                }
+                writer.talk.peer.disconnect();
+            },
+        );
+        check!(got, Ok(THRESHOLD + 1000));
+        check_bytes(&room[..THRESHOLD + 1000], &writer.bytes[from..writer.at]);
+        check_any!(
+            sock.recv(&mut room, 0),
+            [
+                Err(Errno::ECONNRESET),
+                Err(Errno::EPROTO),
+                Err(Errno::EIO),
+                Ok(0)
+            ]
+        );
+        check_unpinned(&sock);
+    }
+}
+
+fn wire_sink_avails_random() {
+    let total = config::volume(16 << 20, 4 << 20);
+    let (sock, mut writer) = Writer::new(random(453, total));
+    let expected = writer.bytes.clone();
+    let from = writer.at;
+    let mut random = Random::new(config::get().seed, 2454);
+    let over = AtomicBool::new(false);
+    let (got, _) = together(
+        || {
+            let mut timeouts = Random::new(config::get().seed, 2455);
+            let (mut all, mut room) = (Vec::new(), vec![0; WINDOW]);
+            while all.len() < expected.len() - from {
+                let timeout = Duration::from_millis(timeouts.within(1, 40) as u64);
+                must!(sock.set_timeout(libc::SO_RCVTIMEO, timeout));
+                let size = timeouts.within(THRESHOLD, WINDOW);
+                match sock.recv(&mut room[..size], 0) {
+                    Ok(0) => break,
+                    Ok(len) => all.extend_from_slice(&room[..len]),
+                    Err(error) => check!(error, Errno::EAGAIN),
+                }
+            }
+            over.store(true, Ordering::Relaxed);
+            all
+        },
+        || {
+            // Most writes are as long as those before, so that several are offered.
+            let mut usual = THRESHOLD;
+            let end = Instant::now() + patience(100);
+            while !over.load(Ordering::Relaxed) {
+                assert!(Instant::now() < end, "{} bytes are left", writer.left());
+                let message = writer.poll(Duration::from_millis(random.within(0, 5) as u64));
+                assert!(message.is_none(), "{message:?}");
+                if writer.left() == 0 {
+                    continue;
+                }
+                let few = random.within(1, RECV_SIZE - HEADER).min(writer.left());
+                match (random.within(0, 15), writer.sinks.front()) {
+                    (0, _) => writer.data(few),
+                    (1, _) => usual = random.within(THRESHOLD, 4 * THRESHOLD),
+                    (2, Some(sink)) => {
+                        let len = random.within(1, sink.len as usize);
+                        writer.write(Some(len));
+                    }
+                    (3, _) => thread::sleep(Duration::from_millis(random.within(0, 50) as u64)),
+                    (_, Some(sink)) => {
+                        let len = usual.min(sink.len as usize);
+                        writer.write(Some(len));
+                    }
+                    (4 | 5, None) => {
+                        let len = usual.min(writer.left());
+                        writer.src_avail(len);
+                    }
+                    (_, None) => (),
+                }
+            }
+        },
+    );
+    check_bytes(&got, &expected[from..]);
+    let stats = stats(&sock);
+    step!("{stats:?}");
+    check_settled(&sock);
 }
