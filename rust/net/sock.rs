@@ -120,8 +120,8 @@ impl Timeout {
     pub(crate) fn error(self, woken: Woken) -> Error {
         match woken {
             Woken::TimedOut => EAGAIN,
-            // SAFETY: A pure function of its argument.
             Woken::Signal => {
+                // SAFETY: A pure function of its argument.
                 Error::from_errno(unsafe { bindings::sdp_helper_sock_intr_errno(self.0) })
             }
         }
