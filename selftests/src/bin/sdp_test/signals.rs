@@ -43,6 +43,16 @@ pub(crate) fn catch(signal: libc::c_int, flags: libc::c_int) {
     }));
 }
 
+/// Keeps `signal` from the calling thread and those that it starts.
+pub(crate) fn block(signal: libc::c_int) {
+    // SAFETY: All-zero bytes are a valid `sigset_t`, and the calls get pointers to one.
+    must!(Errno::check(unsafe {
+        let mut set: libc::sigset_t = mem::zeroed();
+        libc::sigaddset(&mut set, signal);
+        libc::sigprocmask(libc::SIG_BLOCK, &set, ptr::null_mut())
+    }));
+}
+
 /// How many signals were caught.
 pub(crate) fn caught() -> u32 {
     CAUGHT.load(Ordering::Relaxed)

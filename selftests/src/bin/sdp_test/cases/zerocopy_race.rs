@@ -34,6 +34,7 @@ use crate::{
         sdp_only, //
     },
     signals::{
+        block,
         catch,
         interrupt_every, //
     },
@@ -406,6 +407,9 @@ fn zcopy_fork_send() {
 }
 
 fn zcopy_fork_recv() {
+    // fork() blocks all signals for a moment. A child that ends within it has its SIGCHLD, which is ignored only where it
+    // is not blocked, interrupt another thread.
+    block(libc::SIGCHLD);
     for delay in [0, 2, 10, 40] {
         step!("fork() {delay} ms after the write");
         let (a, b) = pair();
