@@ -110,6 +110,8 @@ fn wait_for_fin(sk: &Socket, s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
         queued: conn.queued(),
     });
     sk.arm_timer(ms);
+    // It has one timer for both, and this is sooner.
+    conn.arm_held();
 }
 
 /// Resets the connection of a closed socket whose peer has made no progress for too long.

@@ -16,7 +16,8 @@ use crate::{
     config::{
         self,
         patience,
-        volume, //
+        volume,
+        TICK, //
     },
     harness::{
         cases,
@@ -53,7 +54,10 @@ use sdp_selftests::{
 };
 use std::{
     sync::mpsc,
-    time::Duration, //
+    time::{
+        Duration,
+        Instant, //
+    }, //
 };
 
 cases! {
@@ -78,6 +82,7 @@ cases! {
     wire_hello_again(20) "a Hello in the middle of a connection",
     wire_payload_unasked(20) "bytes after a header that has none",
     wire_data_after_disconn(20) "Data after DisConn",
+    wire_silent_end(20) "a peer that does not close in turn: given up after net.sdp.fin_timeout (B-74)",
     wire_disconn_twice(20) "DisConn after DisConn",
     wire_abort_alone(20) "AbortConn without DisConn (B-71)",
     wire_flood(60) "more messages than credits: all arrive or the connection is reset",
@@ -585,6 +590,28 @@ fn wire_data_after_disconn() {
         let message = talk.message(mid::DATA, b"x");
         talk.send(&message);
     });
+}
+
+fn wire_silent_end() {
+    raw_only();
+    let fin_timeout = |seconds| {
+        A.command(&["sysctl", "-q", &format!("net.sdp.fin_timeout={seconds}")]);
+    };
+    let (sock, mut talk) = raw_server();
+    // Something is held back, and has no credit: the timer that it needs must not be in the way.
+    must!(sock.set(libc::IPPROTO_TCP, libc::TCP_CORK, 1));
+    must!(sock.set_nonblocking(true));
+    while sock.send(&[7; RECV_SIZE], 0).is_ok() {}
+    fin_timeout(1);
+    let start = Instant::now();
+    drop(sock);
+    fin_timeout(60);
+    talk.peer.ended();
+    let took = start.elapsed();
+    assert!(
+        took + TICK >= Duration::from_secs(1) && took < patience(5),
+        "took {took:?}"
+    );
 }
 
 fn wire_disconn_twice() {
