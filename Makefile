@@ -52,7 +52,7 @@ sweep: build ## measure calls with and without a copy, by size, in the VM: KERNE
 	@$(run) --deadline 1800 -- build/cargo/release/sdp_sweep
 
 .PHONY: check
-check: ## run every test: on the host, and in the VM with both kernels
+check: ## run every test: on the host, and in the VM with both kernels, and on siw
 	@tools/check
 
 .PHONY: rules
