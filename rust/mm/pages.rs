@@ -71,8 +71,8 @@ impl Pages {
     /// Takes up to `max` bytes, in up to `max_pages` pages, off the front of what a caller sends, to
     /// be read. May sleep.
     ///
-    /// It takes what is contiguous, so perhaps less than `max`. Nothing is taken on failure:
-    /// `EFAULT` for memory that the caller does not have, `ENOBUFS` beyond `RLIMIT_MEMLOCK`,
+    /// It takes what is contiguous, so perhaps less than `max`. What it has taken on failure is
+    /// the caller's to take back: `EFAULT` for memory that the caller does not have, `ENOBUFS` beyond `RLIMIT_MEMLOCK`,
     /// `EOPNOTSUPP` for memory that cannot be held, and `ENOMEM`.
     pub(crate) fn of_source(
         from: &mut IovIterSource<'_>,
@@ -284,8 +284,17 @@ pub(crate) fn move_down(parts: &[Pages], from: usize, to: usize, len: usize) {
             return;
         };
         let n = from.len.min(to.len).min(len.saturating_sub(done));
-        // SAFETY: As in `store`. They may overlap: where there is no high memory, a page has one address.
-        from.with(|from| to.with(|to| unsafe { ptr::copy(from, to, n) }));
+        if from.page == to.page {
+            // Mapped once, for they may overlap.
+            from.with(|bytes| {
+                let at = bytes.wrapping_sub(from.offset).wrapping_add(to.offset);
+                // SAFETY: As in `store`.
+                unsafe { ptr::copy(bytes, at, n) }
+            });
+        } else {
+            // SAFETY: As in `store`.
+            from.with(|from| to.with(|to| unsafe { ptr::copy(from, to, n) }));
+        }
         done = done.saturating_add(n);
     }
 }

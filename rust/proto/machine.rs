@@ -435,7 +435,7 @@ impl Machine {
                 let offered = self.offers.is_open();
                 self.receive.src_avail(region, payload.len(), offered)?;
                 if !payload.is_empty() {
-                    self.offers.payload();
+                    self.use_up_offer();
                 }
                 self.events |= Events::READABLE;
             }
@@ -551,8 +551,15 @@ impl Machine {
     #[inline]
     fn payload(&mut self, bytes: usize) -> Result<(), Violation> {
         self.receive.payload(bytes)?;
-        self.offers.payload();
+        self.use_up_offer();
         Ok(())
+    }
+
+    #[inline]
+    fn use_up_offer(&mut self) {
+        if self.offers.payload() {
+            self.events |= Events::FINISHED;
+        }
     }
 
     /// The send of a [`Transmit`] completed with success: RC says so when the peer's adapter has the message. Failed sends are not

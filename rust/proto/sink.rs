@@ -113,11 +113,17 @@ impl Offers {
             .find(|offer| offer.way == Way::Advertised)
     }
 
-    /// A message with payload came: it uses up one offer (`B-48`), or counts (`B-49`).
-    pub(super) fn payload(&mut self) {
+    /// A message with payload came: it uses up one offer (`B-48`), or counts (`B-49`). Whether it used up one.
+    pub(super) fn payload(&mut self) -> bool {
         match self.oldest() {
-            Some(offer) => offer.way = Way::Gone,
-            None => self.non_discards = self.non_discards.wrapping_add(1),
+            Some(offer) => {
+                offer.way = Way::Gone;
+                true
+            }
+            None => {
+                self.non_discards = self.non_discards.wrapping_add(1);
+                false
+            }
         }
     }
 

@@ -82,7 +82,8 @@ pub(super) struct Offered {
     pub(super) bytes: u32,
 }
 
-/// Receives that offer one buffer after several have not paid.
+/// Receives that offer one buffer after several have not paid; and those that offer several before one
+/// asks again how much the peer writes.
 const PAUSE: u8 = 16;
 
 /// How the peer writes to what is offered, from which the next receive learns what to offer.
@@ -97,6 +98,8 @@ pub(super) struct Habit {
     again: bool,
     /// So many receives more offer one buffer.
     pause: u8,
+    /// So many have offered several.
+    several: u8,
 }
 
 impl Habit {
@@ -111,15 +114,32 @@ impl Habit {
         room
     }
 
-    /// The peer wrote so many bytes, and ended an offer.
-    pub(super) fn wrote(&mut self, bytes: usize) {
+    fn wrote(&mut self, bytes: usize) {
         self.again = self.size == bytes;
         self.size = bytes;
     }
 
-    /// Several offers were of no use.
-    pub(super) fn pause(&mut self) {
-        self.pause = PAUSE;
+    /// The peer wrote so many bytes to one offer, which may have had more for it where that was `filled`.
+    pub(super) fn wrote_one(&mut self, bytes: usize, filled: bool) {
+        match filled {
+            true => self.again = false,
+            false if bytes > 0 => self.wrote(bytes),
+            false => {}
+        }
+    }
+
+    /// The peer wrote so many bytes to each of several offers, which helped or not.
+    pub(super) fn wrote_several(&mut self, written: &[usize], helped: bool) {
+        for bytes in written.iter().filter(|bytes| **bytes > 0) {
+            self.wrote(*bytes);
+        }
+        self.several = self.several.saturating_add(1);
+        if !helped {
+            self.pause = PAUSE;
+        } else if self.several >= PAUSE {
+            self.several = 0;
+            self.pause = 1;
+        }
     }
 }
 

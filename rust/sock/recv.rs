@@ -345,7 +345,10 @@ impl Receiving<'_, '_, '_> {
             to = to.saturating_add(n);
             from = from.saturating_add(part.len());
         }
-        conn.learn(written, parts.len() == 1 || (used > 1 && copied == 0));
+        match (&*written, parts) {
+            ([bytes], [part]) => conn.learn_from_one(*bytes, *bytes == part.len()),
+            _ => conn.learn_from_several(written, used > 1 && copied == 0),
+        }
         conn.count(Counter::RecvCopied, copied as u64);
         conn.count(Counter::RecvWritten, to.saturating_sub(copied) as u64);
         to

@@ -291,16 +291,20 @@ impl Conn {
         self.post.lock().buffers.habit.next(room, least)
     }
 
-    /// Learns of a receive to whose offers the peer wrote so many bytes each, whether it helped that they
-    /// were several.
-    pub(super) fn learn(&self, written: &[usize], helped: bool) {
-        let habit = &mut self.post.lock().buffers.habit;
-        for bytes in written.iter().filter(|bytes| **bytes > 0) {
-            habit.wrote(*bytes);
-        }
-        if !helped {
-            habit.pause();
-        }
+    /// Learns of a receive that offered one buffer, to which the peer wrote so much, and all that fits if it
+    /// is `filled`.
+    pub(super) fn learn_from_one(&self, bytes: usize, filled: bool) {
+        self.post.lock().buffers.habit.wrote_one(bytes, filled);
+    }
+
+    /// Learns of a receive that offered several buffers, to which the peer wrote so many bytes each, and
+    /// whether that helped.
+    pub(super) fn learn_from_several(&self, written: &[usize], helped: bool) {
+        self.post
+            .lock()
+            .buffers
+            .habit
+            .wrote_several(written, helped);
     }
 
     /// Offers all of `memory` for the peer to write what comes next, behind what is offered already. Gives
@@ -363,19 +367,17 @@ impl Conn {
     /// something came that is no more than a part of an offer, so that more is not to be expected.
     pub(super) fn is_offer_due(&self, target: usize) -> bool {
         let post = self.post.lock();
-        let (mut busy, mut over, mut short, mut came) = (false, true, false, 0usize);
+        let (mut over, mut short, mut came) = (true, false, 0usize);
         for offered in post.buffers.offered() {
             over &= offered.stage == Stage::Over;
-            if offered.stage == Stage::Busy {
-                busy = true;
-            } else {
+            if offered.stage != Stage::Busy {
                 // CAST: `usize` has at least 32 bits.
                 let bytes = offered.bytes as usize;
                 came = came.saturating_add(bytes);
                 short |= bytes < offered.memory.len();
             }
         }
-        over || (busy && (short || came >= target))
+        over || short || came >= target
     }
 
     /// Lets the memory of the oldest buffer that was offered go, once it is over, and gives the bytes that

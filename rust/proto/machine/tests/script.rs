@@ -614,7 +614,10 @@ fn b_48_data_uses_up_an_offer_on_both_sides() {
     let mut script = Script::pipelined();
     let id = script.machine.offer_buffer(LARGE).unwrap();
     script.expect(Message::SinkAvail(LARGE, 0));
+    script.machine.take_events();
     script.say_with(Message::Data, b"instead");
+    let events = script.machine.take_events();
+    assert!(events.contains(Events::FINISHED));
     assert_eq!(
         script.machine.offer_finished(),
         Some(Finished { id, bytes: 0 })
