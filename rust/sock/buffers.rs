@@ -281,12 +281,9 @@ impl Buffers {
     /// Takes out the oldest buffer to be filled, once it is over.
     pub(super) fn take_read(&mut self) -> Option<Incoming> {
         let oldest = self.incoming.first_mut()?;
-        if oldest.as_ref()?.stage != Stage::Over {
-            return None;
-        }
-        let read = oldest.take();
+        let read = oldest.take_if(|read| read.stage == Stage::Over)?;
         self.incoming.rotate_left(1);
-        read
+        Some(read)
     }
 
     /// The buffers that are offered, oldest first.

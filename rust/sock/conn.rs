@@ -457,11 +457,9 @@ impl Conn {
             if let Some(to) = transmit.write {
                 let from = core::mem::take(&mut send.payload);
                 // The loop saw room for two.
-                qp.post_write(from, remote(to), Request::Step)?;
-                post.in_flight = post.in_flight.saturating_add(1);
+                post.request(|qp| qp.post_write(from, remote(to), Request::Step))?;
             }
-            qp.post_send(send, Request::Message(transmit.tag))?;
-            post.in_flight = post.in_flight.saturating_add(1);
+            post.request(|qp| qp.post_send(send, Request::Message(transmit.tag)))?;
             match transmit.header.mid() {
                 mid::SRC_AVAIL => self.count(Counter::SrcAvails, 1),
                 mid::SINK_AVAIL => self.count(Counter::SinkAvails, 1),
@@ -813,6 +811,15 @@ impl Conn {
         // A close that lingers waits for bytes which the peer had no use for, and a call for its
         // buffers.
         self.sk.wake_all();
+    }
+}
+
+impl Post {
+    /// Posts a request to the QP, and counts it. `ENOTCONN` where there is none any more.
+    pub(super) fn request(&mut self, post: impl FnOnce(&Pair) -> Result) -> Result {
+        post(self.qp.as_ref().ok_or(ENOTCONN)?)?;
+        self.in_flight = self.in_flight.saturating_add(1);
+        Ok(())
     }
 }
 

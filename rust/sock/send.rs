@@ -142,17 +142,6 @@ struct Sending<'a, 'g, 'm> {
     crossed: bool,
 }
 
-/// How a wait for the peer ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Waited {
-    /// With what was waited for.
-    Done,
-    /// The peer makes no progress.
-    Idle,
-    /// Nor does it as long as its own bytes are not read here.
-    Crossed,
-}
-
 impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
     fn new(
         sk: &'a Socket,
@@ -171,6 +160,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         };
         // A pipe gives its pages in small numbers, and a call that is large may be so in pieces.
         let large = msg.flags & flags::SPLICE_PAGES != 0 || msg.data.len() >= threshold;
+        let large = large && threshold > 0;
         let least = match large {
             true => (threshold / 4).min(conn.max_buffer_pages().saturating_mul(PAGE_SIZE / 4)),
             false => threshold,
@@ -326,22 +316,18 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         let waited = self.wait_for_peer(Timeout::FOREVER, || {
             sk.has_error() || conn.send_closed() || room(sk, conn)
         });
-        self.crossed &= matches!(waited, Ok(Waited::Crossed));
+        self.crossed &= matches!(waited, Ok(false));
         self.woken(waited.map(|_| ()))
     }
 
     /// Waits until it is `done`, or the peer has made no progress for `patience`, or for a shorter time in
-    /// which its own bytes were not read here.
-    fn wait_for_peer(
-        &mut self,
-        patience: Timeout,
-        done: impl Fn() -> bool,
-    ) -> Result<Waited, Woken> {
+    /// which its own bytes were not read here: whether it was done.
+    fn wait_for_peer(&mut self, patience: Timeout, done: impl Fn() -> bool) -> Result<bool, Woken> {
         let conn = self.conn;
         loop {
             let before = conn.queued();
             let mut left = patience;
-            let waited = loop {
+            let crossed = loop {
                 let (unread, taken) = (self.is_unread(), self.s.taken);
                 let may_cross = unread && !self.crossed;
                 let mut slice = match may_cross {
@@ -353,20 +339,18 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
                     done() || s.taken != taken || is_unread(s, conn) != unread
                 })?;
                 if done() {
-                    return Ok(Waited::Done);
+                    return Ok(true);
                 }
                 left.spend(whole, slice);
-                match (in_time, may_cross) {
-                    (true, _) => {}
-                    (false, true) => break Waited::Crossed,
-                    (false, false) => break Waited::Idle,
+                if !in_time {
+                    break may_cross;
                 }
             };
             if conn.queued() >= before {
-                if waited == Waited::Crossed {
+                if crossed {
                     self.cross();
                 }
-                return Ok(waited);
+                return Ok(false);
             }
         }
     }
@@ -494,8 +478,8 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         }
         let waited = self.wait_for_peer(Timeout::from_ms(PATIENCE_MS), || conn.call().left == 0);
         match waited {
-            Ok(Waited::Done) => {}
-            Ok(Waited::Idle | Waited::Crossed) => {
+            Ok(true) => {}
+            Ok(false) => {
                 conn.count(Counter::CancelsTimeout, 1);
                 self.lending = Lending::No;
             }

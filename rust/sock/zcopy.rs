@@ -102,9 +102,9 @@ impl Conn {
         let posted = {
             let mut guard = self.post.lock();
             let post = &mut *guard;
-            let Some(qp) = post.qp.as_ref().filter(|_| post.buffers.has_place()) else {
+            if post.qp.is_none() || !post.buffers.has_place() {
                 return Err(memory);
-            };
+            }
             let more = post.buffers.is_sending();
             let id = {
                 let machine = &mut self.flow.lock().machine;
@@ -118,10 +118,7 @@ impl Conn {
                 return Err(memory);
             };
             // No message goes before it: the lock is held.
-            let posted = qp.post_register(&memory, Request::Step);
-            if posted.is_ok() {
-                post.in_flight = post.in_flight.saturating_add(1);
-            }
+            let posted = post.request(|qp| qp.post_register(&memory, Request::Step));
             // There is a place for it.
             let _ = post.buffers.send(Outgoing {
                 id,
@@ -205,9 +202,9 @@ impl Conn {
         let posted = {
             let mut guard = self.post.lock();
             let post = &mut *guard;
-            let Some(qp) = post.qp.as_ref().filter(|_| post.buffers.has_read_place()) else {
+            if post.qp.is_none() || !post.buffers.has_read_place() {
                 return Err(memory);
-            };
+            }
             let len = u32::try_from(memory.len()).unwrap_or(u32::MAX);
             let from = {
                 let machine = &mut self.flow.lock().machine;
@@ -222,12 +219,10 @@ impl Conn {
             let Some(from) = from else {
                 return Err(memory);
             };
-            let posted = qp.post_register(&memory, Request::Step).and_then(|()| {
-                post.in_flight = post.in_flight.saturating_add(1);
-                qp.post_read(&memory, from.len as usize, remote(from), Request::Read)
-            });
+            let mut posted = post.request(|qp| qp.post_register(&memory, Request::Step));
             if posted.is_ok() {
-                post.in_flight = post.in_flight.saturating_add(1);
+                let len = from.len as usize;
+                posted = post.request(|qp| qp.post_read(&memory, len, remote(from), Request::Read));
             }
             // There is a place for it.
             let _ = post.buffers.read(Incoming {
@@ -316,9 +311,9 @@ impl Conn {
         let posted = {
             let mut guard = self.post.lock();
             let post = &mut *guard;
-            let Some(qp) = post.qp.as_ref().filter(|_| post.buffers.has_offer_place()) else {
+            if post.qp.is_none() || !post.buffers.has_offer_place() {
                 return Err(memory);
-            };
+            }
             let first = post.buffers.offered().next().is_none();
             let id = {
                 let mut guard = self.flow.lock();
@@ -339,10 +334,7 @@ impl Conn {
                 return Err(memory);
             };
             // No message goes before it: the lock is held.
-            let posted = qp.post_register(&memory, Request::Step);
-            if posted.is_ok() {
-                post.in_flight = post.in_flight.saturating_add(1);
-            }
+            let posted = post.request(|qp| qp.post_register(&memory, Request::Step));
             // There is a place for it.
             post.buffers.offer(Offered {
                 id,
@@ -461,13 +453,7 @@ impl Conn {
 impl Post {
     /// Ends the key of a buffer. Where that cannot be posted, the QP's end is the key's.
     fn end_key(&mut self, memory: &Arc<Memory>, request: Request) {
-        if let Some(Ok(())) = self
-            .qp
-            .as_ref()
-            .map(|qp| qp.post_invalidate(memory, request))
-        {
-            self.in_flight = self.in_flight.saturating_add(1);
-        }
+        let _ = self.request(|qp| qp.post_invalidate(memory, request));
     }
 }
 
