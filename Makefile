@@ -9,18 +9,18 @@ KERNEL ?= release
 RDMA ?= rxe
 CMD ?= bash -c 'ip -n a address; rdma link; cat /proc/modules'
 
-kbuild = $(MAKE) -C $(KDIR) M=$(CURDIR) MO=$(CURDIR)/build/module
+# Runs kbuild in the tree that modules for KDIR are compiled in, which is made first if need be.
+kbuild = tree=$$(tools/kernel-tree $(KDIR)) && $(MAKE) -C "$$tree" M=$(CURDIR) MO=$(CURDIR)/build/module
 run = tools/vm/run --kernel $(KERNEL) --rdma $(RDMA)
 
 .PHONY: module
 module: ## build build/module/sdp.ko for KDIR=<kernel build tree> (takes LLVM=1, CLIPPY=1 …)
-	@tools/check-kernel $(KDIR)
 	@mkdir -p build/module
-	+$(kbuild) modules
+	+@$(kbuild) modules && tools/check-symbols build/module/sdp.ko "$$tree/Module.symvers"
 
 .PHONY: modules_install
 modules_install: module ## install the module below INSTALL_MOD_PATH
-	+$(kbuild) modules_install
+	+@$(kbuild) modules_install
 
 .PHONY: clean
 clean: ## remove everything that was built in the checkout
