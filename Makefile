@@ -4,7 +4,7 @@
 
 # The build tree of the kernel that the module is for.
 KDIR ?= /lib/modules/$(shell uname -r)/build
-# What the VM runs: release or debug, rxe or siw.
+# What the VM runs: the kernel, as tools/vm/run --help names them, and rxe or siw.
 KERNEL ?= release
 RDMA ?= rxe
 CMD ?= bash -c 'ip -n a address; rdma link; cat /proc/modules'
@@ -27,20 +27,20 @@ clean: ## remove everything that was built in the checkout
 	rm -rf build
 
 .PHONY: prepare
-prepare: ## prepare the root and both kernels of the VM, once (about 30 min)
-	@tools/vm/prepare
+prepare: ## prepare the root and the kernels of the VM, once; UPDATE=1 looks for newer kernels
+	@tools/vm/prepare $(if $(UPDATE),--update)
 
 .PHONY: build
-build: ## build the module and the selftests for the VM: KERNEL=release|debug
+build: ## build the module and the selftests for the VM: KERNEL=release|7.3|7.2|debug
 	@tools/vm/prepare $(KERNEL)
 	@tools/vm/build $(KERNEL)
 
 .PHONY: vm
-vm: build ## run CMD='…' in the VM, with the module loaded: KERNEL=release|debug RDMA=rxe|siw
+vm: build ## run CMD='…' in the VM, with the module loaded: KERNEL=release|7.3|7.2|debug RDMA=rxe|siw
 	@$(run) -- bash -c "$$CMD"
 
 .PHONY: shell
-shell: build ## a shell in the VM, with the module loaded: KERNEL=release|debug RDMA=rxe|siw
+shell: build ## a shell in the VM, with the module loaded: KERNEL=release|7.3|7.2|debug RDMA=rxe|siw
 	@$(run) --shell
 
 .PHONY: demo
@@ -48,7 +48,7 @@ demo: build ## show the module at work
 	@$(run) -- selftests/demo
 
 .PHONY: sweep
-sweep: build ## measure calls with and without a copy, by size, in the VM: KERNEL=release|debug RDMA=rxe|siw
+sweep: build ## measure calls with and without a copy, by size, in the VM: KERNEL=release|7.3|7.2|debug RDMA=rxe|siw
 	@$(run) --deadline 1800 -- build/cargo/release/sdp_sweep
 
 .PHONY: check
