@@ -44,7 +44,9 @@ shell: build ## a shell in the VM, with the module loaded: KERNEL=release|7.3|7.
 	@$(run) --shell
 
 .PHONY: demo
-demo: build ## show the module at work
+demo: ## show the module at work
+	@tools/vm/prepare $(KERNEL)
+	@tools/vm/build $(KERNEL) sdp_cat
 	@$(run) -- selftests/demo
 
 .PHONY: sweep
