@@ -26,5 +26,6 @@
 )]
 
 pub(crate) use kernel::bindings::*;
+use pin_init::MaybeZeroable;
 
 include!(env!("SDP_BINDINGS"));
