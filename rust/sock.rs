@@ -67,11 +67,9 @@ use crate::{
         },
         ring::Ring, //
     },
-    SdpModule, //
 };
 use core::net::SocketAddrV4;
 use kernel::{
-    module::this_module,
     new_mutex, new_spinlock,
     prelude::*,
     sync::{
@@ -184,7 +182,7 @@ impl Locked {
     }
 }
 
-static FAMILY: Family<Sdp> = Family::new(c"SDP", this_module::<SdpModule>());
+static FAMILY: Family<Sdp> = Family::new(c"SDP");
 
 /// The registered family; programs can open sockets while it lives.
 pub(crate) fn register() -> Result<Registration<Sdp>> {

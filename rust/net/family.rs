@@ -28,8 +28,7 @@ use kernel::{
     error::to_result,
     prelude::*,
     str::CStr,
-    types::Opaque,
-    ThisModule, //
+    types::Opaque, //
 };
 
 /// The C side of a family, in a static of the module: `struct proto`, its ops and its `create`.
@@ -45,8 +44,8 @@ pub(crate) struct Family<P: Protocol> {
 unsafe impl<P: Protocol> Sync for Family<P> {}
 
 impl<P: Protocol> Family<P> {
-    /// A family to be registered; `module` is the module that its sockets keep loaded.
-    pub(crate) const fn new(name: &'static CStr, module: &'static ThisModule) -> Self {
+    /// A family to be registered. Its sockets keep this module loaded.
+    pub(crate) const fn new(name: &'static CStr) -> Self {
         // SAFETY: All zeroes are valid for this C structure of pointers and integers.
         let mut proto: bindings::proto = unsafe { core::mem::zeroed() };
         let from = name.to_bytes_with_nul();
@@ -56,15 +55,15 @@ impl<P: Protocol> Family<P> {
             proto.name[i] = from[i];
             i += 1;
         }
-        proto.owner = module.as_ptr();
+        proto.owner = &raw mut bindings::__this_module;
         proto.obj_size = size_of::<Layout<P>>() as u32;
         Self {
             proto: Opaque::new(proto),
-            ops: proto_ops::<P>(module),
+            ops: proto_ops::<P>(),
             family: bindings::net_proto_family {
                 family: P::FAMILY,
                 create: Some(Self::create),
-                owner: module.as_ptr(),
+                owner: &raw mut bindings::__this_module,
             },
             workqueue: AtomicPtr::new(null_mut()),
             _protocol: PhantomData,

@@ -35,7 +35,6 @@ use kernel::{
         UserPtr,
         UserSlice, //
     },
-    ThisModule, //
 };
 
 /// Which name of a socket is asked for.
@@ -125,10 +124,10 @@ pub(crate) trait Protocol: Sized + Send + Sync + 'static {
 }
 
 /// The C table for `P`.
-pub(super) const fn proto_ops<P: Protocol>(module: &'static ThisModule) -> bindings::proto_ops {
+pub(super) const fn proto_ops<P: Protocol>() -> bindings::proto_ops {
     bindings::proto_ops {
         family: P::FAMILY,
-        owner: module.as_ptr(),
+        owner: &raw mut bindings::__this_module,
         release: Some(release::<P>),
         bind: Some(bind::<P>),
         connect: Some(connect::<P>),
