@@ -19,7 +19,10 @@ use crate::{
 };
 use core::{
     cell::UnsafeCell,
-    mem::offset_of,
+    mem::{
+        offset_of,
+        MaybeUninit, //
+    },
     ops::{
         Deref,
         DerefMut, //
@@ -221,13 +224,15 @@ impl<P: Protocol> Sock<P> {
         let layout = NonNull::new(sk.cast::<Layout<P>>()).ok_or(ENOMEM)?;
         // SAFETY: `obj_size` of our `struct proto` is the size of `Layout`, the memory is ours, and
         // until `sk_destruct` is set nobody looks at what lies behind `sk`. `shared` is pinned from
-        // here on: it is only reached by reference until the destructor drops it in place.
+        // here on: it is only reached by reference until the destructor drops it in place. `slot` is
+        // not used again.
         let done = unsafe {
             let l = layout.as_ptr();
             bindings::sdp_helper_timer_setup(addr_of_mut!((*l).timer), Some(Self::on_timer));
             bindings::sdp_helper_INIT_WORK(addr_of_mut!((*l).work), Some(Self::on_work));
             addr_of_mut!((*l).locked).write(UnsafeCell::new(locked));
-            pin_init::raw_try_init(addr_of_mut!((*l).shared), shared)
+            let slot: &'static mut MaybeUninit<P> = &mut *addr_of_mut!((*l).shared).cast();
+            slot.write_pin_init(shared)
         };
         if let Err(e) = done {
             // SAFETY: Only the locked part was initialised, and `sk` was never shared.
