@@ -200,17 +200,17 @@ impl Device {
 
     /// The most work requests that one queue of a QP may hold.
     pub(crate) fn max_qp_wr(&self) -> u32 {
-        self.attrs().max_qp_wr
+        limit(self.attrs().max_qp_wr)
     }
 
     /// The most pieces of memory that a send may gather.
     pub(crate) fn max_send_sge(&self) -> u32 {
-        self.attrs().max_send_sge
+        limit(self.attrs().max_send_sge)
     }
 
     /// The most completions that one completion queue may hold.
     pub(crate) fn max_cqe(&self) -> u32 {
-        self.attrs().max_cqe
+        limit(self.attrs().max_cqe)
     }
 
     /// How many RDMA Reads of the peer a QP of this device can answer at a time.
@@ -223,6 +223,11 @@ impl Device {
         let max = self.attrs().max_qp_init_rd_atom;
         max.try_into().unwrap_or(u8::MAX)
     }
+}
+
+/// A limit as drivers fill it in: an `int` or a `u32`, by the version of the kernel.
+fn limit(value: impl TryInto<u32>) -> u32 {
+    value.try_into().unwrap_or(0)
 }
 
 // SAFETY: Devices live in boxes that go when `users`, which counts the references, becomes zero.
