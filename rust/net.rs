@@ -2,6 +2,7 @@
 
 //! Safe wrappers of the socket layer: what a protocol family needs of it, without SDP.
 
+pub(crate) mod errno;
 pub(crate) mod family;
 pub(crate) mod msg;
 pub(crate) mod namespace;

@@ -9,11 +9,12 @@
 mod bindings;
 mod mm;
 mod net;
+mod prelude;
 pub mod proto;
 mod rdma;
 mod sock;
 
-use kernel::prelude::*;
+use crate::prelude::*;
 
 module! {
     type: SdpModule,

@@ -54,6 +54,7 @@ use crate::{
             AF_INET_SDP, //
         },
     },
+    prelude::*,
     rdma::buf::SendBuf,
     sock::{
         conn::{
@@ -71,7 +72,6 @@ use crate::{
 use core::net::SocketAddrV4;
 use kernel::{
     new_mutex, new_spinlock,
-    prelude::*,
     sync::{
         aref::ARef,
         atomic::Atomic,

@@ -2,7 +2,10 @@
 
 //! The pages of a caller's buffer, held so that a device can reach them.
 
-use crate::bindings;
+use crate::{
+    bindings,
+    prelude::*, //
+};
 use core::{
     marker::PhantomData,
     ptr::{
@@ -17,7 +20,6 @@ use kernel::{
         IovIterSource, //
     },
     page::PAGE_SIZE,
-    prelude::*,
     sync::Arc, //
 };
 

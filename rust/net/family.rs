@@ -15,6 +15,7 @@ use crate::{
         },
         workqueue::Workqueue, //
     },
+    prelude::*, //
 };
 use core::{
     marker::PhantomData,
@@ -26,7 +27,6 @@ use core::{
 };
 use kernel::{
     error::to_result,
-    prelude::*,
     str::CStr,
     types::Opaque, //
 };

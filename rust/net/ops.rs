@@ -19,6 +19,7 @@ use crate::{
             SockAddr, //
         }, //
     },
+    prelude::*, //
 };
 use core::{
     net::SocketAddrV4,
@@ -29,7 +30,6 @@ use kernel::{
         from_result,
         Error, //
     },
-    prelude::*,
     sync::aref::ARef,
     uaccess::{
         UserPtr,

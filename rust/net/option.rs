@@ -2,9 +2,11 @@
 
 //! Numbers of socket options and ioctls, and the values of options.
 
-use crate::bindings;
+use crate::{
+    bindings,
+    prelude::*, //
+};
 use kernel::{
-    prelude::*,
     transmute::AsBytes,
     uaccess::{
         UserPtr,

@@ -4,7 +4,8 @@
 
 use crate::{
     bindings,
-    net::namespace::Net, //
+    net::namespace::Net,
+    prelude::*, //
 };
 use core::{
     marker::PhantomData,
@@ -22,7 +23,6 @@ use kernel::{
         from_result,
         to_result, //
     },
-    prelude::*,
     types::Opaque, //
 };
 

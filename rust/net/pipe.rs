@@ -2,7 +2,10 @@
 
 //! Pipes that a socket fills by `splice(2)`.
 
-use crate::bindings;
+use crate::{
+    bindings,
+    prelude::*, //
+};
 use core::{
     marker::PhantomData,
     mem::ManuallyDrop,
@@ -12,10 +15,7 @@ use core::{
         NonNull, //
     },
 };
-use kernel::{
-    page::PAGE_SIZE,
-    prelude::*, //
-};
+use kernel::page::PAGE_SIZE;
 
 /// Bytes in memory that others may read too.
 ///

@@ -12,13 +12,13 @@ use crate::{
             Slot, //
         },
     },
+    prelude::*, //
 };
 use core::ptr::{
     addr_of_mut,
     drop_in_place, //
 };
 use kernel::{
-    prelude::*,
     seq_file::SeqFile,
     str::CStr, //
 };

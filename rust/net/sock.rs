@@ -16,6 +16,7 @@ use crate::{
         namespace::Net,
         ops::Protocol, //
     },
+    prelude::*, //
 };
 use core::{
     cell::UnsafeCell,
@@ -35,7 +36,6 @@ use core::{
 };
 use kernel::{
     error::to_result,
-    prelude::*,
     sync::aref::{
         ARef,
         AlwaysRefCounted, //

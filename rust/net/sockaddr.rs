@@ -2,13 +2,15 @@
 
 //! Socket addresses between the caller's bytes and [`SocketAddrV4`].
 
-use crate::bindings;
+use crate::{
+    bindings,
+    prelude::*, //
+};
 use core::net::{
     Ipv4Addr,
     Ipv6Addr,
     SocketAddrV4, //
 };
-use kernel::prelude::*;
 
 const AF_UNSPEC: u16 = bindings::AF_UNSPEC as u16;
 const AF_INET: u16 = bindings::AF_INET as u16;

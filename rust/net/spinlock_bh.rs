@@ -2,13 +2,13 @@
 
 //! A spinlock that softirqs and processes share.
 
-use crate::bindings;
-use kernel::{
-    prelude::*,
-    sync::lock::{
-        Backend,
-        Lock, //
-    },
+use crate::{
+    bindings,
+    prelude::*, //
+};
+use kernel::sync::lock::{
+    Backend,
+    Lock, //
 };
 
 /// Creates a [`SpinLockBh`] initialiser with a lock class of its own.

@@ -12,6 +12,7 @@ use crate::{
             Slot, //
         },
     },
+    prelude::*, //
 };
 use core::{
     marker::PhantomData,
@@ -21,10 +22,7 @@ use core::{
         Ordering, //
     },
 };
-use kernel::{
-    prelude::*,
-    str::CStr, //
-};
+use kernel::str::CStr;
 
 /// One integer: its file's name, the value of a new namespace, and what may be written.
 pub(crate) struct Knob {

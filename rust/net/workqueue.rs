@@ -2,12 +2,12 @@
 
 //! A workqueue of the module's own, which its removal can wait for.
 
-use crate::bindings;
-use core::ptr::NonNull;
-use kernel::{
-    prelude::*,
-    str::CStr, //
+use crate::{
+    bindings,
+    prelude::*, //
 };
+use core::ptr::NonNull;
+use kernel::str::CStr;
 
 /// An unbound workqueue, drained and destroyed when dropped.
 ///

@@ -12,6 +12,7 @@ use crate::{
         ops::Protocol,
         sock::SockGuard, //
     },
+    prelude::*, //
 };
 use core::ptr::{
     addr_of,
@@ -19,7 +20,6 @@ use core::ptr::{
     NonNull, //
 };
 use kernel::{
-    prelude::*,
     sync::{
         atomic::{
             AtomicFlag,

@@ -5,7 +5,8 @@
 use super::device::Device;
 use crate::{
     bindings,
-    net::pipe::Slice, //
+    net::pipe::Slice,
+    prelude::*, //
 };
 use core::{
     mem::MaybeUninit,
@@ -19,7 +20,6 @@ use core::{
 use kernel::{
     iov::IovIterSource,
     page::PAGE_SIZE,
-    prelude::*,
     sync::{
         aref::ARef,
         Arc, //

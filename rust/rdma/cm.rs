@@ -8,7 +8,8 @@ use super::device::{
 };
 use crate::{
     bindings,
-    net::namespace::Net, //
+    net::namespace::Net,
+    prelude::*, //
 };
 use core::{
     cell::Cell,
@@ -34,7 +35,6 @@ use kernel::{
         from_err_ptr,
         to_result, //
     },
-    prelude::*,
     sync::{
         aref::ARef,
         atomic::{
@@ -43,7 +43,7 @@ use kernel::{
             Release, //
         },
     },
-    types::NotThreadSafe,
+    types::NotThreadSafe, //
 };
 
 /// Who hears the events of a connection identifier.

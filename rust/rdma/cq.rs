@@ -3,12 +3,12 @@
 //! Completion queues from the pools of a device.
 
 use super::device::Device;
-use crate::bindings;
-use core::ptr::NonNull;
-use kernel::{
-    error::from_err_ptr,
+use crate::{
+    bindings,
     prelude::*, //
 };
+use core::ptr::NonNull;
+use kernel::error::from_err_ptr;
 
 /// A share of a completion queue that the device polls in softirq.
 ///

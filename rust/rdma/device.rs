@@ -3,7 +3,10 @@
 //! RDMA devices and the protection domain that all connections on one of them share.
 
 use super::mr::FreeMrs;
-use crate::bindings;
+use crate::{
+    bindings,
+    prelude::*, //
+};
 use core::{
     pin::Pin,
     ptr::NonNull, //
@@ -11,7 +14,6 @@ use core::{
 use kernel::{
     c_str,
     error::from_err_ptr,
-    prelude::*,
     sync::{
         aref::{
             ARef,

@@ -6,7 +6,8 @@
 use super::device::Device;
 use crate::{
     bindings,
-    mm::pages::Pages, //
+    mm::pages::Pages,
+    prelude::*, //
 };
 use core::ptr::{
     self,
@@ -18,7 +19,6 @@ use kernel::{
         to_result, //
     },
     page::PAGE_SIZE,
-    prelude::*,
     sync::{
         aref::ARef,
         atomic::{
@@ -30,7 +30,7 @@ use kernel::{
         Arc,
         Mutex, //
     },
-    types::Opaque,
+    types::Opaque, //
 };
 
 /// The most pages of a region, whatever the device can do: 2 MiB on 4 KiB pages.

@@ -29,6 +29,7 @@ use crate::{
         new_spinlock_bh,
         SpinLockBh, //
     },
+    prelude::*, //
 };
 use core::{
     mem::ManuallyDrop,
@@ -41,7 +42,6 @@ use kernel::{
     container_of,
     error::to_result,
     fmt,
-    prelude::*,
     sync::{
         aref::ARef,
         new_mutex,

@@ -7,6 +7,7 @@ use crate::{
         ops::Name,
         sock::SockGuard, //
     },
+    prelude::*,
     rdma::cm::{
         CmId,
         Handler, //
@@ -27,7 +28,6 @@ use core::net::{
     SocketAddr,
     SocketAddrV4, //
 };
-use kernel::prelude::*;
 
 /// `bind(2)`.
 ///

@@ -8,6 +8,7 @@
 
 use crate::{
     net::zerocopy::Notice,
+    prelude::*,
     proto::{
         BufferId,
         ADVERTS, //
@@ -20,10 +21,7 @@ use crate::{
         }, //
     },
 };
-use kernel::{
-    prelude::*,
-    sync::Arc, //
-};
+use kernel::sync::Arc;
 
 /// How far a buffer is.
 #[derive(Clone, Copy, PartialEq, Eq)]

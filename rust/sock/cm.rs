@@ -6,6 +6,7 @@
 //! socket lock there; what ends a connection is left to the socket's work.
 
 use crate::{
+    prelude::*,
     rdma::cm::{
         CmEvent,
         CmHandler,
@@ -21,10 +22,7 @@ use crate::{
         State, //
     },
 };
-use kernel::{
-    prelude::*,
-    sync::aref::ARef, //
-};
+use kernel::sync::aref::ARef;
 
 impl CmHandler for ARef<Socket> {
     fn event(&self, handler: &Handler<'_>, event: CmEvent<'_>) {

@@ -25,6 +25,7 @@ use crate::{
             SpinLockBh, //
         }, //
     },
+    prelude::*,
     proto::{
         wire::mid,
         AbortReason,
@@ -84,7 +85,6 @@ use crate::{
 use core::ops::Range;
 use kernel::{
     page::PAGE_SIZE,
-    prelude::*,
     sync::{
         aref::ARef,
         atomic::{

@@ -8,6 +8,7 @@ use crate::{
         SockGuard,
         Woken, //
     },
+    prelude::*,
     proto::{
         Machine,
         Side, //
@@ -32,7 +33,6 @@ use core::net::{
     SocketAddr,
     SocketAddrV4, //
 };
-use kernel::prelude::*;
 
 /// How long the route to a peer may take, in milliseconds.
 const ROUTE_MS: u32 = 3000;

@@ -7,6 +7,7 @@
 
 use crate::{
     net::sock::Shown,
+    prelude::*,
     proto::Side,
     rdma::cm::{
         ChildId,
@@ -27,12 +28,9 @@ use core::net::{
     Ipv4Addr,
     SocketAddrV4, //
 };
-use kernel::{
-    prelude::*,
-    sync::{
-        aref::ARef,
-        atomic::Relaxed, //
-    },
+use kernel::sync::{
+    aref::ARef,
+    atomic::Relaxed, //
 };
 
 /// Requests that the CM is to have room for, however few the program lets wait: [`Backlog`] counts

@@ -14,6 +14,7 @@ use crate::{
         TCP_CORK,
         TCP_NODELAY, //
     },
+    prelude::*,
     sock::{
         recv,
         settings,
@@ -22,7 +23,6 @@ use crate::{
         State, //
     },
 };
-use kernel::prelude::*;
 
 /// `setsockopt(2)`. `ENOPROTOOPT` for what a stream over RDMA does not have.
 pub(super) fn set(sk: &Socket, level: c_int, name: c_int, value: c_int) -> Result {

@@ -23,6 +23,7 @@ use crate::{
             Woken, //
         },
     },
+    prelude::*,
     proto::{
         Machine,
         Readable,
@@ -43,10 +44,7 @@ use crate::{
         State, //
     },
 };
-use kernel::{
-    prelude::*,
-    sync::Arc, //
-};
+use kernel::sync::Arc;
 
 /// The most bytes that one RDMA Read fetches. Each is reported when it is done, so that a peer that
 /// waits sees progress; the next is in flight by then.

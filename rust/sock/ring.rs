@@ -2,7 +2,7 @@
 
 //! A queue of bounded length, which never allocates after it was made.
 
-use kernel::prelude::*;
+use crate::prelude::*;
 
 /// A first-in, first-out queue of at most as many elements as it was made for.
 ///

@@ -25,6 +25,7 @@ use crate::{
         },
         zerocopy::Notice,
     },
+    prelude::*,
     proto::Machine,
     rdma::{
         buf::SendBuf,
@@ -50,7 +51,6 @@ use crate::{
 };
 use kernel::{
     page::PAGE_SIZE,
-    prelude::*,
     sync::Arc, //
 };
 

@@ -2,18 +2,20 @@
 
 //! `net.sdp.*`: what each network namespace can tune.
 
-use crate::net::{
-    namespace::Net,
-    sysctl::{
-        self,
-        Directory,
-        Knob,
-        Knobs, //
+use crate::{
+    net::{
+        namespace::Net,
+        sysctl::{
+            self,
+            Directory,
+            Knob,
+            Knobs, //
+        },
     },
+    prelude::*, //
 };
 use kernel::{
     page::PAGE_SIZE,
-    prelude::*,
     str::CStr, //
 };
 

@@ -7,6 +7,7 @@ use crate::{
         Shown,
         SockGuard, //
     },
+    prelude::*,
     proto::Machine,
     sock::{
         conn::Link,
@@ -19,7 +20,6 @@ use crate::{
         State, //
     },
 };
-use kernel::prelude::*;
 
 /// `shutdown(2)`, with what TCP makes of it in each state.
 pub(super) fn shutdown(sk: &Socket, read: bool, write: bool) -> Result {

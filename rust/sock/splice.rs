@@ -7,6 +7,7 @@ use crate::{
         Pipe,
         Slice, //
     },
+    prelude::*,
     proto::Machine,
     sock::{
         conn::Conn,
@@ -17,7 +18,6 @@ use crate::{
         State, //
     },
 };
-use kernel::prelude::*;
 
 /// `splice(2)` of at most `len` bytes out of the socket: gives what there is, once there is anything.
 pub(super) fn splice_read(

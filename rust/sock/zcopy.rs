@@ -9,6 +9,7 @@ use crate::{
         SockGuard,
         Timeout, //
     },
+    prelude::*,
     proto::{
         BufferId,
         Machine,
@@ -38,10 +39,7 @@ use crate::{
         Sdp, //
     },
 };
-use kernel::{
-    prelude::*,
-    sync::Arc, //
-};
+use kernel::sync::Arc;
 
 /// Requests that the messages leave to the callers' buffers: at most two of each at a time. They
 /// are never out of one, so that no key is left valid for want of it.
