@@ -2,6 +2,8 @@
 #
 # The module as people use it; kbuild reads Kbuild.
 
+# The version of the module and of its packages.
+version := 0.1.0
 # The build tree of the kernel that the module is for.
 KDIR ?= /lib/modules/$(shell uname -r)/build
 # What the VM runs: the kernel, as tools/vm/run --help names them, and rxe or siw.
@@ -21,6 +23,10 @@ module: ## build build/module/sdp.ko for KDIR=<kernel build tree> (takes LLVM=1,
 .PHONY: modules_install
 modules_install: module ## install the module below INSTALL_MOD_PATH
 	+@$(kbuild) modules_install
+
+.PHONY: deb
+deb: ## make Debian packages in build/deb, with KDIR=/usr/src/linux-headers-… also of the module for that kernel
+	@tools/deb/build $(version) $(if $(filter-out file,$(origin KDIR)),$(KDIR))
 
 .PHONY: clean
 clean: ## remove everything that was built in the checkout
