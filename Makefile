@@ -13,16 +13,17 @@ CMD ?= bash -c 'ip -n a address; rdma link; cat /proc/modules'
 
 # Runs kbuild in the tree that modules for KDIR are compiled in, which is made first if need be.
 kbuild = tree=$$(tools/kernel-tree $(KDIR)) && $(MAKE) -C "$$tree" M=$(CURDIR) MO=$(CURDIR)/build/module
-run = tools/vm/run --kernel $(KERNEL) --rdma $(RDMA)
+run = tools/vm/run --kernel $(KERNEL) --rdma $(RDMA) $(if $(DEADLINE),--deadline $(DEADLINE))
 
 .PHONY: module
 module: ## build build/module/sdp.ko for KDIR=<kernel build tree> (takes LLVM=1, CLIPPY=1 …)
 	@mkdir -p build/module
-	+@$(kbuild) modules && tools/check-symbols build/module/sdp.ko "$$tree/Module.symvers"
+	+@$(kbuild) modules && tools/check-symbols build/module/sdp.ko "$$tree/Module.symvers" && echo "$$tree" > build/module/tree
 
 .PHONY: modules_install
-modules_install: module ## install the module below INSTALL_MOD_PATH
-	+@$(kbuild) modules_install
+modules_install: ## install the module that was built, below INSTALL_MOD_PATH
+	@test -e build/module/tree || { echo 'there is no module yet; run make first' >&2; exit 1; }
+	+@$(MAKE) -C "$$(cat build/module/tree)" M=$(CURDIR) MO=$(CURDIR)/build/module modules_install
 
 .PHONY: deb
 deb: ## make Debian packages in build/deb, with KDIR=/usr/src/linux-headers-… also of the module for that kernel
@@ -33,7 +34,7 @@ clean: ## remove everything that was built in the checkout
 	rm -rf build
 
 .PHONY: prepare
-prepare: ## prepare the root and the kernels of the VM, once; UPDATE=1 looks for newer kernels
+prepare: ## prepare the root and the kernels of the VM, once; UPDATE=1 takes the newest of Debian's kernels
 	@tools/vm/prepare $(if $(UPDATE),--update)
 
 .PHONY: build
@@ -42,7 +43,7 @@ build: ## build the module and the selftests for the VM: KERNEL=release|7.3|7.2|
 	@tools/vm/build $(KERNEL)
 
 .PHONY: vm
-vm: build ## run CMD='…' in the VM, with the module loaded: KERNEL=release|7.3|7.2|debug RDMA=rxe|siw
+vm: build ## run CMD='…' in the VM, with the module loaded: KERNEL=release|7.3|7.2|debug RDMA=rxe|siw DEADLINE=600
 	@$(run) -- bash -c "$$CMD"
 
 .PHONY: shell
@@ -60,7 +61,7 @@ sweep: build ## measure calls with and without a copy, by size, in the VM: KERNE
 	@$(run) --deadline 1800 -- build/cargo/release/sdp_sweep
 
 .PHONY: check
-check: ## run every test: on the host, and in the VM with both kernels, and on siw
+check: ## run every test: on the host, of the packages, and in the VM on Debian's kernels and the debug kernel
 	@tools/check
 
 .PHONY: rules

@@ -224,15 +224,16 @@ impl<P: Protocol> Sock<P> {
         let layout = NonNull::new(sk.cast::<Layout<P>>()).ok_or(ENOMEM)?;
         // SAFETY: `obj_size` of our `struct proto` is the size of `Layout`, the memory is ours, and
         // until `sk_destruct` is set nobody looks at what lies behind `sk`. `shared` is pinned from
-        // here on: it is only reached by reference until the destructor drops it in place. `slot` is
-        // not used again.
+        // here on: it is only reached by reference until the destructor drops it in place. The memory
+        // is not as long-lived as the type of `slot` says, but that and what is made of it end here.
         let done = unsafe {
             let l = layout.as_ptr();
             bindings::sdp_helper_timer_setup(addr_of_mut!((*l).timer), Some(Self::on_timer));
             bindings::sdp_helper_INIT_WORK(addr_of_mut!((*l).work), Some(Self::on_work));
             addr_of_mut!((*l).locked).write(UnsafeCell::new(locked));
-            let slot: &'static mut MaybeUninit<P> = &mut *addr_of_mut!((*l).shared).cast();
-            slot.write_pin_init(shared)
+            let slot: *mut P = addr_of_mut!((*l).shared);
+            let slot: &'static mut MaybeUninit<P> = &mut *slot.cast();
+            slot.write_pin_init(shared).map(|_| ())
         };
         if let Err(e) = done {
             // SAFETY: Only the locked part was initialised, and `sk` was never shared.

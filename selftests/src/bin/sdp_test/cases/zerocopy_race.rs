@@ -26,6 +26,7 @@ use crate::{
     },
     memory::{
         file,
+        memfd,
         Map,
         PAGE, //
     },
@@ -278,11 +279,11 @@ fn zcopy_munmap() {
     sdp_only("TCP's count is checked by the counters");
     disturbed_send(|map| {
         let len = map.bytes().len();
+        // Full of it from the start: a call that still copies would see zeros before it is filled.
+        let other = memfd(&vec![OTHER; len]);
         drop(map);
         // Likely at the same place.
-        let mut other = Map::anonymous(len);
-        other.bytes_mut().fill(OTHER);
-        Some(other)
+        Some(Map::file(&other, len, libc::PROT_READ, libc::MAP_PRIVATE))
     });
 }
 

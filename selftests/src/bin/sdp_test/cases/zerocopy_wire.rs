@@ -687,10 +687,12 @@ fn advertises_wrongly(spoil: impl Fn(Advert) -> Advert) {
         },
         || {
             let advert = spoil(talk.peer.advert(0, 256 << 10));
-            talk.say(
+            let message = talk.message(
                 mid::SRC_AVAIL,
                 &[&advert.to_bytes(), &[7; INLINE][..]].concat(),
             );
+            // The read that is refused may break this QP before it is told that the message arrived.
+            talk.send(&message);
         },
     );
     match end {
