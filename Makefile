@@ -24,6 +24,7 @@ module: ## build build/module/sdp.ko for KDIR=<kernel build tree> (takes LLVM=1,
 modules_install: ## install the module that was built, below INSTALL_MOD_PATH
 	@test -e build/module/tree || { echo 'there is no module yet; run make first' >&2; exit 1; }
 	+@$(MAKE) -C "$$(cat build/module/tree)" M=$(CURDIR) MO=$(CURDIR)/build/module modules_install
+	@depmod $(if $(INSTALL_MOD_PATH),--basedir $(INSTALL_MOD_PATH)) "$$(cat "$$(cat build/module/tree)/include/config/kernel.release")"
 
 .PHONY: deb
 deb: ## make Debian packages in build/deb, with KDIR=/usr/src/linux-headers-… also of the module for that kernel
