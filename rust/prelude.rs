@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The kernel crate's prelude, and the error codes of sockets, which that has from Linux 7.3 on.
+//! The kernel crate's prelude, plus the error codes of sockets, which it has only since Linux 7.3.
 
 pub(crate) use kernel::prelude::*;
 

@@ -59,6 +59,15 @@ pub(super) fn reap(sk: &Socket) {
     reap_locked(sk, false);
 }
 
+/// The milliseconds until `at`, unless it has passed.
+pub(super) fn until(at: Instant<Monotonic>) -> Option<u32> {
+    let late = at.elapsed();
+    late.is_negative().then(|| {
+        let rest = late.as_millis().saturating_neg().saturating_add(1);
+        u32::try_from(rest).unwrap_or(u32::MAX)
+    })
+}
+
 /// [`reap()`] under the teardown mutex; in a `hurry`, without waiting for what a failed attempt's
 /// peer has to say to it.
 fn reap_locked(sk: &Socket, hurry: bool) {
@@ -85,9 +94,9 @@ fn reap_locked(sk: &Socket, hurry: bool) {
             }
         }
         Link::Dropped => {
-            let waits = drop_at.is_some_and(|at| at.elapsed().is_negative());
-            if waits && !(hurry && failed) {
-                return;
+            // The timer may have run out for what the connection held back.
+            if let Some(ms) = drop_at.and_then(until).filter(|_| !(hurry && failed)) {
+                return sk.arm_timer(ms);
             }
         }
         Link::Gone => {}

@@ -122,11 +122,9 @@ pub(super) fn check_fin_wait(sk: &Socket) {
     if conn.link() != Link::Up {
         return;
     }
-    let late = wait.at.elapsed();
-    if late.is_negative() {
+    if let Some(ms) = reap::until(wait.at) {
         // The timer may have run out for what the connection held back.
-        let rest = late.as_millis().saturating_neg().saturating_add(1);
-        return sk.arm_timer(u32::try_from(rest).unwrap_or(u32::MAX));
+        return sk.arm_timer(ms);
     }
     if conn.queued() < wait.queued {
         wait_for_fin(sk, &mut s, &conn);
