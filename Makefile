@@ -65,6 +65,10 @@ sweep: build ## measure calls with and without a copy, by size, in the VM: KERNE
 check: ## run every test: on the host, of the packages, and in the VM on Debian's kernels and the debug kernel
 	@tools/check
 
+.PHONY: check-long
+check-long: ## build the module for arm64, and by the compilers of Debian testing
+	@tools/check-long
+
 .PHONY: rules
 rules: ## print the code and the tests of each protocol rule; fails when one is missing
 	@tools/rules
