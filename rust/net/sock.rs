@@ -224,8 +224,8 @@ impl<P: Protocol> Sock<P> {
         let layout = NonNull::new(sk.cast::<Layout<P>>()).ok_or(ENOMEM)?;
         // SAFETY: `obj_size` of our `struct proto` is the size of `Layout`, the memory is ours, and
         // until `sk_destruct` is set nobody looks at what lies behind `sk`. `shared` is pinned from
-        // here on: it is only reached by reference until the destructor drops it in place. The memory
-        // is not as long-lived as the type of `slot` says, but that and what is made of it end here.
+        // here on: it is only reached by reference until the destructor drops it in place. The
+        // memory does not live as long as the type of `slot` says, but `slot` ends here.
         let done = unsafe {
             let l = layout.as_ptr();
             bindings::sdp_helper_timer_setup(addr_of_mut!((*l).timer), Some(Self::on_timer));
