@@ -94,7 +94,7 @@ mutants: ## test the tests of the protocol core (about an hour; needs cargo-muta
 	@tools/mutants
 
 .PHONY: lint
-lint: ## check format, warnings, walls between the rooms, and scripts
+lint: ## check format, warnings, boundaries between the layers, and scripts
 	@tools/lint
 
 .PHONY: fmt

@@ -2,7 +2,7 @@
 
 //! Stream sockets over RDMA with the Sockets Direct Protocol.
 //!
-//! The rooms, from the wire to the user: `proto` is the protocol, pure; `rdma`, `net` and `mm` wrap
+//! The layers, from the wire to the user: `proto` is the protocol, pure; `rdma`, `net` and `mm` wrap
 //! the kernel's RDMA and socket layers and its memory; `sock` is the socket that is made of them.
 //! Only `rdma`, `net`, `mm` and `bindings` hold `unsafe`.
 
