@@ -35,7 +35,7 @@ struct SdpModule {
 
 impl kernel::Module for SdpModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        rdma::device::init();
+        rdma::pd::init();
         let settings = sock::settings::Registration::new()?;
         let stats = sock::stats::Registration::new()?;
         Ok(Self {

@@ -2,7 +2,7 @@
 
 //! Memory for sends and receives, mapped for a device.
 
-use super::device::Device;
+use super::pd::Pd;
 use crate::{
     bindings,
     net::pipe::Slice,
@@ -20,10 +20,7 @@ use core::{
 use kernel::{
     iov::IovIterSource,
     page::PAGE_SIZE,
-    sync::{
-        aref::ARef,
-        Arc, //
-    },
+    sync::Arc, //
 };
 
 /// Physically contiguous pages.
@@ -92,9 +89,9 @@ impl Direction {
 ///
 /// # Invariants
 ///
-/// `size` bytes are mapped at `addr` for `device`; only this value unmaps them.
+/// `size` bytes are mapped at `addr` for the device of `pd`; only this value unmaps them.
 struct Mapping {
-    device: ARef<Device>,
+    pd: Arc<Pd>,
     addr: u64,
     size: usize,
     direction: Direction,
@@ -102,12 +99,12 @@ struct Mapping {
 
 impl Mapping {
     /// Maps all of `pages`, which have to outlive the mapping.
-    fn new(device: &ARef<Device>, pages: &Pages, direction: Direction) -> Result<Self> {
+    fn new(pd: &Arc<Pd>, pages: &Pages, direction: Direction) -> Result<Self> {
         let size = pages.size();
         // SAFETY: The device is registered, and the pages are valid.
         let addr = unsafe {
             bindings::sdp_helper_ib_dma_map_page(
-                device.as_ptr(),
+                pd.device().as_ptr(),
                 pages.page.as_ptr(),
                 0,
                 size,
@@ -115,12 +112,12 @@ impl Mapping {
             )
         };
         // SAFETY: The device is registered, and `addr` is what mapping for it gave.
-        if unsafe { bindings::sdp_helper_ib_dma_mapping_error(device.as_ptr(), addr) } != 0 {
+        if unsafe { bindings::sdp_helper_ib_dma_mapping_error(pd.device().as_ptr(), addr) } != 0 {
             return Err(ENOMEM);
         }
         // INVARIANT: It was just mapped.
         Ok(Self {
-            device: device.clone(),
+            pd: pd.clone(),
             addr,
             size,
             direction,
@@ -133,7 +130,7 @@ impl Drop for Mapping {
         // SAFETY: By the type invariants it is mapped, and ours to unmap.
         unsafe {
             bindings::sdp_helper_ib_dma_unmap_page(
-                self.device.as_ptr(),
+                self.pd.device().as_ptr(),
                 self.addr,
                 self.size,
                 self.direction.as_raw(),
@@ -150,35 +147,34 @@ struct Buf {
 }
 
 impl Buf {
-    fn new(device: &ARef<Device>, order: u32, direction: Direction) -> Result<Self> {
+    fn new(pd: &Arc<Pd>, order: u32, direction: Direction) -> Result<Self> {
         let pages = Pages::new(order)?;
         Ok(Self {
-            mapping: Some(Mapping::new(device, &pages, direction)?),
+            mapping: Some(Mapping::new(pd, &pages, direction)?),
             pages,
         })
     }
 
-    /// The mapping for `device`, if there is one and `range` lies in it.
-    fn mapped(&self, device: &Device, range: &Range<usize>) -> Result<(&Mapping, u64)> {
+    /// The mapping for `pd`, if there is one and `range` lies in it.
+    fn mapped(&self, pd: &Pd, range: &Range<usize>) -> Result<(&Mapping, u64)> {
         let mapping = self.mapping.as_ref().ok_or(EINVAL)?;
-        if !ptr::eq(&*mapping.device, device) || range.start > range.end || range.end > mapping.size
-        {
+        if !ptr::eq(&*mapping.pd, pd) || range.start > range.end || range.end > mapping.size {
             return Err(EINVAL);
         }
         // CAST: `usize` has at most 64 bits. OVERFLOW: The address lies in the mapping.
         Ok((mapping, mapping.addr + range.start as u64))
     }
 
-    /// Hands `range` to `device` and describes it for a work request.
+    /// Hands `range` to the device and describes it for a work request.
     ///
-    /// Fails with `EINVAL` when the range is not mapped for that device.
-    fn to_device(&self, device: &Device, range: Range<usize>) -> Result<bindings::ib_sge> {
-        let (mapping, addr) = self.mapped(device, &range)?;
+    /// Fails with `EINVAL` when the range is not mapped for `pd`.
+    fn to_device(&self, pd: &Pd, range: Range<usize>) -> Result<bindings::ib_sge> {
+        let (mapping, addr) = self.mapped(pd, &range)?;
         let length = u32::try_from(range.len())?;
         // SAFETY: The range is mapped for the device in this direction.
         unsafe {
             bindings::sdp_helper_ib_dma_sync_single_for_device(
-                device.as_ptr(),
+                pd.device().as_ptr(),
                 addr,
                 range.len(),
                 mapping.direction.as_raw(),
@@ -187,17 +183,17 @@ impl Buf {
         Ok(bindings::ib_sge {
             addr,
             length,
-            lkey: device.lkey(),
+            lkey: pd.lkey(),
         })
     }
 
-    /// Takes the first `len` bytes back from `device`.
-    fn to_cpu(&self, device: &Device, len: usize) -> Result {
-        let (mapping, addr) = self.mapped(device, &(0..len))?;
+    /// Takes the first `len` bytes back from the device.
+    fn to_cpu(&self, pd: &Pd, len: usize) -> Result {
+        let (mapping, addr) = self.mapped(pd, &(0..len))?;
         // SAFETY: The range is mapped for the device in this direction.
         unsafe {
             bindings::sdp_helper_ib_dma_sync_single_for_cpu(
-                device.as_ptr(),
+                pd.device().as_ptr(),
                 addr,
                 len,
                 mapping.direction.as_raw(),
@@ -215,12 +211,12 @@ pub(super) struct Headers(Buf);
 
 impl Headers {
     /// Memory for `count` sends. Fails with `ENOMEM`.
-    pub(super) fn new(device: &ARef<Device>, count: u32) -> Result<Self> {
+    pub(super) fn new(pd: &Arc<Pd>, count: u32) -> Result<Self> {
         let size = usize::try_from(count)?
             .checked_mul(HEADER_ROOM)
             .ok_or(ENOMEM)?;
         let pages = size.div_ceil(PAGE_SIZE).next_power_of_two();
-        let buf = Buf::new(device, pages.ilog2(), Direction::ToDevice)?;
+        let buf = Buf::new(pd, pages.ilog2(), Direction::ToDevice)?;
         Ok(Self(buf))
     }
 
@@ -233,7 +229,7 @@ impl Headers {
     /// The room of that send is not in use: neither by the device nor by another call.
     pub(super) unsafe fn write(
         &self,
-        device: &Device,
+        pd: &Pd,
         slot: usize,
         header: &[u8],
     ) -> Result<bindings::ib_sge> {
@@ -248,7 +244,7 @@ impl Headers {
             ptr::copy_nonoverlapping(header.as_ptr(), to, header.len());
         }
         // OVERFLOW: The room is in the pages.
-        self.0.to_device(device, start..start + header.len())
+        self.0.to_device(pd, start..start + header.len())
     }
 }
 
@@ -263,11 +259,11 @@ pub(crate) struct RecvBuf {
 }
 
 impl RecvBuf {
-    /// Allocates `2^order` pages and maps them for `device`. Sleeps. Fails with `ENOMEM`.
-    pub(crate) fn new(device: &ARef<Device>, order: u32) -> Result<Self> {
+    /// Allocates `2^order` pages and maps them for the device of `pd`. Sleeps. Fails with `ENOMEM`.
+    pub(crate) fn new(pd: &Arc<Pd>, order: u32) -> Result<Self> {
         // INVARIANT: Nothing is filled yet.
         Ok(Self {
-            buf: Buf::new(device, order, Direction::FromDevice)?,
+            buf: Buf::new(pd, order, Direction::FromDevice)?,
             filled: 0,
         })
     }
@@ -286,7 +282,7 @@ impl RecvBuf {
 
     /// Unmaps the buffer and lets the device go; what was received stays readable.
     ///
-    /// It cannot be posted any more. May have to be called in process context: see [`Device`].
+    /// It cannot be posted any more. May have to be called in process context: see [`Pd`].
     pub(crate) fn detach(&mut self) {
         self.buf.mapping = None;
     }
@@ -303,21 +299,21 @@ impl RecvBuf {
         unsafe { Slice::new(self.buf.pages.page, range) }
     }
 
-    /// Empties the buffer and hands it to `device`.
-    pub(super) fn arm(&mut self, device: &Device) -> Result<bindings::ib_sge> {
+    /// Empties the buffer and hands it to the device.
+    pub(super) fn arm(&mut self, pd: &Pd) -> Result<bindings::ib_sge> {
         // INVARIANT: Nothing is filled.
         self.filled = 0;
-        self.buf.to_device(device, 0..self.size())
+        self.buf.to_device(pd, 0..self.size())
     }
 
-    /// Takes the buffer back from `device`.
+    /// Takes the buffer back from the device.
     ///
     /// # Safety
     ///
     /// The device wrote the first `len` bytes, or fewer if the buffer is smaller, and is done.
-    pub(super) unsafe fn fill(&mut self, device: &Device, len: usize) -> Result {
+    pub(super) unsafe fn fill(&mut self, pd: &Pd, len: usize) -> Result {
         let len = len.min(self.size());
-        self.buf.to_cpu(device, len)?;
+        self.buf.to_cpu(pd, len)?;
         // INVARIANT: By the contract.
         self.filled = len;
         Ok(())
@@ -338,9 +334,9 @@ pub(crate) struct SendBuf {
 }
 
 impl SendBuf {
-    /// Allocates `2^order` pages and maps them for `device`. Sleeps. Fails with `ENOMEM`.
-    pub(crate) fn new(device: &ARef<Device>, order: u32) -> Result<Self> {
-        let buf = Buf::new(device, order, Direction::ToDevice)?;
+    /// Allocates `2^order` pages and maps them for the device of `pd`. Sleeps. Fails with `ENOMEM`.
+    pub(crate) fn new(pd: &Arc<Pd>, order: u32) -> Result<Self> {
+        let buf = Buf::new(pd, order, Direction::ToDevice)?;
         // INVARIANT: Nothing is filled yet, and nobody else has the chunk.
         Ok(Self {
             chunk: Arc::new(buf, GFP_KERNEL)?,
@@ -432,9 +428,9 @@ impl Sge {
         Ok(())
     }
 
-    /// Hands the range to `device` and describes it for a work request.
-    pub(super) fn to_device(&self, device: &Device) -> Result<bindings::ib_sge> {
+    /// Hands the range to the device and describes it for a work request.
+    pub(super) fn to_device(&self, pd: &Pd) -> Result<bindings::ib_sge> {
         self.chunk
-            .to_device(device, self.offset..self.offset + self.len)
+            .to_device(pd, self.offset..self.offset + self.len)
     }
 }

@@ -35,13 +35,10 @@ use kernel::{
         from_err_ptr,
         to_result, //
     },
-    sync::{
-        aref::ARef,
-        atomic::{
-            Acquire,
-            AtomicFlag,
-            Release, //
-        },
+    sync::atomic::{
+        Acquire,
+        AtomicFlag,
+        Release, //
     },
     types::NotThreadSafe, //
 };
@@ -276,7 +273,7 @@ impl Handler<'_> {
 
     /// The device that the identifier is bound to: from [`CmEvent::AddrResolved`] on, and for
     /// children. Fails with `ENODEV` when there is none.
-    pub(crate) fn device(&self) -> Result<ARef<Device>> {
+    pub(crate) fn device(&self) -> Result<Device> {
         // SAFETY: The identifier is live. It gets its device under the handler mutex, or before
         // the first event, and loses it when it is destroyed.
         let device = unsafe { ptr::read_volatile(&raw const (*self.as_ptr()).device) };

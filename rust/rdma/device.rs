@@ -1,184 +1,66 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! RDMA devices and the protection domain that all connections on one of them share.
+//! RDMA devices.
 
-use super::mr::FreeMrs;
 use crate::{
     bindings,
     prelude::*, //
 };
-use core::{
-    pin::Pin,
-    ptr::NonNull, //
-};
-use kernel::{
-    c_str,
-    error::from_err_ptr,
-    sync::{
-        aref::{
-            ARef,
-            AlwaysRefCounted, //
-        },
-        atomic::{
-            Acquire,
-            AtomicFlag,
-            Full,
-            Release, //
-        },
-        global_lock, Refcount,
-    },
-};
+use core::ptr::NonNull;
+use kernel::c_str;
 
 /// The name under which `rdma resource` shows what is created here.
 pub(super) const OWNER: &CStr = c_str!("sdp");
 
-/// The registration of a device, which does not end before this is dropped.
+/// An RDMA device in use.
+///
+/// It keeps the device registered, so whoever holds one delays the device's removal.
 ///
 /// # Invariants
 ///
 /// `0` is a registered device, and this value owns one of its registration references.
-struct Registration(NonNull<bindings::ib_device>);
+pub(crate) struct Device(NonNull<bindings::ib_device>);
 
-impl Drop for Registration {
+// SAFETY: The RDMA core synchronises devices.
+unsafe impl Send for Device {}
+// SAFETY: As above.
+unsafe impl Sync for Device {}
+
+impl Drop for Device {
     fn drop(&mut self) {
         // SAFETY: By the type invariants the reference is ours.
         unsafe { bindings::ib_device_put(self.0.as_ptr()) };
     }
 }
 
-/// A protection domain.
-///
-/// # Invariants
-///
-/// `0` is a live protection domain that only this value deallocates.
-struct Pd(NonNull<bindings::ib_pd>);
-
-impl Drop for Pd {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariants it is live, and it is not used any more.
-        unsafe { bindings::sdp_helper_ib_dealloc_pd(self.0.as_ptr()) };
-    }
-}
-
-/// An RDMA device in use.
-///
-/// It keeps the device registered, so whoever holds one delays the device's removal. The last
-/// reference has to be dropped in process context, because that sleeps.
-#[pin_data]
-pub(crate) struct Device {
-    users: Refcount,
-    // Fields are dropped in this order: what is in the domain first, and the domain while the
-    // device is still registered.
-    #[pin]
-    mrs: FreeMrs,
-    pd: Pd,
-    registration: Registration,
-}
-
-// SAFETY: The RDMA core synchronises devices and protection domains.
-unsafe impl Send for Device {}
-// SAFETY: As above; all fields but the counter, which is atomic, are immutable.
-unsafe impl Sync for Device {}
-
-/// A device in the list of those in use, which holds no reference.
-struct Entry(NonNull<Device>);
-
-// SAFETY: `Device` is `Send` and `Sync`.
-unsafe impl Send for Entry {}
-
-global_lock! {
-    // SAFETY: `init` initialises it once, and `Device::get` does not lock it before.
-    unsafe(uninit) static DEVICES: Mutex<KVec<Entry>> = KVec::new();
-}
-
-static INIT_BEGAN: AtomicFlag = AtomicFlag::new(false);
-static INIT_ENDED: AtomicFlag = AtomicFlag::new(false);
-
-/// Makes devices usable; to be called when the module is loaded.
-pub(crate) fn init() {
-    if !INIT_BEGAN.xchg(true, Full) {
-        // SAFETY: The flag lets only one caller come here.
-        unsafe { DEVICES.init() };
-        INIT_ENDED.store(true, Release);
-    }
-}
-
 impl Device {
-    /// Gives the one `Device` of an `ib_device`, made at its first use. Sleeps.
-    ///
-    /// Fails with `ENODEV` when the device is going, `ENOMEM`, or the driver's error.
+    /// Takes a reference to an `ib_device`. Any context. Fails with `ENODEV` when it is going.
     ///
     /// # Safety
     ///
     /// `device` is valid for the time of the call.
-    pub(super) unsafe fn get(device: NonNull<bindings::ib_device>) -> Result<ARef<Self>> {
-        if !INIT_ENDED.load(Acquire) {
-            return Err(ENODEV);
-        }
-        let mut devices = DEVICES.lock();
-        for entry in devices.iter() {
-            // SAFETY: A device leaves the list, under this lock, before it is freed, and its
-            // count becomes zero under this lock only.
-            let known = unsafe { entry.0.as_ref() };
-            if known.registration.0 == device {
-                return Ok(ARef::from(known));
-            }
-        }
-
-        // SAFETY: By the contract `device` is valid.
+    pub(super) unsafe fn get(device: NonNull<bindings::ib_device>) -> Result<Self> {
+        // SAFETY: By the contract.
         if !unsafe { bindings::sdp_helper_ib_device_try_get(device.as_ptr()) } {
             return Err(ENODEV);
         }
         // INVARIANT: The reference was just taken.
-        let registration = Registration(device);
-        // SAFETY: The device is registered; the name is static.
-        let pd = from_err_ptr(unsafe {
-            bindings::__ib_alloc_pd(device.as_ptr(), 0, OWNER.as_char_ptr())
-        })?;
-        // INVARIANT: It was just allocated.
-        let pd = Pd(NonNull::new(pd).ok_or(ENOMEM)?);
-        let new = KBox::pin_init(
-            pin_init!(Self {
-                users: Refcount::new(1),
-                mrs <- FreeMrs::new(),
-                pd,
-                registration,
-            }),
-            GFP_KERNEL,
-        )?;
-        devices.push(Entry(NonNull::from(&*new)), GFP_KERNEL)?;
-        // SAFETY: `new` is a valid box, which is not moved out of until it is freed; the reference
-        // counted by `users` goes to the caller.
-        Ok(unsafe {
-            let new = KBox::into_raw(Pin::into_inner_unchecked(new));
-            ARef::from_raw(NonNull::new_unchecked(new))
-        })
+        Ok(Self(device))
     }
 
     /// The C device, registered as long as `self`.
     pub(super) fn as_ptr(&self) -> *mut bindings::ib_device {
-        self.registration.0.as_ptr()
+        self.0.as_ptr()
     }
 
-    /// The C protection domain, valid as long as `self`.
-    pub(super) fn pd(&self) -> *mut bindings::ib_pd {
-        self.pd.0.as_ptr()
-    }
-
-    /// The key with which the device reaches memory mapped for it.
-    pub(super) fn lkey(&self) -> u32 {
-        // SAFETY: The domain is valid, and its key is set when it is allocated.
-        unsafe { (*self.pd()).local_dma_lkey }
+    /// The most protection domains that there may be.
+    pub(super) fn max_pd(&self) -> u32 {
+        limit(self.attrs().max_pd)
     }
 
     fn attrs(&self) -> &bindings::ib_device_attr {
         // SAFETY: The device is registered, and its attributes do not change while it is.
         unsafe { &(*self.as_ptr()).attrs }
-    }
-
-    /// Memory regions that nobody uses.
-    pub(super) fn mrs(&self) -> &FreeMrs {
-        &self.mrs
     }
 
     /// The most pages that one registered region of memory may have, 0 if there are none.
@@ -230,35 +112,4 @@ impl Device {
 /// A limit as drivers fill it in: an `int` or a `u32`, by the version of the kernel.
 fn limit(value: impl TryInto<u32>) -> u32 {
     value.try_into().unwrap_or(0)
-}
-
-// SAFETY: Devices live in boxes that go when `users`, which counts the references, becomes zero.
-unsafe impl AlwaysRefCounted for Device {
-    fn inc_ref(&self) {
-        self.users.inc();
-    }
-
-    unsafe fn dec_ref(obj: NonNull<Self>) {
-        // SAFETY: The caller's reference keeps it alive until the count is decremented below.
-        let users = unsafe { &(*obj.as_ptr()).users };
-        // The count becomes zero under the list's lock only, so that `get` finds no dying device.
-        //
-        // SAFETY: `Refcount` is a `refcount_t`.
-        if unsafe { bindings::refcount_dec_not_one(users.as_atomic().as_ptr().cast()) } {
-            return;
-        }
-        let mut devices = DEVICES.lock();
-        if !users.dec_and_test() {
-            return;
-        }
-        devices.retain(|entry| entry.0 != obj);
-        if devices.is_empty() {
-            // The static list is never dropped, and must leave nothing behind with the module.
-            *devices = KVec::new();
-        }
-        drop(devices);
-        // SAFETY: It came from a box in `get`; the last reference was just dropped, and the list
-        // has forgotten it.
-        drop(unsafe { KBox::from_raw(obj.as_ptr()) });
-    }
 }

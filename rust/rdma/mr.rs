@@ -3,7 +3,7 @@
 //! Fast-register memory regions: a caller's pages with keys by which a device, and a peer, reach
 //! exactly their bytes.
 
-use super::device::Device;
+use super::pd::Pd;
 use crate::{
     bindings,
     mm::pages::Pages,
@@ -20,7 +20,6 @@ use kernel::{
     },
     page::PAGE_SIZE,
     sync::{
-        aref::ARef,
         atomic::{
             Acquire,
             AtomicFlag,
@@ -36,8 +35,8 @@ use kernel::{
 /// The most pages of a region, whatever the device can do: 2 MiB on 4 KiB pages.
 pub(super) const MAX_PAGES: usize = 512;
 
-/// Regions of a device that are kept for the next user.
-const MAX_FREE: usize = 64;
+/// I/O virtual addresses, with room for a region behind the last, are below 2^63 for all drivers.
+const IOVA_MASK: u64 = (1 << 62) - 1;
 
 /// An allocated region without memory.
 ///
@@ -61,7 +60,7 @@ impl Drop for Mr {
     }
 }
 
-/// The regions of a device that nobody uses.
+/// The regions of a domain that are not in use: as many as its connection ever used at a time.
 #[pin_data]
 pub(super) struct FreeMrs {
     #[pin]
@@ -77,27 +76,24 @@ impl FreeMrs {
 }
 
 impl Mr {
-    /// A region of `device`. Sleeps. Fails with the driver's error.
-    fn take(device: &Device) -> Result<Self> {
-        if let Some(mr) = device.mrs().free.lock().pop() {
+    /// A region of `pd`. Sleeps. Fails with the driver's error.
+    fn take(pd: &Pd) -> Result<Self> {
+        if let Some(mr) = pd.mrs().free.lock().pop() {
             return Ok(mr);
         }
-        let pages = u32::try_from(device.max_mr_pages())?;
-        // SAFETY: The domain is valid as long as `device`.
+        let pages = u32::try_from(pd.device().max_mr_pages())?;
+        // SAFETY: The domain is valid as long as `pd`.
         let mr = from_err_ptr(unsafe {
-            bindings::ib_alloc_mr(device.pd(), bindings::ib_mr_type_IB_MR_TYPE_MEM_REG, pages)
+            bindings::ib_alloc_mr(pd.as_ptr(), bindings::ib_mr_type_IB_MR_TYPE_MEM_REG, pages)
         })?;
         // INVARIANT: It was just allocated.
         Ok(Self(NonNull::new(mr).ok_or(ENOMEM)?))
     }
 
     /// Gives it back, no longer valid on the device. Sleeps.
-    fn give_back(self, device: &Device) {
-        let mut free = device.mrs().free.lock();
-        if free.len() < MAX_FREE {
-            // Without memory for the list it is freed.
-            let _ = free.push(self, GFP_KERNEL);
-        }
+    fn give_back(self, pd: &Pd) {
+        // Without memory for the list it is freed.
+        let _ = pd.mrs().free.lock().push(self, GFP_KERNEL);
     }
 }
 
@@ -105,10 +101,10 @@ impl Mr {
 ///
 /// # Invariants
 ///
-/// `table` is mapped for `device`, in this direction; only this value unmaps and frees it.
+/// `table` is mapped for the device of `pd`, in this direction; only this value unmaps and frees it.
 struct Mapping {
     table: Opaque<bindings::sg_table>,
-    device: ARef<Device>,
+    pd: Arc<Pd>,
     direction: bindings::dma_data_direction,
 }
 
@@ -119,7 +115,7 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps `pages`, which have to outlive the mapping. May sleep. Fails with `ENOMEM`.
-    fn new(device: &ARef<Device>, pages: &Pages) -> Result<Self> {
+    fn new(pd: &Arc<Pd>, pages: &Pages) -> Result<Self> {
         let direction = if pages.is_written() {
             bindings::dma_data_direction::DMA_FROM_DEVICE
         } else {
@@ -135,13 +131,13 @@ impl Mapping {
                 pages.count() as c_uint,
                 pages.offset() as c_uint,
                 pages.len() as c_ulong,
-                bindings::sdp_helper_ib_dma_max_seg_size(device.as_ptr()),
+                bindings::sdp_helper_ib_dma_max_seg_size(pd.device().as_ptr()),
                 bindings::GFP_KERNEL,
             )
         })?;
         // SAFETY: The device is registered and the table complete.
         let mapped = to_result(unsafe {
-            bindings::sdp_helper_ib_dma_map_sgtable(device.as_ptr(), table.get(), direction)
+            bindings::sdp_helper_ib_dma_map_sgtable(pd.device().as_ptr(), table.get(), direction)
         });
         if let Err(e) = mapped {
             // SAFETY: It was made above.
@@ -151,7 +147,7 @@ impl Mapping {
         // INVARIANT: It was just mapped.
         Ok(Self {
             table,
-            device: device.clone(),
+            pd: pd.clone(),
             direction,
         })
     }
@@ -162,7 +158,7 @@ impl Drop for Mapping {
         // SAFETY: By the type invariants it is mapped, and ours.
         unsafe {
             bindings::sdp_helper_ib_dma_unmap_sgtable(
-                self.device.as_ptr(),
+                self.pd.device().as_ptr(),
                 self.table.get(),
                 self.direction,
             );
@@ -208,18 +204,21 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Maps `pages` for `device`, with a key of their own. Sleeps.
+    /// Maps `pages` for the device of `pd`, with a key of their own, at an I/O virtual address that no
+    /// peer can guess. Sleeps.
     ///
     /// Fails with `EINVAL` for more pages than [`Device::max_mr_pages`], or pages that are not held for
     /// what `access` does with them; with `ENOMEM`, and with the driver's error.
-    pub(crate) fn new(device: &ARef<Device>, pages: Pages, access: Access) -> Result<Arc<Self>> {
+    ///
+    /// [`Device::max_mr_pages`]: super::device::Device::max_mr_pages
+    pub(crate) fn new(pd: &Arc<Pd>, pages: Pages, access: Access) -> Result<Arc<Self>> {
         if pages.is_written() != (access != Access::RemoteRead)
-            || pages.count() > device.max_mr_pages()
+            || pages.count() > pd.device().max_mr_pages()
         {
             return Err(EINVAL);
         }
-        let mr = Mr::take(device)?;
-        let mapping = Mapping::new(device, &pages)?;
+        let mr = Mr::take(pd)?;
+        let mapping = Mapping::new(pd, &pages)?;
         // SAFETY: The table is mapped; region and table are ours.
         unsafe {
             let table = mapping.table.get();
@@ -233,8 +232,11 @@ impl Memory {
             if u32::try_from(count) != Ok((*table).nents) {
                 return Err(EINVAL);
             }
-            // The peer is not to learn where in memory the bytes are.
-            (*mr.0.as_ptr()).iova = pages.offset() as u64;
+            // The key alone has 8 bits that change: who guesses has to hit 50 bits more. The offset in
+            // the page is the mapping's, which is another than the memory's where that is bounced.
+            let offset = (*mr.0.as_ptr()).iova % PAGE_SIZE as u64;
+            let page = bindings::get_random_u64() & IOVA_MASK & !(PAGE_SIZE as u64 - 1);
+            (*mr.0.as_ptr()).iova = page | offset;
             bindings::sdp_helper_ib_next_fast_reg_key(mr.0.as_ptr());
         }
         Ok(Arc::new(
@@ -267,9 +269,9 @@ impl Memory {
         }
     }
 
-    /// Whether it lies on `device`.
-    pub(super) fn is_on(&self, device: &Device) -> bool {
-        ptr::eq(&*self.mapping.device, device)
+    /// Whether it belongs to `pd`.
+    pub(super) fn is_of(&self, pd: &Pd) -> bool {
+        ptr::eq(&*self.mapping.pd, pd)
     }
 
     /// The C region, live as long as `self`.
@@ -293,7 +295,7 @@ impl Memory {
     pub(super) fn access_flags(&self) -> c_int {
         let flags = match self.access {
             Access::RemoteRead => bindings::ib_access_flags_IB_ACCESS_REMOTE_READ,
-            Access::ReadSink if !self.mapping.device.is_iwarp() => {
+            Access::ReadSink if !self.mapping.pd.device().is_iwarp() => {
                 bindings::ib_access_flags_IB_ACCESS_LOCAL_WRITE
             }
             Access::ReadSink | Access::RemoteWrite => {
@@ -319,7 +321,7 @@ impl Memory {
         // SAFETY: The region is live, and its keys do not change before it is dropped.
         let lkey = unsafe { (*self.as_ptr()).lkey };
         Ok(bindings::ib_sge {
-            // OVERFLOW: Zero-based, within the region.
+            // OVERFLOW: Within the region, which ends below 2^63.
             addr: self.addr() + offset as u64,
             length: u32::try_from(len)?,
             lkey,
@@ -332,7 +334,7 @@ impl Drop for Memory {
         // A key that may be valid ends with its region.
         if let Some(mr) = self.mr.take() {
             if !self.valid.load(Acquire) {
-                mr.give_back(&self.mapping.device);
+                mr.give_back(&self.mapping.pd);
             }
         }
     }

@@ -22,6 +22,7 @@ use super::{
         Memory,
         Remote, //
     },
+    pd::Pd,
 };
 use crate::{
     bindings,
@@ -43,7 +44,6 @@ use kernel::{
     error::to_result,
     fmt,
     sync::{
-        aref::ARef,
         new_mutex,
         Arc,
         Mutex, //
@@ -177,11 +177,12 @@ pub(crate) enum Piece {
 }
 
 impl Piece {
-    /// Hands it to `device` and describes it for a work request.
-    fn to_device(&self, device: &Device) -> Result<bindings::ib_sge> {
+    /// Hands it to the device and describes it for a work request. Fails with `EINVAL` unless it
+    /// belongs to `pd`.
+    fn to_device(&self, pd: &Pd) -> Result<bindings::ib_sge> {
         match self {
-            Piece::Copied(sge) => sge.to_device(device),
-            Piece::Registered(memory, offset, len) if memory.is_on(device) => {
+            Piece::Copied(sge) => sge.to_device(pd),
+            Piece::Registered(memory, offset, len) if memory.is_of(pd) => {
                 memory.to_device(*offset, *len)
             }
             Piece::Registered(..) => Err(EINVAL),
@@ -309,7 +310,7 @@ impl<T> Slots<T> {
 struct Shared<D: Completions> {
     caps: Caps,
     cq: Cq,
-    device: ARef<Device>,
+    pd: Arc<Pd>,
     headers: Headers,
     #[pin]
     sends: SpinLockBh<Slots<Sent<D::Request>>>,
@@ -324,13 +325,13 @@ struct Shared<D: Completions> {
 }
 
 impl<D: Completions> Shared<D> {
-    fn new(device: ARef<Device>, caps: Caps, cq: Cq, completions: D) -> Result<Pin<KBox<Self>>> {
+    fn new(pd: Arc<Pd>, caps: Caps, cq: Cq, completions: D) -> Result<Pin<KBox<Self>>> {
         KBox::try_pin_init(
             try_pin_init!(&this in Self {
                 caps,
                 cq,
-                headers: Headers::new(&device, caps.send_wr)?,
-                device,
+                headers: Headers::new(&pd, caps.send_wr)?,
+                pd,
                 sends <- new_spinlock_bh!(Slots::new(caps.send_wr)?, "rdma_sends"),
                 recvs <- new_spinlock_bh!(Slots::new(caps.recv_wr)?, "rdma_recvs"),
                 send_cqes: Self::cqes(this, send_done::<D>, caps.send_wr)?,
@@ -386,17 +387,18 @@ unsafe impl<C: CmHandler, D: Completions> Send for Qp<C, D> {}
 unsafe impl<C: CmHandler, D: Completions> Sync for Qp<C, D> {}
 
 impl<C: CmHandler, D: Completions> Qp<C, D> {
-    /// Makes a QP of up to `caps` on `id`, whose running handler is `handler`. Sleeps.
+    /// Makes a QP of up to `caps` in `pd` on `id`, whose running handler is `handler`. Sleeps.
     ///
-    /// The identifier has to be bound to a device, and not connected. On failure it is given back,
-    /// because its own handler must not drop it.
+    /// The identifier has to be bound to the device of `pd`, and not connected. On failure it is
+    /// given back, because its own handler must not drop it.
     pub(crate) fn new(
         id: CmId<C>,
         handler: &Handler<'_>,
+        pd: &Arc<Pd>,
         caps: Caps,
         completions: D,
     ) -> Result<Self, (Error, CmId<C>)> {
-        match Self::create(&id, handler, caps, completions) {
+        match Self::create(&id, handler, pd, caps, completions) {
             Ok(shared) => Ok(Self {
                 shared: ManuallyDrop::new(shared),
                 id,
@@ -408,21 +410,21 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
     fn create(
         id: &CmId<C>,
         handler: &Handler<'_>,
+        pd: &Arc<Pd>,
         caps: Caps,
         completions: D,
     ) -> Result<Pin<KBox<Shared<D>>>> {
         if handler.as_ptr() != id.as_ptr() {
             return Err(EINVAL);
         }
-        let device = handler.device()?;
-        let caps = caps.clamp(&device);
+        let caps = caps.clamp(pd.device());
         if caps.send_wr == 0 || caps.recv_wr == 0 {
             return Err(EINVAL);
         }
         // OVERFLOW: The device's limit leaves room for one more in each queue.
         let (send_wr, recv_wr) = (caps.send_wr + 1, caps.recv_wr + 1);
-        let cq = Cq::get(&device, send_wr.saturating_add(recv_wr))?;
-        let shared = Shared::new(device, caps, cq, completions)?;
+        let cq = Cq::get(pd.device(), send_wr.saturating_add(recv_wr))?;
+        let shared = Shared::new(pd.clone(), caps, cq, completions)?;
         let mut attr = bindings::ib_qp_init_attr {
             event_handler: Some(qp_event::<D>),
             qp_context: (&raw const *shared).cast_mut().cast(),
@@ -440,9 +442,10 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
             qp_type: bindings::ib_qp_type_IB_QPT_RC,
             ..Default::default()
         };
-        // SAFETY: The identifier is live and bound to the device of the domain, and this is its
-        // handler, so nothing connects it meanwhile. It has no QP, because one would own it.
-        to_result(unsafe { bindings::rdma_create_qp(id.as_ptr(), shared.device.pd(), &mut attr) })?;
+        // SAFETY: The identifier is live and the domain valid; rdma_cm checks that they are on one
+        // device. This is the identifier's handler, so nothing connects it meanwhile. It has no QP,
+        // because one would own it.
+        to_result(unsafe { bindings::rdma_create_qp(id.as_ptr(), pd.as_ptr(), &mut attr) })?;
         // Until the name is ours it is "rdma_cm"; whoever reads it meanwhile sees one or the other.
         //
         // SAFETY: That set the pointer to a live QP.
@@ -464,9 +467,9 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         &self.id
     }
 
-    /// The device.
-    pub(crate) fn device(&self) -> &ARef<Device> {
-        &self.shared.device
+    /// The protection domain, of which all memory must be that it is given.
+    pub(crate) fn pd(&self) -> &Arc<Pd> {
+        &self.shared.pd
     }
 
     /// What the device can do of what was asked.
@@ -476,7 +479,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
 
     /// Sends a message. Any context.
     ///
-    /// Fails with `EINVAL` for too long a header, too many pieces or memory of another device,
+    /// Fails with `EINVAL` for too long a header, too many pieces or memory of another domain,
     /// `EAGAIN` when [`Caps::send_wr`] requests have not completed, `ESHUTDOWN` once the QP is being
     /// drained or posting failed before, and the driver's error, such as for a QP that is not
     /// connected. Then [`Completions::sent`] is not called.
@@ -521,7 +524,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
     /// Makes the key of `memory` valid, for the requests that are posted after this one. As
     /// [`Self::post_send`]. The caller keeps the memory until the request has completed.
     pub(crate) fn post_register(&self, memory: &Arc<Memory>, request: D::Request) -> Result {
-        if !memory.is_on(&self.shared.device) {
+        if !memory.is_of(&self.shared.pd) {
             return Err(EINVAL);
         }
         let mut reg = bindings::ib_reg_wr {
@@ -574,14 +577,14 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         request: D::Request,
     ) -> Result {
         let shared = &**self.shared;
-        let device = &*shared.device;
+        let pd = &*shared.pd;
         if payload.count > shared.caps.payload_sge as usize {
             return Err(EINVAL);
         }
         let mut sges: [bindings::ib_sge; MAX_PAYLOAD + 1] = Default::default();
         let [first, rest @ ..] = &mut sges;
         for (sge, piece) in rest.iter_mut().zip(payload.pieces()) {
-            *sge = piece.to_device(device)?;
+            *sge = piece.to_device(pd)?;
         }
 
         // The lock is held while posting, so that after closing nobody is about to post.
@@ -591,7 +594,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         let (mut list, mut count) = (rest.as_mut_ptr(), payload.count as c_int);
         if let Some(header) = header {
             // SAFETY: The slot is vacant, so the device reads no header there.
-            *first = unsafe { shared.headers.write(device, slot, header) }?;
+            *first = unsafe { shared.headers.write(pd, slot, header) }?;
             list = sges.as_mut_ptr();
             count += 1;
         }
@@ -626,10 +629,10 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
     /// Posts a buffer for the next message. Any context.
     ///
     /// On failure the buffer is given back: with `EINVAL` for a detached one or one of another
-    /// device, otherwise as [`Self::post_send`].
+    /// domain, otherwise as [`Self::post_send`].
     pub(crate) fn post_recv(&self, mut buf: RecvBuf) -> Result<(), (Error, RecvBuf)> {
         let shared = &**self.shared;
-        let mut sge = match buf.arm(&shared.device) {
+        let mut sge = match buf.arm(&shared.pd) {
             Ok(sge) => sge,
             Err(error) => return Err((error, buf)),
         };
@@ -800,7 +803,7 @@ unsafe extern "C" fn recv_done<D: Completions>(
         // CAST: `usize` has at least 32 bits.
         //
         // SAFETY: The peer's send succeeded, so the device wrote that much and is done.
-        unsafe { buf.fill(&shared.device, wc.byte_len as usize) }.map_err(|_| WcStatus::LocProt)
+        unsafe { buf.fill(&shared.pd, wc.byte_len as usize) }.map_err(|_| WcStatus::LocProt)
     });
     shared.completions.received(buf, result);
 }

@@ -54,6 +54,7 @@ use crate::{
             PeerParam, //
         },
         device::Device,
+        pd::Pd,
         qp::{
             Caps,
             Completions,
@@ -253,9 +254,10 @@ impl Conn {
     ) -> Result<Arc<Self>, (Error, Id)> {
         let made = handler
             .device()
-            .and_then(|device| Self::without_qp(sk, &device, side))
-            .and_then(|conn| Ok((conn, UniqueArc::<Pair>::new_uninit(GFP_KERNEL)?)));
-        let (conn, room) = match made {
+            .and_then(Pd::new)
+            .and_then(|pd| Ok((Self::without_qp(sk, pd.device(), side)?, pd)))
+            .and_then(|(conn, pd)| Ok((conn, pd, UniqueArc::<Pair>::new_uninit(GFP_KERNEL)?)));
+        let (conn, pd, room) = match made {
             Ok(made) => made,
             Err(e) => return Err((e, id)),
         };
@@ -264,7 +266,7 @@ impl Conn {
             recv_wr: u32::from(conn.depth),
             payload_sge: PAYLOAD_PIECES,
         };
-        let qp = Qp::new(id, handler, caps, conn.clone())?;
+        let qp = Qp::new(id, handler, &pd, caps, conn.clone())?;
         conn.post.lock().qp = Some(room.write(qp).into());
         Ok(conn)
     }
@@ -355,7 +357,7 @@ impl Conn {
     pub(super) fn fill(&self) -> Result {
         let qp = self.qp().ok_or(ENOTCONN)?;
         for _ in 0..self.depth {
-            let buf = RecvBuf::new(qp.device(), self.order)?;
+            let buf = RecvBuf::new(qp.pd(), self.order)?;
             qp.post_recv(buf).map_err(|(e, _)| e)?;
         }
         Ok(())
@@ -370,7 +372,7 @@ impl Conn {
     /// What the CM is to be told of this end.
     pub(super) fn param(&self, peer: Option<PeerParam>) -> ConnParam {
         let (responder_resources, initiator_depth) = self.qp().map_or((1, 1), |qp| {
-            let device = qp.device();
+            let device = qp.pd().device();
             (device.max_qp_rd_atom(), device.max_qp_init_rd_atom())
         });
         // Neither side may have more RDMA Reads in flight than the other answers.
@@ -617,10 +619,10 @@ impl Conn {
         !self.post.lock().tx.is_full()
     }
 
-    /// The device, while there is a QP on it.
-    pub(super) fn device(&self) -> Option<ARef<Device>> {
+    /// The protection domain, while there is a QP in it.
+    pub(super) fn pd(&self) -> Option<Arc<Pd>> {
         let post = self.post.lock();
-        Some(post.qp.as_ref()?.device().clone())
+        Some(post.qp.as_ref()?.pd().clone())
     }
 
     /// Moves the payload that came to the reader's own queue, and gives the peer's memory that is
@@ -663,10 +665,10 @@ impl Conn {
         // Who gets the pages holds no more than four times what is in them.
         let worth = unread.bytes().len() >= unread.buf.size() / 4;
         if unread.fresh.is_none() && worth {
-            let Some(device) = self.device() else {
+            let Some(pd) = self.pd() else {
                 return true;
             };
-            unread.fresh = RecvBuf::new(&device, self.order).ok();
+            unread.fresh = RecvBuf::new(&pd, self.order).ok();
         }
         unread.fresh.is_some()
     }
@@ -782,8 +784,8 @@ impl Conn {
     ///
     /// Sleeps; only in the socket's work or under its teardown mutex, without the socket lock.
     pub(super) fn tear_down(&self) {
-        // Let go last: what is freed under the lock below must not be the last to hold the device.
-        let _device = self.device();
+        // Let go last: what is freed under the lock below must not be the last to hold the domain.
+        let _pd = self.pd();
         let qp = self.post.lock().qp.take();
         // The completions that this flushes take in what came before the end.
         drop(qp);

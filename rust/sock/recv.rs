@@ -287,12 +287,12 @@ impl Receiving<'_, '_, '_> {
     /// Offers up to so many bytes of the caller's memory. Takes nothing of it on failure.
     fn offer_part(&mut self, size: usize) -> Result<Pages> {
         let conn = self.conn;
-        let device = conn.device().ok_or(ENOTCONN)?;
+        let pd = conn.pd().ok_or(ENOTCONN)?;
         let before = self.msg.data.len();
         let max_pages = conn.max_buffer_pages();
         let offered =
             Pages::of_dest(self.msg.data, size, max_pages, Account::Task).and_then(|part| {
-                let memory = Memory::new(&device, part.clone(), Access::RemoteWrite)?;
+                let memory = Memory::new(&pd, part.clone(), Access::RemoteWrite)?;
                 conn.offer_memory(memory).map_err(|_| EAGAIN)?;
                 Ok(part)
             });
@@ -396,7 +396,7 @@ impl Receiving<'_, '_, '_> {
             if advertised == 0 || self.msg.data.is_empty() || !conn.has_read_place() {
                 return Ok(());
             }
-            let Some(device) = conn.device() else {
+            let Some(pd) = conn.pd() else {
                 return Ok(());
             };
             let before = self.msg.data.len();
@@ -408,7 +408,7 @@ impl Receiving<'_, '_, '_> {
                     e => (Counter::NoPages, e),
                 })
                 .and_then(|pages| {
-                    Memory::new(&device, pages, Access::ReadSink).map_err(|e| (Counter::NoMr, e))
+                    Memory::new(&pd, pages, Access::ReadSink).map_err(|e| (Counter::NoMr, e))
                 });
             let taken = before.saturating_sub(self.msg.data.len());
             let refused = match memory {

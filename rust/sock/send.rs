@@ -374,7 +374,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         }
         let mut chunk = match self.s.tx.take() {
             Some(chunk) if chunk.room() > 0 => chunk,
-            _ => SendBuf::new(&self.conn.device().ok_or(EPIPE)?, SEND_ORDER)?,
+            _ => SendBuf::new(&self.conn.pd().ok_or(EPIPE)?, SEND_ORDER)?,
         };
         // What comes behind a piece too small to be lent may be large enough.
         let room = match self.lending {
@@ -412,7 +412,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             Some(_) => Account::Paid,
             None => Account::Task,
         };
-        let device = self.conn.device().ok_or(EPIPE)?;
+        let pd = self.conn.pd().ok_or(EPIPE)?;
         let before = self.msg.data.len();
         let max_pages = self.conn.max_buffer_pages();
         // Parts alike, lest the last be too small to be lent, and whole pages but for the ends.
@@ -427,7 +427,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
                 _ => Counter::NoPages,
             })
             .and_then(|pages| {
-                Memory::new(&device, pages, Access::RemoteRead).map_err(|_| Counter::NoMr)
+                Memory::new(&pd, pages, Access::RemoteRead).map_err(|_| Counter::NoMr)
             });
         let taken = before.saturating_sub(self.msg.data.len());
         let memory = match memory {

@@ -85,7 +85,7 @@ impl Conn {
         let post = self.post.lock();
         let qp = post.qp.as_ref();
         qp.filter(|qp| has_buffer_slots(qp.caps().send_wr))
-            .map_or(0, |qp| qp.device().max_mr_pages())
+            .map_or(0, |qp| qp.pd().device().max_mr_pages())
     }
 
     /// Whether another buffer can be sent.

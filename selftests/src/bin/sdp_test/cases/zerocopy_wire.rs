@@ -95,6 +95,8 @@ cases! {
     wire_cancel_in(60) "SrcAvailCancel in the middle of a read: what is not reported comes by Data (B-40)",
     wire_cancel_in_unread(30) "SrcAvailCancel before any read: SendSm (B-40)",
     wire_cancel_in_alone(30) "SrcAvailCancel of nothing means nothing (B-43)",
+    wire_key_foreign(60) "the peer of another connection uses a key: it is refused, and the connection that has it goes on",
+    wire_key_random(60) "no I/O virtual address says anything of another, nor of where the memory is",
     wire_key_wrong(30) "SrcAvail with a key that is none: the reader is told, and nothing stays",
     wire_range_wrong(30) "SrcAvail of more than the region has: the same",
     wire_src_avail_gone(60) "a peer that advertises and goes, with a reader and without",
@@ -703,6 +705,84 @@ fn advertises_wrongly(spoil: impl Fn(Advert) -> Advert) {
         Ok(got) => panic!("an error is told\nexpected one\n     got the end after {got} bytes"),
     }
     check_dropped(&sock, &mut talk);
+}
+
+/// Checks that the peer of a connection of its own cannot use the key of `advert` for anything.
+fn check_foreign(advert: Advert) {
+    let one = Advert { len: 16, ..advert };
+    let (_sock, mut thief) = connect();
+    check_dead(&mut thief, one);
+    let (_sock, mut thief) = connect();
+    thief.peer.window()[..16].fill(0x66);
+    // A device may tell of it late: what is stored is looked at by the caller.
+    let _ = thief.peer.write(0, one);
+    thread::sleep(moment() / 4);
+}
+
+fn wire_key_foreign() {
+    step!("of a SrcAvail");
+    let bytes = random(414, 256 << 10);
+    let (sock, mut talk, sent) = sends(&bytes, |talk, advert, payload| {
+        check_foreign(advert);
+        let rest = behind(advert, payload.len());
+        let len = rest.len as usize;
+        check!(talk.peer.read(0, rest), Ok(()));
+        check_bytes(&talk.peer.window()[..len], &bytes[payload.len()..]);
+        talk.say(mid::RDMA_RD_COMPL, &read_compl(len));
+    });
+    check!(sent, Ok(bytes.len()));
+    check!(sock.send(b"next", 0), Ok(4));
+    check_bytes(&talk.data(4), b"next");
+
+    step!("of a SinkAvail");
+    let (sock, mut writer) = Writer::new(random(415, 4 << 20));
+    let mut room = vec![0; WINDOW];
+    let from = writer.at;
+    let (got, _) = together(
+        || sock.recv(&mut room, 0),
+        || {
+            writer.wait_for(1);
+            check_foreign(writer.sinks[0]);
+            writer.write(Some(THRESHOLD));
+        },
+    );
+    check!(got, Ok(THRESHOLD));
+    check_bytes(&room[..THRESHOLD], &writer.bytes[from..writer.at]);
+    assert!(
+        room[THRESHOLD..].iter().all(|byte| *byte == 0),
+        "bytes came"
+    );
+}
+
+fn wire_key_random() {
+    let bytes = random(416, 256 << 10);
+    let mut pages: Vec<u64> = Vec::new();
+    let (sock, mut talk) = connect();
+    for _ in 0..8 {
+        let (sent, _) = together(
+            || sock.send(&bytes, 0),
+            || {
+                let (advert, payload) = next_advert(&mut talk);
+                check!(advert.addr & 0xfff, bytes.as_ptr() as u64 & 0xfff);
+                pages.push(advert.addr >> 12);
+                let rest = behind(advert, payload.len());
+                check!(talk.peer.read(0, rest), Ok(()));
+                talk.say(mid::RDMA_RD_COMPL, &read_compl(rest.len as usize));
+            },
+        );
+        check!(sent, Ok(bytes.len()));
+    }
+    assert!(pages.iter().all(|page| page >> 51 == 0), "{pages:x?}");
+    // Each is another in each half of its 50 bits; by chance two halves are alike once in a million times.
+    for bits in [0..25, 25..50] {
+        let mut halves: Vec<u64> = pages
+            .iter()
+            .map(|page| (page >> bits.start) & ((1 << bits.len()) - 1))
+            .collect();
+        halves.sort_unstable();
+        halves.dedup();
+        check!(halves.len(), pages.len());
+    }
 }
 
 fn wire_key_wrong() {
