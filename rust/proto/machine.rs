@@ -383,20 +383,30 @@ impl Machine {
         self.credits.posted(buffers);
     }
 
-    /// Takes one received message, exactly the bytes that the completion counted.
+    /// Takes one received message, exactly the bytes that the completion counted. As [`Machine::received_head`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn received(&mut self, message: &[u8]) -> Result<Received, Violation> {
+        self.received_head(message, message.len())
+    }
+
+    /// Takes one received message of `len` bytes, as the completion counted them; `head` are its first, all of its
+    /// headers at least.
     ///
     /// Its buffer counts as used up; [`Machine::posted`] tells when it, or another, is posted again.
     ///
     /// # Errors
     ///
     /// The rule that the message breaks. The machine has given the connection up then, and says so in its events.
-    pub fn received(&mut self, message: &[u8]) -> Result<Received, Violation> {
+    pub fn received_head(&mut self, head: &[u8], len: usize) -> Result<Received, Violation> {
         if self.state == State::HelloAcked {
             self.advance(Input::Confirmed);
         }
         match self.state {
             State::Aborting | State::Disconnecting | State::Closed => Ok(Received::NOTHING),
-            _ => self.take(message).inspect_err(|&violation| {
+            _ => self.take(head, len).inspect_err(|&violation| {
                 self.give_up(if violation.rule == Rule::B(73) {
                     AbortReason::DataAfterShutdown
                 } else {
@@ -407,7 +417,7 @@ impl Machine {
     }
 
     #[inline]
-    fn take(&mut self, bytes: &[u8]) -> Result<Received, Violation> {
+    fn take(&mut self, head: &[u8], len: usize) -> Result<Received, Violation> {
         if !self.state.is_open() {
             return Err(Violation::new(
                 Rule::B(1),
@@ -418,7 +428,7 @@ impl Machine {
             base,
             message,
             payload,
-        } = wire::parse(bytes)?;
+        } = wire::parse_head(head, len)?;
         let update = matches!(message, Message::Data) && payload.is_empty();
         let held = self.send.cancelling();
         self.credits
@@ -612,6 +622,11 @@ impl Machine {
         if self.can_write() {
             self.send.write(bytes, self.timers.now);
         }
+    }
+
+    /// The most copied bytes that the next message can carry, since they lie in too many pieces for more.
+    pub fn set_gather(&mut self, bytes: u32) {
+        self.send.gather = bytes;
     }
 
     /// No more bytes will follow soon: do not hold a partial message back for them (the end of a write without `MSG_MORE`, or a
@@ -1053,6 +1068,11 @@ impl Machine {
     /// refuses. False when the wish allows no such answer.
     pub fn resized(&mut self, size: u32) -> bool {
         wire::buffer_size(size).is_ok() && self.resize.answer(size)
+    }
+
+    /// Bytes of the peer's receive buffers: the longest message that it takes.
+    pub fn peer_recv_size(&self) -> u32 {
+        self.resize.peer()
     }
 
     /// Asks the peer for receive buffers of `size` bytes (`B-63`). False when it refused before, or is being asked.

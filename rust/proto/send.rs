@@ -145,6 +145,8 @@ enum Cancel {
 pub(super) struct SendHalf {
     /// The most payload that one Data message may have (`B-24`).
     limit: u32,
+    /// The most copied bytes that one message can carry, for the number of pieces that they lie in.
+    pub(super) gather: u32,
     /// The user's buffers that are not finished, oldest first.
     buffers: Ring<Buffer, ADVERTS>,
     /// Copied bytes behind the last buffer.
@@ -171,6 +173,7 @@ impl SendHalf {
     pub(super) fn new() -> SendHalf {
         SendHalf {
             limit: 0,
+            gather: u32::MAX,
             buffers: Ring::new(),
             tail: 0,
             since: 0,
@@ -310,6 +313,7 @@ impl SendHalf {
             Some(room) if urgent.is_none() => (How::Write, bytes.min(room)),
             _ => (How::Data, bytes),
         };
+        let bytes = bytes.min(self.gather);
         (bytes > 0).then_some(Next {
             how,
             bytes,
@@ -701,6 +705,21 @@ mod tests {
         assert_eq!(half.next(TERMS), None);
         half.shut = true;
         assert_eq!(half.next(TERMS), data(5));
+    }
+
+    #[test]
+    fn sends_no_more_than_can_be_gathered() {
+        let mut half = half();
+        half.write(130, 0);
+        half.gather = 70;
+        assert_eq!(send(&mut half, 1).stream, 70);
+        half.gather = 100;
+        half.push();
+        half.sent(SendTag {
+            mseq: 1,
+            stream: 70,
+        });
+        assert_eq!(half.next(TERMS), data(60));
     }
 
     #[test]

@@ -263,23 +263,34 @@ pub struct Parsed {
     pub payload: Range<usize>,
 }
 
-/// Reads one received message. `bytes` are exactly those that the receive completion counted.
+/// Reads one received message. `bytes` are exactly those that the receive completion counted. As [`parse_head`].
+///
+/// # Errors
+///
+/// As there.
+pub fn parse(bytes: &[u8]) -> Result<Parsed, Violation> {
+    parse_head(bytes, bytes.len())
+}
+
+/// Reads one received message of `len` bytes, which the receive completion counted; `head` are its first, all of
+/// its headers at least.
 ///
 /// # Errors
 ///
 /// A [`Violation`] for bytes that are no message of A.2: too short, a length that differs from what arrived (`A.1`), an
 /// unknown identifier (`A.2`), a field out of its range, payload or an urgent byte where there may be none.
 #[inline]
-pub fn parse(bytes: &[u8]) -> Result<Parsed, Violation> {
-    let (bsdh, rest) = Bsdh::read_from_prefix(bytes)
+pub fn parse_head(head: &[u8], len: usize) -> Result<Parsed, Violation> {
+    let (bsdh, rest) = Bsdh::read_from_prefix(head)
         .map_err(|_| Violation::new(Rule::A(1), "shorter than the base header"))?;
-    if usize::try_from(bsdh.len.get()) != Ok(bytes.len()) {
+    if usize::try_from(bsdh.len.get()) != Ok(len) {
         return Err(Violation::new(
             Rule::A(1),
             "Len is not the number of bytes received",
         ));
     }
-    let (message, payload) = Message::parse(bsdh.mid, rest)?;
+    let (message, rest) = Message::parse(bsdh.mid, rest)?;
+    let payload = head.len().saturating_sub(rest.len())..len;
     if !payload.is_empty() && !message.may_carry() {
         return Err(Violation::new(
             Rule::A(2),
@@ -301,7 +312,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, Violation> {
     Ok(Parsed {
         base,
         message,
-        payload: bytes.len().saturating_sub(payload.len())..bytes.len(),
+        payload,
     })
 }
 
