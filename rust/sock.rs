@@ -20,6 +20,7 @@ mod listen;
 mod option;
 mod poll;
 mod reap;
+mod receive;
 mod recv;
 mod release;
 mod ring;
@@ -59,13 +60,13 @@ use crate::{
     sock::{
         conn::{
             Conn,
-            Id,
-            Unread, //
+            Id, //
         },
         listen::{
             Backlog,
             Pending, //
         },
+        receive::Unread,
         ring::Ring, //
     },
 };

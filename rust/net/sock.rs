@@ -182,8 +182,8 @@ impl<P: Protocol> Sock<P> {
             let (from, to) = (parent, child.as_ptr());
             (*to).sk_rcvbuf = addr_of!((*from).sk_rcvbuf).read_volatile();
             (*to).sk_sndbuf = addr_of!((*from).sk_sndbuf).read_volatile();
-            (*to).sk_userlocks =
-                addr_of!((*from).sk_userlocks).read_volatile() & bindings::SOCK_SNDBUF_LOCK as u8;
+            (*to).sk_userlocks = addr_of!((*from).sk_userlocks).read_volatile()
+                & (bindings::SOCK_SNDBUF_LOCK | bindings::SOCK_RCVBUF_LOCK) as u8;
             (*to).sk_rcvlowat = addr_of!((*from).sk_rcvlowat).read_volatile();
             (*to).sk_rcvtimeo = addr_of!((*from).sk_rcvtimeo).read_volatile();
             (*to).sk_sndtimeo = addr_of!((*from).sk_sndtimeo).read_volatile();
@@ -489,6 +489,20 @@ impl<P: Protocol> Sock<P> {
         // SAFETY: The sock is live; the field is an integer.
         let n = unsafe { addr_of!((*self.as_ptr()).sk_sndbuf).read_volatile() };
         usize::try_from(n).unwrap_or(0)
+    }
+
+    /// `SO_RCVBUF` as the kernel keeps it, in bytes, where the program has set it. Any context.
+    pub(crate) fn set_recv_buffer(&self) -> Option<usize> {
+        // SAFETY: The sock is live; a bit and an integer that only setsockopt changes.
+        let (locks, n) = unsafe {
+            let sk = self.as_ptr();
+            (
+                (*sk).sk_userlocks,
+                addr_of!((*sk).sk_rcvbuf).read_volatile(),
+            )
+        };
+        let set = u32::from(locks) & bindings::SOCK_RCVBUF_LOCK != 0;
+        set.then(|| usize::try_from(n).unwrap_or(0))
     }
 
     /// What `SO_SNDBUF` may grow to where the program has not set it: as TCP's, which is

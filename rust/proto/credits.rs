@@ -23,7 +23,7 @@ pub(super) enum Cost {
 }
 
 /// Credit that a message with payload needs (`B-18`).
-const PAYLOAD_CREDIT: u32 = 3;
+pub(super) const PAYLOAD_CREDIT: u32 = 3;
 
 #[derive(Debug)]
 pub(super) struct Credits {
@@ -98,12 +98,17 @@ impl Credits {
     /// or more are back, this leaves the peer with credit for payload.
     pub(super) fn update_due(&self) -> bool {
         let gain = self.gain();
-        let peer = ahead(self.told, self.received);
+        let peer = self.known();
         if peer < PAYLOAD_CREDIT {
             gain > self.updates || gain >= 2 || (peer == 0 && gain > 0)
         } else {
             gain >= peer
         }
+    }
+
+    /// Messages that the peer knows it may still send.
+    pub(super) fn known(&self) -> u32 {
+        ahead(self.told, self.received)
     }
 
     /// Buffers that the peer would learn of from a message sent now.

@@ -14,7 +14,8 @@ use super::{
     },
     credits::{
         Cost,
-        Credits, //
+        Credits,
+        PAYLOAD_CREDIT, //
     },
     events::Events,
     hello::{
@@ -1073,6 +1074,11 @@ impl Machine {
     /// Bytes of the peer's receive buffers: the longest message that it takes.
     pub fn peer_recv_size(&self) -> u32 {
         self.resize.peer()
+    }
+
+    /// Whether the peer has too little credit for payload, as far as it knows (`B-15`).
+    pub fn peer_is_short(&self) -> bool {
+        self.credits.known() < PAYLOAD_CREDIT
     }
 
     /// Asks the peer for receive buffers of `size` bytes (`B-63`). False when it refused before, or is being asked.

@@ -23,6 +23,9 @@ use kernel::{
     sync::Arc, //
 };
 
+const TO_DEVICE: bindings::dma_data_direction = bindings::dma_data_direction::DMA_TO_DEVICE;
+const FROM_DEVICE: bindings::dma_data_direction = bindings::dma_data_direction::DMA_FROM_DEVICE;
+
 /// Physically contiguous pages.
 ///
 /// # Invariants
@@ -69,23 +72,7 @@ impl Drop for Pages {
     }
 }
 
-/// Which way a device moves data.
-#[derive(Clone, Copy)]
-enum Direction {
-    FromDevice,
-    ToDevice,
-}
-
-impl Direction {
-    fn as_raw(self) -> bindings::dma_data_direction {
-        match self {
-            Self::FromDevice => bindings::dma_data_direction::DMA_FROM_DEVICE,
-            Self::ToDevice => bindings::dma_data_direction::DMA_TO_DEVICE,
-        }
-    }
-}
-
-/// The mapping of pages for a device.
+/// The mapping of pages that a device reads.
 ///
 /// # Invariants
 ///
@@ -94,12 +81,11 @@ struct Mapping {
     pd: Arc<Pd>,
     addr: u64,
     size: usize,
-    direction: Direction,
 }
 
 impl Mapping {
     /// Maps all of `pages`, which have to outlive the mapping.
-    fn new(pd: &Arc<Pd>, pages: &Pages, direction: Direction) -> Result<Self> {
+    fn new(pd: &Arc<Pd>, pages: &Pages) -> Result<Self> {
         let size = pages.size();
         // SAFETY: The device is registered, and the pages are valid.
         let addr = unsafe {
@@ -108,7 +94,7 @@ impl Mapping {
                 pages.page.as_ptr(),
                 0,
                 size,
-                direction.as_raw(),
+                TO_DEVICE,
             )
         };
         // SAFETY: The device is registered, and `addr` is what mapping for it gave.
@@ -120,7 +106,6 @@ impl Mapping {
             pd: pd.clone(),
             addr,
             size,
-            direction,
         })
     }
 }
@@ -133,43 +118,43 @@ impl Drop for Mapping {
                 self.pd.device().as_ptr(),
                 self.addr,
                 self.size,
-                self.direction.as_raw(),
+                TO_DEVICE,
             )
         };
     }
 }
 
-/// Pages that are mapped for a device until they are detached.
+/// Pages that are mapped for a device.
 struct Buf {
     // Fields are dropped in this order: the device must not reach freed pages.
-    mapping: Option<Mapping>,
+    mapping: Mapping,
     pages: Pages,
 }
 
 impl Buf {
-    fn new(pd: &Arc<Pd>, order: u32, direction: Direction) -> Result<Self> {
+    fn new(pd: &Arc<Pd>, order: u32) -> Result<Self> {
         let pages = Pages::new(order)?;
         Ok(Self {
-            mapping: Some(Mapping::new(pd, &pages, direction)?),
+            mapping: Mapping::new(pd, &pages)?,
             pages,
         })
     }
 
-    /// The mapping for `pd`, if there is one and `range` lies in it.
-    fn mapped(&self, pd: &Pd, range: &Range<usize>) -> Result<(&Mapping, u64)> {
-        let mapping = self.mapping.as_ref().ok_or(EINVAL)?;
+    /// The mapping, if it is for `pd` and `range` lies in it.
+    fn mapped(&self, pd: &Pd, range: &Range<usize>) -> Result<u64> {
+        let mapping = &self.mapping;
         if !ptr::eq(&*mapping.pd, pd) || range.start > range.end || range.end > mapping.size {
             return Err(EINVAL);
         }
         // CAST: `usize` has at most 64 bits. OVERFLOW: The address lies in the mapping.
-        Ok((mapping, mapping.addr + range.start as u64))
+        Ok(mapping.addr + range.start as u64)
     }
 
     /// Hands `range` to the device and describes it for a work request.
     ///
     /// Fails with `EINVAL` when the range is not mapped for `pd`.
     fn to_device(&self, pd: &Pd, range: Range<usize>) -> Result<bindings::ib_sge> {
-        let (mapping, addr) = self.mapped(pd, &range)?;
+        let addr = self.mapped(pd, &range)?;
         let length = u32::try_from(range.len())?;
         // SAFETY: The range is mapped for the device in this direction.
         unsafe {
@@ -177,7 +162,7 @@ impl Buf {
                 pd.device().as_ptr(),
                 addr,
                 range.len(),
-                mapping.direction.as_raw(),
+                TO_DEVICE,
             )
         };
         Ok(bindings::ib_sge {
@@ -185,21 +170,6 @@ impl Buf {
             length,
             lkey: pd.lkey(),
         })
-    }
-
-    /// Takes the first `len` bytes back from the device.
-    fn to_cpu(&self, pd: &Pd, len: usize) -> Result {
-        let (mapping, addr) = self.mapped(pd, &(0..len))?;
-        // SAFETY: The range is mapped for the device in this direction.
-        unsafe {
-            bindings::sdp_helper_ib_dma_sync_single_for_cpu(
-                pd.device().as_ptr(),
-                addr,
-                len,
-                mapping.direction.as_raw(),
-            )
-        };
-        Ok(())
     }
 }
 
@@ -216,7 +186,7 @@ impl Headers {
             .checked_mul(HEADER_ROOM)
             .ok_or(ENOMEM)?;
         let pages = size.div_ceil(PAGE_SIZE).next_power_of_two();
-        let buf = Buf::new(pd, pages.ilog2(), Direction::ToDevice)?;
+        let buf = Buf::new(pd, pages.ilog2())?;
         Ok(Self(buf))
     }
 
@@ -248,75 +218,212 @@ impl Headers {
     }
 }
 
-/// A buffer that receives one message at a time.
+/// The most pages of a [`RecvBuf`].
+pub(crate) const MAX_RECV_PAGES: usize = 16;
+
+/// A page of a [`RecvBuf`].
+struct RecvPage {
+    page: Pages,
+    /// Others read it, so that nobody may write to it any more.
+    shared: bool,
+    /// What takes its place then before the device writes again, if there was memory for it.
+    fresh: Option<Pages>,
+    /// Where the device has it, while it is mapped.
+    addr: u64,
+}
+
+/// A buffer of single pages that receives one message at a time.
+///
+/// It is the device's from when it is posted until the receive completes, and mapped only then: who
+/// reads what was received keeps no device.
 ///
 /// # Invariants
 ///
-/// The first `filled` bytes were written by the device, which does not write them now.
+/// The first `filled` bytes were written, by the device or by [`Self::append`]. While `mapped` is
+/// some, all pages are mapped at their `addr` for its device; otherwise no device writes to them.
 pub(crate) struct RecvBuf {
-    buf: Buf,
+    pages: KVec<RecvPage>,
     filled: usize,
+    mapped: Option<Arc<Pd>>,
 }
 
 impl RecvBuf {
-    /// Allocates `2^order` pages and maps them for the device of `pd`. Sleeps. Fails with `ENOMEM`.
-    pub(crate) fn new(pd: &Arc<Pd>, order: u32) -> Result<Self> {
-        // INVARIANT: Nothing is filled yet.
+    /// Allocates `pages` pages, at most [`MAX_RECV_PAGES`]. Sleeps. Fails with `ENOMEM`.
+    pub(crate) fn new(pages: usize) -> Result<Self> {
+        let count = pages.clamp(1, MAX_RECV_PAGES);
+        let mut pages = KVec::with_capacity(count, GFP_KERNEL)?;
+        for _ in 0..count {
+            let page = RecvPage {
+                page: Pages::new(0)?,
+                shared: false,
+                fresh: None,
+                addr: 0,
+            };
+            // There is room for it.
+            let _ = pages.push_within_capacity(page);
+        }
+        // INVARIANT: Nothing is filled nor mapped yet.
         Ok(Self {
-            buf: Buf::new(pd, order, Direction::FromDevice)?,
+            pages,
             filled: 0,
+            mapped: None,
         })
     }
 
     /// The bytes that it can receive, which is also the memory that it takes.
     pub(crate) fn size(&self) -> usize {
-        self.buf.pages.size()
+        // OVERFLOW: There are a few.
+        self.pages.len() * PAGE_SIZE
     }
 
-    /// What was received; empty after a failed receive.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: By the type invariants these bytes are initialised, and the device is done with
-        // them until the buffer is posted again, for which it has to be moved away.
-        unsafe { slice::from_raw_parts(self.buf.pages.start(), self.filled) }
+    /// The bytes that were received; none after a failed receive.
+    pub(crate) fn len(&self) -> usize {
+        self.filled
     }
 
-    /// Unmaps the buffer and lets the device go; what was received stays readable.
+    /// What was received from `at` on, as far as it lies in one page.
+    pub(crate) fn bytes(&self, at: usize) -> &[u8] {
+        let (offset, len) = self.in_page(at);
+        match self.pages.get(at / PAGE_SIZE) {
+            // SAFETY: By the type invariants these bytes are initialised, and no device writes to them
+            // until the buffer is posted again, for which it has to be moved away.
+            Some(page) if len > 0 => unsafe {
+                slice::from_raw_parts(page.page.start().add(offset), len)
+            },
+            _ => &[],
+        }
+    }
+
+    /// The offset in its page of byte `at`, and how many bytes were received from there on in that.
+    fn in_page(&self, at: usize) -> (usize, usize) {
+        let offset = at % PAGE_SIZE;
+        // OVERFLOW: It is the smaller.
+        let len = self.filled.saturating_sub(at).min(PAGE_SIZE - offset);
+        (offset, len)
+    }
+
+    /// At most `max` of the bytes that [`Self::bytes`] gives, to be kept for as long as wanted. Sleeps.
     ///
-    /// It cannot be posted any more. May have to be called in process context: see [`Pd`].
-    pub(crate) fn detach(&mut self) {
-        self.buf.mapping = None;
+    /// The page is replaced when the buffer is posted next, by one that is allocated now. Without memory
+    /// for that it cannot be posted any more.
+    pub(crate) fn share(&mut self, at: usize, max: usize) -> Result<Slice> {
+        let (offset, len) = self.in_page(at);
+        let len = len.min(max);
+        let page = self.pages.get_mut(at / PAGE_SIZE).ok_or(EINVAL)?;
+        if !page.shared {
+            page.shared = true;
+            page.fresh = Pages::new(0).ok();
+        }
+        // SAFETY: These bytes are initialised by the type invariant. They are not written before the
+        // page has been replaced: not by a device, to which `map` hands the other, nor by `append`,
+        // which writes to pages only that are not shared.
+        unsafe { Slice::new(page.page.page, offset..offset + len) }
     }
 
-    /// Bytes `range` of what was received, or what there is of it, to be kept for as long as wanted.
-    ///
-    /// Detaches the buffer, so that no device writes to it again: so with the context of that.
-    pub(crate) fn share(&mut self, range: Range<usize>) -> Result<Slice> {
-        self.detach();
-        let start = range.start.min(self.filled);
-        let range = start..range.end.clamp(start, self.filled);
-        // SAFETY: These bytes are initialised by the type invariant, in pages that were allocated as
-        // compound ones. Without the mapping the buffer is never armed, which alone allows to write it.
-        unsafe { Slice::new(self.buf.pages.page, range) }
+    /// Appends a copy of `bytes` to what was received, or does nothing where there is no room for all of
+    /// it in the last page. Any context.
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> bool {
+        let at = self.filled;
+        let offset = at % PAGE_SIZE;
+        // OVERFLOW: It is the smaller.
+        let room = PAGE_SIZE - offset;
+        let page = match self.pages.get_mut(at / PAGE_SIZE) {
+            Some(page) if !page.shared && bytes.len() <= room => page,
+            _ => return false,
+        };
+        if self.mapped.is_some() {
+            return false;
+        }
+        // SAFETY: By the type invariants no device writes to the page, others read it only if it is
+        // shared, and `&mut self` is exclusive; the bytes fit in.
+        unsafe {
+            ptr::copy_nonoverlapping(bytes.as_ptr(), page.page.start().add(offset), bytes.len());
+        }
+        // INVARIANT: They were just written.
+        self.filled = at.saturating_add(bytes.len());
+        true
     }
 
-    /// Empties the buffer and hands it to the device.
-    pub(super) fn arm(&mut self, pd: &Pd) -> Result<bindings::ib_sge> {
+    /// Empties the buffer, hands it to the device of `pd` and describes it for a work request: how
+    /// many pieces there are. Any context. Fails with `EINVAL` for more than `sges` has room for, and
+    /// `ENOMEM`.
+    pub(super) fn map(&mut self, pd: &Arc<Pd>, sges: &mut [bindings::ib_sge]) -> Result<usize> {
+        if self.mapped.is_some() || self.pages.len() > sges.len() {
+            return Err(EINVAL);
+        }
         // INVARIANT: Nothing is filled.
         self.filled = 0;
-        self.buf.to_device(pd, 0..self.size())
+        let device = pd.device().as_ptr();
+        let lkey = pd.lkey();
+        for (at, (page, sge)) in self.pages.iter_mut().zip(sges).enumerate() {
+            if page.shared {
+                let Some(fresh) = page.fresh.take() else {
+                    self.unmap_first(pd, at);
+                    return Err(ENOMEM);
+                };
+                page.page = fresh;
+                page.shared = false;
+            }
+            // SAFETY: The device is registered, and the page is ours.
+            let addr = unsafe {
+                bindings::sdp_helper_ib_dma_map_page(
+                    device,
+                    page.page.page.as_ptr(),
+                    0,
+                    PAGE_SIZE,
+                    FROM_DEVICE,
+                )
+            };
+            // SAFETY: The device is registered, and `addr` is what mapping for it gave.
+            if unsafe { bindings::sdp_helper_ib_dma_mapping_error(device, addr) } != 0 {
+                self.unmap_first(pd, at);
+                return Err(ENOMEM);
+            }
+            page.addr = addr;
+            *sge = bindings::ib_sge {
+                addr,
+                length: PAGE_SIZE as u32,
+                lkey,
+            };
+        }
+        // INVARIANT: All of them were just mapped.
+        self.mapped = Some(pd.clone());
+        Ok(self.pages.len())
     }
 
-    /// Takes the buffer back from the device.
+    /// Ends the mapping of the first `count` pages, which are mapped for the device of `pd`.
+    fn unmap_first(&mut self, pd: &Pd, count: usize) {
+        for page in self.pages.iter().take(count) {
+            // SAFETY: The page is mapped so, and the device does not use it any more.
+            unsafe {
+                bindings::sdp_helper_ib_dma_unmap_page(
+                    pd.device().as_ptr(),
+                    page.addr,
+                    PAGE_SIZE,
+                    FROM_DEVICE,
+                );
+            }
+        }
+    }
+
+    /// Takes the buffer back from the device. Any context.
     ///
     /// # Safety
     ///
     /// The device wrote the first `len` bytes, or fewer if the buffer is smaller, and is done.
-    pub(super) unsafe fn fill(&mut self, pd: &Pd, len: usize) -> Result {
-        let len = len.min(self.size());
-        self.buf.to_cpu(pd, len)?;
-        // INVARIANT: By the contract.
-        self.filled = len;
-        Ok(())
+    pub(super) unsafe fn unmap(&mut self, len: usize) {
+        if let Some(pd) = self.mapped.take() {
+            self.unmap_first(&pd, self.pages.len());
+            // INVARIANT: By the contract.
+            self.filled = len.min(self.size());
+        }
+    }
+}
+
+impl Drop for RecvBuf {
+    fn drop(&mut self) {
+        // SAFETY: Nobody looks at the bytes. What is dropped while it is posted was drained.
+        unsafe { self.unmap(0) };
     }
 }
 
@@ -336,7 +443,7 @@ pub(crate) struct SendBuf {
 impl SendBuf {
     /// Allocates `2^order` pages and maps them for the device of `pd`. Sleeps. Fails with `ENOMEM`.
     pub(crate) fn new(pd: &Arc<Pd>, order: u32) -> Result<Self> {
-        let buf = Buf::new(pd, order, Direction::ToDevice)?;
+        let buf = Buf::new(pd, order)?;
         // INVARIANT: Nothing is filled yet, and nobody else has the chunk.
         Ok(Self {
             chunk: Arc::new(buf, GFP_KERNEL)?,

@@ -92,6 +92,11 @@ impl Device {
         limit(self.attrs().max_send_sge)
     }
 
+    /// The most pieces of memory that a receive may scatter to.
+    pub(crate) fn max_recv_sge(&self) -> u32 {
+        limit(self.attrs().max_recv_sge)
+    }
+
     /// The most completions that one completion queue may hold.
     pub(crate) fn max_cqe(&self) -> u32 {
         limit(self.attrs().max_cqe)

@@ -6,7 +6,8 @@ use super::{
     buf::{
         Headers,
         RecvBuf,
-        Sge, //
+        Sge,
+        MAX_RECV_PAGES, //
     },
     cm::{
         CmHandler,
@@ -51,7 +52,7 @@ use kernel::{
 };
 
 /// The most pieces of memory that follow a header in one send.
-pub(crate) const MAX_PAYLOAD: usize = 8;
+pub(crate) const MAX_PAYLOAD: usize = 2;
 
 /// Who hears of the completions of a QP.
 ///
@@ -152,6 +153,8 @@ pub(crate) struct Caps {
     pub(crate) recv_wr: u32,
     /// Pieces of memory that can follow the header of one send, at most [`MAX_PAYLOAD`].
     pub(crate) payload_sge: u32,
+    /// Pages of a receive buffer, at most [`MAX_RECV_PAGES`].
+    pub(crate) recv_sge: u32,
 }
 
 impl Caps {
@@ -162,8 +165,12 @@ impl Caps {
         Self {
             send_wr: self.send_wr.min(max_wr),
             recv_wr: self.recv_wr.min(max_wr),
-            // CAST: It is 8.
+            // CAST: Both are small.
             payload_sge: self.payload_sge.min(max_sge).min(MAX_PAYLOAD as u32),
+            recv_sge: self
+                .recv_sge
+                .min(device.max_recv_sge())
+                .min(MAX_RECV_PAGES as u32),
         }
     }
 }
@@ -418,7 +425,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
             return Err(EINVAL);
         }
         let caps = caps.clamp(pd.device());
-        if caps.send_wr == 0 || caps.recv_wr == 0 {
+        if caps.send_wr == 0 || caps.recv_wr == 0 || caps.recv_sge == 0 {
             return Err(EINVAL);
         }
         // OVERFLOW: The device's limit leaves room for one more in each queue.
@@ -435,7 +442,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
                 max_recv_wr: recv_wr,
                 // OVERFLOW: There are at most `MAX_PAYLOAD`.
                 max_send_sge: caps.payload_sge + 1,
-                max_recv_sge: 1,
+                max_recv_sge: caps.recv_sge,
                 ..Default::default()
             },
             sq_sig_type: bindings::ib_sig_type_IB_SIGNAL_ALL_WR,
@@ -628,13 +635,21 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
 
     /// Posts a buffer for the next message. Any context.
     ///
-    /// On failure the buffer is given back: with `EINVAL` for a detached one or one of another
-    /// domain, otherwise as [`Self::post_send`].
+    /// On failure the buffer is given back: with `EINVAL` for more than [`Caps::recv_sge`] pages,
+    /// `ENOMEM` where it cannot be mapped, otherwise as [`Self::post_send`].
     pub(crate) fn post_recv(&self, mut buf: RecvBuf) -> Result<(), (Error, RecvBuf)> {
         let shared = &**self.shared;
-        let mut sge = match buf.arm(&shared.pd) {
-            Ok(sge) => sge,
+        let mut sges: [bindings::ib_sge; MAX_RECV_PAGES] = Default::default();
+        // CAST: `usize` has at least 32 bits.
+        let room = sges.get_mut(..shared.caps.recv_sge as usize);
+        let count = match buf.map(&shared.pd, room.unwrap_or(&mut [])) {
+            Ok(count) => count,
             Err(error) => return Err((error, buf)),
+        };
+        // SAFETY: Where this is called, the device was not given the buffer.
+        let back = |mut buf: RecvBuf| unsafe {
+            buf.unmap(0);
+            buf
         };
         // The lock is held while posting, so that after closing nobody is about to post.
         let mut recvs = shared.recvs.lock();
@@ -643,11 +658,12 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
             .and_then(|slot| Ok((slot, cqe(&shared.recv_cqes, slot)?)))
         {
             Ok(found) => found,
-            Err(error) => return Err((error, buf)),
+            Err(error) => return Err((error, back(buf))),
         };
         let mut wr = bindings::ib_recv_wr {
-            sg_list: &mut sge,
-            num_sge: 1,
+            sg_list: sges.as_mut_ptr(),
+            // CAST: It is at most `MAX_RECV_PAGES`.
+            num_sge: count as c_int,
             ..Default::default()
         };
         // SAFETY: All members of the union are plain data.
@@ -659,7 +675,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         });
         if let Err(error) = result {
             if let Some(buf) = recvs.take(slot) {
-                return Err((error, buf));
+                return Err((error, back(buf)));
             }
         }
         Ok(())
@@ -801,11 +817,11 @@ unsafe extern "C" fn recv_done<D: Completions>(
             return Err(WcStatus::NotSend);
         }
         // CAST: `usize` has at least 32 bits.
-        //
-        // SAFETY: The peer's send succeeded, so the device wrote that much and is done.
-        unsafe { buf.fill(&shared.pd, wc.byte_len as usize) }.map_err(|_| WcStatus::LocProt)
+        Ok(wc.byte_len as usize)
     });
-    shared.completions.received(buf, result);
+    // SAFETY: The device is done with the buffer. Where the peer's send succeeded it wrote that much.
+    unsafe { buf.unmap(result.as_ref().map_or(0, |len| *len)) };
+    shared.completions.received(buf, result.map(|_| ()));
 }
 
 /// Hears of an event of the QP.

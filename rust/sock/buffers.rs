@@ -9,10 +9,7 @@
 use crate::{
     net::zerocopy::Notice,
     prelude::*,
-    proto::{
-        BufferId,
-        ADVERTS, //
-    },
+    proto::BufferId,
     rdma::{
         mr::Memory,
         qp::{
@@ -22,6 +19,9 @@ use crate::{
     },
 };
 use kernel::sync::Arc;
+
+/// Buffers of each kind at a time. The send queue has room for the requests of all of them.
+pub(super) const BUFFERS: usize = 4;
 
 /// How far a buffer is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -145,12 +145,12 @@ impl Habit {
 #[derive(Default)]
 pub(super) struct Buffers {
     /// What the call that waits to receive offers: oldest first, packed.
-    offered: [Option<Offered>; ADVERTS],
+    offered: [Option<Offered>; BUFFERS],
     pub(super) habit: Habit,
     /// In no order: the protocol may finish with a late one first.
-    outgoing: [Option<Outgoing>; ADVERTS],
+    outgoing: [Option<Outgoing>; BUFFERS],
     /// Oldest first, packed.
-    incoming: [Option<Incoming>; ADVERTS],
+    incoming: [Option<Incoming>; BUFFERS],
     /// Of the call that waits for its buffers: how many are left, and the bytes transferred.
     pub(super) call: Call,
 }

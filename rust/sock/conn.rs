@@ -19,7 +19,6 @@
 
 use crate::{
     net::{
-        pipe::Slice,
         spinlock_bh::{
             new_spinlock_bh,
             SpinLockBh, //
@@ -33,7 +32,6 @@ use crate::{
         Config,
         Events,
         Machine,
-        Mode,
         Readable,
         SendTag,
         Side,
@@ -68,8 +66,12 @@ use crate::{
     },
     sock::{
         buffers::Buffers,
+        receive::{
+            self,
+            Limits,
+            Unread, //
+        },
         ring::Ring,
-        settings,
         stats::{
             self,
             Counter,
@@ -83,7 +85,6 @@ use crate::{
         Socket, //
     },
 };
-use core::ops::Range;
 use kernel::{
     page::PAGE_SIZE,
     sync::{
@@ -107,55 +108,27 @@ pub(super) type Id = CmId<ARef<Socket>>;
 /// The QP of a connection, with its cm id.
 pub(super) type Pair = Qp<ARef<Socket>, Arc<Conn>>;
 
-/// Pages of one send chunk, as a power of two: 16 KiB on 4 KiB pages.
+/// Pages of a send chunk for more than a page, as a power of two: 16 KiB on 4 KiB pages.
 pub(super) const SEND_ORDER: u32 = 2;
 
 /// Requests of the send queue for messages, which are up to two each.
-const SEND_SLOTS: u32 = 64;
+const SEND_SLOTS: u32 = 6;
 
 /// Pieces of written data that may wait to be sent; a piece is a chunk, except at the ends.
 const SEND_PIECES: usize = 1024;
 
 /// Buffers for a message's payload, beside that for its header.
-const PAYLOAD_PIECES: u32 = 5;
+const PAYLOAD_PIECES: u32 = 2;
 
 /// A peer that is not ready is retried for as long as it lives; credits keep it ready.
 const RNR_RETRY_FOR_EVER: u8 = 7;
 
+/// RDMA Reads at a time each way. Devices set memory aside for what is asked for.
+// CAST: It is 8.
+const READS: u8 = ADVERTS as u8;
+
 /// The most that the CM knows.
 const RETRIES: u8 = 7;
-
-/// Received payload that its reader has not finished.
-pub(super) struct Unread {
-    buf: RecvBuf,
-    range: Range<usize>,
-    /// What is posted in place of `buf`, once its pages are shared.
-    fresh: Option<RecvBuf>,
-}
-
-impl Unread {
-    /// What is still to be read.
-    pub(super) fn bytes(&self) -> &[u8] {
-        self.buf.bytes().get(self.range.clone()).unwrap_or(&[])
-    }
-
-    /// Counts the first `n` bytes as read.
-    pub(super) fn advance(&mut self, n: usize) {
-        self.range.start = self.range.start.saturating_add(n).min(self.range.end);
-    }
-
-    /// The first `max` bytes, or all, in their own pages. Only after [`Conn::may_share`].
-    pub(super) fn share(&mut self, max: usize) -> Result<Slice> {
-        let end = self.range.start.saturating_add(max).min(self.range.end);
-        self.buf.share(self.range.start..end)
-    }
-
-    /// Lets the device go; the bytes stay.
-    pub(super) fn detach(&mut self) {
-        self.buf.detach();
-        self.fresh = None;
-    }
-}
 
 /// How far the connection below is from its end.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd)]
@@ -189,6 +162,10 @@ pub(super) struct Flow {
     /// Buffers are offered to the peer, or are to be, and nothing came yet that stands behind what
     /// is written to them.
     pub(super) offering: bool,
+    /// A call offered buffers, and has not looked yet at what came for them: messages stay as they are.
+    pub(super) gathering: bool,
+    /// The receive buffers.
+    pub(super) recv: receive::RecvBuffers,
 }
 
 /// What the lock that orders messages guards.
@@ -196,8 +173,9 @@ pub(super) struct Post {
     pub(super) qp: Option<Arc<Pair>>,
     /// The send stream from the next message on.
     tx: Ring<Sge>,
-    /// Requests in the fabric.
-    pub(super) in_flight: usize,
+    /// Requests for messages that have not completed; those for the callers' buffers have slots of
+    /// their own.
+    messages: usize,
     pub(super) buffers: Buffers,
 }
 
@@ -205,8 +183,10 @@ pub(super) struct Post {
 pub(super) enum Request {
     /// A message.
     Message(SendTag),
-    /// A registration, or an RDMA Write, of which the next message tells.
-    Step,
+    /// An RDMA Write, of which the next message tells.
+    Write,
+    /// The registration of a buffer.
+    Register,
     /// An RDMA Read into the oldest buffer that is busy.
     Read,
     /// The end of the key of a buffer that is sent.
@@ -221,12 +201,12 @@ pub(super) enum Request {
 #[pin_data]
 pub(super) struct Conn {
     pub(super) sk: ARef<Socket>,
-    depth: u16,
-    order: u32,
     side: Side,
     /// Whether it is iWARP's.
     iwarp: bool,
     made: Instant<Monotonic>,
+    /// The longest message that is worth larger buffers of the peer's.
+    message_size: u32,
     /// What the connection did.
     pub(super) stats: Counters,
     /// For the socket's work: data came on a connection that the CM takes for unfinished, the RTU
@@ -261,10 +241,13 @@ impl Conn {
             Ok(made) => made,
             Err(e) => return Err((e, id)),
         };
+        let limits = conn.flow.lock().recv.limits();
         let caps = Caps {
             send_wr: SEND_SLOTS.saturating_add(BUFFER_SLOTS),
-            recv_wr: u32::from(conn.depth),
+            recv_wr: limits.count.into(),
             payload_sge: PAYLOAD_PIECES,
+            // CAST: There are a few.
+            recv_sge: limits.pages as u32,
         };
         let qp = Qp::new(id, handler, &pd, caps, conn.clone())?;
         conn.post.lock().qp = Some(room.write(qp).into());
@@ -272,56 +255,52 @@ impl Conn {
     }
 
     fn without_qp(sk: &Socket, device: &Device, side: Side) -> Result<Arc<Self>> {
-        let net = sk.net();
-        let size = settings::recv_buffer_size(net) as usize;
-        let order = size.div_ceil(PAGE_SIZE).next_power_of_two().ilog2();
-        let depth = settings::recv_buffers(net).min(device.max_qp_wr().saturating_sub(1));
-        let depth = u16::try_from(depth).unwrap_or(u16::MAX);
-        let recv_size = u32::try_from(PAGE_SIZE << order)?;
-        let pieces = PAYLOAD_PIECES.min(device.max_send_sge().saturating_sub(1));
-        // A payload of n full chunks starts and ends inside one: it lies in n + 1 of them.
-        let send_size =
-            u32::try_from(PAGE_SIZE << SEND_ORDER)?.saturating_mul(pieces.saturating_sub(1).max(1));
+        let limits = Limits::new(sk.net(), device);
+        let recv_size = u32::try_from(PAGE_SIZE)?;
+        // A payload of a full chunk starts and ends inside one: it lies in two of them.
+        let send_size = u32::try_from(PAGE_SIZE << SEND_ORDER)?;
         let config = Config {
             side,
             // CAST: It is 8.
             max_adverts: ADVERTS as u16,
-            ord: u16::from(device.max_qp_init_rd_atom().max(1)),
-            ird: u16::from(device.max_qp_rd_atom().max(1)),
+            ord: device.max_qp_init_rd_atom().clamp(1, READS).into(),
+            ird: device.max_qp_rd_atom().clamp(1, READS).into(),
             recv_size,
-            recv_depth: depth,
+            recv_depth: receive::FIRST,
             send_size,
-            desired_remote: recv_size,
+            desired_remote: limits.size(),
         };
         let mut machine = Machine::new(config).map_err(|_| EINVAL)?;
+        machine.set_resizable(true);
         let iwarp = device.is_iwarp();
         if iwarp {
             machine.set_initiator_first();
         }
         let flow = Flow {
             machine,
-            rx: Ring::new(depth.into())?,
-            early: Ring::new(depth.into())?,
+            rx: Ring::new(receive::FIRST.into())?,
+            early: Ring::new(receive::FIRST.into())?,
+            recv: receive::RecvBuffers::new(limits),
             ready: false,
             link: Link::Up,
             told: false,
             cause: None,
             offering: false,
+            gathering: false,
         };
         let post = Post {
             qp: None,
-            tx: Ring::new(SEND_PIECES)?,
-            in_flight: 0,
+            tx: Ring::empty(),
+            messages: 0,
             buffers: Buffers::default(),
         };
         Arc::pin_init(
             pin_init!(Self {
                 sk: sk.into(),
-                depth,
-                order,
                 side,
                 iwarp,
                 made: Instant::now(),
+                message_size: limits.size().min(send_size),
                 stats: Counters::new(),
                 came_early: AtomicFlag::new(false),
                 fatal: AtomicFlag::new(false),
@@ -348,21 +327,6 @@ impl Conn {
         }
     }
 
-    /// Receive buffers of the connection.
-    pub(super) fn depth(&self) -> usize {
-        self.depth.into()
-    }
-
-    /// Posts the receive buffers that the Hello or HelloAck will promise. May sleep.
-    pub(super) fn fill(&self) -> Result {
-        let qp = self.qp().ok_or(ENOTCONN)?;
-        for _ in 0..self.depth {
-            let buf = RecvBuf::new(qp.pd(), self.order)?;
-            qp.post_recv(buf).map_err(|(e, _)| e)?;
-        }
-        Ok(())
-    }
-
     /// The QP, to sleep with. Only where [`Conn::tear_down`] cannot run meanwhile, since the last
     /// reference must go there: in the work itself, and in the handler that makes the connection.
     fn qp(&self) -> Option<Arc<Pair>> {
@@ -373,7 +337,10 @@ impl Conn {
     pub(super) fn param(&self, peer: Option<PeerParam>) -> ConnParam {
         let (responder_resources, initiator_depth) = self.qp().map_or((1, 1), |qp| {
             let device = qp.pd().device();
-            (device.max_qp_rd_atom(), device.max_qp_init_rd_atom())
+            (
+                device.max_qp_rd_atom().min(READS),
+                device.max_qp_init_rd_atom().min(READS),
+            )
         });
         // Neither side may have more RDMA Reads in flight than the other answers.
         let (responder_resources, initiator_depth) = match peer {
@@ -435,10 +402,18 @@ impl Conn {
             false => all,
         };
         let slots = slots as usize;
-        while post.in_flight.saturating_add(1) < slots {
-            let Some(transmit) = self.flow.lock().machine.poll_transmit() else {
-                break;
+        let pieces = qp.caps().payload_sge as usize;
+        while post.messages.saturating_add(1) < slots {
+            // What one message can carry of the stream, which lies in pieces.
+            let gather = (0..pieces)
+                .filter_map(|at| post.tx.get(at))
+                .fold(0usize, |sum, piece| sum.saturating_add(piece.len()));
+            let transmit = {
+                let machine = &mut self.flow.lock().machine;
+                machine.set_gather(u32::try_from(gather).unwrap_or(u32::MAX));
+                machine.poll_transmit()
             };
+            let Some(transmit) = transmit else { break };
             let bytes = transmit.write.map_or(transmit.payload, |to| to.len);
             let payload = match transmit.source {
                 Source::Stream => take_payload(&mut post.tx, bytes)?,
@@ -459,9 +434,11 @@ impl Conn {
             if let Some(to) = transmit.write {
                 let from = core::mem::take(&mut send.payload);
                 // The loop saw room for two.
-                post.request(|qp| qp.post_write(from, remote(to), Request::Step))?;
+                post.request(|qp| qp.post_write(from, remote(to), Request::Write))?;
+                post.messages = post.messages.saturating_add(1);
             }
             post.request(|qp| qp.post_send(send, Request::Message(transmit.tag)))?;
+            post.messages = post.messages.saturating_add(1);
             match transmit.header.mid() {
                 mid::SRC_AVAIL => self.count(Counter::SrcAvails, 1),
                 mid::SINK_AVAIL => self.count(Counter::SinkAvails, 1),
@@ -479,6 +456,9 @@ impl Conn {
         let sk = &*self.sk;
         if events.contains(Events::FINISHED) {
             self.settle();
+        }
+        if events.contains(Events::RESIZE) {
+            self.resize_wished();
         }
         if events.contains(Events::DISCONNECT) {
             self.set_link(Link::Drop);
@@ -581,6 +561,10 @@ impl Conn {
         self.with(|m| {
             m.set_now(now);
             m.write(len);
+            // Where more than one message is full, larger ones are better.
+            if m.unsent() > m.peer_recv_size() as usize && m.peer_recv_size() < self.message_size {
+                m.ask_resize(self.message_size);
+            }
         });
         Ok(())
     }
@@ -608,36 +592,51 @@ impl Conn {
             self.broken(self.lost());
         }
         if self.link() == Link::Up {
+            self.fill();
             let now = self.now();
             self.with(|m| m.expired(now));
             self.arm_held();
         }
     }
 
-    /// Whether the send stream has a place for another piece.
+    /// Whether the send stream has, or can be given, a place for another piece.
     pub(super) fn has_place(&self) -> bool {
-        !self.post.lock().tx.is_full()
+        let tx = &self.post.lock().tx;
+        !tx.is_full() || tx.capacity() < SEND_PIECES
+    }
+
+    /// Gives the send stream a place for another piece; false where that has to wait for some to be
+    /// sent. Sleeps; one caller at a time. Fails with `ENOMEM`.
+    pub(super) fn make_place(&self) -> Result<bool> {
+        let capacity = {
+            let tx = &self.post.lock().tx;
+            if !tx.is_full() {
+                return Ok(true);
+            }
+            tx.capacity()
+        };
+        let more = capacity.saturating_mul(2).clamp(8, SEND_PIECES);
+        if more <= capacity {
+            return Ok(false);
+        }
+        let mut larger = Ring::new(more)?;
+        let smaller = {
+            let mut post = self.post.lock();
+            // What is written after the end would keep the device.
+            if post.qp.is_none() {
+                return Ok(false);
+            }
+            larger.append(&mut post.tx);
+            core::mem::replace(&mut post.tx, larger)
+        };
+        drop(smaller);
+        Ok(true)
     }
 
     /// The protection domain, while there is a QP in it.
     pub(super) fn pd(&self) -> Option<Arc<Pd>> {
         let post = self.post.lock();
         Some(post.qp.as_ref()?.pd().clone())
-    }
-
-    /// Moves the payload that came to the reader's own queue, and gives the peer's memory that is
-    /// to be fetched before anything that came behind it.
-    pub(super) fn take_unread(&self, to: &mut Ring<Unread>) -> Option<Readable> {
-        let mut flow = self.flow.lock();
-        to.append(&mut flow.rx);
-        flow.machine.readable()
-    }
-
-    /// Whether the peer may be out of credit, with so many buffers in the reader's own queue: then
-    /// no more comes before something is read.
-    pub(super) fn is_starved(&self, taken: usize) -> bool {
-        let waiting = self.flow.lock().rx.len();
-        waiting.saturating_add(taken).saturating_add(3) >= self.depth()
     }
 
     /// The peer's memory that is to be fetched before anything that came behind it.
@@ -649,46 +648,6 @@ impl Conn {
     pub(super) fn advertised(&self) -> usize {
         // CAST: `usize` has at least 32 bits.
         self.readable().map_or(0, |next| next.region.len as usize)
-    }
-
-    /// Payload bytes that no reader took over yet.
-    pub(super) fn unread(&self) -> usize {
-        let flow = self.flow.lock();
-        (0..flow.rx.len())
-            .filter_map(|at| flow.rx.get(at))
-            .fold(0, |sum, unread| sum.saturating_add(unread.range.len()))
-    }
-
-    /// Whether the pages of `unread` may be given away: its payload is worth them, and there is, or need
-    /// not be, another buffer to post in their place. May sleep.
-    pub(super) fn may_share(&self, unread: &mut Unread) -> bool {
-        // Who gets the pages holds no more than four times what is in them.
-        let worth = unread.bytes().len() >= unread.buf.size() / 4;
-        if unread.fresh.is_none() && worth {
-            let Some(pd) = self.pd() else {
-                return true;
-            };
-            unread.fresh = RecvBuf::new(&pd, self.order).ok();
-        }
-        unread.fresh.is_some()
-    }
-
-    /// Posts the buffer of payload that was read, or the one in its place, which gives the peer credit.
-    pub(super) fn finish(&self, unread: Unread) {
-        self.repost(unread.fresh.unwrap_or(unread.buf));
-        self.kick();
-    }
-
-    fn repost(&self, buf: RecvBuf) {
-        let posted = match &self.post.lock().qp {
-            Some(qp) => qp.post_recv(buf),
-            None => return,
-        };
-        match posted {
-            Ok(()) => self.flow.lock().machine.posted(1),
-            // The QP is being torn down, or broken, which its completions tell.
-            Err((_, buf)) => drop(buf),
-        }
     }
 
     /// The HelloAck came: the active side's connection is there, with what arrived before.
@@ -715,7 +674,7 @@ impl Conn {
             result
         };
         while let Some(buf) = recycle.pop() {
-            self.repost(buf);
+            self.recycle(buf);
         }
         self.kick();
         self.arm_held();
@@ -800,7 +759,6 @@ impl Conn {
         self.collect();
         let events = {
             let mut flow = self.flow.lock();
-            flow.rx.iter_mut().for_each(Unread::detach);
             flow.early = Ring::empty();
             flow.link = Link::Over;
             flow.machine.disconnected();
@@ -817,40 +775,9 @@ impl Conn {
 }
 
 impl Post {
-    /// Posts a request to the QP, and counts it. `ENOTCONN` where there is none any more.
+    /// Posts a request to the QP. `ENOTCONN` where there is none any more.
     pub(super) fn request(&mut self, post: impl FnOnce(&Pair) -> Result) -> Result {
-        post(self.qp.as_ref().ok_or(ENOTCONN)?)?;
-        self.in_flight = self.in_flight.saturating_add(1);
-        Ok(())
-    }
-}
-
-impl Flow {
-    /// Takes in one message; gives the buffer back if it has nothing for the user.
-    fn take(&mut self, buf: RecvBuf) -> Option<RecvBuf> {
-        let received = self.machine.received(buf.bytes());
-        let came = matches!(&received, Ok(received) if !received.payload.is_empty());
-        let ended = came
-            || self.machine.readable().is_some()
-            || self.machine.receive_mode() != Mode::Pipelined;
-        if self.offering && ended {
-            // A message with payload uses up what was offered; what was not goes back.
-            self.machine.retract_offers();
-            self.offering = false;
-        }
-        match received {
-            Ok(received) if !received.payload.is_empty() => {
-                let unread = Unread {
-                    buf,
-                    range: received.payload,
-                    fresh: None,
-                };
-                // The ring is as long as there are buffers.
-                self.rx.push(unread).err().map(|unread| unread.buf)
-            }
-            // A violation is told by the machine's events.
-            Ok(_) | Err(_) => Some(buf),
-        }
+        post(self.qp.as_ref().ok_or(ENOTCONN)?)
     }
 }
 
@@ -878,7 +805,9 @@ impl Completions for Arc<Conn> {
     fn sent(&self, request: Request, result: Result<(), WcStatus>) {
         let read = {
             let mut post = self.post.lock();
-            post.in_flight = post.in_flight.saturating_sub(1);
+            if matches!(request, Request::Message(_) | Request::Write) {
+                post.messages = post.messages.saturating_sub(1);
+            }
             matches!(request, Request::Read) && self.read_over(&mut post, result.is_ok())
         };
         match (request, &result) {
@@ -903,6 +832,7 @@ impl Completions for Arc<Conn> {
         }
         let (recycle, early) = {
             let mut flow = self.flow.lock();
+            flow.buffer_used();
             if flow.ready {
                 (flow.take(buf), false)
             } else if self.side == Side::Connecting {
@@ -912,11 +842,12 @@ impl Completions for Arc<Conn> {
             }
         };
         if let Some(buf) = recycle {
-            self.repost(buf);
+            self.recycle(buf);
         }
         if early {
             self.note(&self.came_early);
         }
+        self.want_buffers();
         self.kick();
     }
 

@@ -22,6 +22,7 @@ use crate::{
             Link, //
         },
         reap,
+        receive,
         ring::Ring,
         Locked,
         Sdp,
@@ -189,7 +190,7 @@ pub(super) fn route_resolved(sk: &Socket, handler: &Handler<'_>) {
         Ok(conn) => {
             s.conn = Some(conn.clone());
             let sent = s.prepare(&conn).and_then(|()| {
-                conn.fill()?;
+                conn.fill_first()?;
                 let hello = conn.with(Machine::hello);
                 handler.connect(&conn.param(None), &hello)
             });
@@ -248,7 +249,7 @@ impl Locked {
 
     /// Makes what the user side of `conn` needs, and hands it what was set before it was there.
     pub(super) fn prepare(&mut self, conn: &Conn) -> Result {
-        self.rx = Ring::new(conn.depth())?;
+        self.rx = Ring::new(receive::FIRST.into())?;
         self.consumed = 0;
         self.crossed_at = None;
         self.lends = false;

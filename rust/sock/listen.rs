@@ -201,7 +201,7 @@ pub(super) fn request(sk: &Socket, id: ChildId<'_>, param: PeerParam, hello: &[u
             .with(|m| m.hello_received(hello))
             .inspect_err(|violation| pr_debug!("bad Hello: {violation:?}\n"))
             .map_err(|_| EPROTO)?;
-        conn.fill()?;
+        conn.fill_first()?;
         bind::set_names(&mut c, &handler)?;
         handler.accept(&conn.param(Some(param)), &ack)
     });

@@ -6,10 +6,7 @@ use crate::{
     net::sock::SockGuard,
     sock::{
         cm,
-        conn::{
-            Link,
-            Unread, //
-        },
+        conn::Link,
         release,
         ring::Ring,
         Sdp,
@@ -106,7 +103,6 @@ fn reap_locked(sk: &Socket, hurry: bool) {
     conn.tear_down();
     *sk.ended.lock() = None;
     let mut s = sk.lock();
-    s.rx.iter_mut().for_each(Unread::detach);
     s.tx = None;
     if failed {
         s.conn = None;

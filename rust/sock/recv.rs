@@ -26,16 +26,17 @@ use crate::{
     prelude::*,
     proto::{
         Machine,
-        Readable,
-        ADVERTS, //
+        Readable, //
     },
     rdma::mr::{
         Access,
         Memory, //
     },
     sock::{
+        buffers::BUFFERS,
         conn::Conn,
         kept::Kept,
+        receive::Unread,
         send::RETURN_MS,
         stats::Counter,
         Locked,
@@ -155,7 +156,7 @@ impl Receiving<'_, '_, '_> {
                 // Another thread undid the connection.
                 return Err(ENOTCONN);
             }
-            let next = conn.take_unread(&mut self.s.rx);
+            let next = conn.take_unread(&mut self.s.rx)?;
             let (n, whole) = if peek {
                 let (n, whole) = look(self.s, &mut self.msg, self.peeked, next);
                 self.peeked = self.peeked.saturating_add(n);
@@ -244,7 +245,7 @@ impl Receiving<'_, '_, '_> {
         let least = self.s.zcopy_threshold as usize;
         let room = pages::dest_extent(self.msg.data);
         let mut size = conn.offer_size(room, least);
-        let Ok(mut parts) = KVec::with_capacity(ADVERTS, GFP_KERNEL) else {
+        let Ok(mut parts) = KVec::with_capacity(BUFFERS, GFP_KERNEL) else {
             return Ok(false);
         };
         while parts.is_empty()
@@ -311,11 +312,12 @@ impl Receiving<'_, '_, '_> {
     /// the program may have unmapped them.
     fn gather(&mut self, parts: &[Pages]) -> usize {
         let conn = self.conn;
-        let mut written = [0; ADVERTS];
+        let mut written = [0; BUFFERS];
         let written = written.get_mut(..parts.len()).unwrap_or(&mut []);
         written.fill_with(|| conn.take_offered().unwrap_or(0));
         if self.s.has(conn) {
-            conn.take_unread(&mut self.s.rx);
+            // Without memory the front is there, which is what is wanted next.
+            let _ = conn.take_unread(&mut self.s.rx);
         }
         let ends = written.iter().rposition(|bytes| *bytes > 0);
         let used = ends.map_or(0, |last| last.saturating_add(1));
@@ -325,7 +327,7 @@ impl Receiving<'_, '_, '_> {
                 // It is no longer than the part (`B-46`).
                 0 => match self.s.rx.front_mut() {
                     Some(message) => {
-                        let n = pages::store(parts, to, message.bytes());
+                        let n = store(parts, to, message);
                         self.s.consume(conn, n);
                         copied = copied.saturating_add(n);
                         n
@@ -343,6 +345,7 @@ impl Receiving<'_, '_, '_> {
             to = to.saturating_add(n);
             from = from.saturating_add(part.len());
         }
+        conn.gathered();
         match (&*written, parts) {
             ([bytes], [part]) => conn.learn_from_one(*bytes, *bytes == part.len()),
             _ => conn.learn_from_several(written, used > 1 && copied == 0),
@@ -476,8 +479,7 @@ pub(super) fn give_up_kept(s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
 /// Whether no more can come before something is read, however little that is: messages take up
 /// buffers, not bytes.
 pub(super) fn is_starved(s: &Locked) -> bool {
-    let taken = s.rx.len();
-    s.conn.as_ref().is_some_and(|conn| conn.is_starved(taken))
+    s.conn.as_ref().is_some_and(|conn| conn.is_starved())
 }
 
 /// Bytes that can be read without waiting for the peer's program; none while another call fetches
@@ -488,9 +490,7 @@ pub(super) fn unread(s: &mut Locked) -> usize {
     }
     let taken = (0..s.rx.len())
         .filter_map(|at| s.rx.get(at))
-        .fold(0usize, |sum, unread| {
-            sum.saturating_add(unread.bytes().len())
-        });
+        .fold(0usize, |sum, unread| sum.saturating_add(unread.len()));
     let Some(conn) = &s.conn else { return taken };
     let came = taken.saturating_add(conn.unread());
     // While another call fetches, what came behind has to wait for it.
@@ -533,7 +533,7 @@ fn take(
     let mut whole = true;
     while !msg.data.is_empty() && left > 0 && whole {
         let Some(front) = s.rx.front_mut() else { break };
-        let bytes = front.bytes();
+        let bytes = front.bytes(0);
         let wanted = bytes.len().min(msg.data.len()).min(left);
         let n = if msg.flags & flags::TRUNC != 0 {
             msg.data.advance(wanted);
@@ -553,6 +553,20 @@ fn take(
     (copied, whole)
 }
 
+/// Stores all of a message from byte `to` of `parts` on: how much that was.
+fn store(parts: &[Pages], to: usize, message: &Unread) -> usize {
+    let mut stored = 0usize;
+    while stored < message.len() {
+        let bytes = message.bytes(stored);
+        let n = pages::store(parts, to.saturating_add(stored), bytes);
+        stored = stored.saturating_add(n);
+        if n < bytes.len() {
+            break;
+        }
+    }
+    stored
+}
+
 impl Locked {
     /// Counts the first `n` bytes of the first message in the reader's queue as read.
     pub(super) fn consume(&mut self, conn: &Conn, n: usize) {
@@ -562,7 +576,7 @@ impl Locked {
             return;
         };
         front.advance(n);
-        if front.bytes().is_empty() {
+        if front.is_empty() {
             if let Some(read) = self.rx.pop() {
                 conn.finish(read);
             }
@@ -584,19 +598,21 @@ fn look(
     let mut copied: usize = 0;
     for at in 0..s.rx.len() {
         let Some(unread) = s.rx.get(at) else { break };
-        let bytes = unread.bytes();
-        let Some(bytes) = bytes.get(skip..) else {
-            skip = skip.saturating_sub(bytes.len());
-            continue;
-        };
-        skip = 0;
-        let wanted = bytes.len().min(msg.data.len()).min(left);
-        let n = msg.data.copy_to_iter(bytes.get(..wanted).unwrap_or(&[]));
-        left = left.saturating_sub(n);
-        copied = copied.saturating_add(n);
-        if n < wanted {
-            return (copied, false);
+        while skip < unread.len() {
+            let bytes = unread.bytes(skip);
+            let wanted = bytes.len().min(msg.data.len()).min(left);
+            if wanted == 0 {
+                return (copied, true);
+            }
+            let n = msg.data.copy_to_iter(bytes.get(..wanted).unwrap_or(&[]));
+            skip = skip.saturating_add(n);
+            left = left.saturating_sub(n);
+            copied = copied.saturating_add(n);
+            if n < wanted {
+                return (copied, false);
+            }
         }
+        skip = skip.saturating_sub(unread.len());
     }
     (copied, true)
 }

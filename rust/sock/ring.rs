@@ -121,11 +121,6 @@ impl<T> Ring<T> {
         self.slots.get_mut(last)?.as_mut()
     }
 
-    /// All elements, in no order.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.slots.iter_mut().flatten()
-    }
-
     /// Appends all elements of `other` that there is room for.
     pub(super) fn append(&mut self, other: &mut Self) {
         while !self.is_full() {

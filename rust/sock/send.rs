@@ -271,7 +271,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
                 continue;
             }
             let room = self.limit().saturating_sub(self.conn.copied());
-            if room > 0 && self.conn.has_place() {
+            if room > 0 && self.conn.make_place()? {
                 self.copy(room)?;
                 continue;
             }
@@ -374,7 +374,12 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         }
         let mut chunk = match self.s.tx.take() {
             Some(chunk) if chunk.room() > 0 => chunk,
-            _ => SendBuf::new(&self.conn.pd().ok_or(EPIPE)?, SEND_ORDER)?,
+            _ => {
+                // A single small write is not worth more than a page.
+                let small = self.msg.data.len().min(room) <= PAGE_SIZE && self.conn.copied() == 0;
+                let order = if small { 0 } else { SEND_ORDER };
+                SendBuf::new(&self.conn.pd().ok_or(EPIPE)?, order)?
+            }
         };
         // What comes behind a piece too small to be lent may be large enough.
         let room = match self.lending {

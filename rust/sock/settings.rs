@@ -38,7 +38,7 @@ static KNOBS: Knobs<Sdp, COUNT> = Knobs::new([
     },
     Knob {
         name: c"recv_buffers",
-        default: 32,
+        default: 30,
         min: 4,
         max: 1024,
         has_off: false,

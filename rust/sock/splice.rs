@@ -18,6 +18,7 @@ use crate::{
         State, //
     },
 };
+use kernel::page::PAGE_SIZE;
 
 /// `splice(2)` of at most `len` bytes out of the socket: gives what there is, once there is anything.
 pub(super) fn splice_read(
@@ -48,7 +49,7 @@ pub(super) fn splice_read(
         if s.kept_recv.is_some() {
             return Err(EBUSY);
         }
-        let next = conn.take_unread(&mut s.rx);
+        let next = conn.take_unread(&mut s.rx)?;
         let before = next.map_or(usize::MAX, |next| recv::before(&s, next));
         let given = give(&mut s, &conn, pipe, len.min(before))?;
         if given > 0 {
@@ -91,12 +92,18 @@ fn give(s: &mut Locked, conn: &Conn, pipe: &mut Pipe<'_>, max: usize) -> Result<
         // What the pipe has no room for need not be prepared.
         let pushed = if pipe.is_full() {
             Err(EAGAIN)
-        } else if conn.may_share(front) {
-            front.share(left).map(|slice| (slice, Counter::RecvMoved))
         } else {
-            let bytes = front.bytes();
-            Slice::copy_of(bytes.get(..left).unwrap_or(bytes))
-                .map(|slice| (slice, Counter::RecvCopied))
+            let bytes = front.bytes(0);
+            let bytes = bytes.get(..left).unwrap_or(bytes);
+            // Who gets a page is to hold no more than four times what is in it.
+            let copy = match bytes.len() < PAGE_SIZE / 4 {
+                true => Slice::copy_of(bytes).ok(),
+                false => None,
+            };
+            match copy {
+                Some(slice) => Ok((slice, Counter::RecvCopied)),
+                None => front.share(left).map(|slice| (slice, Counter::RecvMoved)),
+            }
         }
         .and_then(|(slice, counter)| Ok((pipe.push(slice)?, counter)));
         let n = match pushed {

@@ -14,8 +14,7 @@ use crate::{
         BufferId,
         Machine,
         Mode,
-        Region,
-        ADVERTS, //
+        Region, //
     },
     rdma::mr::{
         Memory,
@@ -28,7 +27,8 @@ use crate::{
             Offered,
             Outgoing,
             Owner,
-            Stage, //
+            Stage,
+            BUFFERS, //
         },
         conn::{
             Conn,
@@ -43,8 +43,8 @@ use kernel::sync::Arc;
 
 /// Requests that the messages leave to the callers' buffers: at most two of each at a time. They
 /// are never out of one, so that no key is left valid for want of it.
-// CAST: It is 8.
-pub(super) const BUFFER_SLOTS: u32 = 2 * 3 * ADVERTS as u32;
+// CAST: It is 4.
+pub(super) const BUFFER_SLOTS: u32 = 2 * 3 * BUFFERS as u32;
 
 /// How long the fabric may take to let go a killed caller's memory, in milliseconds.
 const KILLED_MS: u32 = 2000;
@@ -116,7 +116,7 @@ impl Conn {
                 return Err(memory);
             };
             // No message goes before it: the lock is held.
-            let posted = post.request(|qp| qp.post_register(&memory, Request::Step));
+            let posted = post.request(|qp| qp.post_register(&memory, Request::Register));
             // There is a place for it.
             let _ = post.buffers.send(Outgoing {
                 id,
@@ -217,7 +217,7 @@ impl Conn {
             let Some(from) = from else {
                 return Err(memory);
             };
-            let mut posted = post.request(|qp| qp.post_register(&memory, Request::Step));
+            let mut posted = post.request(|qp| qp.post_register(&memory, Request::Register));
             if posted.is_ok() {
                 let len = from.len as usize;
                 posted = post.request(|qp| qp.post_read(&memory, len, remote(from), Request::Read));
@@ -317,7 +317,9 @@ impl Conn {
                 let mut guard = self.flow.lock();
                 let flow = &mut *guard;
                 // What has come stands before what the peer would write there.
-                let came = !flow.rx.is_empty() || flow.machine.readable().is_some();
+                // A message that uses up an offer is not to be longer.
+                let short = memory.len() <= flow.recv.limits().size() as usize;
+                let came = short || !flow.rx.is_empty() || flow.machine.readable().is_some();
                 let missed = !first && !flow.offering;
                 if came || missed || flow.machine.receive_mode() != Mode::Pipelined {
                     return Err(memory);
@@ -325,6 +327,7 @@ impl Conn {
                 let id = flow.machine.offer_buffer(region(&memory));
                 if first {
                     flow.offering = id.is_some();
+                    flow.gathering = id.is_some();
                 }
                 id
             };
@@ -332,7 +335,7 @@ impl Conn {
                 return Err(memory);
             };
             // No message goes before it: the lock is held.
-            let posted = post.request(|qp| qp.post_register(&memory, Request::Step));
+            let posted = post.request(|qp| qp.post_register(&memory, Request::Register));
             // There is a place for it.
             post.buffers.offer(Offered {
                 id,
@@ -381,6 +384,11 @@ impl Conn {
         self.let_go(offered.memory);
         // CAST: `usize` has at least 32 bits.
         Some(offered.bytes as usize)
+    }
+
+    /// What came while buffers were offered was taken over.
+    pub(super) fn gathered(&self) {
+        self.flow.lock().gathering = false;
     }
 
     /// The key of the oldest buffer that was offered and is ending has ended.
@@ -457,7 +465,7 @@ impl Post {
 
 /// Whether a send queue that takes so many requests has some for buffers, beside those for messages.
 pub(super) fn has_buffer_slots(send_wr: u32) -> bool {
-    send_wr > 2 * BUFFER_SLOTS
+    send_wr > BUFFER_SLOTS + 4
 }
 
 /// Memory as the protocol names it.

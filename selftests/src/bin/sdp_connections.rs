@@ -71,7 +71,9 @@ fn available() -> Result<i64> {
         fs::write("/proc/sys/vm/drop_caches", "3")?;
         thread::sleep(Duration::from_secs(1));
         let text = fs::read_to_string("/proc/meminfo")?;
-        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("MemAvailable:"));
         let kib: i64 = line
             .and_then(|line| line.split_whitespace().next())
             .ok_or("no MemAvailable in /proc/meminfo")?
@@ -142,7 +144,10 @@ fn open(options: &Options) -> Result<Ends> {
         let mut ends = Vec::new();
         let mut failed = None;
         for thread in threads {
-            match thread.join().unwrap_or_else(|_| Err("a thread panicked".into())) {
+            match thread
+                .join()
+                .unwrap_or_else(|_| Err("a thread panicked".into()))
+            {
                 Ok(socks) => ends.extend(socks),
                 Err(e) => failed = Some(e),
             }
@@ -154,7 +159,11 @@ fn open(options: &Options) -> Result<Ends> {
             return Err(e);
         }
         let took = start.elapsed();
-        ends.extend(accept.join().unwrap_or_else(|_| Err("accept panicked".into()))?);
+        ends.extend(
+            accept
+                .join()
+                .unwrap_or_else(|_| Err("accept panicked".into()))?,
+        );
         Ok(Ends { ends, took })
     })
 }
@@ -166,7 +175,9 @@ fn carry(options: &Options, ends: &[Sock]) -> Result<()> {
         end.send_all(&bytes).map_err(|e| format!("send: {e}"))?;
     }
     for end in ends {
-        let came = end.recv_bytes(bytes.len()).map_err(|e| format!("recv: {e}"))?;
+        let came = end
+            .recv_bytes(bytes.len())
+            .map_err(|e| format!("recv: {e}"))?;
         if came != bytes {
             return Err("other bytes came than were sent".into());
         }

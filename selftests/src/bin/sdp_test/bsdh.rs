@@ -21,6 +21,8 @@ pub(crate) mod mid {
     pub(crate) const SRC_AVAIL_CANCEL: u8 = 0x08;
     pub(crate) const SINK_AVAIL_CANCEL: u8 = 0x09;
     pub(crate) const SINK_CANCEL_ACK: u8 = 0x0a;
+    pub(crate) const CH_RCV_BUF: u8 = 0x0b;
+    pub(crate) const CH_RCV_BUF_ACK: u8 = 0x0c;
     pub(crate) const SINK_AVAIL: u8 = 0xfd;
     pub(crate) const SRC_AVAIL: u8 = 0xfe;
     pub(crate) const DATA: u8 = 0xff;

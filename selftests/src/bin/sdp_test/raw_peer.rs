@@ -506,6 +506,9 @@ pub(crate) const DEPTH: usize = 16;
 /// Bytes of each.
 pub(crate) const RECV_SIZE: usize = 8192;
 
+/// Bytes of the longest message that a peer sends: those of SDP's receive buffers before they grow.
+pub(crate) const SEND_SIZE: usize = 4096;
+
 /// Bytes of the memory that a peer can advertise, and into which it reads.
 pub(crate) const WINDOW: usize = 1 << 20;
 

@@ -72,7 +72,7 @@ cases! {
     splice_out_mixed(60) "splice(), recv() and MSG_PEEK in turn, in random sizes: the order stays",
     splice_out_full(30) "a pipe takes no more than it has room for: the rest stays in the socket",
     splice_out_outlives(60) "what is in the pipe outlives the connection and its sockets",
-    splice_out_no_memory(30) "without memory for other pages messages are copied, and none is lost",
+    splice_out_no_memory(30) "without memory for other pages those of messages go to the pipe all the same, and none is lost",
     splice_out_waits(20) "splice() waits for data, as long as SO_RCVTIMEO says",
     splice_out_states(10) "splice() from sockets that are not connected, reset or shut",
     splice_eof(20) "sendfile() of more than the file has sends what there is at once",
@@ -404,7 +404,7 @@ fn splice_out_outlives() {
     );
 }
 
-/// Has the allocations of some task fail that are larger than a page; none do any more once it is dropped.
+/// Has the allocations of some task fail; none do any more once it is dropped.
 struct FailingPages;
 
 impl FailingPages {
@@ -417,7 +417,7 @@ impl FailingPages {
         for (knob, value) in [
             ("task-filter", "Y"),
             ("ignore-gfp-wait", "N"),
-            ("min-order", "1"),
+            ("min-order", "0"),
             ("times", "-1"),
             ("verbose", "0"),
             ("probability", "100"),
@@ -461,12 +461,9 @@ fn splice_out_no_memory() {
     splice_all(&b, &to, len / 2);
     failing.apply(false);
     let stats = must!(Stats::of(&b));
-    check!((stats.recv_moved, stats.recv_copied), (0, len as u64 / 2));
+    check!((stats.recv_moved, stats.recv_copied), (len as u64 / 2, 0));
+    // The receive buffers that are missing now are made in time.
     splice_all(&b, &to, len - len / 2);
-    assert!(
-        must!(Stats::of(&b)).recv_moved > 0,
-        "with memory again pages are moved again"
-    );
     assert!(
         join(reader) == bytes,
         "the bytes that arrive are those that were sent"

@@ -40,7 +40,8 @@ use crate::{
         Peer,
         Received,
         DEPTH,
-        RECV_SIZE, //
+        RECV_SIZE,
+        SEND_SIZE, //
     },
     zcopy::threshold,
 };
@@ -66,6 +67,10 @@ cases! {
     wire_credits(30) "never more messages than credits, and payload only with three (B-15 to B-18)",
     wire_credits_given(20) "a peer that runs out of credits gets some without asking (B-19)",
     wire_recv_size(20) "no message is larger than the peer's receive buffers (B-4)",
+    wire_resize_refused(30) "larger receive buffers are wished for when there is much to send, and not again once refused (B-63, B-65)",
+    wire_resize_granted(30) "a peer that wishes for larger receive buffers gets them when the smaller are used up (B-63, B-64)",
+    wire_resize_beyond(30) "receive buffers larger than net.sdp.recv_buffer_size, or smaller, are refused (B-65)",
+    wire_small_unread(30) "many small messages that nobody reads do not stop the peer",
     wire_reset(20) "SO_LINGER of 0 s drops the connection without a DisConn",
     wire_abort(20) "AbortConn after DisConn resets (B-72)",
     wire_disconnect(20) "an end without DisConn is a reset (B-76)",
@@ -112,6 +117,8 @@ pub(super) struct Talk {
     pub(super) bufs: u16,
     /// Messages that the other side has room for.
     pub(super) credits: i64,
+    /// Wishes for larger receive buffers that were refused.
+    pub(super) resizes: u32,
 }
 
 impl Talk {
@@ -125,6 +132,7 @@ impl Talk {
             posted: DEPTH as u16,
             bufs: greeting.bufs,
             credits: greeting.bufs.into(),
+            resizes: 0,
         }
     }
 
@@ -187,19 +195,31 @@ impl Talk {
         self.posted += 1;
     }
 
-    /// The next message that is more than a credit update.
+    /// The next message that is more than a credit update. A wish for larger receive buffers is refused.
     pub(super) fn next(&mut self) -> Message {
         loop {
             match self.poll(patience(10)) {
                 None => panic!("a message\nexpected one\n     got none"),
                 Some((message, slot)) => {
                     self.repost(slot);
+                    if message.mid == mid::CH_RCV_BUF {
+                        self.refuse_resize(&message);
+                        continue;
+                    }
                     if message.mid != mid::DATA || !message.rest.is_empty() {
                         return message;
                     }
                 }
             }
         }
+    }
+
+    /// Answers a ChRcvBuf with the present size.
+    pub(super) fn refuse_resize(&mut self, message: &Message) {
+        let wish = must!(message.rest.as_slice().try_into().map(u32::from_be_bytes));
+        assert!(wish as usize > RECV_SIZE, "wishes for {wish} bytes");
+        self.resizes += 1;
+        self.say(mid::CH_RCV_BUF_ACK, &(RECV_SIZE as u32).to_be_bytes());
     }
 
     /// Receives `len` bytes of Data.
@@ -209,15 +229,17 @@ impl Talk {
             let message = self.next();
             check!(message.mid, mid::DATA);
             all.extend(&message.rest);
-            // The sender may be waiting for room.
-            self.say(mid::DATA, b"");
+            // The sender may be waiting for room, and has some for this or says so first.
+            if self.credits >= 2 {
+                self.say(mid::DATA, b"");
+            }
         }
         all
     }
 
     /// Sends `bytes` by Data, as credits allow; the other side may say nothing else meanwhile.
     pub(super) fn send_data(&mut self, bytes: &[u8]) {
-        for piece in bytes.chunks(RECV_SIZE - HEADER) {
+        for piece in bytes.chunks(SEND_SIZE - HEADER) {
             while self.credits < 3 {
                 let (message, slot) = must!(self
                     .poll(patience(10))
@@ -388,10 +410,12 @@ fn wire_credits() {
         while let Some((message, slot)) =
             talk.poll(Duration::from_millis(if round == 0 { 1000 } else { 100 }))
         {
-            received += message.rest.len();
+            if message.mid != mid::CH_RCV_BUF {
+                received += message.rest.len();
+            }
             // B-16 to B-18: with two credits no payload, and the last one gives credit only.
             let credits = usize::from(talk.posted) + 1;
-            if !message.rest.is_empty() {
+            if message.mid == mid::DATA && !message.rest.is_empty() {
                 assert!(credits >= 3, "payload with {credits} credits");
             }
             held.push(slot);
@@ -451,6 +475,98 @@ fn wire_recv_size() {
     // A message that is too large does not fit into the buffer: the connection would break.
     assert!(talk.data(bytes.len()) == bytes, "other bytes");
     join(writer);
+}
+
+fn wire_resize_refused() {
+    raw_only();
+    let (sock, mut talk) = raw_server();
+    threshold(&sock, 0);
+    let bytes = Random::new(config::get().seed, 101).bytes(200_000);
+    let copy = bytes.clone();
+    let writer = spawn("writer", move || {
+        check!(sock.send(&copy, 0), Ok(copy.len()));
+        sock
+    });
+    assert!(talk.data(bytes.len()) == bytes, "other bytes");
+    check!(talk.resizes, 1);
+    join(writer);
+}
+
+/// Sends single bytes until a ChRcvBufAck comes: how many, and the size that it says.
+fn resize(talk: &mut Talk, size: u32) -> (usize, u32) {
+    talk.say(mid::CH_RCV_BUF, &size.to_be_bytes());
+    let mut sent = 0;
+    let end = Instant::now() + patience(10);
+    loop {
+        while let Some((message, slot)) = talk.poll(Duration::from_millis(20)) {
+            talk.repost(slot);
+            if message.mid == mid::CH_RCV_BUF_ACK {
+                let size = must!(message.rest.as_slice().try_into().map(u32::from_be_bytes));
+                return (sent, size);
+            }
+            check!((message.mid, message.rest.len()), (mid::DATA, 0));
+        }
+        assert!(
+            Instant::now() < end,
+            "no ChRcvBufAck, after {sent} messages"
+        );
+        if talk.credits >= 3 {
+            talk.say(mid::DATA, b"x");
+            sent += 1;
+        }
+    }
+}
+
+fn wire_resize_granted() {
+    raw_only();
+    let (sock, mut talk) = raw_client();
+    let (sent, size) = resize(&mut talk, RECV_SIZE as u32);
+    check!(size as usize, RECV_SIZE);
+    check!(sock.recv_bytes(sent), Ok(vec![b'x'; sent]));
+    step!("messages of that size");
+    let bytes = Random::new(config::get().seed, 102).bytes(20 * (RECV_SIZE - HEADER));
+    for piece in bytes.chunks(RECV_SIZE - HEADER) {
+        while talk.credits < 3 {
+            let (message, slot) = must!(talk.poll(patience(10)).ok_or("no credit came"));
+            talk.repost(slot);
+            check!((message.mid, message.rest.len()), (mid::DATA, 0));
+        }
+        talk.say(mid::DATA, piece);
+        assert!(
+            sock.recv_bytes(piece.len()).as_deref() == Ok(piece),
+            "other bytes"
+        );
+    }
+}
+
+fn wire_resize_beyond() {
+    raw_only();
+    let (sock, mut talk) = raw_client();
+    for size in [1 << 20, 1000] {
+        let (sent, is) = resize(&mut talk, size);
+        check!(is as usize, SEND_SIZE);
+        check!(sock.recv_bytes(sent), Ok(vec![b'x'; sent]));
+    }
+}
+
+fn wire_small_unread() {
+    raw_only();
+    let (sock, mut talk) = raw_client();
+    let total = 20_000;
+    let mut all = Vec::new();
+    for number in 0..total / 10 {
+        while talk.credits < 3 {
+            let (message, slot) = must!(talk.poll(patience(10)).ok_or(format!(
+                "no credit came after {number} messages of 10 bytes"
+            )));
+            talk.repost(slot);
+            check!((message.mid, message.rest.len()), (mid::DATA, 0));
+        }
+        let bytes = format!("{number:>10}").into_bytes();
+        talk.say(mid::DATA, &bytes);
+        all.extend(bytes);
+    }
+    assert!(sock.recv_bytes(total) == Ok(all), "other bytes");
 }
 
 fn wire_reset() {

@@ -1,0 +1,443 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The receive buffers of a connection: how many there are, of what size, and the payload in them that
+//! nobody has read.
+//!
+//! A connection starts with a few buffers of one page. It makes more when the peer is about to be out
+//! of credit, and larger ones when the peer asks for them (`B-63`), up to what the namespace and
+//! `SO_RCVBUF` allow. Small messages are put together in one buffer, so that the peer does not run
+//! out of credit long before it runs out of memory here.
+//!
+//! Locks and references are those of [`Conn`].
+
+use crate::{
+    net::{
+        namespace::Net,
+        pipe::Slice, //
+    },
+    prelude::*,
+    proto::{
+        Mode,
+        Readable, //
+    },
+    rdma::{
+        buf::{
+            RecvBuf,
+            MAX_RECV_PAGES, //
+        },
+        device::Device, //
+    },
+    sock::{
+        conn::{
+            Conn,
+            Flow,
+            Link, //
+        },
+        ring::Ring,
+        settings, //
+    },
+};
+use core::ops::Range;
+use kernel::page::PAGE_SIZE;
+
+/// Buffers that a connection starts with.
+pub(super) const FIRST: u16 = crate::proto::DEPTH_MIN;
+
+/// With so few buffers posted, and too little credit for payload, the peer waits for more. With more of
+/// them it is about to be told.
+const FEW: u16 = 3;
+
+/// The longest payload that is moved to the buffer of the message before it.
+const SMALL: usize = 1024;
+
+/// How long to wait for memory before the next try to get some, in milliseconds.
+const RETRY_MS: u32 = 100;
+
+/// Received payload that its reader has not finished.
+pub(super) struct Unread {
+    buf: RecvBuf,
+    range: Range<usize>,
+}
+
+impl Unread {
+    /// The bytes that are still to be read.
+    pub(super) fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// What is still to be read behind the first `skip` bytes of that, as far as it lies in one page.
+    pub(super) fn bytes(&self, skip: usize) -> &[u8] {
+        self.buf.bytes(self.range.start.saturating_add(skip))
+    }
+
+    /// Counts the first `n` bytes as read.
+    pub(super) fn advance(&mut self, n: usize) {
+        self.range.start = self.range.start.saturating_add(n).min(self.range.end);
+    }
+
+    /// At most `max` of the bytes that [`Self::bytes`] gives, in their own page. Sleeps.
+    pub(super) fn share(&mut self, max: usize) -> Result<Slice> {
+        self.buf.share(self.range.start, max)
+    }
+}
+
+/// What receive buffers of one connection may come to.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    /// How many there may be.
+    pub(super) count: u16,
+    /// Pages of one.
+    pub(super) pages: usize,
+}
+
+impl Limits {
+    /// Those of `net`, as far as `device` can do it.
+    pub(super) fn new(net: &Net, device: &Device) -> Self {
+        let count = settings::recv_buffers(net).min(device.max_qp_wr().saturating_sub(1));
+        // CAST: `usize` has at least 32 bits.
+        let size = settings::recv_buffer_size(net) as usize;
+        let pages = size.div_ceil(PAGE_SIZE).min(device.max_recv_sge() as usize);
+        Self {
+            count: u16::try_from(count).unwrap_or(u16::MAX).max(FIRST),
+            pages: pages.clamp(1, MAX_RECV_PAGES),
+        }
+    }
+
+    /// Bytes of the largest.
+    pub(super) fn size(self) -> u32 {
+        u32::try_from(self.pages.saturating_mul(PAGE_SIZE)).unwrap_or(u32::MAX)
+    }
+}
+
+/// How many buffers there are, and of what size.
+pub(super) struct RecvBuffers {
+    limits: Limits,
+    /// Pages of one that is made now.
+    pages: usize,
+    /// How many there should be, and are: posted, or with payload that was not read.
+    wanted: u16,
+    count: u16,
+    /// Those that are posted, oldest first: of the first `smaller` the peer must have used the last
+    /// before it may know of the larger size (`B-64`).
+    posted: u16,
+    smaller: u16,
+}
+
+impl RecvBuffers {
+    /// Before there are any.
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            pages: 1,
+            wanted: 0,
+            count: 0,
+            posted: 0,
+            smaller: 0,
+        }
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The oldest that was posted received a message.
+    fn used(&mut self) {
+        self.posted = self.posted.saturating_sub(1);
+        self.smaller = self.smaller.saturating_sub(1);
+    }
+
+    /// How many of the present size take no more than `limit` bytes.
+    fn fit(&self, limit: usize) -> u16 {
+        let size = self.pages.saturating_mul(PAGE_SIZE);
+        let fit = limit.checked_div(size).unwrap_or(0);
+        u16::try_from(fit)
+            .unwrap_or(u16::MAX)
+            .min(self.limits.count)
+    }
+
+    /// Has more made for a peer that waits for them, if they take no more than `limit` bytes then; whether
+    /// there are to be more.
+    fn grow(&mut self, limit: usize) -> bool {
+        if self.count < self.wanted {
+            return false;
+        }
+        let wanted = self.wanted.saturating_mul(2).min(self.fit(limit));
+        let grows = wanted > self.wanted;
+        if grows {
+            self.wanted = wanted;
+        }
+        grows
+    }
+}
+
+impl Flow {
+    /// Takes in one message; gives the buffer back if it has nothing for the user.
+    pub(super) fn take(&mut self, buf: RecvBuf) -> Option<RecvBuf> {
+        let received = self.machine.received_head(buf.bytes(0), buf.len());
+        let came = matches!(&received, Ok(received) if !received.payload.is_empty());
+        let ended = came
+            || self.machine.readable().is_some()
+            || self.machine.receive_mode() != Mode::Pipelined;
+        if self.offering && ended {
+            // A message with payload uses up what was offered; what was not goes back.
+            self.machine.retract_offers();
+            self.offering = false;
+        }
+        match received {
+            Ok(received) if !received.payload.is_empty() => {
+                let range = received.payload;
+                // One that stands for an offer is not to be longer than that.
+                if !self.gathering && range.len() <= SMALL {
+                    if let Some(last) = self.rx.back_mut() {
+                        let bytes = buf.bytes(range.start);
+                        if bytes.len() == range.len() && last.buf.append(bytes) {
+                            last.range.end = last.buf.len();
+                            return Some(buf);
+                        }
+                    }
+                }
+                let unread = Unread { buf, range };
+                // The ring is as long as there are buffers.
+                self.rx.push(unread).err().map(|unread| unread.buf)
+            }
+            // A violation is told by the machine's events.
+            Ok(_) | Err(_) => Some(buf),
+        }
+    }
+
+    /// Whether the peer waits for buffers.
+    fn is_short(&self) -> bool {
+        self.recv.posted <= FEW && self.machine.peer_is_short()
+    }
+
+    /// A buffer came back from the device with a message, before that is taken in.
+    pub(super) fn buffer_used(&mut self) {
+        self.recv.used();
+        self.answer_wish();
+    }
+
+    /// Tells the peer of larger buffers once it has used up the smaller ones that were posted.
+    fn answer_wish(&mut self) {
+        if self.recv.smaller == 0 && self.machine.resize_wish().is_some() {
+            let size = self.recv.pages.saturating_mul(PAGE_SIZE);
+            self.machine.resized(u32::try_from(size).unwrap_or(0));
+        }
+    }
+
+    /// The peer asks for other buffers (`B-63`), which may take `limit` bytes.
+    fn resize_wished(&mut self, limit: usize) {
+        let Some(wish) = self.machine.resize_wish() else {
+            return;
+        };
+        let buffers = &mut self.recv;
+        // CAST: `usize` has at least 32 bits.
+        let pages = (wish as usize).div_ceil(PAGE_SIZE);
+        let takes = pages.saturating_mul(PAGE_SIZE).saturating_mul(FIRST.into());
+        // Smaller ones are refused, since there is no need.
+        if pages > buffers.pages && pages <= buffers.limits.pages && takes <= limit {
+            buffers.pages = pages;
+            buffers.smaller = buffers.posted;
+            buffers.wanted = buffers.fit(limit).min(buffers.wanted).max(FIRST);
+        }
+        self.answer_wish();
+    }
+}
+
+impl Conn {
+    /// Posts the buffers that the Hello or HelloAck promises. Sleeps. Fails with `ENOMEM`, and the
+    /// driver's error.
+    pub(super) fn fill_first(&self) -> Result {
+        for _ in 0..FIRST {
+            let pages = {
+                let buffers = &mut self.flow.lock().recv;
+                buffers.count = buffers.count.saturating_add(1);
+                buffers.pages
+            };
+            self.post_buffer(RecvBuf::new(pages)?)?;
+        }
+        self.flow.lock().recv.wanted = FIRST;
+        Ok(())
+    }
+
+    /// Makes and posts the buffers that are missing, on a connection that is there. Sleeps; without the
+    /// locks of [`Conn`]. Where there is no memory it is tried again later.
+    pub(super) fn fill(&self) {
+        while self.lacks_buffers() && self.link() == Link::Up {
+            match self.add_buffer() {
+                Ok(true) => {}
+                // The QP takes no more.
+                Ok(false) => return,
+                Err(_) => return self.sk.arm_timer(RETRY_MS),
+            }
+        }
+    }
+
+    /// Makes and posts a buffer, if one is missing; false where it cannot be posted. Sleeps. Fails with
+    /// `ENOMEM`.
+    fn add_buffer(&self) -> Result<bool> {
+        self.make_places()?;
+        let pages = {
+            let mut flow = self.flow.lock();
+            let most = flow.recv.wanted.into();
+            // Each may come to have payload that has to have a place.
+            if usize::from(flow.recv.count) >= flow.rx.capacity().min(most) {
+                return Ok(true);
+            }
+            flow.recv.count = flow.recv.count.saturating_add(1);
+            flow.recv.pages
+        };
+        let buf = RecvBuf::new(pages).inspect_err(|_| self.lost_buffer())?;
+        match self.repost(buf) {
+            Err(e) if e == ENOMEM => Err(e),
+            posted => Ok(posted.is_ok()),
+        }
+    }
+
+    /// Makes places for the payload of as many buffers as there should be. Sleeps. Fails with `ENOMEM`.
+    fn make_places(&self) -> Result {
+        let wanted = {
+            let flow = self.flow.lock();
+            let wanted = usize::from(flow.recv.wanted);
+            if flow.rx.capacity() >= wanted {
+                return Ok(());
+            }
+            wanted
+        };
+        let mut larger = Ring::new(wanted)?;
+        let smaller = {
+            let mut flow = self.flow.lock();
+            // Another task may have made more.
+            if flow.rx.capacity() >= wanted {
+                return Ok(());
+            }
+            larger.append(&mut flow.rx);
+            core::mem::replace(&mut flow.rx, larger)
+        };
+        drop(smaller);
+        Ok(())
+    }
+
+    /// Whether buffers are missing.
+    fn lacks_buffers(&self) -> bool {
+        let buffers = &self.flow.lock().recv;
+        buffers.count < buffers.wanted
+    }
+
+    fn lost_buffer(&self) {
+        let buffers = &mut self.flow.lock().recv;
+        buffers.count = buffers.count.saturating_sub(1);
+    }
+
+    /// Posts a buffer and tells the machine, or lets one go that is smaller than the peer is about to be
+    /// told. Any context. Fails with `ENOMEM`, and otherwise where the QP takes no more.
+    fn repost(&self, buf: RecvBuf) -> Result {
+        let posted = self.post_buffer(buf);
+        match posted {
+            Ok(true) => self.flow.lock().machine.posted(1),
+            Ok(false) | Err(_) => self.lost_buffer(),
+        }
+        posted.map(|_| ())
+    }
+
+    /// Posts a buffer again. Any context. What fails for want of memory is made up for by
+    /// [`Self::fill`]; other failures mean that the QP is being torn down, or broken, which its
+    /// completions tell.
+    pub(super) fn recycle(&self, buf: RecvBuf) {
+        let _ = self.repost(buf);
+    }
+
+    /// Whether the buffer was posted: not so where it is too small, or there are too many.
+    fn post_buffer(&self, buf: RecvBuf) -> Result<bool> {
+        // Held over both, so that buffers are posted in the order in which they are counted.
+        let post = self.post.lock();
+        let qp = post.qp.as_ref().ok_or(ENOTCONN)?;
+        {
+            let buffers = &mut self.flow.lock().recv;
+            let small = buf.size() < buffers.pages.saturating_mul(PAGE_SIZE);
+            if small || buffers.count > buffers.wanted.max(FIRST) {
+                return Ok(false);
+            }
+            buffers.posted = buffers.posted.saturating_add(1);
+        }
+        match qp.post_recv(buf) {
+            Ok(()) => Ok(true),
+            Err((e, _)) => {
+                // None was posted meanwhile: the lock is held.
+                let buffers = &mut self.flow.lock().recv;
+                buffers.posted = buffers.posted.saturating_sub(1);
+                Err(e)
+            }
+        }
+    }
+
+    /// Has more buffers made, or missing ones, by the socket's work. Any context.
+    pub(super) fn want_buffers(&self) {
+        let limit = self.recv_limit();
+        let grows = {
+            let mut flow = self.flow.lock();
+            flow.is_short() && flow.recv.grow(limit)
+        };
+        if grows || self.lacks_buffers() {
+            self.sk.queue_work();
+        }
+    }
+
+    /// The peer asks for other buffers. Any context.
+    pub(super) fn resize_wished(&self) {
+        let limit = self.recv_limit();
+        self.flow.lock().resize_wished(limit);
+        self.kick();
+    }
+
+    /// The bytes that receive buffers may take: `SO_RCVBUF` where it was set.
+    fn recv_limit(&self) -> usize {
+        self.sk.set_recv_buffer().unwrap_or(usize::MAX)
+    }
+
+    /// Posts the buffer of payload that was read, which gives the peer credit. Sleeps.
+    pub(super) fn finish(&self, unread: Unread) {
+        self.recycle(unread.buf);
+        if self.lacks_buffers() && self.link() == Link::Up {
+            self.fill();
+        }
+        self.kick();
+    }
+
+    /// Moves the payload that came to the reader's own queue, and gives the peer's memory that is
+    /// to be fetched before anything that came behind it. Sleeps. Fails with `ENOMEM` where it cannot
+    /// move anything of it; what is left is moved later.
+    pub(super) fn take_unread(&self, to: &mut Ring<Unread>) -> Result<Option<Readable>> {
+        let came = self.flow.lock().rx.len();
+        if to.capacity() < to.len().saturating_add(came) {
+            match Ring::new(to.len().saturating_add(came)) {
+                Ok(mut longer) => {
+                    longer.append(to);
+                    *to = longer;
+                }
+                Err(e) if to.is_full() => return Err(e),
+                Err(_) => {}
+            }
+        }
+        let mut flow = self.flow.lock();
+        to.append(&mut flow.rx);
+        Ok(flow.machine.readable())
+    }
+
+    /// Whether the peer is about to be out of credit and gets no more before something is read.
+    pub(super) fn is_starved(&self) -> bool {
+        let flow = self.flow.lock();
+        flow.is_short() && flow.recv.count >= flow.recv.wanted
+    }
+
+    /// Payload bytes that no reader took over yet.
+    pub(super) fn unread(&self) -> usize {
+        let flow = self.flow.lock();
+        (0..flow.rx.len())
+            .filter_map(|at| flow.rx.get(at))
+            .fold(0, |sum, unread| sum.saturating_add(unread.len()))
+    }
+}
