@@ -61,6 +61,10 @@ demo: ## show the module at work
 sweep: build ## measure calls with and without a copy, by size, in the VM: KERNEL=release|7.3|7.2|debug RDMA=rxe|siw
 	@$(run) --deadline 1800 -- build/cargo/release/sdp_sweep
 
+.PHONY: connections
+connections: build ## tell what connections cost in the VM, memory and time: KERNEL=release|7.3|7.2|debug RDMA=rxe|siw
+	@$(run) --deadline 1800 -- build/cargo/release/sdp_connections
+
 .PHONY: check
 check: ## run every test: on the host, of the packages, and in the VM on Debian's kernels and the debug kernel
 	@tools/check

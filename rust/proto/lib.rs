@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Host build of the protocol core: the files that the module compiles as its `proto` layer, for `cargo test`.
+//! Host build of the protocol core, for `cargo test`: the files that the module compiles as its
+//! `proto` layer.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]

@@ -384,7 +384,8 @@ impl Machine {
         self.credits.posted(buffers);
     }
 
-    /// Takes one received message, exactly the bytes that the completion counted. As [`Machine::received_head`].
+    /// Takes one received message, exactly the bytes that the completion counted. As
+    /// [`Machine::received_head`].
     ///
     /// # Errors
     ///
@@ -393,8 +394,8 @@ impl Machine {
         self.received_head(message, message.len())
     }
 
-    /// Takes one received message of `len` bytes, as the completion counted them; `head` are its first, all of its
-    /// headers at least.
+    /// Takes one received message of `len` bytes, as the completion counted them; `head` are its
+    /// first, all of its headers at least.
     ///
     /// Its buffer counts as used up; [`Machine::posted`] tells when it, or another, is posted again.
     ///

@@ -2,7 +2,10 @@
 
 //! Memory for sends and receives, mapped for a device.
 
-use super::pd::Pd;
+use super::{
+    device::Device,
+    pd::Pd, //
+};
 use crate::{
     bindings,
     net::pipe::Slice,
@@ -72,6 +75,20 @@ impl Drop for Pages {
     }
 }
 
+/// Maps all of `pages` for `device`, and gives their address there. Any context. Fails with `ENOMEM`.
+fn map(device: &Device, pages: &Pages, way: bindings::dma_data_direction) -> Result<u64> {
+    let device = device.as_ptr();
+    // SAFETY: The device is registered, and the pages are valid.
+    let addr = unsafe {
+        bindings::sdp_helper_ib_dma_map_page(device, pages.page.as_ptr(), 0, pages.size(), way)
+    };
+    // SAFETY: The device is registered, and `addr` is what mapping for it gave.
+    match unsafe { bindings::sdp_helper_ib_dma_mapping_error(device, addr) } {
+        0 => Ok(addr),
+        _ => Err(ENOMEM),
+    }
+}
+
 /// The mapping of pages that a device reads.
 ///
 /// # Invariants
@@ -86,26 +103,11 @@ struct Mapping {
 impl Mapping {
     /// Maps all of `pages`, which have to outlive the mapping.
     fn new(pd: &Arc<Pd>, pages: &Pages) -> Result<Self> {
-        let size = pages.size();
-        // SAFETY: The device is registered, and the pages are valid.
-        let addr = unsafe {
-            bindings::sdp_helper_ib_dma_map_page(
-                pd.device().as_ptr(),
-                pages.page.as_ptr(),
-                0,
-                size,
-                TO_DEVICE,
-            )
-        };
-        // SAFETY: The device is registered, and `addr` is what mapping for it gave.
-        if unsafe { bindings::sdp_helper_ib_dma_mapping_error(pd.device().as_ptr(), addr) } != 0 {
-            return Err(ENOMEM);
-        }
-        // INVARIANT: It was just mapped.
+        // INVARIANT: It is just mapped.
         Ok(Self {
             pd: pd.clone(),
-            addr,
-            size,
+            addr: map(pd.device(), pages, TO_DEVICE)?,
+            size: pages.size(),
         })
     }
 }
@@ -232,6 +234,18 @@ struct RecvPage {
     addr: u64,
 }
 
+impl RecvPage {
+    /// Replaces it if it is shared, and maps it for `device`. Any context. Fails with `ENOMEM`.
+    fn map(&mut self, device: &Device) -> Result {
+        if self.shared {
+            self.page = self.fresh.take().ok_or(ENOMEM)?;
+            self.shared = false;
+        }
+        self.addr = map(device, &self.page, FROM_DEVICE)?;
+        Ok(())
+    }
+}
+
 /// A buffer of single pages that receives one message at a time.
 ///
 /// It is the device's from when it is posted until the receive completes, and mapped only then: who
@@ -353,35 +367,14 @@ impl RecvBuf {
         }
         // INVARIANT: Nothing is filled.
         self.filled = 0;
-        let device = pd.device().as_ptr();
         let lkey = pd.lkey();
         for (at, (page, sge)) in self.pages.iter_mut().zip(sges).enumerate() {
-            if page.shared {
-                let Some(fresh) = page.fresh.take() else {
-                    self.unmap_first(pd, at);
-                    return Err(ENOMEM);
-                };
-                page.page = fresh;
-                page.shared = false;
-            }
-            // SAFETY: The device is registered, and the page is ours.
-            let addr = unsafe {
-                bindings::sdp_helper_ib_dma_map_page(
-                    device,
-                    page.page.page.as_ptr(),
-                    0,
-                    PAGE_SIZE,
-                    FROM_DEVICE,
-                )
-            };
-            // SAFETY: The device is registered, and `addr` is what mapping for it gave.
-            if unsafe { bindings::sdp_helper_ib_dma_mapping_error(device, addr) } != 0 {
+            if let Err(e) = page.map(pd.device()) {
                 self.unmap_first(pd, at);
-                return Err(ENOMEM);
+                return Err(e);
             }
-            page.addr = addr;
             *sge = bindings::ib_sge {
-                addr,
+                addr: page.addr,
                 length: PAGE_SIZE as u32,
                 lkey,
             };

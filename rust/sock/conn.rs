@@ -619,17 +619,16 @@ impl Conn {
         if more <= capacity {
             return Ok(false);
         }
-        let mut larger = Ring::new(more)?;
-        let smaller = {
+        let longer = Ring::new(more)?;
+        let unused = {
             let mut post = self.post.lock();
             // What is written after the end would keep the device.
             if post.qp.is_none() {
                 return Ok(false);
             }
-            larger.append(&mut post.tx);
-            core::mem::replace(&mut post.tx, larger)
+            post.tx.lengthen(longer)
         };
-        drop(smaller);
+        drop(unused);
         Ok(true)
     }
 

@@ -150,27 +150,31 @@ impl RecvBuffers {
         self.smaller = self.smaller.saturating_sub(1);
     }
 
+    /// Bytes of a buffer that is made now.
+    fn size(&self) -> usize {
+        self.pages.saturating_mul(PAGE_SIZE)
+    }
+
     /// How many of the present size take no more than `limit` bytes.
     fn fit(&self, limit: usize) -> u16 {
-        let size = self.pages.saturating_mul(PAGE_SIZE);
-        let fit = limit.checked_div(size).unwrap_or(0);
+        let fit = limit.checked_div(self.size()).unwrap_or(0);
         u16::try_from(fit)
             .unwrap_or(u16::MAX)
             .min(self.limits.count)
     }
 
-    /// Has more made for a peer that waits for them, if they take no more than `limit` bytes then; whether
-    /// there are to be more.
-    fn grow(&mut self, limit: usize) -> bool {
-        if self.count < self.wanted {
-            return false;
+    /// Whether buffers are missing.
+    fn lacks(&self) -> bool {
+        self.count < self.wanted
+    }
+
+    /// Has more made for a peer that waits for them, if they take no more than `limit` bytes then and none is
+    /// missing.
+    fn grow(&mut self, limit: usize) {
+        if !self.lacks() {
+            let more = self.wanted.saturating_mul(2).min(self.fit(limit));
+            self.wanted = self.wanted.max(more);
         }
-        let wanted = self.wanted.saturating_mul(2).min(self.fit(limit));
-        let grows = wanted > self.wanted;
-        if grows {
-            self.wanted = wanted;
-        }
-        grows
     }
 }
 
@@ -223,8 +227,8 @@ impl Flow {
     /// Tells the peer of larger buffers once it has used up the smaller ones that were posted.
     fn answer_wish(&mut self) {
         if self.recv.smaller == 0 && self.machine.resize_wish().is_some() {
-            let size = self.recv.pages.saturating_mul(PAGE_SIZE);
-            self.machine.resized(u32::try_from(size).unwrap_or(0));
+            let size = u32::try_from(self.recv.size()).unwrap_or(0);
+            self.machine.resized(size);
         }
     }
 
@@ -266,7 +270,7 @@ impl Conn {
     /// Makes and posts the buffers that are missing, on a connection that is there. Sleeps; without the
     /// locks of [`Conn`]. Where there is no memory it is tried again later.
     pub(super) fn fill(&self) {
-        while self.lacks_buffers() && self.link() == Link::Up {
+        while self.flow.lock().recv.lacks() && self.link() == Link::Up {
             match self.add_buffer() {
                 Ok(true) => {}
                 // The QP takes no more.
@@ -307,24 +311,10 @@ impl Conn {
             }
             wanted
         };
-        let mut larger = Ring::new(wanted)?;
-        let smaller = {
-            let mut flow = self.flow.lock();
-            // Another task may have made more.
-            if flow.rx.capacity() >= wanted {
-                return Ok(());
-            }
-            larger.append(&mut flow.rx);
-            core::mem::replace(&mut flow.rx, larger)
-        };
-        drop(smaller);
+        let longer = Ring::new(wanted)?;
+        let unused = self.flow.lock().rx.lengthen(longer);
+        drop(unused);
         Ok(())
-    }
-
-    /// Whether buffers are missing.
-    fn lacks_buffers(&self) -> bool {
-        let buffers = &self.flow.lock().recv;
-        buffers.count < buffers.wanted
     }
 
     fn lost_buffer(&self) {
@@ -357,7 +347,7 @@ impl Conn {
         let qp = post.qp.as_ref().ok_or(ENOTCONN)?;
         {
             let buffers = &mut self.flow.lock().recv;
-            let small = buf.size() < buffers.pages.saturating_mul(PAGE_SIZE);
+            let small = buf.size() < buffers.size();
             if small || buffers.count > buffers.wanted.max(FIRST) {
                 return Ok(false);
             }
@@ -377,11 +367,14 @@ impl Conn {
     /// Has more buffers made, or missing ones, by the socket's work. Any context.
     pub(super) fn want_buffers(&self) {
         let limit = self.recv_limit();
-        let grows = {
+        let lacks = {
             let mut flow = self.flow.lock();
-            flow.is_short() && flow.recv.grow(limit)
+            if flow.is_short() {
+                flow.recv.grow(limit);
+            }
+            flow.recv.lacks()
         };
-        if grows || self.lacks_buffers() {
+        if lacks {
             self.sk.queue_work();
         }
     }
@@ -401,9 +394,7 @@ impl Conn {
     /// Posts the buffer of payload that was read, which gives the peer credit. Sleeps.
     pub(super) fn finish(&self, unread: Unread) {
         self.recycle(unread.buf);
-        if self.lacks_buffers() && self.link() == Link::Up {
-            self.fill();
-        }
+        self.fill();
         self.kick();
     }
 
@@ -414,10 +405,7 @@ impl Conn {
         let came = self.flow.lock().rx.len();
         if to.capacity() < to.len().saturating_add(came) {
             match Ring::new(to.len().saturating_add(came)) {
-                Ok(mut longer) => {
-                    longer.append(to);
-                    *to = longer;
-                }
+                Ok(longer) => drop(to.lengthen(longer)),
                 Err(e) if to.is_full() => return Err(e),
                 Err(_) => {}
             }
@@ -430,7 +418,7 @@ impl Conn {
     /// Whether the peer is about to be out of credit and gets no more before something is read.
     pub(super) fn is_starved(&self) -> bool {
         let flow = self.flow.lock();
-        flow.is_short() && flow.recv.count >= flow.recv.wanted
+        flow.is_short() && !flow.recv.lacks()
     }
 
     /// Payload bytes that no reader took over yet.

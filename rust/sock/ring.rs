@@ -121,6 +121,16 @@ impl<T> Ring<T> {
         self.slots.get_mut(last)?.as_mut()
     }
 
+    /// Takes over the slots of `longer`, if those are more, and gives back its own, which are empty then:
+    /// to be dropped where that may be done.
+    pub(super) fn lengthen(&mut self, mut longer: Self) -> Self {
+        if longer.capacity() <= self.capacity() {
+            return longer;
+        }
+        longer.append(self);
+        core::mem::replace(self, longer)
+    }
+
     /// Appends all elements of `other` that there is room for.
     pub(super) fn append(&mut self, other: &mut Self) {
         while !self.is_full() {

@@ -72,12 +72,12 @@ fn get(net: &Net, at: usize) -> u32 {
     KNOBS.get(net, at).unsigned_abs()
 }
 
-/// Bytes of one receive buffer, header included; used for connections made from now on.
+/// The most bytes of one receive buffer, header included; used for connections made from now on.
 pub(super) fn recv_buffer_size(net: &Net) -> u32 {
     get(net, 0)
 }
 
-/// Receive buffers of one connection; used for connections made from now on.
+/// The most receive buffers of one connection; used for connections made from now on.
 pub(super) fn recv_buffers(net: &Net) -> u32 {
     get(net, 1)
 }

@@ -213,11 +213,5 @@ fn main() -> ExitCode {
         Command::Send { to, file, wait } => send(family, *to, file, *wait)
             .map_err(|error| format!("send {} to {to}: {error}", file.display())),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("sdp_cat: {message}");
-            ExitCode::FAILURE
-        }
-    }
+    sdp_selftests::exit("sdp_cat", result)
 }

@@ -222,11 +222,5 @@ fn run(options: &Options) -> Result<()> {
 }
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("sdp_connections: {e}");
-            ExitCode::FAILURE
-        }
-    }
+    sdp_selftests::exit("sdp_connections", run(&Options::parse()))
 }

@@ -243,11 +243,5 @@ fn sweep(options: &Options) -> Result<()> {
 }
 
 fn main() -> ExitCode {
-    match sweep(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("sdp_sweep: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    sdp_selftests::exit("sdp_sweep", sweep(&Options::parse()))
 }

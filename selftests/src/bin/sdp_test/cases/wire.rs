@@ -462,34 +462,30 @@ fn wire_credits_given() {
     check!(join(reader), total);
 }
 
-fn wire_recv_size() {
+/// Has SDP send so many bytes by copy to a raw peer, which refuses to make its receive buffers larger.
+fn send_to_peer(stream: u64, len: usize) -> Talk {
     raw_only();
     let (sock, mut talk) = raw_server();
     threshold(&sock, 0);
-    let bytes = Random::new(config::get().seed, 100).bytes(100_000);
+    let bytes = Random::new(config::get().seed, stream).bytes(len);
     let copy = bytes.clone();
     let writer = spawn("writer", move || {
         check!(sock.send(&copy, 0), Ok(copy.len()));
         sock
     });
-    // A message that is too large does not fit into the buffer: the connection would break.
     assert!(talk.data(bytes.len()) == bytes, "other bytes");
     join(writer);
+    talk
+}
+
+fn wire_recv_size() {
+    // A message that is too large does not fit into the buffer: the connection would break.
+    send_to_peer(100, 100_000);
 }
 
 fn wire_resize_refused() {
-    raw_only();
-    let (sock, mut talk) = raw_server();
-    threshold(&sock, 0);
-    let bytes = Random::new(config::get().seed, 101).bytes(200_000);
-    let copy = bytes.clone();
-    let writer = spawn("writer", move || {
-        check!(sock.send(&copy, 0), Ok(copy.len()));
-        sock
-    });
-    assert!(talk.data(bytes.len()) == bytes, "other bytes");
+    let talk = send_to_peer(101, 200_000);
     check!(talk.resizes, 1);
-    join(writer);
 }
 
 /// Sends single bytes until a ChRcvBufAck comes: how many, and the size that it says.
