@@ -436,7 +436,9 @@ fn wire_credits() {
 fn wire_credits_given() {
     raw_only();
     let (sock, mut talk) = raw_client();
-    let reader = spawn("reader", move || must!(sock.recv_to_end()).len());
+    // Not closed before the peer knows that its last message arrived: the end of the connection may
+    // overtake that.
+    let reader = spawn("reader", move || (must!(sock.recv_to_end()).len(), sock));
     // An honest sender: payload with three credits, otherwise it waits.
     let mut credits = i64::from(talk.bufs);
     let mut sent = 0;
@@ -459,7 +461,8 @@ fn wire_credits_given() {
         );
     }
     talk.say(mid::DISCONN, b"");
-    check!(join(reader), total);
+    let (came, _sock) = join(reader);
+    check!(came, total);
 }
 
 /// Has SDP send so many bytes by copy to a raw peer, which refuses to make its receive buffers larger.
