@@ -12,7 +12,10 @@ use crate::{
     prelude::*, //
 };
 use core::{
-    mem::MaybeUninit,
+    mem::{
+        ManuallyDrop,
+        MaybeUninit, //
+    },
     ops::Range,
     ptr::{
         self,
@@ -75,13 +78,23 @@ impl Drop for Pages {
     }
 }
 
-/// Maps all of `pages` for `device`, and gives their address there. Any context. Fails with `ENOMEM`.
-fn map(device: &Device, pages: &Pages, way: bindings::dma_data_direction) -> Result<u64> {
+/// Maps `range` of `pages` for `device`, and gives its address there. Any context. Fails with `ENOMEM`,
+/// and with `EINVAL` where the pages do not have the range.
+fn map(
+    device: &Device,
+    pages: &Pages,
+    range: Range<usize>,
+    way: bindings::dma_data_direction,
+) -> Result<u64> {
+    if range.is_empty() || range.end > pages.size() {
+        return Err(EINVAL);
+    }
     let device = device.as_ptr();
-    // SAFETY: The device is registered, and the pages are valid.
-    let addr = unsafe {
-        bindings::sdp_helper_ib_dma_map_page(device, pages.page.as_ptr(), 0, pages.size(), way)
-    };
+    // CAST: `usize` has as many bits.
+    let (page, offset) = (pages.page.as_ptr(), range.start as c_ulong);
+    // SAFETY: The device is registered, the pages are valid, and they have the range.
+    let addr =
+        unsafe { bindings::sdp_helper_ib_dma_map_page(device, page, offset, range.len(), way) };
     // SAFETY: The device is registered, and `addr` is what mapping for it gave.
     match unsafe { bindings::sdp_helper_ib_dma_mapping_error(device, addr) } {
         0 => Ok(addr),
@@ -89,97 +102,29 @@ fn map(device: &Device, pages: &Pages, way: bindings::dma_data_direction) -> Res
     }
 }
 
-/// The mapping of pages that a device reads.
+/// Ends a mapping. Any context.
 ///
-/// # Invariants
+/// # Safety
 ///
-/// `size` bytes are mapped at `addr` for the device of `pd`; only this value unmaps them.
-struct Mapping {
-    pd: Arc<Pd>,
-    addr: u64,
-    size: usize,
-}
-
-impl Mapping {
-    /// Maps all of `pages`, which have to outlive the mapping.
-    fn new(pd: &Arc<Pd>, pages: &Pages) -> Result<Self> {
-        // INVARIANT: It is just mapped.
-        Ok(Self {
-            pd: pd.clone(),
-            addr: map(pd.device(), pages, TO_DEVICE)?,
-            size: pages.size(),
-        })
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariants it is mapped, and ours to unmap.
-        unsafe {
-            bindings::sdp_helper_ib_dma_unmap_page(
-                self.pd.device().as_ptr(),
-                self.addr,
-                self.size,
-                TO_DEVICE,
-            )
-        };
-    }
-}
-
-/// Pages that are mapped for a device.
-struct Buf {
-    // Fields are dropped in this order: the device must not reach freed pages.
-    mapping: Mapping,
-    pages: Pages,
-}
-
-impl Buf {
-    fn new(pd: &Arc<Pd>, order: u32) -> Result<Self> {
-        let pages = Pages::new(order)?;
-        Ok(Self {
-            mapping: Mapping::new(pd, &pages)?,
-            pages,
-        })
-    }
-
-    /// The mapping, if it is for `pd` and `range` lies in it.
-    fn mapped(&self, pd: &Pd, range: &Range<usize>) -> Result<u64> {
-        let mapping = &self.mapping;
-        if !ptr::eq(&*mapping.pd, pd) || range.start > range.end || range.end > mapping.size {
-            return Err(EINVAL);
-        }
-        // CAST: `usize` has at most 64 bits. OVERFLOW: The address lies in the mapping.
-        Ok(mapping.addr + range.start as u64)
-    }
-
-    /// Hands `range` to the device and describes it for a work request.
-    ///
-    /// Fails with `EINVAL` when the range is not mapped for `pd`.
-    fn to_device(&self, pd: &Pd, range: Range<usize>) -> Result<bindings::ib_sge> {
-        let addr = self.mapped(pd, &range)?;
-        let length = u32::try_from(range.len())?;
-        // SAFETY: The range is mapped for the device in this direction.
-        unsafe {
-            bindings::sdp_helper_ib_dma_sync_single_for_device(
-                pd.device().as_ptr(),
-                addr,
-                range.len(),
-                TO_DEVICE,
-            )
-        };
-        Ok(bindings::ib_sge {
-            addr,
-            length,
-            lkey: pd.lkey(),
-        })
-    }
+/// [`map`] mapped `size` bytes at `addr` for `device` so, which does not use them any more.
+unsafe fn unmap(device: &Device, addr: u64, size: usize, way: bindings::dma_data_direction) {
+    // SAFETY: By the contract; the device is registered.
+    unsafe { bindings::sdp_helper_ib_dma_unmap_page(device.as_ptr(), addr, size, way) };
 }
 
 /// The room for the first bytes of each send.
 pub(crate) const HEADER_ROOM: usize = 64;
 
 /// Memory for the first bytes of the sends that a QP can have in flight.
-pub(super) struct Headers(Buf);
+///
+/// # Invariants
+///
+/// All of `pages` is mapped at `addr` for the device of `pd`; only this value unmaps it.
+pub(super) struct Headers {
+    pd: Arc<Pd>,
+    addr: u64,
+    pages: Pages,
+}
 
 impl Headers {
     /// Memory for `count` sends. Fails with `ENOMEM`.
@@ -188,8 +133,13 @@ impl Headers {
             .checked_mul(HEADER_ROOM)
             .ok_or(ENOMEM)?;
         let pages = size.div_ceil(PAGE_SIZE).next_power_of_two();
-        let buf = Buf::new(pd, pages.ilog2())?;
-        Ok(Self(buf))
+        let pages = Pages::new(pages.ilog2())?;
+        // INVARIANT: It is just mapped.
+        Ok(Self {
+            pd: pd.clone(),
+            addr: map(pd.device(), &pages, 0..pages.size(), TO_DEVICE)?,
+            pages,
+        })
     }
 
     /// Writes the first bytes of the send `slot` and describes them for its work request.
@@ -199,24 +149,40 @@ impl Headers {
     /// # Safety
     ///
     /// The room of that send is not in use: neither by the device nor by another call.
-    pub(super) unsafe fn write(
-        &self,
-        pd: &Pd,
-        slot: usize,
-        header: &[u8],
-    ) -> Result<bindings::ib_sge> {
+    pub(super) unsafe fn write(&self, slot: usize, header: &[u8]) -> Result<bindings::ib_sge> {
         let start = slot.checked_mul(HEADER_ROOM).ok_or(EINVAL)?;
-        if header.len() > HEADER_ROOM || start >= self.0.pages.size() {
+        if header.len() > HEADER_ROOM || start >= self.pages.size() {
             return Err(EINVAL);
         }
         // SAFETY: The room is in the pages, which are a multiple of it, and by the contract
         // nobody else uses it.
         unsafe {
-            let to = self.0.pages.start().add(start);
+            let to = self.pages.start().add(start);
             ptr::copy_nonoverlapping(header.as_ptr(), to, header.len());
         }
-        // OVERFLOW: The room is in the pages.
-        self.0.to_device(pd, start..start + header.len())
+        // CAST: `usize` has at most 64 bits. OVERFLOW: The address lies in the mapping.
+        let addr = self.addr + start as u64;
+        // SAFETY: It is mapped for the device in this direction.
+        unsafe {
+            bindings::sdp_helper_ib_dma_sync_single_for_device(
+                self.pd.device().as_ptr(),
+                addr,
+                header.len(),
+                TO_DEVICE,
+            )
+        };
+        Ok(bindings::ib_sge {
+            addr,
+            length: u32::try_from(header.len())?,
+            lkey: self.pd.lkey(),
+        })
+    }
+}
+
+impl Drop for Headers {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants it is mapped, and ours to unmap.
+        unsafe { unmap(self.pd.device(), self.addr, self.pages.size(), TO_DEVICE) };
     }
 }
 
@@ -241,7 +207,7 @@ impl RecvPage {
             self.page = self.fresh.take().ok_or(ENOMEM)?;
             self.shared = false;
         }
-        self.addr = map(device, &self.page, FROM_DEVICE)?;
+        self.addr = map(device, &self.page, 0..PAGE_SIZE, FROM_DEVICE)?;
         Ok(())
     }
 }
@@ -388,14 +354,7 @@ impl RecvBuf {
     fn unmap_first(&mut self, pd: &Pd, count: usize) {
         for page in self.pages.iter().take(count) {
             // SAFETY: The page is mapped so, and the device does not use it any more.
-            unsafe {
-                bindings::sdp_helper_ib_dma_unmap_page(
-                    pd.device().as_ptr(),
-                    page.addr,
-                    PAGE_SIZE,
-                    FROM_DEVICE,
-                );
-            }
+            unsafe { unmap(pd.device(), page.addr, PAGE_SIZE, FROM_DEVICE) };
         }
     }
 
@@ -422,31 +381,32 @@ impl Drop for RecvBuf {
 
 /// The one appender to memory for sends.
 ///
-/// Bytes are appended once and never change, so those before can be in flight meanwhile.
+/// Bytes are appended once and never change, so those before can be in flight meanwhile. It belongs to
+/// no device, however long its owner keeps it.
 ///
 /// # Invariants
 ///
 /// The first `filled` bytes of the chunk are initialised and not written any more; the others are
 /// written through this value only.
 pub(crate) struct SendBuf {
-    chunk: Arc<Buf>,
+    chunk: Arc<Pages>,
     filled: usize,
 }
 
 impl SendBuf {
-    /// Allocates `2^order` pages and maps them for the device of `pd`. Sleeps. Fails with `ENOMEM`.
-    pub(crate) fn new(pd: &Arc<Pd>, order: u32) -> Result<Self> {
-        let buf = Buf::new(pd, order)?;
+    /// Allocates `2^order` pages. Sleeps. Fails with `ENOMEM`.
+    pub(crate) fn new(order: u32) -> Result<Self> {
+        let chunk = Pages::new(order)?;
         // INVARIANT: Nothing is filled yet, and nobody else has the chunk.
         Ok(Self {
-            chunk: Arc::new(buf, GFP_KERNEL)?,
+            chunk: Arc::new(chunk, GFP_KERNEL)?,
             filled: 0,
         })
     }
 
     /// The memory that it takes, in bytes.
     pub(crate) fn size(&self) -> usize {
-        self.chunk.pages.size()
+        self.chunk.size()
     }
 
     /// The bytes that can still be appended.
@@ -464,7 +424,7 @@ impl SendBuf {
         // SAFETY: By the type invariants nobody else reads or writes bytes from `filled` on, and
         // there are `room()` of them.
         let spare = unsafe {
-            let start = self.chunk.pages.start().add(offset);
+            let start = self.chunk.start().add(offset);
             slice::from_raw_parts_mut(start.cast::<MaybeUninit<u8>>(), max.min(self.room()))
         };
         let len = from.copy_from_iter_raw(spare).len();
@@ -484,13 +444,13 @@ impl SendBuf {
 
 /// A range of bytes that were appended to a [`SendBuf`].
 ///
-/// It keeps the memory, and a posted range does so until its send has completed.
+/// It keeps the memory, and the request that sends it does so until it has completed.
 ///
 /// # Invariants
 ///
 /// `len` bytes from `offset` on lie in the chunk, are initialised, and never change.
 pub(crate) struct Sge {
-    chunk: Arc<Buf>,
+    chunk: Arc<Pages>,
     offset: usize,
     len: usize,
 }
@@ -528,9 +488,52 @@ impl Sge {
         Ok(())
     }
 
-    /// Hands the range to the device and describes it for a work request.
-    pub(super) fn to_device(&self, pd: &Pd) -> Result<bindings::ib_sge> {
-        self.chunk
-            .to_device(pd, self.offset..self.offset + self.len)
+    /// Maps the range for the device of `pd`. Any context. Fails with `ENOMEM`.
+    pub(super) fn map(&self, pd: &Pd) -> Result<Mapped> {
+        // OVERFLOW: The end of a range lies in its chunk.
+        let range = self.offset..self.offset + self.len;
+        // INVARIANT: It is just mapped.
+        Ok(Mapped {
+            len: u32::try_from(self.len)?,
+            addr: map(pd.device(), &self.chunk, range, TO_DEVICE)?,
+            chunk: ManuallyDrop::new(self.chunk.clone()),
+        })
+    }
+}
+
+/// Bytes that a device reads.
+///
+/// It keeps the memory. Without [`Self::unmap`] that is lost, since the device may read it.
+///
+/// # Invariants
+///
+/// `len` bytes of `chunk` are mapped at `addr` for a device.
+pub(super) struct Mapped {
+    chunk: ManuallyDrop<Arc<Pages>>,
+    addr: u64,
+    len: u32,
+}
+
+impl Mapped {
+    /// Describes it for a work request of a QP in `pd`, which is that for whose device it is mapped.
+    pub(super) fn sge(&self, pd: &Pd) -> bindings::ib_sge {
+        bindings::ib_sge {
+            addr: self.addr,
+            length: self.len,
+            lkey: pd.lkey(),
+        }
+    }
+
+    /// Ends the mapping. Any context.
+    ///
+    /// # Safety
+    ///
+    /// It was made for the device of `pd`, which does not read the bytes any more.
+    pub(super) unsafe fn unmap(self, pd: &Pd) {
+        // CAST: `usize` has at least 32 bits.
+        let len = self.len as usize;
+        // SAFETY: By the type invariant and the contract.
+        unsafe { unmap(pd.device(), self.addr, len, TO_DEVICE) };
+        drop(ManuallyDrop::into_inner(self.chunk));
     }
 }

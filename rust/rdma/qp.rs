@@ -5,6 +5,7 @@
 use super::{
     buf::{
         Headers,
+        Mapped,
         RecvBuf,
         Sge,
         MAX_RECV_PAGES, //
@@ -175,7 +176,7 @@ impl Caps {
     }
 }
 
-/// Memory that a request reads.
+/// Memory that a request is to read.
 pub(crate) enum Piece {
     /// Bytes that were copied.
     Copied(Sge),
@@ -183,21 +184,7 @@ pub(crate) enum Piece {
     Registered(Arc<Memory>, usize, usize),
 }
 
-impl Piece {
-    /// Hands it to the device and describes it for a work request. Fails with `EINVAL` unless it
-    /// belongs to `pd`.
-    fn to_device(&self, pd: &Pd) -> Result<bindings::ib_sge> {
-        match self {
-            Piece::Copied(sge) => sge.to_device(pd),
-            Piece::Registered(memory, offset, len) if memory.is_of(pd) => {
-                memory.to_device(*offset, *len)
-            }
-            Piece::Registered(..) => Err(EINVAL),
-        }
-    }
-}
-
-/// The memory that a request reads, in order.
+/// The memory that a request is to read, in order.
 #[derive(Default)]
 pub(crate) struct Payload {
     pieces: [Option<Piece>; MAX_PAYLOAD],
@@ -223,12 +210,89 @@ impl Payload {
     }
 }
 
+/// What a request keeps of a [`Piece`] until it has completed.
+enum Held {
+    /// The bytes, mapped for the QP's device.
+    Copied(Mapped),
+    /// The caller's memory.
+    Registered { _memory: Arc<Memory> },
+}
+
+impl Held {
+    /// Lets the memory go.
+    ///
+    /// # Safety
+    ///
+    /// What is mapped was so for the device of `pd`, which does not read it any more.
+    unsafe fn let_go(self, pd: &Pd) {
+        if let Held::Copied(mapped) = self {
+            // SAFETY: By the contract.
+            unsafe { mapped.unmap(pd) };
+        }
+    }
+}
+
+/// A [`Payload`] that the device of a QP may read: a request can be posted with it.
+///
+/// # Invariants
+///
+/// What is mapped of `held` is so for the device of `pd`, which was not told of it yet.
+pub(crate) struct Ready<'a> {
+    pd: &'a Pd,
+    held: [Option<Held>; MAX_PAYLOAD],
+    /// How a work request names them.
+    sges: [bindings::ib_sge; MAX_PAYLOAD],
+}
+
+impl<'a> Ready<'a> {
+    fn new(pd: &'a Pd) -> Self {
+        Self {
+            pd,
+            held: Default::default(),
+            sges: Default::default(),
+        }
+    }
+
+    /// Maps `payload`. Any context. Fails with `ENOMEM`, and with `EINVAL` for memory of another domain.
+    fn map(pd: &'a Pd, payload: &Payload) -> Result<Self> {
+        let mut ready = Self::new(pd);
+        let places = ready.held.iter_mut().zip(&mut ready.sges);
+        for (piece, (held, sge)) in payload.pieces().zip(places) {
+            let (kept, described) = match piece {
+                Piece::Copied(range) => {
+                    let mapped = range.map(pd)?;
+                    let sge = mapped.sge(pd);
+                    (Held::Copied(mapped), sge)
+                }
+                Piece::Registered(memory, offset, len) if memory.is_of(pd) => {
+                    let sge = memory.to_device(*offset, *len)?;
+                    let _memory = memory.clone();
+                    (Held::Registered { _memory }, sge)
+                }
+                Piece::Registered(..) => return Err(EINVAL),
+            };
+            // INVARIANT: It was just mapped.
+            (*held, *sge) = (Some(kept), described);
+        }
+        Ok(ready)
+    }
+}
+
+impl Drop for Ready<'_> {
+    fn drop(&mut self) {
+        for held in self.held.iter_mut().filter_map(Option::take) {
+            // SAFETY: By the type invariants.
+            unsafe { held.let_go(self.pd) };
+        }
+    }
+}
+
 /// A message to send.
 pub(crate) struct SendWr<'a> {
     /// Its first bytes, up to [`HEADER_ROOM`](super::buf::HEADER_ROOM), which are copied.
     pub(crate) header: &'a [u8],
     /// The bytes that follow, which are kept until the send has completed.
-    pub(crate) payload: Payload,
+    pub(crate) payload: Option<Ready<'a>>,
     /// Whether the peer should be woken by an interrupt although it asked for few.
     pub(crate) solicited: bool,
 }
@@ -236,11 +300,25 @@ pub(crate) struct SendWr<'a> {
 /// A posted request of the send queue.
 struct Sent<R> {
     /// The memory that the device reads.
-    _payload: Payload,
+    held: [Option<Held>; MAX_PAYLOAD],
     /// The region whose key the request ends.
     ends: Option<Arc<Memory>>,
     /// Its name, if somebody waits for the completion: not so when posting failed.
     request: Option<R>,
+}
+
+impl<R> Sent<R> {
+    /// Lets the memory go.
+    ///
+    /// # Safety
+    ///
+    /// It was posted to a QP in `pd`, and has completed, or the QP is destroyed.
+    unsafe fn let_go(self, pd: &Pd) {
+        for held in self.held.into_iter().flatten() {
+            // SAFETY: It was mapped for that device, which is done with it.
+            unsafe { held.let_go(pd) };
+        }
+    }
 }
 
 /// What the device gives back for a work request.
@@ -484,12 +562,24 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         &self.shared.caps
     }
 
+    /// Makes `payload` ready to be posted. Any context.
+    ///
+    /// Fails with `ENOMEM` where it cannot be mapped for the device now, and with `EINVAL` for too many
+    /// pieces or memory of another domain. What is not posted is unmapped when it is dropped.
+    pub(crate) fn map(&self, payload: &Payload) -> Result<Ready<'_>> {
+        // CAST: `usize` has at least 32 bits.
+        if payload.count > self.shared.caps.payload_sge as usize {
+            return Err(EINVAL);
+        }
+        Ready::map(&self.shared.pd, payload)
+    }
+
     /// Sends a message. Any context.
     ///
-    /// Fails with `EINVAL` for too long a header, too many pieces or memory of another domain,
-    /// `EAGAIN` when [`Caps::send_wr`] requests have not completed, `ESHUTDOWN` once the QP is being
-    /// drained or posting failed before, and the driver's error, such as for a QP that is not
-    /// connected. Then [`Completions::sent`] is not called.
+    /// Fails with `EINVAL` for too long a header or a payload of another domain, `EAGAIN` when
+    /// [`Caps::send_wr`] requests have not completed, `ESHUTDOWN` once the QP is being drained or
+    /// posting failed before, and the driver's error, such as for a QP that is not connected. Then
+    /// [`Completions::sent`] is not called.
     pub(crate) fn post_send(&self, send: SendWr<'_>, request: D::Request) -> Result {
         let mut wr = bindings::ib_send_wr {
             opcode: bindings::ib_wr_opcode_IB_WR_SEND,
@@ -505,10 +595,10 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
     }
 
     /// Writes `from` to the peer's memory. As [`Self::post_send`].
-    pub(crate) fn post_write(&self, from: Payload, to: Remote, request: D::Request) -> Result {
+    pub(crate) fn post_write(&self, from: Ready<'_>, to: Remote, request: D::Request) -> Result {
         let mut rdma = rdma_wr(bindings::ib_wr_opcode_IB_WR_RDMA_WRITE, to);
         // SAFETY: It is the request that the opcode says.
-        unsafe { self.post((&raw mut rdma).cast(), None, from, None, request) }
+        unsafe { self.post((&raw mut rdma).cast(), None, Some(from), None, request) }
     }
 
     /// Reads the first `len` bytes of `into`, which has been registered, from the peer's memory. As
@@ -524,8 +614,9 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         let mut payload = Payload::default();
         let piece = Piece::Registered(into.clone(), 0, len);
         payload.push(piece).map_err(|_| EINVAL)?;
+        let ready = self.map(&payload)?;
         // SAFETY: It is the request that the opcode says.
-        unsafe { self.post((&raw mut rdma).cast(), None, payload, None, request) }
+        unsafe { self.post((&raw mut rdma).cast(), None, Some(ready), None, request) }
     }
 
     /// Makes the key of `memory` valid, for the requests that are posted after this one. As
@@ -545,15 +636,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         };
         memory.set_valid(true);
         // SAFETY: It is the request that the opcode says.
-        unsafe {
-            self.post(
-                (&raw mut reg).cast(),
-                None,
-                Payload::default(),
-                None,
-                request,
-            )
-        }
+        unsafe { self.post((&raw mut reg).cast(), None, None, None, request) }
     }
 
     /// Ends the key of `memory`. As [`Self::post_send`]. The caller keeps the memory until the request
@@ -567,7 +650,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         unsafe { *wr.ex.invalidate_rkey.as_mut() = memory.key() };
         let memory = Some(memory.clone());
         // SAFETY: It is the request that the opcode says.
-        unsafe { self.post(&raw mut wr, None, Payload::default(), memory, request) }
+        unsafe { self.post(&raw mut wr, None, None, memory, request) }
     }
 
     /// Posts a request with the memory that it names.
@@ -579,29 +662,28 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         &self,
         wr: *mut bindings::ib_send_wr,
         header: Option<&[u8]>,
-        payload: Payload,
+        payload: Option<Ready<'_>>,
         ends: Option<Arc<Memory>>,
         request: D::Request,
     ) -> Result {
         let shared = &**self.shared;
-        let pd = &*shared.pd;
-        if payload.count > shared.caps.payload_sge as usize {
+        let mut payload = payload.unwrap_or_else(|| Ready::new(&shared.pd));
+        if !ptr::eq(payload.pd, &*shared.pd) {
             return Err(EINVAL);
         }
         let mut sges: [bindings::ib_sge; MAX_PAYLOAD + 1] = Default::default();
         let [first, rest @ ..] = &mut sges;
-        for (sge, piece) in rest.iter_mut().zip(payload.pieces()) {
-            *sge = piece.to_device(pd)?;
-        }
+        rest.swap_with_slice(&mut payload.sges);
 
         // The lock is held while posting, so that after closing nobody is about to post.
         let mut sends = shared.sends.lock();
         let slot = sends.vacant()?;
         // CAST: There are at most `MAX_PAYLOAD`, and one.
-        let (mut list, mut count) = (rest.as_mut_ptr(), payload.count as c_int);
+        let mut count = payload.held.iter().flatten().count() as c_int;
+        let mut list = rest.as_mut_ptr();
         if let Some(header) = header {
             // SAFETY: The slot is vacant, so the device reads no header there.
-            *first = unsafe { shared.headers.write(pd, slot, header) }?;
+            *first = unsafe { shared.headers.write(slot, header) }?;
             list = sges.as_mut_ptr();
             count += 1;
         }
@@ -613,7 +695,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
             *(*wr).__bindgen_anon_1.wr_cqe.as_mut() = cqe;
         }
         sends.fill(Sent {
-            _payload: payload,
+            held: core::mem::take(&mut payload.held),
             ends,
             request: Some(request),
         });
@@ -731,6 +813,12 @@ impl<C: CmHandler, D: Completions> Drop for Qp<C, D> {
             pr_err!("a QP could not be drained; its buffers are lost\n");
             return;
         }
+        // Requests that could not be posted are still there.
+        let sends = core::mem::replace(&mut self.shared.sends.lock().slots, KVVec::new());
+        for sent in sends.into_iter().flatten() {
+            // SAFETY: The QP is destroyed.
+            unsafe { sent.let_go(&self.shared.pd) };
+        }
         // SAFETY: It is not used again; no work request is left that could complete.
         unsafe { ManuallyDrop::drop(&mut self.shared) };
     }
@@ -788,7 +876,8 @@ unsafe extern "C" fn send_done<D: Completions>(
     if let (Some(memory), Ok(())) = (&sent.ends, &result) {
         memory.set_valid(false);
     }
-    drop(sent);
+    // SAFETY: It has completed.
+    unsafe { sent.let_go(&shared.pd) };
     if let Some(request) = request {
         shared.completions.sent(request, result);
     }

@@ -37,6 +37,7 @@ use crate::{
         Side,
         Source,
         State,
+        Transmit,
         Violation,
         ADVERTS, //
     },
@@ -69,7 +70,8 @@ use crate::{
         receive::{
             self,
             Limits,
-            Unread, //
+            Unread,
+            RETRY_MS, //
         },
         ring::Ring,
         stats::{
@@ -173,10 +175,18 @@ pub(super) struct Post {
     pub(super) qp: Option<Arc<Pair>>,
     /// The send stream from the next message on.
     tx: Ring<Sge>,
+    /// The message that goes before any other: the device had no room to map it.
+    waiting: Option<Outbound>,
     /// Requests for messages that have not completed; those for the callers' buffers have slots of
     /// their own.
     messages: usize,
     pub(super) buffers: Buffers,
+}
+
+/// A message, or an RDMA Write and a message, as the machine gave it, with what it carries.
+struct Outbound {
+    transmit: Transmit,
+    payload: Payload,
 }
 
 /// A request in the fabric.
@@ -291,6 +301,7 @@ impl Conn {
         let post = Post {
             qp: None,
             tx: Ring::empty(),
+            waiting: None,
             messages: 0,
             buffers: Buffers::default(),
         };
@@ -404,40 +415,33 @@ impl Conn {
         let slots = slots as usize;
         let pieces = qp.caps().payload_sge as usize;
         while post.messages.saturating_add(1) < slots {
-            // What one message can carry of the stream, which lies in pieces.
-            let gather = (0..pieces)
-                .filter_map(|at| post.tx.get(at))
-                .fold(0usize, |sum, piece| sum.saturating_add(piece.len()));
-            let transmit = {
-                let machine = &mut self.flow.lock().machine;
-                machine.set_gather(u32::try_from(gather).unwrap_or(u32::MAX));
-                machine.poll_transmit()
+            let next = match post.waiting.take() {
+                None => self.next_message(&mut post.tx, &mut post.buffers, pieces)?,
+                waiting => waiting,
             };
-            let Some(transmit) = transmit else { break };
-            let bytes = transmit.write.map_or(transmit.payload, |to| to.len);
-            let payload = match transmit.source {
-                Source::Stream => take_payload(&mut post.tx, bytes)?,
-                Source::Buffer(id, offset) => {
-                    let counter = match transmit.write {
-                        Some(_) => Counter::SentWritten,
-                        None => Counter::SentDirect,
-                    };
-                    self.count(counter, bytes.into());
-                    post.buffers.payload(id, offset, bytes)?
+            let Some(next) = next else { break };
+            let transmit = &next.transmit;
+            let mut payload = match qp.map(&next.payload) {
+                Ok(payload) => Some(payload),
+                Err(e) if e == ENOMEM => {
+                    post.waiting = Some(next);
+                    self.sk.arm_timer(RETRY_MS);
+                    break;
                 }
+                Err(e) => return Err(e),
             };
-            let mut send = SendWr {
+            if let Some(to) = transmit.write {
+                let from = payload.take().ok_or(EINVAL)?;
+                // The loop saw room for two.
+                qp.post_write(from, remote(to), Request::Write)?;
+                post.messages = post.messages.saturating_add(1);
+            }
+            let send = SendWr {
                 header: transmit.header.as_bytes(),
                 payload,
                 solicited: transmit.solicited,
             };
-            if let Some(to) = transmit.write {
-                let from = core::mem::take(&mut send.payload);
-                // The loop saw room for two.
-                post.request(|qp| qp.post_write(from, remote(to), Request::Write))?;
-                post.messages = post.messages.saturating_add(1);
-            }
-            post.request(|qp| qp.post_send(send, Request::Message(transmit.tag)))?;
+            qp.post_send(send, Request::Message(transmit.tag))?;
             post.messages = post.messages.saturating_add(1);
             match transmit.header.mid() {
                 mid::SRC_AVAIL => self.count(Counter::SrcAvails, 1),
@@ -447,6 +451,41 @@ impl Conn {
             }
         }
         Ok(())
+    }
+
+    /// What the machine wants sent next, if anything, with what that carries of the send stream, in so many
+    /// pieces, or of a buffer.
+    fn next_message(
+        &self,
+        tx: &mut Ring<Sge>,
+        buffers: &mut Buffers,
+        pieces: usize,
+    ) -> Result<Option<Outbound>> {
+        // What one message can carry of the stream, which lies in pieces.
+        let gather = (0..pieces)
+            .filter_map(|at| tx.get(at))
+            .fold(0usize, |sum, piece| sum.saturating_add(piece.len()));
+        let transmit = {
+            let machine = &mut self.flow.lock().machine;
+            machine.set_gather(u32::try_from(gather).unwrap_or(u32::MAX));
+            machine.poll_transmit()
+        };
+        let Some(transmit) = transmit else {
+            return Ok(None);
+        };
+        let bytes = transmit.write.map_or(transmit.payload, |to| to.len);
+        let payload = match transmit.source {
+            Source::Stream => take_payload(tx, bytes)?,
+            Source::Buffer(id, offset) => {
+                let counter = match transmit.write {
+                    Some(_) => Counter::SentWritten,
+                    None => Counter::SentDirect,
+                };
+                self.count(counter, bytes.into());
+                buffers.payload(id, offset, bytes)?
+            }
+        };
+        Ok(Some(Outbound { transmit, payload }))
     }
 
     fn dispatch(&self, events: Events) {
@@ -570,11 +609,16 @@ impl Conn {
     }
 
     /// Has what is held back for more bytes sent in time (`TCP_CORK`, `MSG_MORE`), and what else the machine
-    /// wants to do later.
+    /// wants to do later; and what could not be mapped tried again.
     pub(super) fn arm_held(&self) {
-        if let Some(at) = self.look(Machine::deadline) {
+        let deadline = self.look(Machine::deadline).map(|at| {
             let ms = at.saturating_sub(self.now()).div_ceil(1_000_000);
-            self.sk.arm_timer(u32::try_from(ms).unwrap_or(u32::MAX));
+            u32::try_from(ms).unwrap_or(u32::MAX)
+        });
+        let waits = self.post.lock().waiting.is_some();
+        let retry = waits.then_some(RETRY_MS);
+        if let Some(ms) = [deadline, retry].into_iter().flatten().min() {
+            self.sk.arm_timer(ms);
         }
     }
 
@@ -622,7 +666,7 @@ impl Conn {
         let longer = Ring::new(more)?;
         let unused = {
             let mut post = self.post.lock();
-            // What is written after the end would keep the device.
+            // What is written after the end goes nowhere.
             if post.qp.is_none() {
                 return Ok(false);
             }
@@ -749,12 +793,15 @@ impl Conn {
         drop(qp);
         self.flow.lock().machine.disconnected();
         self.settle();
-        let tx = {
+        let unsent = {
             let mut post = self.post.lock();
             post.buffers.end();
-            core::mem::replace(&mut post.tx, Ring::empty())
+            (
+                core::mem::replace(&mut post.tx, Ring::empty()),
+                post.waiting.take(),
+            )
         };
-        drop(tx);
+        drop(unsent);
         self.collect();
         let events = {
             let mut flow = self.flow.lock();

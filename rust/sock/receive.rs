@@ -51,7 +51,7 @@ const FEW: u16 = 3;
 const SMALL: usize = 1024;
 
 /// How long to wait for memory before the next try to get some, in milliseconds.
-const RETRY_MS: u32 = 100;
+pub(super) const RETRY_MS: u32 = 100;
 
 /// Received payload that its reader has not finished.
 pub(super) struct Unread {

@@ -378,7 +378,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
                 // A single small write is not worth more than a page.
                 let small = self.msg.data.len().min(room) <= PAGE_SIZE && self.conn.copied() == 0;
                 let order = if small { 0 } else { SEND_ORDER };
-                SendBuf::new(&self.conn.pd().ok_or(EPIPE)?, order)?
+                SendBuf::new(order)?
             }
         };
         // What comes behind a piece too small to be lent may be large enough.
@@ -390,8 +390,8 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         self.s.tx = Some(chunk);
         let piece = piece.ok_or(EFAULT)?;
         let len = piece.len();
-        // The caller saw a place for it, and adds alone.
-        self.conn.write(piece).map_err(|_| ENOBUFS)?;
+        // The caller saw a place for it, and adds alone: it is gone with the connection only.
+        self.conn.write(piece).map_err(|_| EPIPE)?;
         self.conn.count(Counter::SentCopied, len as u64);
         self.sent = self.sent.saturating_add(len);
         Ok(())
