@@ -288,11 +288,12 @@ impl Receiving<'_, '_, '_> {
     /// Offers up to so many bytes of the caller's memory. Takes nothing of it on failure.
     fn offer_part(&mut self, size: usize) -> Result<Pages> {
         let conn = self.conn;
-        let pd = conn.pd().ok_or(ENOTCONN)?;
         let before = self.msg.data.len();
         let max_pages = conn.max_buffer_pages();
         let offered =
             Pages::of_dest(self.msg.data, size, max_pages, Account::Task).and_then(|part| {
+                // Only now: a program may sleep for ever in a page fault, and would keep the device.
+                let pd = conn.pd().ok_or(ENOTCONN)?;
                 let memory = Memory::new(&pd, part.clone(), Access::RemoteWrite)?;
                 conn.offer_memory(memory).map_err(|_| EAGAIN)?;
                 Ok(part)
@@ -399,13 +400,17 @@ impl Receiving<'_, '_, '_> {
             if advertised == 0 || self.msg.data.is_empty() || !conn.has_read_place() {
                 return Ok(());
             }
-            let Some(pd) = conn.pd() else {
-                return Ok(());
-            };
             let before = self.msg.data.len();
             let max = advertised.min(FETCH_MAX);
             let max_pages = conn.max_buffer_pages();
-            let memory = Pages::of_dest(self.msg.data, max, max_pages, Account::Task)
+            let pages = Pages::of_dest(self.msg.data, max, max_pages, Account::Task);
+            let taken = before.saturating_sub(self.msg.data.len());
+            // Only now: a program may sleep for ever in a page fault, and would keep the device.
+            let Some(pd) = conn.pd() else {
+                self.msg.take_back(taken);
+                return Ok(());
+            };
+            let memory = pages
                 .map_err(|e| match e {
                     e if e == ENOBUFS => (Counter::NoMemlock, e),
                     e => (Counter::NoPages, e),
@@ -413,7 +418,6 @@ impl Receiving<'_, '_, '_> {
                 .and_then(|pages| {
                     Memory::new(&pd, pages, Access::ReadSink).map_err(|e| (Counter::NoMr, e))
                 });
-            let taken = before.saturating_sub(self.msg.data.len());
             let refused = match memory {
                 Ok(memory) => match conn.read_memory(memory, after) {
                     Ok(()) => continue,

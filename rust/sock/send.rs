@@ -417,7 +417,6 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             Some(_) => Account::Paid,
             None => Account::Task,
         };
-        let pd = self.conn.pd().ok_or(EPIPE)?;
         let before = self.msg.data.len();
         let max_pages = self.conn.max_buffer_pages();
         // Parts alike, lest the last be too small to be lent, and whole pages but for the ends.
@@ -426,7 +425,14 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         let all = all.div_ceil(PAGE_SIZE);
         let part = all.div_ceil(all.div_ceil(max_pages.max(1)).max(1));
         let max = part.saturating_mul(PAGE_SIZE).saturating_sub(at);
-        let memory = Pages::of_source(self.msg.data, max, max_pages, account)
+        let pages = Pages::of_source(self.msg.data, max, max_pages, account);
+        let taken = before.saturating_sub(self.msg.data.len());
+        // Only now: a program may sleep for ever in a page fault, and would keep the device.
+        let Some(pd) = self.conn.pd() else {
+            self.msg.take_back(taken);
+            return Err(EPIPE);
+        };
+        let memory = pages
             .map_err(|e| match e {
                 e if e == ENOBUFS => Counter::NoMemlock,
                 _ => Counter::NoPages,
@@ -434,7 +440,6 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             .and_then(|pages| {
                 Memory::new(&pd, pages, Access::RemoteRead).map_err(|_| Counter::NoMr)
             });
-        let taken = before.saturating_sub(self.msg.data.len());
         let memory = match memory {
             Ok(memory) => memory,
             Err(counter) => {
