@@ -162,10 +162,24 @@ int sdp_helper_copy_from_sockptr(void *dst, sockptr_t src, size_t size)
 	return copy_from_sockptr(dst, src, size);
 }
 
-void sdp_helper_timer_setup(struct timer_list *timer,
-			    void (*func)(struct timer_list *timer))
+struct net *sdp_helper_get_net(struct net *net)
 {
-	timer_setup(timer, func, 0);
+	return get_net(net);
+}
+
+void sdp_helper_put_net(struct net *net)
+{
+	put_net(net);
+}
+
+int sdp_helper_somaxconn(const struct net *net)
+{
+	return READ_ONCE(net->core.sysctl_somaxconn);
+}
+
+void sdp_helper_INIT_DELAYED_WORK(struct delayed_work *work, work_func_t func)
+{
+	INIT_DELAYED_WORK(work, func);
 }
 
 void sdp_helper_INIT_WORK(struct work_struct *work, work_func_t func)

@@ -15,7 +15,6 @@
 #include <linux/seq_file.h>
 #include <linux/skbuff.h>
 #include <linux/sockptr.h>
-#include <linux/timer.h>
 #include <linux/workqueue.h>
 #include <net/sock.h>
 
@@ -50,8 +49,10 @@ bool sdp_helper_proc_create_net_single(const char *name, struct net *net,
 void sdp_helper_remove_proc_entry(const char *name, struct net *net);
 struct net *sdp_helper_seq_file_single_net(struct seq_file *seq);
 int sdp_helper_copy_from_sockptr(void *dst, sockptr_t src, size_t size);
-void sdp_helper_timer_setup(struct timer_list *timer,
-			    void (*func)(struct timer_list *timer));
+struct net *sdp_helper_get_net(struct net *net);
+void sdp_helper_put_net(struct net *net);
+int sdp_helper_somaxconn(const struct net *net);
+void sdp_helper_INIT_DELAYED_WORK(struct delayed_work *work, work_func_t func);
 void sdp_helper_INIT_WORK(struct work_struct *work, work_func_t func);
 bool sdp_helper_queue_work(struct workqueue_struct *wq,
 			   struct work_struct *work);

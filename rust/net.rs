@@ -4,6 +4,7 @@
 
 pub(crate) mod errno;
 pub(crate) mod family;
+mod module;
 pub(crate) mod msg;
 pub(crate) mod namespace;
 pub(crate) mod ops;
@@ -15,5 +16,5 @@ pub(crate) mod sock;
 pub(crate) mod sockaddr;
 pub(crate) mod spinlock_bh;
 pub(crate) mod sysctl;
-pub(crate) mod workqueue;
+pub(crate) mod work;
 pub(crate) mod zerocopy;

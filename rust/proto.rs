@@ -40,7 +40,8 @@ pub use self::{
         HELLO_ACK_IB_LEN,
         HELLO_ACK_LEN,
         HELLO_IB_LEN,
-        HELLO_LEN, //
+        HELLO_LEN,
+        REJECT_BUSY, //
     },
     machine::{
         AbortReason,

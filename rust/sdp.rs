@@ -26,9 +26,10 @@ module! {
 }
 
 /// The loaded module. Fields are dropped in this order: the family first, since its sockets use
-/// the others.
+/// the others, then the workqueue, whose last items may use the rest.
 struct SdpModule {
     _family: net::family::Registration<sock::Sdp>,
+    _workqueue: net::work::Workqueue,
     _settings: sock::settings::Registration,
     _stats: sock::stats::Registration,
 }
@@ -38,8 +39,10 @@ impl kernel::Module for SdpModule {
         rdma::pd::init();
         let settings = sock::settings::Registration::new()?;
         let stats = sock::stats::Registration::new()?;
+        let workqueue = net::work::Workqueue::new(c"sdp")?;
         Ok(Self {
             _family: sock::register()?,
+            _workqueue: workqueue,
             _settings: settings,
             _stats: stats,
         })

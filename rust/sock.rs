@@ -3,29 +3,25 @@
 //! The SDP socket: one file for each thing that a program does with it.
 //!
 //! State is in two places. What the caller of a socket decides about is [`Locked`], under
-//! `lock_sock()`; what messages change is in [`conn::Conn`], under the spinlocks that are described
-//! there with the order of all locks.
-//!
-//! A cm id must not be destroyed in its own handler, nor under a lock that the handler takes, and
-//! a QP must be drained by a task that can sleep. So nobody but [`reap`] does either: connections
-//! that end mark how far they are from it and queue the socket's work, which reaps.
+//! `lock_sock()`; a connection has its own, and goes on without the socket, in [`conn`], where the
+//! order of all locks stands.
 
 mod bind;
 mod buffers;
-mod cm;
 mod conn;
 mod connect;
 mod kept;
 mod listen;
+mod listener;
 mod option;
 mod poll;
-mod reap;
 mod receive;
 mod recv;
 mod release;
 mod ring;
 mod send;
 pub(crate) mod settings;
+mod setup;
 mod shutdown;
 mod splice;
 pub(crate) mod stats;
@@ -56,58 +52,38 @@ use crate::{
         },
     },
     prelude::*,
+    proto::Machine,
     rdma::buf::SendBuf,
     sock::{
         conn::{
             Conn,
-            Id, //
+            Link,
+            Progress, //
         },
-        listen::{
-            Backlog,
-            Pending, //
-        },
+        listener::Listener,
         receive::Unread,
         ring::Ring, //
     },
 };
 use core::net::SocketAddrV4;
-use kernel::{
-    new_mutex, new_spinlock,
-    sync::{
-        aref::ARef,
-        atomic::Atomic,
-        Arc,
-        Mutex,
-        SpinLock, //
-    },
-    time::{
-        Instant,
-        Monotonic, //
-    },
+use kernel::sync::{
+    aref::ARef,
+    Arc, //
 };
 
 /// An SDP socket.
 pub(crate) type Socket = Sock<Sdp>;
 
-/// The part of a socket that needs no socket lock.
-#[pin_data]
-pub(crate) struct Sdp {
-    /// Held by who reaps what the socket used before.
-    #[pin]
-    teardown: Mutex<()>,
-    /// How the CM ended the cm id that the socket has.
-    #[pin]
-    ended: SpinLock<Option<cm::Ended>>,
-    /// Children of a listener that are not connected yet.
-    pending: Atomic<u32>,
-}
+/// The protocol of the sockets.
+pub(crate) struct Sdp;
 
 /// What the caller of a socket has made of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Nothing, or a local address.
     Idle,
     /// It listens.
-    Listening(Backlog),
+    Listening,
     /// Its connection is being made.
     Connecting,
     /// The connection was not made; connect tells why, once.
@@ -116,37 +92,45 @@ enum State {
     Connected,
 }
 
-/// The part of a socket that `lock_sock()` guards.
-pub(crate) struct Locked {
-    state: State,
-    /// The address that bind was given, with the port that it got.
-    bound: Option<SocketAddrV4>,
-    /// The names of the connection's ends.
-    local: Option<SocketAddrV4>,
-    peer: Option<SocketAddrV4>,
-    /// The cm id while there is no QP, which has it afterwards.
-    id: Option<Id>,
-    /// What [`reap`] is to destroy.
-    dead: Option<Id>,
-    conn: Option<Arc<Conn>>,
-    /// No connect has told of the connection yet.
-    untold: bool,
-    /// The peer that is looked for.
-    lookup: Option<connect::Lookup>,
-    /// Where a child goes once it is connected.
-    listener: Option<Pending>,
-    /// Payload that the readers have taken over from the connection.
-    rx: Ring<Unread>,
-    /// The chunk that written bytes go to.
-    tx: Option<SendBuf>,
-    /// `shutdown(2)` of the receive half.
-    recv_shut: bool,
+/// What is set for a socket, and for the children of a listener.
+#[derive(Clone, Copy, Default)]
+struct Options {
     nodelay: bool,
     cork: bool,
     /// The least call that moves its bytes without a copy, or 0 for none.
     zcopy_threshold: u32,
     /// A call that would block may leave its buffer here.
     zcopy_retry: bool,
+}
+
+impl Options {
+    /// Has a machine go by them.
+    fn apply(&self, machine: &mut Machine) {
+        machine.set_nodelay(self.nodelay);
+        machine.set_cork(self.cork);
+        machine.set_zero_copy(self.zcopy_threshold > 0);
+        machine.set_pipeline_hint(self.zcopy_threshold > 0);
+    }
+}
+
+/// The part of a socket that `lock_sock()` guards.
+pub(crate) struct Locked {
+    /// The address that bind was given, with the port that it got.
+    bound: Option<SocketAddrV4>,
+    /// The local address of a socket without a connection.
+    port: Option<Arc<Listener>>,
+    conn: Option<Arc<Conn>>,
+    /// The connection before, which may hold the address still.
+    former: Option<Arc<Conn>>,
+    /// No connect has told of the connection yet.
+    untold: bool,
+    options: Options,
+    /// Payload that the readers have taken over from the connection.
+    rx: Ring<Unread>,
+    /// The chunk that written bytes go to.
+    tx: Option<SendBuf>,
+    /// `shutdown(2)` of the receive half.
+    recv_shut: bool,
     /// The buffers that calls left.
     kept_send: Option<kept::Kept>,
     kept_recv: Option<kept::Kept>,
@@ -162,23 +146,47 @@ pub(crate) struct Locked {
     crossed_at: Option<u64>,
     /// What came last came without a copy, so that the next is expected to.
     lends: bool,
-    /// A closed socket waits for its peer.
-    fin_wait: Option<release::FinWait>,
-    /// When the wait for the peer's word on a dropped connection ends.
-    drop_at: Option<Instant<Monotonic>>,
 }
 
 impl Locked {
-    /// Whether `conn` is still the connection that the socket has.
-    fn has(&self, conn: &Arc<Conn>) -> bool {
-        matches!(self.state, State::Connected)
-            && self.conn.as_ref().is_some_and(|own| Arc::ptr_eq(own, conn))
+    fn state(&self) -> State {
+        match (&self.conn, &self.port) {
+            (Some(conn), _) => match conn.progress() {
+                Progress::SettingUp => State::Connecting,
+                Progress::Established => State::Connected,
+                Progress::Failed => State::Failed,
+            },
+            (None, Some(port)) if port.is_listening() => State::Listening,
+            (None, _) => State::Idle,
+        }
     }
 
-    /// Leaves the cm id, if there is one, to [`reap`].
-    fn bury(&mut self) {
-        if let Some(id) = self.id.take() {
-            self.dead = Some(id);
+    /// Whether `conn` is still the connection that the socket has.
+    fn has(&self, conn: &Arc<Conn>) -> bool {
+        self.conn.as_ref().is_some_and(|own| Arc::ptr_eq(own, conn))
+    }
+
+    /// Leaves the connection to itself, on its way to the end.
+    fn let_go(&mut self, link: Link) {
+        if let Some(conn) = self.conn.take() {
+            conn.detach();
+            conn.set_link(link);
+            self.former = Some(conn);
+        }
+        self.untold = false;
+    }
+
+    /// A connection that was not made is no more.
+    fn forget_failed(&mut self) {
+        if matches!(self.state(), State::Failed) {
+            self.let_go(Link::Disconnected);
+        }
+    }
+
+    /// Waits until nothing of the connection before holds the address. Sleeps.
+    fn finish_former(&mut self) {
+        if let Some(conn) = self.former.take() {
+            conn.finish();
         }
     }
 }
@@ -187,7 +195,7 @@ static FAMILY: Family<Sdp> = Family::new(c"SDP");
 
 /// The registered family; programs can open sockets while it lives.
 pub(crate) fn register() -> Result<Registration<Sdp>> {
-    Registration::new(&FAMILY, c"sdp")
+    Registration::new(&FAMILY)
 }
 
 impl Protocol for Sdp {
@@ -199,30 +207,20 @@ impl Protocol for Sdp {
         &FAMILY
     }
 
-    fn new(net: &Net) -> Result<(impl PinInit<Self, Error>, Locked)> {
-        let shared = try_pin_init!(Self {
-            teardown <- new_mutex!((), "sdp::Sdp::teardown"),
-            ended <- new_spinlock!(None, "sdp::Sdp::ended"),
-            pending: Atomic::new(0),
-        });
-        let locked = Locked {
-            state: State::Idle,
+    fn new(net: &Net) -> Locked {
+        Locked {
             bound: None,
-            local: None,
-            peer: None,
-            id: None,
-            dead: None,
+            port: None,
             conn: None,
+            former: None,
             untold: false,
-            lookup: None,
-            listener: None,
+            options: Options {
+                zcopy_threshold: settings::zcopy_threshold(net),
+                ..Options::default()
+            },
             rx: Ring::empty(),
             tx: None,
             recv_shut: false,
-            nodelay: false,
-            cork: false,
-            zcopy_threshold: settings::zcopy_threshold(net),
-            zcopy_retry: false,
             kept_send: None,
             kept_recv: None,
             send_turn: turn::Turn::default(),
@@ -231,10 +229,7 @@ impl Protocol for Sdp {
             taken: 0,
             crossed_at: None,
             lends: false,
-            fin_wait: None,
-            drop_at: None,
-        };
-        Ok((shared, locked))
+        }
     }
 
     fn release(sk: &Socket) {
@@ -300,13 +295,5 @@ impl Protocol for Sdp {
 
     fn splice_eof(sk: &Socket) {
         splice::splice_eof(sk);
-    }
-
-    fn timer(sk: &Socket) {
-        sk.queue_work();
-    }
-
-    fn work(sk: &Socket) {
-        reap::work(sk);
     }
 }

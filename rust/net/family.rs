@@ -12,19 +12,11 @@ use crate::{
         sock::{
             Layout,
             Sock, //
-        },
-        workqueue::Workqueue, //
+        }, //
     },
     prelude::*, //
 };
-use core::{
-    marker::PhantomData,
-    ptr::null_mut,
-    sync::atomic::{
-        AtomicPtr,
-        Ordering, //
-    },
-};
+use core::marker::PhantomData;
 use kernel::{
     error::to_result,
     str::CStr,
@@ -36,7 +28,6 @@ pub(crate) struct Family<P: Protocol> {
     proto: Opaque<bindings::proto>,
     ops: bindings::proto_ops,
     family: bindings::net_proto_family,
-    workqueue: AtomicPtr<bindings::workqueue_struct>,
     _protocol: PhantomData<fn() -> P>,
 }
 
@@ -65,7 +56,6 @@ impl<P: Protocol> Family<P> {
                 create: Some(Self::create),
                 owner: &raw mut bindings::__this_module,
             },
-            workqueue: AtomicPtr::new(null_mut()),
             _protocol: PhantomData,
         }
     }
@@ -76,11 +66,6 @@ impl<P: Protocol> Family<P> {
 
     pub(super) fn ops(&'static self) -> *const bindings::proto_ops {
         &raw const self.ops
-    }
-
-    /// The workqueue of the family's sockets; valid while it is registered or has sockets.
-    pub(super) fn workqueue(&self) -> *mut bindings::workqueue_struct {
-        self.workqueue.load(Ordering::Acquire)
     }
 
     /// # Safety
@@ -110,21 +95,14 @@ impl<P: Protocol> Family<P> {
 /// A registered family; unregistered when dropped.
 ///
 /// The socket layer lets the module go only when no socket is left, so that dropping it cannot
-/// race with one; what work the last sockets had queued is waited for.
-pub(crate) struct Registration<P: Protocol> {
-    family: &'static Family<P>,
-    _workqueue: Workqueue,
-}
+/// race with one.
+pub(crate) struct Registration<P: Protocol>(&'static Family<P>);
 
 impl<P: Protocol> Registration<P> {
     /// Registers `family`; from here on programs can open sockets of it.
     ///
     /// Fails with `EEXIST` where another module has the family number.
-    pub(crate) fn new(family: &'static Family<P>, name: &'static CStr) -> Result<Self> {
-        let workqueue = Workqueue::new(name)?;
-        family
-            .workqueue
-            .store(workqueue.as_ptr(), Ordering::Release);
+    pub(crate) fn new(family: &'static Family<P>) -> Result<Self> {
         // SAFETY: The static `struct proto` is registered once, and unregistered below or in drop.
         to_result(unsafe { bindings::proto_register(family.proto(), 1) })?;
         // SAFETY: The static family outlives its registration.
@@ -134,10 +112,7 @@ impl<P: Protocol> Registration<P> {
             unsafe { bindings::proto_unregister(family.proto()) };
             return Err(e);
         }
-        Ok(Self {
-            family,
-            _workqueue: workqueue,
-        })
+        Ok(Self(family))
     }
 }
 
@@ -146,7 +121,7 @@ impl<P: Protocol> Drop for Registration<P> {
         // SAFETY: Both were registered by `new()`. Every sock holds the module, so none is left.
         unsafe {
             bindings::sock_unregister(P::FAMILY);
-            bindings::proto_unregister(self.family.proto());
+            bindings::proto_unregister(self.0.proto());
         }
     }
 }

@@ -3,6 +3,10 @@
 //! Network namespaces.
 
 use crate::bindings;
+use core::{
+    ops::Deref,
+    ptr::NonNull, //
+};
 use kernel::types::Opaque;
 
 /// A borrowed `struct net`.
@@ -25,8 +29,52 @@ impl Net {
         unsafe { &*net.cast() }
     }
 
+    /// `net.core.somaxconn`: the most connection requests that may wait.
+    pub(crate) fn max_backlog(&self) -> usize {
+        // SAFETY: The namespace is live.
+        let n = unsafe { bindings::sdp_helper_somaxconn(self.as_ptr()) };
+        usize::try_from(n).unwrap_or(0)
+    }
+
     /// The C namespace, valid as long as `self`.
     pub(crate) fn as_ptr(&self) -> *mut bindings::net {
         self.0.get()
+    }
+}
+
+/// A counted reference of a namespace, which keeps it.
+///
+/// # Invariants
+///
+/// `0` is a live namespace, and this value owns one of its references.
+pub(crate) struct NetRef(NonNull<Net>);
+
+// SAFETY: A namespace may be used and let go on any thread.
+unsafe impl Send for NetRef {}
+// SAFETY: As above.
+unsafe impl Sync for NetRef {}
+
+impl From<&Net> for NetRef {
+    fn from(net: &Net) -> Self {
+        // SAFETY: The namespace is live.
+        unsafe { bindings::sdp_helper_get_net(net.as_ptr()) };
+        // INVARIANT: The reference was just taken.
+        Self(net.into())
+    }
+}
+
+impl Deref for NetRef {
+    type Target = Net;
+
+    fn deref(&self) -> &Net {
+        // SAFETY: By the type invariant.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Drop for NetRef {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the reference is ours.
+        unsafe { bindings::sdp_helper_put_net(self.as_ptr()) };
     }
 }

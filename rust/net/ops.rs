@@ -26,10 +26,7 @@ use core::{
     ptr::null_mut, //
 };
 use kernel::{
-    error::{
-        from_result,
-        Error, //
-    },
+    error::from_result,
     sync::aref::ARef,
     uaccess::{
         UserPtr,
@@ -51,9 +48,9 @@ pub(crate) enum Name {
 /// A stream protocol: what each call on one of its sockets does.
 ///
 /// Unless said otherwise a method runs in the context of the calling task, without locks, and may
-/// sleep. The value itself is the part of a socket's state that needs no socket lock.
-pub(crate) trait Protocol: Sized + Send + Sync + 'static {
-    /// The part of a socket's state that `lock_sock()` guards.
+/// sleep.
+pub(crate) trait Protocol: Sized + 'static {
+    /// The state of a socket, which `lock_sock()` guards.
     type Locked: Send;
 
     /// The address family of its sockets.
@@ -63,7 +60,7 @@ pub(crate) trait Protocol: Sized + Send + Sync + 'static {
     fn family() -> &'static Family<Self>;
 
     /// The state of a new socket. `net` is where it was made.
-    fn new(net: &Net) -> Result<(impl PinInit<Self, Error>, Self::Locked)>;
+    fn new(net: &Net) -> Self::Locked;
 
     /// The file is closed: the last call of a socket.
     fn release(sk: &Sock<Self>);
@@ -115,12 +112,6 @@ pub(crate) trait Protocol: Sized + Send + Sync + 'static {
 
     /// What was spliced into the socket with more to come ended early: no more comes.
     fn splice_eof(sk: &Sock<Self>);
-
-    /// The timer ran out. Softirq: may not sleep.
-    fn timer(sk: &Sock<Self>);
-
-    /// Queued work is due. Process context of its own.
-    fn work(sk: &Sock<Self>);
 }
 
 /// The C table for `P`.

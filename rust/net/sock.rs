@@ -3,8 +3,7 @@
 //! `struct sock` with a protocol's own state behind it.
 //!
 //! Reference rules. An [`ARef`] of a [`Sock`] owns one count of `sk_refcnt`. The `struct socket`
-//! of an open file owns one until release; an armed timer owns one until it has run or was
-//! stopped; queued work owns one until it has run. The last put runs the destructor, in whatever
+//! of an open file owns one until release. The last put runs the destructor, in whatever
 //! context that happens, so a [`Protocol`]'s state must be droppable where sleeping is forbidden.
 //! Every `struct sock` holds the module, so no code here runs after it is gone.
 
@@ -20,10 +19,6 @@ use crate::{
 };
 use core::{
     cell::UnsafeCell,
-    mem::{
-        offset_of,
-        MaybeUninit, //
-    },
     ops::{
         Deref,
         DerefMut, //
@@ -48,23 +43,20 @@ use kernel::{
 pub(super) struct Layout<P: Protocol> {
     /// First, since the socket layer allocates and frees the whole as a `struct sock`.
     sk: bindings::sock,
-    timer: bindings::timer_list,
-    work: bindings::work_struct,
     locked: UnsafeCell<P::Locked>,
-    shared: P,
 }
 
-/// A reference-counted socket of protocol `P`; dereferences to the state that needs no lock.
+/// A reference-counted socket of protocol `P`.
 ///
 /// # Invariants
 ///
-/// The `sk`, `timer` and `work` fields of the layout are valid C objects and `locked` and
-/// `shared` are initialised. `locked` is only touched under `lock_sock()`, or by the destructor.
+/// The `sk` of the layout is a valid C object and `locked` is initialised. `locked` is only touched
+/// under `lock_sock()`, or by the destructor.
 #[repr(transparent)]
 pub(crate) struct Sock<P: Protocol>(Opaque<Layout<P>>);
 
-// SAFETY: The shared part is `Send` and `Sync` by the trait, the locked part is `Send` and behind
-// a lock, and the C objects may be used and freed on any thread.
+// SAFETY: The locked part is `Send` and behind a lock, and the C object may be used and freed on any
+// thread.
 unsafe impl<P: Protocol> Send for Sock<P> {}
 // SAFETY: As above.
 unsafe impl<P: Protocol> Sync for Sock<P> {}
@@ -79,15 +71,6 @@ unsafe impl<P: Protocol> AlwaysRefCounted for Sock<P> {
     unsafe fn dec_ref(obj: NonNull<Self>) {
         // SAFETY: The caller owns a count of this sock and gives it up.
         unsafe { bindings::sdp_helper_sock_put(obj.as_ptr().cast()) };
-    }
-}
-
-impl<P: Protocol> Deref for Sock<P> {
-    type Target = P;
-
-    fn deref(&self) -> &P {
-        // SAFETY: `shared` is initialised and never borrowed mutably while references exist.
-        unsafe { &*addr_of!((*self.0.get()).shared) }
     }
 }
 
@@ -138,7 +121,6 @@ impl Timeout {
 pub(crate) enum Shown {
     Established = 1,
     SynSent = 2,
-    SynRecv = 3,
     FinWait1 = 4,
     Close = 7,
     Listen = 10,
@@ -162,7 +144,8 @@ impl<P: Protocol> Sock<P> {
         Ok(())
     }
 
-    /// Allocates a sock that no file has yet, with what a passive socket inherits from `self`.
+    /// Allocates a sock that no file has yet, with what an accepted socket inherits from `self`. Its memory
+    /// and its cgroup are those of the current task, and its label that of `self`.
     ///
     /// May sleep. Fails with `ENOMEM`.
     pub(crate) fn new_child(&self) -> Result<ARef<Self>> {
@@ -180,6 +163,9 @@ impl<P: Protocol> Sock<P> {
         // bit is one of the first.
         unsafe {
             let (from, to) = (parent, child.as_ptr());
+            // The kernel crate has no fields of this type.
+            bindings::security_sk_clone(from.cast(), to.cast());
+            (*to).sk_type = bindings::sock_type_SOCK_STREAM as u16;
             (*to).sk_rcvbuf = addr_of!((*from).sk_rcvbuf).read_volatile();
             (*to).sk_sndbuf = addr_of!((*from).sk_sndbuf).read_volatile();
             (*to).sk_userlocks = addr_of!((*from).sk_userlocks).read_volatile()
@@ -216,33 +202,15 @@ impl<P: Protocol> Sock<P> {
     ) -> Result<ARef<Self>> {
         let family: &'static Family<P> = P::family();
         // SAFETY: `net` is live by the contract. Of a live namespace the per-namespace values are.
-        let (shared, locked) = P::new(unsafe { Net::from_ptr(net) })?;
+        let locked = P::new(unsafe { Net::from_ptr(net) });
         // SAFETY: `net` is live, and `proto()` was registered before any socket can be asked for.
         let sk = unsafe {
             bindings::sk_alloc(net, P::FAMILY, bindings::GFP_KERNEL, family.proto(), kern)
         };
         let layout = NonNull::new(sk.cast::<Layout<P>>()).ok_or(ENOMEM)?;
         // SAFETY: `obj_size` of our `struct proto` is the size of `Layout`, the memory is ours, and
-        // until `sk_destruct` is set nobody looks at what lies behind `sk`. `shared` is pinned from
-        // here on: it is only reached by reference until the destructor drops it in place. The
-        // memory does not live as long as the type of `slot` says, but `slot` ends here.
-        let done = unsafe {
-            let l = layout.as_ptr();
-            bindings::sdp_helper_timer_setup(addr_of_mut!((*l).timer), Some(Self::on_timer));
-            bindings::sdp_helper_INIT_WORK(addr_of_mut!((*l).work), Some(Self::on_work));
-            addr_of_mut!((*l).locked).write(UnsafeCell::new(locked));
-            let slot: *mut P = addr_of_mut!((*l).shared);
-            let slot: &'static mut MaybeUninit<P> = &mut *slot.cast();
-            slot.write_pin_init(shared).map(|_| ())
-        };
-        if let Err(e) = done {
-            // SAFETY: Only the locked part was initialised, and `sk` was never shared.
-            unsafe {
-                core::ptr::drop_in_place(addr_of_mut!((*layout.as_ptr()).locked));
-                bindings::sk_free(sk);
-            }
-            return Err(e);
-        }
+        // until `sk_destruct` is set nobody looks at what lies behind `sk`.
+        unsafe { addr_of_mut!((*layout.as_ptr()).locked).write(UnsafeCell::new(locked)) };
         // SAFETY: `sk` is freshly allocated and `sock` is NULL or being made.
         unsafe {
             bindings::sock_init_data(sock, sk);
@@ -279,7 +247,7 @@ impl<P: Protocol> Sock<P> {
     /// The socket layer calls it, once, for a sock without references.
     unsafe extern "C" fn on_destruct(sk: *mut bindings::sock) {
         let layout = sk.cast::<Layout<P>>();
-        // SAFETY: The last reference is gone, so nothing else can reach the queue and the two, which
+        // SAFETY: The last reference is gone, so nothing else can reach the queue and the state, which
         // were initialised before `sk_destruct` was set.
         unsafe {
             // The error queue holds what no program has read.
@@ -288,32 +256,7 @@ impl<P: Protocol> Sock<P> {
                 bindings::skb_drop_reason_SKB_DROP_REASON_QUEUE_PURGE,
             );
             core::ptr::drop_in_place(addr_of_mut!((*layout).locked));
-            core::ptr::drop_in_place(addr_of_mut!((*layout).shared));
         }
-    }
-
-    /// # Safety
-    ///
-    /// The timer of a [`Layout`] calls it, with the reference that arming took.
-    unsafe extern "C" fn on_timer(timer: *mut bindings::timer_list) {
-        // SAFETY: The timer is embedded in a `Layout<P>`, and an armed timer owns a reference.
-        let sk = unsafe {
-            let layout = timer.byte_sub(offset_of!(Layout<P>, timer)).cast::<Self>();
-            ARef::<Self>::from_raw(NonNull::new_unchecked(layout))
-        };
-        P::timer(&sk);
-    }
-
-    /// # Safety
-    ///
-    /// The workqueue calls it, with the work of a [`Layout`] and the reference that queueing took.
-    unsafe extern "C" fn on_work(work: *mut bindings::work_struct) {
-        // SAFETY: The work is embedded in a `Layout<P>`, and queued work owns a reference.
-        let sk = unsafe {
-            let layout = work.byte_sub(offset_of!(Layout<P>, work)).cast::<Self>();
-            ARef::<Self>::from_raw(NonNull::new_unchecked(layout))
-        };
-        P::work(&sk);
     }
 
     pub(super) fn as_ptr(&self) -> *mut bindings::sock {
@@ -331,43 +274,6 @@ impl<P: Protocol> Sock<P> {
         // SAFETY: The sock is live.
         unsafe { bindings::sdp_helper_lock_sock(self.as_ptr()) };
         SockGuard { sk: self }
-    }
-
-    /// Runs [`Protocol::work`] soon, in process context; once for any number of calls until then.
-    ///
-    /// Any context.
-    pub(crate) fn queue_work(&self) {
-        self.inc_ref();
-        // SAFETY: The work is initialised, and the workqueue lives while sockets do.
-        let queued = unsafe {
-            let work = addr_of_mut!((*self.0.get()).work);
-            bindings::sdp_helper_queue_work(P::family().workqueue(), work)
-        };
-        if !queued {
-            // SAFETY: It was queued already with a reference of its own, so that taken above is
-            // returned; the caller holds another.
-            unsafe { bindings::sdp_helper_sock_put(self.as_ptr()) };
-        }
-    }
-
-    /// Runs [`Protocol::timer`] in `ms` milliseconds, instead of when it was to run. Any context.
-    pub(crate) fn arm_timer(&self, ms: u32) {
-        // SAFETY: Timer and sock are live; the call takes the timer's reference if it has none.
-        unsafe {
-            let delay = bindings::__msecs_to_jiffies(ms);
-            let at = addr_of!(bindings::jiffies)
-                .read_volatile()
-                .wrapping_add(delay);
-            bindings::sk_reset_timer(self.as_ptr(), addr_of_mut!((*self.0.get()).timer), at);
-        }
-    }
-
-    /// Stops the timer if it is armed. Any context.
-    pub(crate) fn stop_timer(&self) {
-        // SAFETY: Timer and sock are live, and the caller's reference remains after the timer's.
-        unsafe {
-            bindings::sk_stop_timer(self.as_ptr(), addr_of_mut!((*self.0.get()).timer));
-        }
     }
 
     /// Tells readers that there is something to read. Any context.
@@ -551,12 +457,6 @@ impl<P: Protocol> Sock<P> {
                 },
             )
         }
-    }
-
-    /// Whether the socket's file was closed.
-    pub(crate) fn is_orphan(&self) -> bool {
-        // SAFETY: The sock is live.
-        unsafe { bindings::sdp_helper_sock_flag(self.as_ptr(), bindings::sock_flags_SOCK_DEAD) }
     }
 
     /// Sets the state that diagnostics show.

@@ -37,6 +37,11 @@ use zerocopy_derive::{
     Unaligned, //
 };
 
+/// The start of the CM's private data with which a listener refuses a connection that has no room in its
+/// backlog now: who connects may come again. An extension, which other implementations take for any
+/// other refusal.
+pub const REJECT_BUSY: [u8; 8] = *b"SDP busy";
+
 /// Bytes of a Hello.
 pub const HELLO_LEN: usize = size_of::<Hello>();
 /// Bytes of a HelloAck.

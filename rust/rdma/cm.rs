@@ -45,11 +45,13 @@ use kernel::{
 
 /// Who hears the events of a connection identifier.
 pub(crate) trait CmHandler: Send + Sync + Sized + 'static {
-    /// Handles an event, in process context and one at a time for each identifier.
+    /// Hears of an event, one at a time for each identifier.
     ///
-    /// It may sleep, but not wait for another event of this identifier, nor drop the [`CmId`].
-    /// The children of a listener make their [`CmEvent::ConnectRequest`] to the listener's handler.
-    fn event(&self, handler: &Handler<'_>, event: CmEvent<'_>);
+    /// All RDMA users of the host share the few workers that call this, so it must not wait for a program,
+    /// nor set anything up: it leaves a note to somebody and returns. It runs in process context, under the
+    /// handler mutex of the identifier, and must not drop the [`CmId`]. The children of a listener make
+    /// their [`CmEvent::ConnectRequest`] to the listener's handler.
+    fn event(&self, event: CmEvent<'_>);
 }
 
 /// What rdma_cm's `context` of an identifier points to.
@@ -64,8 +66,8 @@ struct Context<C> {
 /// A connection identifier, which gives its events to a `C`.
 ///
 /// Dropping it destroys it: no handler runs any more when that returns. It sleeps and waits for a
-/// running handler, so it must not be dropped in its own handler, nor under a lock that the
-/// handler takes.
+/// running handler, so it must not be dropped in its own handler, nor under a lock that a handler takes.
+/// The same holds for all that says "handler mutex" below.
 ///
 /// # Invariants
 ///
@@ -159,9 +161,113 @@ impl<C: CmHandler> CmId<C> {
         })
     }
 
+    /// Gives the events from now on to `handler`. Sleeps, and takes the handler mutex. Fails with `ENOMEM`,
+    /// and drops the identifier then.
+    pub(crate) fn hand_over<D: CmHandler>(self, handler: D) -> Result<CmId<D>> {
+        let this = mem::ManuallyDrop::new(self);
+        let id = this.id;
+        let connection = {
+            // SAFETY: By the type invariants the context is valid.
+            let context = unsafe { this.context.as_ref() };
+            context.connection.load(Acquire)
+        };
+        let context = match Context::new(handler, connection) {
+            Ok(context) => context,
+            Err(e) => {
+                drop(mem::ManuallyDrop::into_inner(this));
+                return Err(e);
+            }
+        };
+        // SAFETY: A box is never null.
+        let context = unsafe { NonNull::new_unchecked(KBox::into_raw(context)) };
+        // SAFETY: The identifier is live, and its handler mutex, which is taken for that, guards both
+        // fields; `event_handler::<D>` expects such a context. After that no handler has the old one,
+        // which came from a box.
+        unsafe {
+            bindings::rdma_lock_handler(id.as_ptr());
+            (*id.as_ptr()).context = context.as_ptr().cast();
+            (*id.as_ptr()).event_handler = Some(event_handler::<D>);
+            bindings::rdma_unlock_handler(id.as_ptr());
+            drop(KBox::from_raw(this.context.as_ptr()));
+        }
+        // INVARIANT: `this` is not dropped, so it is ours alone, with the context that was just set.
+        Ok(CmId { id, context })
+    }
+
+    /// Looks for the route to the resolved address, which ends in [`CmEvent::RouteResolved`] or
+    /// [`CmEvent::RouteError`], perhaps before this returns. Fails with `EINVAL` unless the address has
+    /// been resolved.
+    pub(crate) fn resolve_route(&mut self, timeout_ms: u32) -> Result {
+        // CAST: `c_ulong` has at least 32 bits.
+        let timeout_ms = timeout_ms as c_ulong;
+        // SAFETY: By the type invariants the identifier is live.
+        to_result(unsafe { bindings::rdma_resolve_route(self.as_ptr(), timeout_ms) })
+    }
+
+    /// Asks the peer for a connection. Sleeps, and takes the handler mutex.
+    ///
+    /// Fails with `EINVAL` unless the route has been resolved, or when `private_data` is more than
+    /// the transport carries: 56 bytes on InfiniBand and RoCE.
+    pub(crate) fn connect(&self, param: &ConnParam, private_data: &[u8]) -> Result {
+        let mut param = param.to_raw(private_data)?;
+        // SAFETY: The identifier is live; the parameters are valid for the time of the call.
+        to_result(unsafe { bindings::rdma_connect(self.as_ptr(), &mut param) })?;
+        // SAFETY: By the type invariants the context is valid.
+        unsafe { self.context.as_ref() }
+            .connection
+            .store(true, Release);
+        Ok(())
+    }
+
+    /// Grants the connection that the peer asked for. Sleeps, and takes the handler mutex.
+    ///
+    /// On failure the peer has been told, unless it had gone, and the QP, if any, is in the error state.
+    pub(crate) fn accept(&self, param: &ConnParam, private_data: &[u8]) -> Result {
+        self.connection()?;
+        let mut param = param.to_raw(private_data)?;
+        // SAFETY: The identifier is live and its handler mutex held; the parameters are valid for the time
+        // of the call.
+        to_result(unsafe {
+            bindings::rdma_lock_handler(self.as_ptr());
+            let result = bindings::rdma_accept(self.as_ptr(), &mut param);
+            bindings::rdma_unlock_handler(self.as_ptr());
+            result
+        })
+    }
+
+    /// Refuses the connection that the peer asked for, and tells it `private_data`. Sleeps.
+    pub(crate) fn reject(&self, private_data: &[u8]) -> Result {
+        self.connection()?;
+        // SAFETY: The identifier is live and has a connection.
+        unsafe { reject(self.as_ptr(), private_data) }
+    }
+
+    /// The local address and port.
+    pub(crate) fn local_addr(&self) -> Result<SocketAddr> {
+        // SAFETY: The identifier is live.
+        unsafe { read_sockaddr(&raw const (*self.as_ptr()).route.addr.src_addr) }
+    }
+
+    /// The peer's address and port.
+    pub(crate) fn peer_addr(&self) -> Result<SocketAddr> {
+        // SAFETY: The identifier is live.
+        unsafe { read_sockaddr(&raw const (*self.as_ptr()).route.addr.dst_addr) }
+    }
+
+    /// The device that the identifier is bound to: from [`CmEvent::AddrResolved`] on, and for
+    /// children. Fails with `ENODEV` when there is none.
+    pub(crate) fn device(&self) -> Result<Device> {
+        // SAFETY: The identifier is live. It gets its device before the event that tells so, and loses it
+        // when it is destroyed.
+        let device = unsafe { ptr::read_volatile(&raw const (*self.as_ptr()).device) };
+        let device = NonNull::new(device).ok_or(ENODEV)?;
+        // SAFETY: rdma_cm does not let the device go before the identifier.
+        unsafe { Device::get(device) }
+    }
+
     /// Tells the peer that the connection has ended. Sleeps.
     ///
-    /// Fails with `ENOTCONN` before a successful [`Handler::connect`].
+    /// Fails with `ENOTCONN` before a successful [`Self::connect`].
     pub(super) fn disconnect(&self) -> Result {
         self.connection()?;
         // SAFETY: The identifier is live and has a connection.
@@ -210,81 +316,6 @@ impl<C> Context<C> {
             connection: AtomicFlag::new(connection),
         };
         Ok(KBox::new(context, GFP_KERNEL)?)
-    }
-}
-
-/// The running handler of an identifier, for what only it may do.
-///
-/// # Invariants
-///
-/// `id` is live, and its handler mutex is held by this thread, for `'a`.
-pub(crate) struct Handler<'a> {
-    id: NonNull<bindings::rdma_cm_id>,
-    /// The flag of [`Context`]; a child that nobody has adopted has none.
-    connection: Option<&'a AtomicFlag>,
-    _not_send: NotThreadSafe,
-}
-
-impl Handler<'_> {
-    /// Looks for the route to the resolved address, which ends in [`CmEvent::RouteResolved`] or
-    /// [`CmEvent::RouteError`]. Fails with `EINVAL` unless the address has been resolved.
-    pub(crate) fn resolve_route(&self, timeout_ms: u32) -> Result {
-        // CAST: `c_ulong` has at least 32 bits.
-        let timeout_ms = timeout_ms as c_ulong;
-        // SAFETY: By the type invariants the identifier is live.
-        to_result(unsafe { bindings::rdma_resolve_route(self.as_ptr(), timeout_ms) })
-    }
-
-    /// Asks the peer for a connection.
-    ///
-    /// Fails with `EINVAL` unless the route has been resolved, or when `private_data` is more than
-    /// the transport carries: 56 bytes on InfiniBand and RoCE.
-    pub(crate) fn connect(&self, param: &ConnParam, private_data: &[u8]) -> Result {
-        let connection = self.connection.ok_or(EINVAL)?;
-        let mut param = param.to_raw(private_data)?;
-        // SAFETY: The identifier is live and this thread holds its handler mutex; the parameters
-        // are valid for the time of the call.
-        to_result(unsafe { bindings::rdma_connect_locked(self.as_ptr(), &mut param) })?;
-        connection.store(true, Release);
-        Ok(())
-    }
-
-    /// Grants the connection that the peer asked for, once the child has been adopted.
-    ///
-    /// On failure the peer has been told, and the QP, if any, is in the error state.
-    pub(crate) fn accept(&self, param: &ConnParam, private_data: &[u8]) -> Result {
-        self.connection.ok_or(EINVAL)?;
-        let mut param = param.to_raw(private_data)?;
-        // SAFETY: As in `connect`.
-        to_result(unsafe { bindings::rdma_accept(self.as_ptr(), &mut param) })
-    }
-
-    /// The local address and port.
-    pub(crate) fn local_addr(&self) -> Result<SocketAddr> {
-        // SAFETY: The identifier is live.
-        unsafe { read_sockaddr(&raw const (*self.as_ptr()).route.addr.src_addr) }
-    }
-
-    /// The peer's address and port.
-    pub(crate) fn peer_addr(&self) -> Result<SocketAddr> {
-        // SAFETY: The identifier is live.
-        unsafe { read_sockaddr(&raw const (*self.as_ptr()).route.addr.dst_addr) }
-    }
-
-    /// The device that the identifier is bound to: from [`CmEvent::AddrResolved`] on, and for
-    /// children. Fails with `ENODEV` when there is none.
-    pub(crate) fn device(&self) -> Result<Device> {
-        // SAFETY: The identifier is live. It gets its device under the handler mutex, or before
-        // the first event, and loses it when it is destroyed.
-        let device = unsafe { ptr::read_volatile(&raw const (*self.as_ptr()).device) };
-        let device = NonNull::new(device).ok_or(ENODEV)?;
-        // SAFETY: rdma_cm does not let the device go before the identifier.
-        unsafe { Device::get(device) }
-    }
-
-    /// The C identifier, valid as long as `self`.
-    pub(super) fn as_ptr(&self) -> *mut bindings::rdma_cm_id {
-        self.id.as_ptr()
     }
 }
 
@@ -357,7 +388,10 @@ pub(crate) enum CmEvent<'a> {
     /// The peer did not answer.
     Unreachable,
     /// The peer refused, or nobody listens there, which iWARP cannot tell apart.
-    Rejected,
+    Rejected {
+        /// What the peer gave to its reject.
+        private_data: &'a [u8],
+    },
     /// The connection is gone.
     Disconnected,
     /// The device goes, which waits until the identifier has been destroyed.
@@ -371,34 +405,54 @@ pub(crate) enum CmEvent<'a> {
 /// The identifier of a connection that a peer asks for.
 ///
 /// Unless it is adopted, rdma_cm destroys it when the handler returns, and the peer is refused.
+///
+/// # Invariants
+///
+/// `id` is live, and its handler mutex is held by this thread, for `'a`.
 pub(crate) struct ChildId<'a> {
-    handler: Handler<'a>,
+    id: NonNull<bindings::rdma_cm_id>,
     adopted: &'a Cell<bool>,
+    _not_send: NotThreadSafe,
 }
 
-impl<'a> ChildId<'a> {
+impl ChildId<'_> {
     /// Takes the identifier over; its next events go to `handler`. Fails with `ENOMEM`.
-    pub(crate) fn adopt<D: CmHandler>(self, handler: D) -> Result<(CmId<D>, Handler<'a>)> {
+    pub(crate) fn adopt<D: CmHandler>(self, handler: D) -> Result<CmId<D>> {
         let context = Context::new(handler, true)?;
         // SAFETY: A box is never null.
         let context = unsafe { NonNull::new_unchecked(KBox::into_raw(context)) };
-        let id = self.handler.id;
-        // SAFETY: The identifier is live, and its handler mutex, which this thread holds, guards
-        // both fields; `event_handler::<D>` expects such a context.
+        let id = self.id;
+        // SAFETY: By the type invariants the identifier is live, and its handler mutex, which guards both
+        // fields, held; `event_handler::<D>` expects such a context.
         unsafe {
             (*id.as_ptr()).context = context.as_ptr().cast();
             (*id.as_ptr()).event_handler = Some(event_handler::<D>);
         }
         self.adopted.set(true);
-        let handler = Handler {
-            // SAFETY: The context goes when the identifier has been destroyed, and that waits for
-            // this handler.
-            connection: Some(unsafe { &(*context.as_ptr()).connection }),
-            ..self.handler
-        };
         // INVARIANT: rdma_cm leaves an adopted identifier to us, and it has this context.
-        Ok((CmId { id, context }, handler))
+        Ok(CmId { id, context })
     }
+
+    /// Refuses the peer, and tells it `private_data`.
+    pub(crate) fn reject(self, private_data: &[u8]) {
+        // SAFETY: By the type invariants the identifier is live, and it was made for a request.
+        let told = unsafe { reject(self.id.as_ptr(), private_data) };
+        // Where that fails the peer is refused without a word.
+        let _ = told;
+    }
+}
+
+/// Refuses the peer of `id`, and tells it `private_data`.
+///
+/// # Safety
+///
+/// `id` is live, and the CM below has a request for it.
+unsafe fn reject(id: *mut bindings::rdma_cm_id, private_data: &[u8]) -> Result {
+    let len = u8::try_from(private_data.len())?;
+    // CAST: The reasons are small numbers.
+    let reason = bindings::ib_cm_rej_reason_IB_CM_REJ_CONSUMER_DEFINED as u8;
+    // SAFETY: By the contract; the bytes are valid for the time of the call.
+    to_result(unsafe { bindings::rdma_reject(id, private_data.as_ptr().cast(), len, reason) })
 }
 
 /// Gives an event of rdma_cm to the `C` of the identifier.
@@ -416,23 +470,19 @@ unsafe extern "C" fn event_handler<C: CmHandler>(
     let Some(id) = NonNull::new(id) else {
         return 0;
     };
-    // INVARIANT: By the contract, for the time of this call.
-    let handler = |connection| Handler {
-        id,
-        connection,
-        _not_send: NotThreadSafe,
-    };
     if event.event == bindings::rdma_cm_event_type_RDMA_CM_EVENT_CONNECT_REQUEST {
         let adopted = Cell::new(false);
-        let request = CmEvent::ConnectRequest {
-            child: ChildId {
-                handler: handler(None),
-                adopted: &adopted,
-            },
+        // INVARIANT: By the contract, for the time of this call.
+        let child = ChildId {
+            id,
+            adopted: &adopted,
+            _not_send: NotThreadSafe,
+        };
+        context.handler.event(CmEvent::ConnectRequest {
+            child,
             param: PeerParam::of(event),
             private_data: private_data(event),
-        };
-        context.handler.event(&handler(None), request);
+        });
         // Anything but zero has rdma_cm destroy the child.
         return if adopted.get() {
             0
@@ -441,9 +491,7 @@ unsafe extern "C" fn event_handler<C: CmHandler>(
         };
     }
     if let Some(event) = translate(event) {
-        context
-            .handler
-            .event(&handler(Some(&context.connection)), event);
+        context.handler.event(event);
     }
     0
 }
@@ -462,7 +510,9 @@ fn translate(event: &bindings::rdma_cm_event) -> Option<CmEvent<'_>> {
         },
         bindings::rdma_cm_event_type_RDMA_CM_EVENT_CONNECT_ERROR => CmEvent::ConnectError,
         bindings::rdma_cm_event_type_RDMA_CM_EVENT_UNREACHABLE => CmEvent::Unreachable,
-        bindings::rdma_cm_event_type_RDMA_CM_EVENT_REJECTED => CmEvent::Rejected,
+        bindings::rdma_cm_event_type_RDMA_CM_EVENT_REJECTED => CmEvent::Rejected {
+            private_data: private_data(event),
+        },
         bindings::rdma_cm_event_type_RDMA_CM_EVENT_DISCONNECTED => CmEvent::Disconnected,
         bindings::rdma_cm_event_type_RDMA_CM_EVENT_DEVICE_REMOVAL => CmEvent::DeviceRemoval,
         bindings::rdma_cm_event_type_RDMA_CM_EVENT_ADDR_CHANGE => CmEvent::AddrChange,

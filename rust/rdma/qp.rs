@@ -12,8 +12,7 @@ use super::{
     },
     cm::{
         CmHandler,
-        CmId,
-        Handler, //
+        CmId, //
     },
     cq::Cq,
     device::{
@@ -472,36 +471,23 @@ unsafe impl<C: CmHandler, D: Completions> Send for Qp<C, D> {}
 unsafe impl<C: CmHandler, D: Completions> Sync for Qp<C, D> {}
 
 impl<C: CmHandler, D: Completions> Qp<C, D> {
-    /// Makes a QP of up to `caps` in `pd` on `id`, whose running handler is `handler`. Sleeps.
+    /// Makes a QP of up to `caps` in `pd` on `id`. Sleeps.
     ///
-    /// The identifier has to be bound to the device of `pd`, and not connected. On failure it is
-    /// given back, because its own handler must not drop it.
-    pub(crate) fn new(
-        id: CmId<C>,
-        handler: &Handler<'_>,
-        pd: &Arc<Pd>,
-        caps: Caps,
-        completions: D,
-    ) -> Result<Self, (Error, CmId<C>)> {
-        match Self::create(&id, handler, pd, caps, completions) {
-            Ok(shared) => Ok(Self {
-                shared: ManuallyDrop::new(shared),
-                id,
-            }),
-            Err(error) => Err((error, id)),
-        }
+    /// The identifier has to be bound to the device of `pd`, and not connected. On failure it is dropped.
+    pub(crate) fn new(id: CmId<C>, pd: &Arc<Pd>, caps: Caps, completions: D) -> Result<Self> {
+        let shared = Self::create(&id, pd, caps, completions)?;
+        Ok(Self {
+            shared: ManuallyDrop::new(shared),
+            id,
+        })
     }
 
     fn create(
         id: &CmId<C>,
-        handler: &Handler<'_>,
         pd: &Arc<Pd>,
         caps: Caps,
         completions: D,
     ) -> Result<Pin<KBox<Shared<D>>>> {
-        if handler.as_ptr() != id.as_ptr() {
-            return Err(EINVAL);
-        }
         let caps = caps.clamp(pd.device());
         if caps.send_wr == 0 || caps.recv_wr == 0 || caps.recv_sge == 0 {
             return Err(EINVAL);
@@ -528,8 +514,8 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
             ..Default::default()
         };
         // SAFETY: The identifier is live and the domain valid; rdma_cm checks that they are on one
-        // device. This is the identifier's handler, so nothing connects it meanwhile. It has no QP,
-        // because one would own it.
+        // device. It has no QP, because one would own it, and nobody else can connect it. An event of
+        // rdma_cm that looks for the QP meanwhile finds none, or one that is ready.
         to_result(unsafe { bindings::rdma_create_qp(id.as_ptr(), pd.as_ptr(), &mut attr) })?;
         // Until the name is ours it is "rdma_cm"; whoever reads it meanwhile sees one or the other.
         //
@@ -766,7 +752,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
     /// Ends the connection and tells the peer. Sleeps, as [`Self::drain`].
     ///
     /// What is posted afterwards is flushed or refused, and what was posted before may be flushed. Fails with
-    /// `ENOTCONN` before a successful [`Handler::connect`].
+    /// `ENOTCONN` before a successful [`CmId::connect`].
     pub(crate) fn disconnect(&self) -> Result {
         // iWARP disconnects a QP by way of a state for those with nothing left to send. siw never completes what
         // is in its send queue then, if it stopped sending because the TCP connection had ended. On the direct way

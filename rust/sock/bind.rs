@@ -4,21 +4,17 @@
 
 use crate::{
     net::{
-        ops::Name,
-        sock::SockGuard, //
+        namespace::Net,
+        ops::Name, //
     },
     prelude::*,
     rdma::cm::{
-        CmId,
-        Handler, //
+        CmHandler,
+        CmId, //
     },
     sock::{
-        conn::{
-            Id,
-            Link, //
-        },
-        reap,
-        Sdp,
+        conn::Link,
+        listener::Listener,
         Socket,
         State, //
     },
@@ -35,69 +31,56 @@ use core::net::{
 /// that is taken, `EACCES` for a privileged one, `EADDRNOTAVAIL` for an address of no interface
 /// here, `ENODEV` for one of an interface without an RDMA device.
 pub(super) fn bind(sk: &Socket, addr: SocketAddrV4) -> Result {
-    // Dropped after the lock.
-    let (mut failed, mut probe) = (None, None);
-    let mut s = reap::lock_clean(sk);
-    if !matches!(s.state, State::Idle) || s.bound.is_some() {
+    let mut s = sk.lock();
+    if !matches!(s.state(), State::Idle) || s.bound.is_some() {
         return Err(EINVAL);
     }
-    match bind_id(sk, addr, &mut failed) {
-        Ok((id, bound)) => {
-            s.id = Some(id);
+    s.finish_former();
+    match Listener::bound(sk, addr) {
+        Ok((port, bound)) => {
+            s.port = Some(port);
             s.bound = Some(bound);
             Ok(())
         }
         // rdma_cm says so too where the port is taken for any address, or for one of them and any
         // is wanted now. Where another port would do, it is the port.
         Err(e) if e == EADDRNOTAVAIL => {
-            let any_port = SocketAddrV4::new(*addr.ip(), 0);
-            let (id, _) = bind_id(sk, any_port, &mut probe)?;
-            probe.replace(id);
+            let (port, _) = Listener::bound(sk, SocketAddrV4::new(*addr.ip(), 0))?;
+            port.close();
             Err(EADDRINUSE)
         }
         Err(e) => Err(e),
     }
 }
 
-/// A new cm id at `addr`, and the address that it got.
-///
-/// With the socket lock, under which no cm id may be destroyed: one that cannot be bound is left in
-/// `failed`, for the caller to drop without it.
-pub(super) fn bind_id(
-    sk: &Socket,
+/// A new cm id at `addr`, and the address that it got. Sleeps. Fails as [`CmId::bind`] does.
+pub(super) fn bind_id<C: CmHandler>(
+    net: &Net,
+    handler: C,
+    reuse: bool,
     addr: SocketAddrV4,
-    failed: &mut Option<Id>,
-) -> Result<(Id, SocketAddrV4)> {
-    let mut id = new_id(sk)?;
-    match id.bind(&SocketAddr::V4(addr)).and_then(v4) {
-        Ok(bound) => Ok((id, bound)),
-        Err(e) => {
-            *failed = Some(id);
-            Err(e)
-        }
-    }
-}
-
-/// A new cm id of `sk`.
-pub(super) fn new_id(sk: &Socket) -> Result<Id> {
-    let mut id = CmId::new(sk.net(), sk.into())?;
+) -> Result<(CmId<C>, SocketAddrV4)> {
+    let mut id = CmId::new(net, handler)?;
     // That fails for listeners only, which a new one is not.
-    let _ = id.set_reuseaddr(sk.reuse_address());
-    Ok(id)
+    let _ = id.set_reuseaddr(reuse);
+    let bound = v4(id.bind(&SocketAddr::V4(addr))?)?;
+    Ok((id, bound))
 }
 
 /// `getsockname(2)` and `getpeername(2)`.
 pub(super) fn name(sk: &Socket, which: Name) -> Result<SocketAddrV4> {
     let s = sk.lock();
+    let names = s.conn.as_ref().and_then(|conn| conn.names());
     if which == Name::Local {
         let nobody = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-        return Ok(s.local.or(s.bound).unwrap_or(nobody));
+        return Ok(names.map(|names| names.local).or(s.bound).unwrap_or(nobody));
     }
-    let there = match (&s.state, &s.conn) {
-        (State::Connected, Some(conn)) => which == Name::Accepted || conn.link() == Link::Up,
-        _ => false,
-    };
-    s.peer.filter(|_| there).ok_or(ENOTCONN)
+    let up = s.conn.as_ref().is_some_and(|conn| conn.link() == Link::Up);
+    let there = matches!(s.state(), State::Connected) && (which == Name::Accepted || up);
+    names
+        .filter(|_| there)
+        .map(|names| names.peer)
+        .ok_or(ENOTCONN)
 }
 
 /// The address of a connection's end, which is of the family that the socket was given.
@@ -106,11 +89,4 @@ pub(super) fn v4(addr: SocketAddr) -> Result<SocketAddrV4> {
         SocketAddr::V4(addr) => Ok(addr),
         SocketAddr::V6(_) => Err(EAFNOSUPPORT),
     }
-}
-
-/// Takes over the names that rdma_cm has for a connection's ends.
-pub(super) fn set_names(s: &mut SockGuard<'_, Sdp>, handler: &Handler<'_>) -> Result {
-    s.local = Some(v4(handler.local_addr()?)?);
-    s.peer = Some(v4(handler.peer_addr()?)?);
-    Ok(())
 }

@@ -2,27 +2,42 @@
 
 //! One connection: the protocol machine, the QP, and the buffers between them and the user.
 //!
+//! A connection lives by itself. It is there before a child has a socket, and after a socket was
+//! closed; its [`Owner`] is who hears of it. What the CM and the device tell is done by the
+//! connection's own work, which no program can hold up.
+//!
 //! Locks, in the order in which they may be taken:
 //!
-//! 1. the socket's teardown mutex;
-//! 2. the handler mutex of the socket's cm id, in CM events;
-//! 3. `lock_sock()` of the socket;
-//! 4. [`Conn::post`], which keeps messages in the order of their MSeq: who holds it asks the
+//! 1. `lock_sock()` of a socket;
+//! 2. [`Connection::setup`], for what sleeps: set-up and teardown;
+//! 3. the handler mutex of a cm id, in which the CM tells its events;
+//! 4. [`Connection::owner`], held while the owner is told;
+//! 5. the locks of a listener;
+//! 6. [`Connection::post`], which keeps messages in the order of their MSeq: who holds it asks the
 //!    machine for the next message and posts it;
-//! 5. [`Conn::flow`], the machine and what it received; held for a few hundred instructions.
+//! 7. [`Connection::flow`], the machine and what it received; held for a few hundred instructions;
+//! 8. [`Connection::notes`], what the CM told.
 //!
-//! Completions run in softirq and take 4 and 5 only, so they never wait for a user.
+//! Nobody touches a program's memory but under 1 alone. Completions run in softirq and take 4 to 7
+//! only; a handler of the CM takes 4, 5 and 8.
 //!
-//! References: the QP's completions own an `Arc` of the connection and the connection owns the QP;
-//! the sock owns an `Arc` too and the connection a reference of the sock. Both circles end in
-//! [`Conn::tear_down`] and when the socket lets the connection go.
+//! References: the QP's completions own an `Arc` of the connection and the connection owns the QP, and so
+//! it is with its cm id. Both circles end in [`Conn::tear_down`], to which every connection comes that is
+//! not up any more. A connection and the socket that owns it have a reference of each other; that of the
+//! connection ends in [`Conn::detach`], when the socket lets it go.
 
 use crate::{
     net::{
+        namespace::{
+            Net,
+            NetRef, //
+        },
+        sock::Shown,
         spinlock_bh::{
             new_spinlock_bh,
             SpinLockBh, //
-        }, //
+        },
+        work::Work,
     },
     prelude::*,
     proto::{
@@ -49,13 +64,10 @@ use crate::{
         cm::{
             CmId,
             ConnParam,
-            Handler,
             PeerParam, //
         },
-        device::Device,
         pd::Pd,
         qp::{
-            Caps,
             Completions,
             Payload,
             Piece,
@@ -74,6 +86,10 @@ use crate::{
             RETRY_MS, //
         },
         ring::Ring,
+        setup::{
+            Notes,
+            Setup, //
+        },
         stats::{
             self,
             Counter,
@@ -84,10 +100,13 @@ use crate::{
             remote,
             BUFFER_SLOTS, //
         },
+        Options,
         Socket, //
     },
 };
+use core::net::SocketAddrV4;
 use kernel::{
+    new_mutex, new_spinlock,
     page::PAGE_SIZE,
     sync::{
         aref::ARef,
@@ -96,7 +115,8 @@ use kernel::{
             Relaxed, //
         },
         Arc,
-        UniqueArc, //
+        Mutex,
+        SpinLock, //
     },
     time::{
         Instant,
@@ -104,47 +124,91 @@ use kernel::{
     },
 };
 
-/// The cm id of a socket.
-pub(super) type Id = CmId<ARef<Socket>>;
+/// The cm id of a connection.
+pub(super) type Id = CmId<Arc<Conn>>;
 
 /// The QP of a connection, with its cm id.
-pub(super) type Pair = Qp<ARef<Socket>, Arc<Conn>>;
+pub(super) type ConnQp = Qp<Arc<Conn>, Arc<Conn>>;
 
 /// Pages of a send chunk for more than a page, as a power of two: 16 KiB on 4 KiB pages.
 pub(super) const SEND_ORDER: u32 = 2;
 
 /// Requests of the send queue for messages, which are up to two each.
-const SEND_SLOTS: u32 = 6;
+pub(super) const SEND_SLOTS: u32 = 6;
 
 /// Pieces of written data that may wait to be sent; a piece is a chunk, except at the ends.
 const SEND_PIECES: usize = 1024;
 
 /// Buffers for a message's payload, beside that for its header.
-const PAYLOAD_PIECES: u32 = 2;
+pub(super) const PAYLOAD_PIECES: u32 = 2;
 
 /// A peer that is not ready is retried for as long as it lives; credits keep it ready.
 const RNR_RETRY_FOR_EVER: u8 = 7;
 
 /// RDMA Reads at a time each way. Devices set memory aside for what is asked for.
 // CAST: It is 8.
-const READS: u8 = ADVERTS as u8;
+pub(super) const READS: u8 = ADVERTS as u8;
 
 /// The most that the CM knows.
 const RETRIES: u8 = 7;
 
-/// How far the connection below is from its end.
+/// How far the connection below is from its end. It only goes on from one to a later one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub(super) enum Link {
     /// It carries messages, or is being made.
     Up,
-    /// It is to be dropped.
-    Drop,
-    /// The peer was told that it is dropped.
-    Dropped,
-    /// It is gone; what it used can be freed.
-    Gone,
+    /// The peer is to be told that it ends.
+    Disconnect,
+    /// The peer was told, and has not confirmed it.
+    Disconnecting,
+    /// The CM is done with it.
+    Disconnected,
     /// What it used is freed.
-    Over,
+    Closed,
+}
+
+/// What became of the set-up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// It is being set up.
+    SettingUp,
+    /// It is there, or was.
+    Established,
+    /// It was never there.
+    Failed,
+}
+
+/// Who hears of a connection.
+pub(super) enum Owner {
+    /// Nobody: it ends by itself.
+    Nobody,
+    /// The listener that it was made for, and its place there.
+    Listener(Arc<dyn Parent>, Place),
+    /// The socket that has it.
+    Socket(ARef<Socket>),
+}
+
+/// A child's place in the backlog of its listener.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It is a request that waits for a place.
+    Waiting,
+    /// It is being set up.
+    SettingUp,
+    /// It waits for accept.
+    Ready,
+}
+
+/// Who accepts children.
+pub(super) trait Parent: Send + Sync {
+    /// A child is established. False where nobody will accept it.
+    fn ready(&self, child: Arc<Conn>, request: u64) -> bool;
+
+    /// A child that was not established, and had this place, is none any more.
+    fn lost(&self, child: &Conn, place: Place);
+
+    /// `SO_RCVBUF` of the listener, where it was set. Any context.
+    fn set_recv_buffer(&self) -> Option<usize>;
 }
 
 /// What the machine's lock guards.
@@ -153,10 +217,19 @@ pub(super) struct Flow {
     /// Payload that no reader has taken over yet.
     pub(super) rx: Ring<Unread>,
     /// Messages that came before the HelloAck was seen.
-    early: Ring<RecvBuf>,
-    /// The CM said that the connection is established.
-    ready: bool,
+    pub(super) early: Ring<RecvBuf>,
+    pub(super) progress: Progress,
     link: Link,
+    /// The names of its ends, once it is there.
+    pub(super) names: Option<Names>,
+    /// What the socket, or the listener, has set.
+    pub(super) options: Options,
+    /// Whether it is iWARP's.
+    pub(super) iwarp: bool,
+    /// The longest message that is worth larger buffers of the peer's.
+    pub(super) message_size: u32,
+    /// When the timer is to run out, in the machine's time.
+    armed: Option<u64>,
     /// The reason why the connection failed, if it did, was left to the user.
     told: bool,
     /// What went wrong below, where that is known better than as a reset.
@@ -170,9 +243,16 @@ pub(super) struct Flow {
     pub(super) recv: receive::RecvBuffers,
 }
 
+/// The names of a connection's ends.
+#[derive(Clone, Copy)]
+pub(super) struct Names {
+    pub(super) local: SocketAddrV4,
+    pub(super) peer: SocketAddrV4,
+}
+
 /// What the lock that orders messages guards.
 pub(super) struct Post {
-    pub(super) qp: Option<Arc<Pair>>,
+    pub(super) qp: Option<Arc<ConnQp>>,
     /// The send stream from the next message on.
     tx: Ring<Sge>,
     /// The message that goes before any other: the device had no room to map it.
@@ -207,23 +287,30 @@ pub(super) enum Request {
     EndOffer,
 }
 
-/// One connection of a socket.
+/// A connection, with the work that it does by itself.
+pub(super) type Conn = Work<Connection>;
+
+/// What a connection is made of.
 #[pin_data]
-pub(super) struct Conn {
-    pub(super) sk: ARef<Socket>,
-    side: Side,
-    /// Whether it is iWARP's.
-    iwarp: bool,
+pub(super) struct Connection {
+    pub(super) net: NetRef,
+    pub(super) side: Side,
+    /// The number of the request that it came of, at its listener.
+    request: u64,
     made: Instant<Monotonic>,
-    /// The longest message that is worth larger buffers of the peer's.
-    message_size: u32,
     /// What the connection did.
     pub(super) stats: Counters,
-    /// For the socket's work: data came on a connection that the CM takes for unfinished, the RTU
-    /// being late or lost (B-9).
+    /// For the work: data came on a connection that the CM takes for unfinished, the RTU being late or
+    /// lost (B-9).
     came_early: AtomicFlag,
-    /// For the socket's work: the device failed the QP.
+    /// For the work: the device failed the QP.
     fatal: AtomicFlag,
+    #[pin]
+    pub(super) notes: SpinLock<Notes>,
+    #[pin]
+    pub(super) setup: Mutex<Setup>,
+    #[pin]
+    owner: SpinLockBh<Owner>,
     #[pin]
     pub(super) post: SpinLockBh<Post>,
     #[pin]
@@ -231,68 +318,37 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    /// Makes the connection of `sk` on the device of `id`, with its QP.
-    ///
-    /// In a handler of `id`, with the socket locked. What fails gives `id` back, since it cannot
-    /// be destroyed there; for the same reason a connection that was made ends by the socket's
-    /// work alone.
-    pub(super) fn new(
-        sk: &Socket,
-        id: Id,
-        handler: &Handler<'_>,
+    /// A connection of which nothing is set up. May sleep; fails with `ENOMEM`.
+    pub(super) fn unconnected(
+        net: &Net,
         side: Side,
-    ) -> Result<Arc<Self>, (Error, Id)> {
-        let made = handler
-            .device()
-            .and_then(Pd::new)
-            .and_then(|pd| Ok((Self::without_qp(sk, pd.device(), side)?, pd)))
-            .and_then(|(conn, pd)| Ok((conn, pd, UniqueArc::<Pair>::new_uninit(GFP_KERNEL)?)));
-        let (conn, pd, room) = match made {
-            Ok(made) => made,
-            Err(e) => return Err((e, id)),
-        };
-        let limits = conn.flow.lock().recv.limits();
-        let caps = Caps {
-            send_wr: SEND_SLOTS.saturating_add(BUFFER_SLOTS),
-            recv_wr: limits.count.into(),
-            payload_sge: PAYLOAD_PIECES,
-            // CAST: There are a few.
-            recv_sge: limits.pages as u32,
-        };
-        let qp = Qp::new(id, handler, &pd, caps, conn.clone())?;
-        conn.post.lock().qp = Some(room.write(qp).into());
-        Ok(conn)
-    }
-
-    fn without_qp(sk: &Socket, device: &Device, side: Side) -> Result<Arc<Self>> {
-        let limits = Limits::new(sk.net(), device);
-        let recv_size = u32::try_from(PAGE_SIZE)?;
-        // A payload of a full chunk starts and ends inside one: it lies in two of them.
-        let send_size = u32::try_from(PAGE_SIZE << SEND_ORDER)?;
+        owner: Owner,
+        request: u64,
+        options: Options,
+    ) -> Result<Arc<Self>> {
+        // Until the device is known; the machine is made anew then.
         let config = Config {
             side,
-            // CAST: It is 8.
-            max_adverts: ADVERTS as u16,
-            ord: device.max_qp_init_rd_atom().clamp(1, READS).into(),
-            ird: device.max_qp_rd_atom().clamp(1, READS).into(),
-            recv_size,
+            max_adverts: 1,
+            ord: 1,
+            ird: 1,
+            recv_size: u32::try_from(PAGE_SIZE)?,
             recv_depth: receive::FIRST,
-            send_size,
-            desired_remote: limits.size(),
+            send_size: u32::try_from(PAGE_SIZE)?,
+            desired_remote: 0,
         };
-        let mut machine = Machine::new(config).map_err(|_| EINVAL)?;
-        machine.set_resizable(true);
-        let iwarp = device.is_iwarp();
-        if iwarp {
-            machine.set_initiator_first();
-        }
         let flow = Flow {
-            machine,
-            rx: Ring::new(receive::FIRST.into())?,
-            early: Ring::new(receive::FIRST.into())?,
-            recv: receive::RecvBuffers::new(limits),
-            ready: false,
+            machine: Machine::new(config).map_err(|_| EINVAL)?,
+            rx: Ring::empty(),
+            early: Ring::empty(),
+            recv: receive::RecvBuffers::new(Limits::NONE),
+            progress: Progress::SettingUp,
             link: Link::Up,
+            names: None,
+            options,
+            iwarp: false,
+            message_size: 0,
+            armed: None,
             told: false,
             cause: None,
             offering: false,
@@ -305,42 +361,153 @@ impl Conn {
             messages: 0,
             buffers: Buffers::default(),
         };
-        Arc::pin_init(
-            pin_init!(Self {
-                sk: sk.into(),
-                side,
-                iwarp,
-                made: Instant::now(),
-                message_size: limits.size().min(send_size),
-                stats: Counters::new(),
-                came_early: AtomicFlag::new(false),
-                fatal: AtomicFlag::new(false),
-                post <- new_spinlock_bh!(post, "sdp::Conn::post"),
-                flow <- new_spinlock_bh!(flow, "sdp::Conn::flow"),
-            }),
-            GFP_KERNEL,
-        )
+        Work::new(pin_init!(Connection {
+            net: net.into(),
+            side,
+            request,
+            made: Instant::now(),
+            stats: Counters::new(),
+            came_early: AtomicFlag::new(false),
+            fatal: AtomicFlag::new(false),
+            notes <- new_spinlock!(Notes::default(), "sdp::Connection::notes"),
+            setup <- new_mutex!(Setup::default(), "sdp::Connection::setup"),
+            owner <- new_spinlock_bh!(owner, "sdp::Connection::owner"),
+            post <- new_spinlock_bh!(post, "sdp::Connection::post"),
+            flow <- new_spinlock_bh!(flow, "sdp::Connection::flow"),
+        }))
+    }
+
+    /// Runs `f` on the socket that has the connection, if there is one. Any context, without the locks of
+    /// this file but the first two.
+    pub(super) fn with_socket(&self, f: impl FnOnce(&Socket)) {
+        if let Owner::Socket(sk) = &*self.owner.lock() {
+            f(sk);
+        }
+    }
+
+    /// The bytes that receive buffers may take: `SO_RCVBUF` where it was set. Any context.
+    pub(super) fn recv_limit(&self) -> usize {
+        let set = match &*self.owner.lock() {
+            Owner::Socket(sk) => sk.set_recv_buffer(),
+            Owner::Listener(parent, _) => parent.set_recv_buffer(),
+            Owner::Nobody => None,
+        };
+        set.unwrap_or(usize::MAX)
+    }
+
+    /// Gives the connection to a socket, with the failure that it may have had by now.
+    pub(super) fn attach(&self, sk: &Socket) {
+        // Dropped after the lock.
+        let _former = core::mem::replace(&mut *self.owner.lock(), Owner::Socket(sk.into()));
+        self.tell_failure();
+    }
+
+    /// The socket lets the connection go.
+    pub(super) fn detach(&self) {
+        let owner = core::mem::replace(&mut *self.owner.lock(), Owner::Nobody);
+        drop(owner);
+    }
+
+    /// A request that waited has got its place: it may be set up. False where it has ended.
+    pub(super) fn admit(&self) -> bool {
+        let admitted = match &mut *self.owner.lock() {
+            Owner::Listener(_, place) => {
+                *place = Place::SettingUp;
+                true
+            }
+            Owner::Nobody | Owner::Socket(_) => false,
+        };
+        if admitted {
+            self.queue();
+        }
+        admitted
+    }
+
+    /// Whether it waits for a place in its listener's backlog.
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(&*self.owner.lock(), Owner::Listener(_, Place::Waiting))
+    }
+
+    /// A child is established, and goes to its listener's queue.
+    pub(super) fn hand_in(&self) {
+        let parent = match &mut *self.owner.lock() {
+            Owner::Listener(parent, place) => {
+                *place = Place::Ready;
+                parent.clone()
+            }
+            Owner::Nobody | Owner::Socket(_) => return,
+        };
+        if !parent.ready(self.arc(), self.request) {
+            self.abandon();
+        }
+    }
+
+    /// A child that was not established gives its place to another. Without the locks below.
+    pub(super) fn leave_listener(&self) {
+        let (parent, place) = {
+            let mut owner = self.owner.lock();
+            match core::mem::replace(&mut *owner, Owner::Nobody) {
+                Owner::Listener(parent, place) if place != Place::Ready => (parent, place),
+                other => {
+                    *owner = other;
+                    return;
+                }
+            }
+        };
+        parent.lost(self, place);
+    }
+
+    /// Ends a connection that no program has, or will get.
+    pub(super) fn abandon(&self) {
+        self.detach();
+        self.with(Machine::abort);
+        // A connection that was never made has nobody to be told of its end.
+        self.set_link(match self.progress() {
+            Progress::Established => Link::Disconnect,
+            Progress::SettingUp | Progress::Failed => Link::Disconnected,
+        });
+        self.queue();
+    }
+
+    /// What became of the set-up.
+    pub(super) fn progress(&self) -> Progress {
+        self.flow.lock().progress
+    }
+
+    /// The names of the connection's ends, if it was ever there.
+    pub(super) fn names(&self) -> Option<Names> {
+        self.flow.lock().names
+    }
+
+    /// Has the machine go by these options.
+    pub(super) fn set_options(&self, options: Options) {
+        {
+            let mut flow = self.flow.lock();
+            flow.options = options;
+            options.apply(&mut flow.machine);
+        }
+        self.kick();
     }
 
     /// Whether a connect that was begun keeps the cm id until the peer has answered, or TCP has
     /// given it up.
     pub(super) fn awaits_answer(&self) -> bool {
-        self.iwarp
+        self.flow.lock().iwarp
     }
 
     /// What to tell of a failure that the device gives no reason for. An iWARP device says no more
     /// when it loses its TCP connection.
     fn lost(&self) -> Error {
-        if self.iwarp {
+        if self.flow.lock().iwarp {
             ECONNRESET
         } else {
             EIO
         }
     }
 
-    /// The QP, to sleep with. Only where [`Conn::tear_down`] cannot run meanwhile, since the last
-    /// reference must go there: in the work itself, and in the handler that makes the connection.
-    fn qp(&self) -> Option<Arc<Pair>> {
+    /// The QP, to sleep with. Only under [`Connection::setup`], since the last reference must go in
+    /// [`Conn::tear_down`].
+    pub(super) fn qp(&self) -> Option<Arc<ConnQp>> {
         self.post.lock().qp.clone()
     }
 
@@ -372,7 +539,7 @@ impl Conn {
     /// Counts what happened, for the connection and for its namespace. Any context.
     pub(super) fn count(&self, counter: Counter, n: u64) {
         self.stats.add(counter, n);
-        stats::of(self.sk.net()).add(counter, n);
+        stats::of(&self.net).add(counter, n);
     }
 
     /// Runs `f` on the machine, and then does what the machine wants done.
@@ -385,7 +552,7 @@ impl Conn {
     }
 
     /// The time as the machine wants it, in nanoseconds.
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         u64::try_from(self.made.elapsed().as_nanos()).unwrap_or(0)
     }
 
@@ -425,7 +592,7 @@ impl Conn {
                 Ok(payload) => Some(payload),
                 Err(e) if e == ENOMEM => {
                     post.waiting = Some(next);
-                    self.sk.arm_timer(RETRY_MS);
+                    self.work_in(RETRY_MS);
                     break;
                 }
                 Err(e) => return Err(e),
@@ -492,7 +659,6 @@ impl Conn {
         if events.is_empty() {
             return;
         }
-        let sk = &*self.sk;
         if events.contains(Events::FINISHED) {
             self.settle();
         }
@@ -500,37 +666,45 @@ impl Conn {
             self.resize_wished();
         }
         if events.contains(Events::DISCONNECT) {
-            self.set_link(Link::Drop);
+            self.set_link(Link::Disconnect);
         }
         if events.contains(Events::ABORTED) {
             // What fails before the connection is established is told with that.
-            if self.is_ready() {
+            if self.progress() == Progress::Established {
                 self.tell_failure();
             }
         }
-        if events.contains(Events::READABLE) {
-            sk.data_ready();
-        }
-        if events.contains(Events::WRITABLE) && self.writable(sk) {
-            sk.write_space();
-        }
-        for event in [
-            Events::PEER_CLOSED,
-            Events::SENT_ALL,
-            Events::ABORTED,
-            Events::CLOSED,
-        ] {
-            if events.contains(event) {
-                sk.state_change();
-                break;
+        self.with_socket(|sk| {
+            if events.contains(Events::READABLE) {
+                sk.data_ready();
             }
-        }
+            if events.contains(Events::WRITABLE) && self.writable(sk) {
+                sk.write_space();
+            }
+            for event in [
+                Events::PEER_CLOSED,
+                Events::SENT_ALL,
+                Events::ABORTED,
+                Events::CLOSED,
+            ] {
+                if events.contains(event) {
+                    sk.state_change();
+                    break;
+                }
+            }
+        });
     }
 
-    /// Leaves the reason why the connection failed, if it did, to the user's next call.
+    /// Leaves the reason why the connection failed, if it did, to the next call of its socket. Who
+    /// accepts it later is told then.
     fn tell_failure(&self) {
+        let owner = self.owner.lock();
+        let Owner::Socket(sk) = &*owner else { return };
         let (reason, cause) = {
             let flow = self.flow.lock();
+            if flow.told {
+                return;
+            }
             (flow.machine.aborted(), flow.cause)
         };
         let errno = match reason {
@@ -543,7 +717,7 @@ impl Conn {
             Some(_) => Some(cause.unwrap_or(ECONNRESET)),
         };
         if let Some(errno) = errno {
-            self.sk.fail(errno);
+            sk.fail(errno);
         }
         self.flow.lock().told = true;
     }
@@ -597,36 +771,61 @@ impl Conn {
             }
         }
         let now = self.now();
-        self.with(|m| {
+        {
+            let flow = &mut *self.flow.lock();
+            let m = &mut flow.machine;
             m.set_now(now);
             m.write(len);
             // Where more than one message is full, larger ones are better.
-            if m.unsent() > m.peer_recv_size() as usize && m.peer_recv_size() < self.message_size {
-                m.ask_resize(self.message_size);
+            if m.unsent() > m.peer_recv_size() as usize && m.peer_recv_size() < flow.message_size {
+                m.ask_resize(flow.message_size);
             }
-        });
+        }
+        self.kick();
         Ok(())
     }
 
     /// Has what is held back for more bytes sent in time (`TCP_CORK`, `MSG_MORE`), and what else the machine
-    /// wants to do later; and what could not be mapped tried again.
+    /// wants to do later. Any context.
     pub(super) fn arm_held(&self) {
-        let deadline = self.look(Machine::deadline).map(|at| {
-            let ms = at.saturating_sub(self.now()).div_ceil(1_000_000);
-            u32::try_from(ms).unwrap_or(u32::MAX)
-        });
-        let waits = self.post.lock().waiting.is_some();
-        let retry = waits.then_some(RETRY_MS);
-        if let Some(ms) = [deadline, retry].into_iter().flatten().min() {
-            self.sk.arm_timer(ms);
+        if let Some(at) = self.look(Machine::deadline) {
+            self.work_at(at);
         }
     }
 
-    /// The socket's work: takes in what the device told, lets buffers go, and sends what was held
-    /// back too long.
-    pub(super) fn work(&self) {
+    /// Has the work run in so many milliseconds, or before. Any context.
+    pub(super) fn work_in(&self, ms: u32) {
+        self.work_at(
+            self.now()
+                .saturating_add(u64::from(ms).saturating_mul(1_000_000)),
+        );
+    }
+
+    /// Has the work run at a time of [`Self::now`], or before. Any context.
+    pub(super) fn work_at(&self, at: u64) {
+        let mut flow = self.flow.lock();
+        if flow.armed.is_none_or(|armed| at < armed) {
+            flow.armed = Some(at);
+            let ms = at.saturating_sub(self.now()).div_ceil(1_000_000);
+            // Under the lock, so that the timer is what `armed` says.
+            self.queue_in(u32::try_from(ms).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// In the work, before it looks what there is to do: who still wants a timer arms it again.
+    pub(super) fn begin_work(&self) {
+        let mut flow = self.flow.lock();
+        if flow.link != Link::Closed {
+            flow.armed = None;
+        }
+    }
+
+    /// In the work: takes in what the device told, lets buffers go, and sends what was held back too
+    /// long. Under [`Connection::setup`].
+    pub(super) fn serve(&self) {
         self.collect();
-        if self.came_early.load(Relaxed) && self.side == Side::Accepting && !self.is_ready() {
+        let unfinished = self.progress() != Progress::Established;
+        if self.came_early.load(Relaxed) && self.side == Side::Accepting && unfinished {
             if let Some(qp) = self.qp() {
                 // If the CM cannot take it now, the RTU or the next message says it again.
                 let _ = qp.id().notify_established();
@@ -703,7 +902,7 @@ impl Conn {
             flow.machine.set_now(now);
             let result = flow.machine.hello_ack_received(private_data);
             if result.is_ok() {
-                flow.ready = true;
+                flow.progress = Progress::Established;
                 core::mem::swap(&mut recycle, &mut flow.early);
                 // Taken in under the lock, so that none that comes now can overtake.
                 for _ in 0..recycle.len() {
@@ -726,14 +925,24 @@ impl Conn {
 
     /// The passive side's connection is there, though what came early may have ended it by now.
     pub(super) fn established(&self) {
-        self.flow.lock().ready = true;
+        self.flow.lock().progress = Progress::Established;
         self.with(Machine::established);
-        self.tell_failure();
     }
 
-    /// Whether the CM said that the connection is there.
-    pub(super) fn is_ready(&self) -> bool {
-        self.flow.lock().ready
+    /// The connection cannot be made: `e` is connect's to tell. Any context.
+    pub(super) fn fail_setup(&self, e: Error) {
+        {
+            let mut flow = self.flow.lock();
+            if flow.progress != Progress::SettingUp {
+                return;
+            }
+            flow.progress = Progress::Failed;
+        }
+        self.with_socket(|sk| {
+            sk.show(Shown::Close);
+            sk.fail(e);
+            sk.state_change();
+        });
     }
 
     /// The fabric failed the connection: no message goes through any more. Any context.
@@ -744,7 +953,7 @@ impl Conn {
             flow.machine.disconnected();
             flow.machine.take_events()
         };
-        self.set_link(Link::Drop);
+        self.set_link(Link::Disconnect);
         self.dispatch(events);
     }
 
@@ -763,7 +972,7 @@ impl Conn {
         self.flow.lock().link
     }
 
-    /// Brings the connection nearer to its end, and has the socket's work see to it. Any context.
+    /// Brings the connection nearer to its end, and has the work see to it. Any context.
     pub(super) fn set_link(&self, link: Link) {
         {
             let mut flow = self.flow.lock();
@@ -772,25 +981,35 @@ impl Conn {
             }
             flow.link = link;
         }
-        self.sk.queue_work();
+        self.queue();
     }
 
-    /// Tells the peer that the connection is dropped. The CM's answer, or its silence, comes as an
-    /// event. Sleeps; only in the socket's work.
+    /// Tells the peer that the connection ends. The CM's answer, or its silence, comes as an event. Sleeps;
+    /// under [`Connection::setup`].
     pub(super) fn disconnect(&self) -> Result {
         self.qp().ok_or(ENOTCONN)?.disconnect()
     }
 
-    /// Ends the connection below: when this returns no completion and no CM event comes any more,
-    /// and the device is free of it. What was received stays readable.
-    ///
-    /// Sleeps; only in the socket's work or under its teardown mutex, without the socket lock.
-    pub(super) fn tear_down(&self) {
+    /// Destroys the QP, with the cm id: when this returns no completion comes any more. Sleeps; under
+    /// [`Connection::setup`].
+    pub(super) fn destroy_qp(&self) {
         // Let go last: what is freed under the lock below must not be the last to hold the domain.
         let _pd = self.pd();
         let qp = self.post.lock().qp.take();
         // The completions that this flushes take in what came before the end.
         drop(qp);
+        let mut early = Ring::empty();
+        core::mem::swap(&mut early, &mut self.flow.lock().early);
+    }
+
+    /// Ends the connection below: when this returns no completion and no CM event comes any more,
+    /// and the device is free of it. What was received stays readable.
+    ///
+    /// Sleeps; under [`Connection::setup`], which `setup` is.
+    pub(super) fn tear_down(&self, setup: &mut Setup) {
+        let _pd = self.pd();
+        self.destroy_qp();
+        setup.end(&self.notes);
         self.flow.lock().machine.disconnected();
         self.settle();
         let unsent = {
@@ -805,8 +1024,10 @@ impl Conn {
         self.collect();
         let events = {
             let mut flow = self.flow.lock();
-            flow.early = Ring::empty();
-            flow.link = Link::Over;
+            flow.link = Link::Closed;
+            // Nothing is earlier.
+            flow.armed = Some(0);
+            self.cancel_later();
             flow.machine.disconnected();
             flow.machine.take_events()
         };
@@ -814,15 +1035,16 @@ impl Conn {
         if events.contains(Events::ABORTED) {
             self.dispatch(events);
         }
+        self.leave_listener();
         // A close that lingers waits for bytes which the peer had no use for, and a call for its
         // buffers.
-        self.sk.wake_all();
+        self.with_socket(|sk| sk.wake_all());
     }
 }
 
 impl Post {
     /// Posts a request to the QP. `ENOTCONN` where there is none any more.
-    pub(super) fn request(&mut self, post: impl FnOnce(&Pair) -> Result) -> Result {
+    pub(super) fn request(&mut self, post: impl FnOnce(&ConnQp) -> Result) -> Result {
         post(self.qp.as_ref().ok_or(ENOTCONN)?)
     }
 }
@@ -879,7 +1101,7 @@ impl Completions for Arc<Conn> {
         let (recycle, early) = {
             let mut flow = self.flow.lock();
             flow.buffer_used();
-            if flow.ready {
+            if flow.progress == Progress::Established {
                 (flow.take(buf), false)
             } else if self.side == Side::Connecting {
                 (flow.early.push(buf).err(), false)
@@ -908,11 +1130,11 @@ impl Completions for Arc<Conn> {
 }
 
 impl Conn {
-    /// Leaves a note to the socket's work. Any context: that of a device's event may have interrupts
+    /// Leaves a note to the work. Any context: that of a device's event may have interrupts
     /// off, where none of the locks can be taken, and in softirq none of the CM's can.
     fn note(&self, what: &AtomicFlag) {
         what.store(true, Relaxed);
-        self.sk.queue_work();
+        self.queue();
     }
 
     fn failed(&self, status: WcStatus) {

@@ -29,13 +29,13 @@ pub(super) fn set(sk: &Socket, level: c_int, name: c_int, value: c_int) -> Resul
     let on = value != 0;
     let mut s = sk.lock();
     match (level, name) {
-        (IPPROTO_TCP, TCP_NODELAY) => s.nodelay = on,
-        (IPPROTO_TCP, TCP_CORK) => s.cork = on,
+        (IPPROTO_TCP, TCP_NODELAY) => s.options.nodelay = on,
+        (IPPROTO_TCP, TCP_CORK) => s.options.cork = on,
         (IPPROTO_TCP, SDP_ZCOPY_THRESH) => {
-            s.zcopy_threshold = settings::check_zcopy_threshold(value)?;
+            s.options.zcopy_threshold = settings::check_zcopy_threshold(value)?;
         }
         (IPPROTO_TCP, SDP_ZCOPY_RETRY) => {
-            s.zcopy_retry = match value {
+            s.options.zcopy_retry = match value {
                 0 if s.kept_send.is_some() || s.kept_recv.is_some() => return Err(EBUSY),
                 0 => false,
                 1 => true,
@@ -45,7 +45,10 @@ pub(super) fn set(sk: &Socket, level: c_int, name: c_int, value: c_int) -> Resul
         _ => return Err(ENOPROTOOPT),
     }
     if let Some(conn) = &s.conn {
-        s.tell(conn);
+        conn.set_options(s.options);
+    }
+    if let Some(port) = &s.port {
+        port.set_options(s.options);
     }
     Ok(())
 }
@@ -54,10 +57,10 @@ pub(super) fn set(sk: &Socket, level: c_int, name: c_int, value: c_int) -> Resul
 pub(super) fn get(sk: &Socket, level: c_int, name: c_int, to: OptionRoom) -> Result {
     let s = sk.lock();
     let value: c_int = match (level, name) {
-        (IPPROTO_TCP, TCP_NODELAY) => s.nodelay.into(),
-        (IPPROTO_TCP, TCP_CORK) => s.cork.into(),
-        (IPPROTO_TCP, SDP_ZCOPY_THRESH) => c_int::try_from(s.zcopy_threshold)?,
-        (IPPROTO_TCP, SDP_ZCOPY_RETRY) => s.zcopy_retry.into(),
+        (IPPROTO_TCP, TCP_NODELAY) => s.options.nodelay.into(),
+        (IPPROTO_TCP, TCP_CORK) => s.options.cork.into(),
+        (IPPROTO_TCP, SDP_ZCOPY_THRESH) => c_int::try_from(s.options.zcopy_threshold)?,
+        (IPPROTO_TCP, SDP_ZCOPY_RETRY) => s.options.zcopy_retry.into(),
         (IPPROTO_TCP, SDP_STATS) => {
             let conn = s.conn.clone();
             drop(s);
@@ -76,7 +79,7 @@ pub(super) fn get(sk: &Socket, level: c_int, name: c_int, to: OptionRoom) -> Res
 pub(super) fn ioctl(sk: &Socket, cmd: u32) -> Result<c_int> {
     let mut s = sk.lock();
     let bytes = match cmd {
-        SIOCINQ | SIOCOUTQ if matches!(s.state, State::Listening(_)) => return Err(EINVAL),
+        SIOCINQ | SIOCOUTQ if matches!(s.state(), State::Listening) => return Err(EINVAL),
         SIOCINQ => recv::unread(&mut s),
         SIOCOUTQ => s.conn.as_ref().map_or(0, |conn| conn.queued()),
         _ => return Err(ENOIOCTLCMD),

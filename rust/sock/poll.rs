@@ -31,9 +31,9 @@ pub(super) fn poll(sk: &Socket) -> u32 {
     } else {
         0
     };
-    match (&s.state, &s.conn) {
-        (State::Listening(backlog), _) => {
-            if !backlog.is_empty() {
+    match (s.state(), &s.conn) {
+        (State::Listening, _) => {
+            if s.port.as_ref().is_some_and(|port| port.has_ready()) {
                 events |= IN | RDNORM;
             }
         }

@@ -95,6 +95,9 @@ pub(super) struct Limits {
 }
 
 impl Limits {
+    /// Before the device is known.
+    pub(super) const NONE: Self = Self { count: 0, pages: 0 };
+
     /// Those of `net`, as far as `device` can do it.
     pub(super) fn new(net: &Net, device: &Device) -> Self {
         let count = settings::recv_buffers(net).min(device.max_qp_wr().saturating_sub(1));
@@ -275,7 +278,7 @@ impl Conn {
                 Ok(true) => {}
                 // The QP takes no more.
                 Ok(false) => return,
-                Err(_) => return self.sk.arm_timer(RETRY_MS),
+                Err(_) => return self.work_in(RETRY_MS),
             }
         }
     }
@@ -364,7 +367,7 @@ impl Conn {
         }
     }
 
-    /// Has more buffers made, or missing ones, by the socket's work. Any context.
+    /// Has more buffers made, or missing ones, by the work. Any context.
     pub(super) fn want_buffers(&self) {
         let limit = self.recv_limit();
         let lacks = {
@@ -375,7 +378,7 @@ impl Conn {
             flow.recv.lacks()
         };
         if lacks {
-            self.sk.queue_work();
+            self.queue();
         }
     }
 
@@ -386,13 +389,8 @@ impl Conn {
         self.kick();
     }
 
-    /// The bytes that receive buffers may take: `SO_RCVBUF` where it was set.
-    fn recv_limit(&self) -> usize {
-        self.sk.set_recv_buffer().unwrap_or(usize::MAX)
-    }
-
     /// Posts the buffer of payload that was read, which gives the peer credit. Sleeps.
-    pub(super) fn finish(&self, unread: Unread) {
+    pub(super) fn finish_unread(&self, unread: Unread) {
         self.recycle(unread.buf);
         self.fill();
         self.kick();

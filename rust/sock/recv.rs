@@ -69,9 +69,9 @@ pub(super) fn recvmsg(sk: &Socket, msg: RecvMsg<'_>) -> Result<usize> {
     let mut timeout = sk.recv_timeout(msg.nonblock());
     let target = sk.recv_target(msg.flags & flags::WAITALL != 0, msg.data.len());
     let mut s = sk.lock();
-    s.wait(&mut timeout, |s| !matches!(s.state, State::Connecting))
+    s.wait(&mut timeout, |s| !matches!(s.state(), State::Connecting))
         .map_err(|woken| timeout.error(woken))?;
-    let conn = match (&s.state, &s.conn) {
+    let conn = match (s.state(), &s.conn) {
         (State::Connected, Some(conn)) => conn.clone(),
         _ => {
             sk.take_error()?;
@@ -171,7 +171,7 @@ impl Receiving<'_, '_, '_> {
             // What stands before it was read, or looked at.
             let is_next = next.is_some_and(|next| before(self.s, next) <= self.peeked);
             if is_next && !self.msg.data.is_empty() && self.s.advertised() > 0 {
-                if !self.may_sleep && self.s.zcopy_retry && self.copied > 0 {
+                if !self.may_sleep && self.s.options.zcopy_retry && self.copied > 0 {
                     // The program leaves its memory alone after EAGAIN only.
                     return Ok(());
                 }
@@ -225,7 +225,7 @@ impl Receiving<'_, '_, '_> {
     /// read, what came before came without a copy, and it need not be filled (B-46).
     fn may_offer(&mut self) -> bool {
         // CAST: `usize` has at least 32 bits.
-        let threshold = self.s.zcopy_threshold as usize;
+        let threshold = self.s.options.zcopy_threshold as usize;
         let partial = flags::PEEK | flags::TRUNC | flags::WAITALL;
         self.s.lends
             && threshold > 0
@@ -242,7 +242,7 @@ impl Receiving<'_, '_, '_> {
     fn offer(&mut self) -> Result<bool> {
         let (conn, target) = (self.conn, self.target);
         // CAST: `usize` has at least 32 bits.
-        let least = self.s.zcopy_threshold as usize;
+        let least = self.s.options.zcopy_threshold as usize;
         let room = pages::dest_extent(self.msg.data);
         let mut size = conn.offer_size(room, least);
         let Ok(mut parts) = KVec::with_capacity(BUFFERS, GFP_KERNEL) else {
@@ -361,11 +361,12 @@ impl Receiving<'_, '_, '_> {
         let advertised = self.s.advertised();
         let room = pages::dest_extent(self.msg.data).min(advertised);
         // CAST: `usize` has at least 32 bits.
-        let threshold = self.s.zcopy_threshold as usize;
+        let threshold = self.s.options.zcopy_threshold as usize;
         let wanted = threshold > 0
             && (room >= threshold || room == advertised)
             && self.msg.flags & (flags::PEEK | flags::TRUNC) == 0
-            && (self.may_sleep || (self.s.zcopy_retry && pages::dest_address(self.msg.data) != 0));
+            && (self.may_sleep
+                || (self.s.options.zcopy_retry && pages::dest_address(self.msg.data) != 0));
         if !wanted {
             self.conn.decline();
             return Ok(false);
@@ -582,7 +583,7 @@ impl Locked {
         front.advance(n);
         if front.is_empty() {
             if let Some(read) = self.rx.pop() {
-                conn.finish(read);
+                conn.finish_unread(read);
             }
         }
     }

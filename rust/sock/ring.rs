@@ -94,6 +94,21 @@ impl<T> Ring<T> {
         Ok(())
     }
 
+    /// Takes out the first element that is `wanted`.
+    pub(super) fn remove(&mut self, wanted: impl Fn(&T) -> bool) -> Option<T> {
+        let mut found = None;
+        for _ in 0..self.len {
+            let element = self.pop()?;
+            if found.is_none() && wanted(&element) {
+                found = Some(element);
+            } else {
+                // The place of the one that was taken is free.
+                let _ = self.push(element);
+            }
+        }
+        found
+    }
+
     /// Takes the first element.
     pub(super) fn pop(&mut self) -> Option<T> {
         let element = self.slots.get_mut(self.head)?.take()?;

@@ -77,10 +77,10 @@ pub(super) fn sendmsg(sk: &Socket, msg: SendMsg<'_>) -> Result<usize> {
     let mut timeout = sk.send_timeout(msg.nonblock());
     let mut s = sk.lock();
     let turn = s.wait(&mut timeout, |s| {
-        !matches!(s.state, State::Connecting) && s.send_turn.ask()
+        !matches!(s.state(), State::Connecting) && s.send_turn.ask()
     });
     turn.map_err(|woken| timeout.error(woken))?;
-    let conn = match (&s.state, &s.conn) {
+    let conn = match (s.state(), &s.conn) {
         (State::Connected, Some(conn)) => conn.clone(),
         _ => return Err(EPIPE),
     };
@@ -151,7 +151,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         timeout: Timeout,
     ) -> Self {
         // CAST: `usize` has at least 32 bits.
-        let threshold = s.zcopy_threshold as usize;
+        let threshold = s.options.zcopy_threshold as usize;
         let beyond = msg.flags & (flags::SPLICE_PAGES | flags::ZEROCOPY) != 0;
         let lending = match threshold {
             0 => Lending::No,
@@ -188,7 +188,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
     fn own(s: &Locked, timeout: Timeout, addr: usize) -> Lending {
         match timeout.is_zero() {
             false => Lending::Call,
-            true if s.zcopy_retry && addr != 0 => Lending::Retry,
+            true if s.options.zcopy_retry && addr != 0 => Lending::Retry,
             true => Lending::No,
         }
     }

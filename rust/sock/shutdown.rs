@@ -11,7 +11,6 @@ use crate::{
     proto::Machine,
     sock::{
         conn::Link,
-        connect,
         recv,
         ring::Ring,
         send,
@@ -24,17 +23,18 @@ use crate::{
 /// `shutdown(2)`, with what TCP makes of it in each state.
 pub(super) fn shutdown(sk: &Socket, read: bool, write: bool) -> Result {
     let mut s = sk.lock();
-    match &s.state {
-        State::Idle | State::Failed => Err(ENOTCONN),
+    match s.state() {
+        State::Idle | State::Failed => return Err(ENOTCONN),
         State::Connecting => {
-            connect::failed(sk, &mut s, ECONNRESET);
-            Ok(())
-        }
-        State::Listening(_) => {
-            if read {
-                stop_listening(sk, s);
+            if let Some(conn) = &s.conn {
+                conn.fail_setup(ECONNRESET);
+                conn.set_link(Link::Disconnected);
             }
-            Ok(())
+        }
+        State::Listening => {
+            if read {
+                stop_listening(&mut s);
+            }
         }
         State::Connected => {
             let conn = s.conn.clone().ok_or(ENOTCONN)?;
@@ -47,49 +47,45 @@ pub(super) fn shutdown(sk: &Socket, read: bool, write: bool) -> Result {
             }
             s.recv_shut |= read;
             sk.state_change();
-            Ok(())
         }
     }
+    Ok(())
+}
+
+/// Frees the port, and ends what waited to be accepted.
+fn stop_listening(s: &mut SockGuard<'_, Sdp>) {
+    if let Some(port) = s.port.take() {
+        port.close();
+    }
+    s.sock().show(Shown::Close);
+    s.sock().state_change();
 }
 
 /// `connect(2)` to no address: what was connected, connecting or listening is no more.
 pub(super) fn disconnect(sk: &Socket) {
     let mut s = sk.lock();
-    match &s.state {
+    match s.state() {
         State::Idle => {}
-        State::Failed => s.state = State::Idle,
+        State::Failed => s.forget_failed(),
         State::Connecting => {
-            connect::failed(sk, &mut s, ECONNRESET);
-            s.state = State::Idle;
+            if let Some(conn) = &s.conn {
+                conn.fail_setup(ECONNRESET);
+            }
+            s.forget_failed();
         }
-        State::Listening(_) => stop_listening(sk, s),
+        State::Listening => stop_listening(&mut s),
         State::Connected => {
-            s.state = State::Idle;
             if let Some(conn) = s.conn.clone() {
                 send::give_up_kept(&mut s, &conn);
                 recv::give_up_kept(&mut s, &conn);
                 conn.with(Machine::abort);
-                conn.set_link(Link::Drop);
+                s.let_go(Link::Disconnect);
             }
-            s.local = None;
-            s.peer = None;
             s.rx = Ring::empty();
+            s.tx = None;
             s.recv_shut = false;
             sk.show(Shown::Close);
             sk.state_change();
         }
-    }
-}
-
-/// Frees the port of a socket without a connection, and ends what waited to be accepted.
-pub(super) fn stop_listening(sk: &Socket, mut s: SockGuard<'_, Sdp>) {
-    let was = core::mem::replace(&mut s.state, State::Idle);
-    s.bury();
-    sk.show(Shown::Close);
-    sk.queue_work();
-    sk.state_change();
-    drop(s);
-    if let State::Listening(backlog) = was {
-        backlog.abandon();
     }
 }

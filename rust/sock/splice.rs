@@ -29,9 +29,9 @@ pub(super) fn splice_read(
 ) -> Result<usize> {
     let mut timeout = sk.recv_timeout(nonblock);
     let mut s = sk.lock();
-    s.wait(&mut timeout, |s| !matches!(s.state, State::Connecting))
+    s.wait(&mut timeout, |s| !matches!(s.state(), State::Connecting))
         .map_err(|woken| timeout.error(woken))?;
-    let conn = match (&s.state, &s.conn) {
+    let conn = match (s.state(), &s.conn) {
         (State::Connected, Some(conn)) => conn.clone(),
         _ => {
             sk.take_error()?;
@@ -123,7 +123,7 @@ fn give(s: &mut Locked, conn: &Conn, pipe: &mut Pipe<'_>, max: usize) -> Result<
 /// No more comes for what `MSG_MORE` held back: a file that is sent ended early.
 pub(super) fn splice_eof(sk: &Socket) {
     let s = sk.lock();
-    if let (State::Connected, Some(conn)) = (&s.state, &s.conn) {
+    if let (State::Connected, Some(conn)) = (s.state(), &s.conn) {
         conn.with(Machine::push);
     }
 }

@@ -160,17 +160,19 @@ impl Conn {
             any = true;
         }
         if any {
-            self.sk.wake_all();
-            if self.writable(&self.sk) {
-                self.sk.write_space();
-            }
+            self.with_socket(|sk| {
+                sk.wake_all();
+                if self.writable(sk) {
+                    sk.write_space();
+                }
+            });
         }
     }
 
     /// Nobody waits for the buffers of the last call any more: they are let go like any other.
     pub(super) fn disown_call(&self) {
         self.post.lock().buffers.disown_call();
-        self.sk.queue_work();
+        self.queue();
     }
 
     /// Lets one buffer's memory go. Sleeps.
@@ -396,7 +398,7 @@ impl Conn {
         if let Some(offered) = self.post.lock().buffers.ending_offer() {
             offered.stage = Stage::Over;
         }
-        self.sk.wake_all();
+        self.with_socket(|sk| sk.wake_all());
     }
 
     /// Whether no read is in flight.
@@ -441,9 +443,9 @@ impl Conn {
             buffer.owner.is_call()
         };
         if is_call {
-            self.sk.wake_all();
+            self.with_socket(|sk| sk.wake_all());
         } else {
-            self.sk.queue_work();
+            self.queue();
         }
     }
 
@@ -452,7 +454,7 @@ impl Conn {
         if let Some(buffer) = self.post.lock().buffers.incoming(Stage::Ending) {
             buffer.stage = Stage::Over;
         }
-        self.sk.wake_all();
+        self.with_socket(|sk| sk.wake_all());
     }
 }
 

@@ -256,11 +256,14 @@ fn accept_backlog() {
     let acceptor = spawn("acceptor", move || {
         must!(listener.set_nonblocking(true));
         let mut servers = Vec::new();
+        // In whatever order they come: each is served after the last has been accepted.
         while let Ok(server) = eventually(patience(4), || listener.accept()) {
             must!(server.set_nonblocking(false));
+            servers.push(server);
+        }
+        for server in &servers {
             check!(server.recv_bytes(1), Ok(b"x".to_vec()));
             check!(server.send(b"y", 0), Ok(1));
-            servers.push(server);
         }
         (listener, servers)
     });

@@ -1,0 +1,650 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Set-up and teardown of a connection, step by step.
+//!
+//! What the RDMA CM tells is a note, which the next step follows: taken by the connection's work, or
+//! by the task that waits in connect(2). Nothing is set up in the CM's own workers.
+//!
+//! Locks and references are those of [`Conn`].
+
+use crate::{
+    net::{
+        sock::Shown,
+        work::Run, //
+    },
+    prelude::*,
+    proto::{
+        Config,
+        Machine,
+        Side,
+        ADVERTS,
+        REJECT_BUSY, //
+    },
+    rdma::{
+        cm::{
+            CmEvent,
+            CmHandler,
+            CmId,
+            PeerParam, //
+        },
+        device::Device,
+        pd::Pd,
+        qp::{
+            Caps,
+            Qp, //
+        },
+    },
+    sock::{
+        bind,
+        conn::{
+            Conn,
+            Connection,
+            Id,
+            Link,
+            Names,
+            Progress,
+            PAYLOAD_PIECES,
+            READS,
+            SEND_ORDER,
+            SEND_SLOTS, //
+        },
+        receive::{
+            self,
+            Limits,
+            RecvBuffers, //
+        },
+        ring::Ring,
+        settings,
+        zcopy::BUFFER_SLOTS, //
+    },
+};
+use core::net::{
+    SocketAddr,
+    SocketAddrV4, //
+};
+use kernel::{
+    page::PAGE_SIZE,
+    sync::{
+        Arc,
+        SpinLock, //
+    },
+};
+
+/// How long the route to a peer may take, in milliseconds.
+const ROUTE_MS: u32 = 3000;
+
+/// How long one look for the peer's address may take, in milliseconds. ib_core misses an answer
+/// that comes while it queues the question, and looks again only when this time is over.
+const ADDRESS_MS: u32 = 200;
+
+/// How many looks there are; together they take five seconds, as ARP gives up after three.
+const ADDRESS_LOOKS: u8 = 25;
+
+/// How long a connect goes on asking a peer whose backlog is full, in milliseconds: as long as TCP's
+/// sends SYNs, with `net.ipv4.tcp_syn_retries` at 6.
+const BUSY_MS: u32 = 127_000;
+
+/// The first pause after the peer was busy, which then doubles, and the longest; in milliseconds.
+const BUSY_FIRST_MS: u32 = 20;
+const BUSY_MAX_MS: u32 = 1000;
+
+/// How long a request may wait for a place on iWARP, in milliseconds. Devices give it up after ten
+/// seconds, and the peer would not know why.
+const IWARP_WAIT_MS: u32 = 5000;
+
+/// How long the peer may take to confirm that the connection ends, in milliseconds; the CM
+/// tells it again every four seconds, in case that it was lost.
+const DISCONNECT_MS: u32 = 30_000;
+
+/// What the CM told, until the next step looks at it.
+#[derive(Default)]
+pub(super) struct Notes {
+    /// The cm id of a request.
+    id: Option<Id>,
+    step: Option<Step>,
+    end: Option<End>,
+    /// Tasks that take the steps themselves while they wait for the connection.
+    drivers: u32,
+}
+
+/// How the CM goes on with a set-up.
+enum Step {
+    /// The peer's address is known.
+    Address,
+    /// The route is known, and with it the device.
+    Route,
+    /// A peer asks for the connection, with this Hello.
+    Request(PeerParam, PrivateData),
+    /// The connection is there, with the HelloAck of the peer if this end has connected.
+    Established(PrivateData),
+}
+
+/// How the CM said that it is over.
+#[derive(Clone, Copy)]
+enum End {
+    /// The peer did not say its address in time.
+    NoAnswer,
+    /// The peer has no room for the connection now.
+    Busy,
+    /// There will be no connection, for this reason.
+    Failed(Error),
+    /// The connection is gone.
+    Gone,
+    /// The device goes, which waits until the id is destroyed.
+    Removed,
+}
+
+/// The start of the CM's private data, which is valid in the handler only. A Hello is shorter.
+struct PrivateData {
+    bytes: [u8; 64],
+    len: usize,
+}
+
+impl PrivateData {
+    fn new(data: &[u8]) -> Self {
+        let mut bytes = [0; 64];
+        let mut len = 0;
+        for (to, from) in bytes.iter_mut().zip(data) {
+            *to = *from;
+            len += 1;
+        }
+        Self { bytes, len }
+    }
+
+    fn get(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or(&[])
+    }
+}
+
+/// What only sleeping context has to do with.
+#[derive(Default)]
+pub(super) struct Setup {
+    /// The cm id while there is no QP, which has it afterwards.
+    id: Option<Id>,
+    /// The peer that a connect looks for.
+    lookup: Option<Lookup>,
+    /// The socket was closed, and the peer is waited for.
+    fin_wait: Option<FinWait>,
+    /// When the wait for the peer's word on the end is over, in the machine's time.
+    disconnect_by: Option<u64>,
+}
+
+/// The peer that a connect looks for; times are the machine's.
+struct Lookup {
+    peer: SocketAddrV4,
+    /// The address that the socket is bound to.
+    bound: Option<SocketAddrV4>,
+    reuse: bool,
+    /// Looks for the address that are left.
+    left: u8,
+    /// The next pause when the peer is busy, in milliseconds.
+    pause: u32,
+    /// The peer was busy, and is asked again then.
+    again_at: Option<u64>,
+}
+
+/// How long a closed socket's connection waits for its peer.
+struct FinWait {
+    /// When it has waited long enough, in the machine's time.
+    at: u64,
+    /// The bytes that had not reached the peer when the wait began.
+    queued: usize,
+}
+
+impl Setup {
+    /// Destroys the cm id that no QP has, and forgets what its handler said last. Sleeps.
+    pub(super) fn end(&mut self, notes: &SpinLock<Notes>) {
+        let adopted = notes.lock().id.take();
+        drop(adopted);
+        self.id = None;
+        let mut notes = notes.lock();
+        notes.step = None;
+        notes.end = None;
+    }
+}
+
+fn ms(ms: u32) -> u64 {
+    u64::from(ms).saturating_mul(1_000_000)
+}
+
+impl CmHandler for Arc<Conn> {
+    fn event(&self, event: CmEvent<'_>) {
+        match event {
+            CmEvent::AddrResolved => self.step(Step::Address),
+            CmEvent::RouteResolved => self.step(Step::Route),
+            CmEvent::Established { private_data } => {
+                self.step(Step::Established(PrivateData::new(private_data)));
+            }
+            CmEvent::AddrError(e) if e == ETIMEDOUT => self.end(End::NoAnswer),
+            CmEvent::AddrError(e) => self.end(End::Failed(e)),
+            CmEvent::RouteError => self.end(End::Failed(EHOSTUNREACH)),
+            CmEvent::Unreachable => self.end(End::Failed(ETIMEDOUT)),
+            CmEvent::Rejected { private_data } if private_data.starts_with(&REJECT_BUSY) => {
+                self.end(End::Busy);
+            }
+            // Nobody listens there, or who does wants no more.
+            CmEvent::ConnectError | CmEvent::Rejected { .. } => {
+                self.end(End::Failed(ECONNREFUSED));
+            }
+            CmEvent::Disconnected => self.end(End::Gone),
+            CmEvent::DeviceRemoval => self.end(End::Removed),
+            // Children make no requests.
+            CmEvent::ConnectRequest { .. } | CmEvent::AddrChange | CmEvent::TimewaitExit => {}
+        }
+    }
+}
+
+/// The notes of a connection.
+impl Conn {
+    /// Leaves the next step to a task that waits for it, or to the work.
+    fn step(&self, step: Step) {
+        let driven = {
+            let mut notes = self.notes.lock();
+            notes.step = Some(step);
+            notes.drivers > 0
+        };
+        if driven {
+            self.with_socket(|sk| sk.wake_all());
+        } else {
+            self.queue();
+        }
+    }
+
+    /// Leaves the end to the work, which no program can hold up.
+    fn end(&self, end: End) {
+        {
+            let mut notes = self.notes.lock();
+            // Nothing is more than that.
+            if !matches!(notes.end, Some(End::Removed)) {
+                notes.end = Some(end);
+            }
+        }
+        self.queue();
+    }
+
+    /// A task is about to call [`Self::advance`] whenever it is woken, or does so no more.
+    pub(super) fn drive(&self, drive: bool) {
+        let mut notes = self.notes.lock();
+        if drive {
+            notes.drivers = notes.drivers.saturating_add(1);
+            return;
+        }
+        notes.drivers = notes.drivers.saturating_sub(1);
+        let left = notes.drivers == 0 && notes.step.is_some();
+        drop(notes);
+        if left {
+            self.queue();
+        }
+    }
+
+    /// The step that can be taken now.
+    fn next_step(&self, setup: &mut Setup) -> Option<Step> {
+        // Looked at first: who is admitted later queues the work.
+        let waits = self.is_waiting();
+        let mut notes = self.notes.lock();
+        if let Some(id) = notes.id.take() {
+            setup.id = Some(id);
+        }
+        match notes.step {
+            Some(Step::Request(..)) if waits => None,
+            _ => notes.step.take(),
+        }
+    }
+
+    /// Does what the CM, the device and time ask for. Sleeps; with no lock but a socket's.
+    pub(super) fn advance(&self) {
+        let mut guard = self.setup.lock();
+        let setup = &mut *guard;
+        self.begin_work();
+        if let Some(step) = self.next_step(setup) {
+            if self.link() == Link::Up {
+                self.take_step(setup, step);
+            }
+        }
+        let end = self.notes.lock().end.take();
+        if let Some(end) = end {
+            self.take_end(setup, end);
+        }
+        self.ask_again(setup);
+        self.check_waiting(setup);
+        self.serve();
+        self.check_fin_wait(setup);
+        self.end_link(setup, false);
+    }
+
+    /// Ends a connection that is not up any more, without waiting for what its peer has to say: its port is
+    /// free when this returns. Sleeps; with no lock but a socket's.
+    pub(super) fn finish(&self) {
+        self.end_link(&mut self.setup.lock(), true);
+    }
+
+    fn take_step(&self, setup: &mut Setup, step: Step) {
+        let done = match &step {
+            Step::Address => match &mut setup.id {
+                Some(id) => id.resolve_route(ROUTE_MS),
+                None => return,
+            },
+            Step::Route => self.connect(setup),
+            Step::Request(param, hello) => self.accept(setup, *param, hello.get()),
+            Step::Established(data) => self.take_established(data.get()),
+        };
+        if let Err(e) = done {
+            pr_debug!("no connection: {e:?}\n");
+            self.fail_setup(e);
+            self.set_link(Link::Disconnected);
+        }
+    }
+
+    fn take_end(&self, setup: &mut Setup, end: End) {
+        if self.progress() == Progress::SettingUp {
+            let error = match end {
+                End::NoAnswer => match self.look_again(setup) {
+                    Ok(()) => return,
+                    Err(e) => e,
+                },
+                End::Busy => match self.pause(setup) {
+                    Ok(()) => return,
+                    Err(e) => e,
+                },
+                End::Failed(e) => e,
+                End::Gone => ECONNREFUSED,
+                End::Removed => ENODEV,
+            };
+            self.fail_setup(error);
+        } else if matches!(end, End::Removed) {
+            self.broken(ENODEV);
+        }
+        self.set_link(Link::Disconnected);
+    }
+
+    fn take_established(&self, private_data: &[u8]) -> Result {
+        let names = {
+            let qp = self.qp().ok_or(ENOTCONN)?;
+            Names {
+                local: bind::v4(qp.id().local_addr()?)?,
+                peer: bind::v4(qp.id().peer_addr()?)?,
+            }
+        };
+        self.flow.lock().names = Some(names);
+        if self.side == Side::Accepting {
+            self.established();
+            self.hand_in();
+            return Ok(());
+        }
+        if let Err(violation) = self.hello_ack(private_data) {
+            pr_debug!("the listener does not speak SDP: {violation:?}\n");
+            // The peer has a connection that nobody here wants: it is told.
+            self.fail_setup(EPROTO);
+            self.set_link(Link::Disconnect);
+            return Ok(());
+        }
+        self.with_socket(|sk| {
+            sk.show(Shown::Established);
+            sk.state_change();
+            sk.write_space();
+        });
+        Ok(())
+    }
+}
+
+/// The end that connects.
+impl Conn {
+    /// Begins to look for `peer`, with the cm id that the socket was bound by, if it was. Sleeps. Fails as
+    /// [`CmId::resolve_addr`] does.
+    pub(super) fn begin(
+        &self,
+        id: Option<Id>,
+        bound: Option<SocketAddrV4>,
+        reuse: bool,
+        peer: SocketAddrV4,
+    ) -> Result {
+        let mut guard = self.setup.lock();
+        let setup = &mut *guard;
+        setup.id = id;
+        setup.lookup = Some(Lookup {
+            peer,
+            bound,
+            reuse,
+            left: ADDRESS_LOOKS,
+            pause: BUSY_FIRST_MS,
+            again_at: None,
+        });
+        self.resolve(setup)
+    }
+
+    /// Looks for the peer's address, with a cm id that has not looked before. A used one would wait for its
+    /// handler.
+    fn resolve(&self, setup: &mut Setup) -> Result {
+        let lookup = setup.lookup.as_ref().ok_or(EINVAL)?;
+        let mut id = match setup.id.take() {
+            Some(id) => id,
+            None => match lookup.bound {
+                Some(bound) => bind::bind_id(&self.net, self.arc(), lookup.reuse, bound)?.0,
+                None => CmId::new(&self.net, self.arc())?,
+            },
+        };
+        id.resolve_addr(None, &SocketAddr::V4(lookup.peer), ADDRESS_MS)?;
+        setup.id = Some(id);
+        Ok(())
+    }
+
+    /// The peer did not say its address in time: looks for it again.
+    fn look_again(&self, setup: &mut Setup) -> Result {
+        // Frees the port, where the socket is bound to one.
+        setup.end(&self.notes);
+        match &mut setup.lookup {
+            Some(lookup) if lookup.left > 0 => lookup.left = lookup.left.saturating_sub(1),
+            // As TCP says it of a host that does not answer.
+            _ => return Err(EHOSTUNREACH),
+        }
+        self.resolve(setup)
+    }
+
+    /// The peer has no room now: it is asked again after a pause.
+    fn pause(&self, setup: &mut Setup) -> Result {
+        let now = self.now();
+        let lookup = setup.lookup.as_mut().ok_or(ECONNREFUSED)?;
+        if now >= ms(BUSY_MS) {
+            return Err(ETIMEDOUT);
+        }
+        lookup.again_at = Some(now.saturating_add(ms(lookup.pause)));
+        lookup.pause = lookup.pause.saturating_mul(2).min(BUSY_MAX_MS);
+        self.destroy_qp();
+        setup.end(&self.notes);
+        Ok(())
+    }
+
+    fn ask_again(&self, setup: &mut Setup) {
+        let Some(lookup) = &mut setup.lookup else {
+            return;
+        };
+        let Some(at) = lookup.again_at else { return };
+        if self.link() != Link::Up {
+            return;
+        }
+        if self.now() < at {
+            return self.work_at(at);
+        }
+        lookup.again_at = None;
+        lookup.left = ADDRESS_LOOKS;
+        if let Err(e) = self.resolve(setup) {
+            self.fail_setup(e);
+            self.set_link(Link::Disconnected);
+        }
+    }
+
+    /// The route is known: sends the Hello.
+    fn connect(&self, setup: &mut Setup) -> Result {
+        self.make_qp(setup)?;
+        self.fill_first()?;
+        let hello = self.with(Machine::hello);
+        let qp = self.qp().ok_or(ENOTCONN)?;
+        qp.id().connect(&self.param(None), &hello)
+    }
+
+    /// Makes the machine and the QP for the device of the cm id. Sleeps.
+    fn make_qp(&self, setup: &mut Setup) -> Result {
+        let id = setup.id.take().ok_or(ENOTCONN)?;
+        let pd = Pd::new(id.device()?)?;
+        let limits = self.make_machine(pd.device())?;
+        let caps = Caps {
+            send_wr: SEND_SLOTS.saturating_add(BUFFER_SLOTS),
+            recv_wr: limits.count.into(),
+            payload_sge: PAYLOAD_PIECES,
+            // CAST: There are a few.
+            recv_sge: limits.pages as u32,
+        };
+        let qp = Arc::new(Qp::new(id, &pd, caps, self.arc())?, GFP_KERNEL)?;
+        self.post.lock().qp = Some(qp);
+        Ok(())
+    }
+
+    fn make_machine(&self, device: &Device) -> Result<Limits> {
+        let limits = Limits::new(&self.net, device);
+        // A payload of a full chunk starts and ends inside one: it lies in two of them.
+        let send_size = u32::try_from(PAGE_SIZE << SEND_ORDER)?;
+        let config = Config {
+            side: self.side,
+            // CAST: It is 8.
+            max_adverts: ADVERTS as u16,
+            ord: device.max_qp_init_rd_atom().clamp(1, READS).into(),
+            ird: device.max_qp_rd_atom().clamp(1, READS).into(),
+            recv_size: u32::try_from(PAGE_SIZE)?,
+            recv_depth: receive::FIRST,
+            send_size,
+            desired_remote: limits.size(),
+        };
+        let mut machine = Machine::new(config).map_err(|_| EINVAL)?;
+        machine.set_resizable(true);
+        let iwarp = device.is_iwarp();
+        if iwarp {
+            machine.set_initiator_first();
+        }
+        let mut rx = Ring::new(receive::FIRST.into())?;
+        let mut early = Ring::new(receive::FIRST.into())?;
+        {
+            let mut flow = self.flow.lock();
+            flow.options.apply(&mut machine);
+            flow.machine = machine;
+            flow.iwarp = iwarp;
+            flow.message_size = limits.size().min(send_size);
+            flow.recv = RecvBuffers::new(limits);
+            core::mem::swap(&mut flow.rx, &mut rx);
+            core::mem::swap(&mut flow.early, &mut early);
+        }
+        Ok(limits)
+    }
+}
+
+/// The end that accepts.
+impl Conn {
+    /// Takes over the request of a peer, in the handler of the listener's cm id.
+    pub(super) fn request(&self, id: Id, param: PeerParam, hello: &[u8]) {
+        {
+            let mut notes = self.notes.lock();
+            notes.id = Some(id);
+            notes.step = Some(Step::Request(param, PrivateData::new(hello)));
+        }
+        self.queue();
+    }
+
+    /// On iWARP, a request that has waited too long for a place is told to come again.
+    fn check_waiting(&self, setup: &mut Setup) {
+        if !self.is_waiting() || self.link() != Link::Up {
+            return;
+        }
+        let Some(id) = &setup.id else { return };
+        if !id.device().is_ok_and(|device| device.is_iwarp()) {
+            return;
+        }
+        if self.now() < ms(IWARP_WAIT_MS) {
+            return self.work_at(ms(IWARP_WAIT_MS));
+        }
+        let _ = id.reject(&REJECT_BUSY);
+        self.fail_setup(ETIMEDOUT);
+        self.set_link(Link::Disconnected);
+    }
+
+    /// Answers the Hello.
+    fn accept(&self, setup: &mut Setup, param: PeerParam, hello: &[u8]) -> Result {
+        self.make_qp(setup)?;
+        let ack = self
+            .with(|m| m.hello_received(hello))
+            .inspect_err(|violation| pr_debug!("bad Hello: {violation:?}\n"))
+            .map_err(|_| EPROTO)?;
+        self.fill_first()?;
+        let qp = self.qp().ok_or(ENOTCONN)?;
+        qp.id().accept(&self.param(Some(param)), &ack)
+    }
+}
+
+/// The end.
+impl Conn {
+    /// The socket was closed: gives the peer `net.sdp.fin_timeout` to take what is queued or the abort, or to
+    /// close its half.
+    pub(super) fn wait_for_fin(&self) {
+        self.renew_fin_wait(&mut self.setup.lock());
+    }
+
+    fn renew_fin_wait(&self, setup: &mut Setup) {
+        if self.link() != Link::Up {
+            return;
+        }
+        let at = self
+            .now()
+            .saturating_add(ms(settings::fin_timeout_ms(&self.net)));
+        setup.fin_wait = Some(FinWait {
+            at,
+            queued: self.queued(),
+        });
+        self.work_at(at);
+    }
+
+    /// Resets the connection of a closed socket whose peer has made no progress for too long.
+    fn check_fin_wait(&self, setup: &mut Setup) {
+        let Some(wait) = &setup.fin_wait else { return };
+        if self.link() != Link::Up {
+            return;
+        }
+        if self.now() < wait.at {
+            return self.work_at(wait.at);
+        }
+        if self.queued() < wait.queued {
+            return self.renew_fin_wait(setup);
+        }
+        setup.fin_wait = None;
+        self.with(Machine::abort);
+        // Also where the abort's own message cannot be sent.
+        self.set_link(Link::Disconnect);
+    }
+
+    /// Brings a connection that is not up any more to its end; in a `hurry`, without waiting for what its
+    /// peer has to say.
+    fn end_link(&self, setup: &mut Setup, hurry: bool) {
+        match self.link() {
+            Link::Up | Link::Closed => return,
+            Link::Disconnect => {
+                if self.disconnect().is_ok() && !hurry {
+                    let by = self.now().saturating_add(ms(DISCONNECT_MS));
+                    setup.disconnect_by = Some(by);
+                    self.set_link(Link::Disconnecting);
+                    return self.work_at(by);
+                }
+            }
+            Link::Disconnecting => {
+                let left = setup.disconnect_by.filter(|by| self.now() < *by);
+                if let Some(by) = left.filter(|_| !hurry) {
+                    return self.work_at(by);
+                }
+            }
+            Link::Disconnected => {}
+        }
+        self.tear_down(setup);
+    }
+}
+
+impl Run for Connection {
+    fn run(this: &Arc<Conn>) {
+        this.advance();
+    }
+}
