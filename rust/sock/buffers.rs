@@ -65,7 +65,9 @@ pub(super) struct Outgoing {
 
 /// A buffer that an RDMA Read fills.
 pub(super) struct Incoming {
-    pub(super) memory: Arc<Memory>,
+    /// None where the end of the QP was first to let it go.
+    pub(super) memory: Option<Arc<Memory>>,
+    pub(super) len: usize,
     pub(super) stage: Stage,
     /// Bytes to be read; those that were, once it is no longer busy.
     pub(super) bytes: u32,
@@ -74,7 +76,9 @@ pub(super) struct Incoming {
 /// A buffer that the peer may write.
 pub(super) struct Offered {
     pub(super) id: BufferId,
-    pub(super) memory: Arc<Memory>,
+    /// As in [`Incoming`].
+    pub(super) memory: Option<Arc<Memory>>,
+    pub(super) len: usize,
     pub(super) stage: Stage,
     /// Bytes that were written, once it is no longer busy.
     pub(super) bytes: u32,
@@ -311,26 +315,41 @@ impl Buffers {
         }
     }
 
-    /// Takes out the oldest buffer that was offered, once it is over.
-    pub(super) fn take_offered(&mut self) -> Option<Offered> {
-        let oldest = self.offered.first_mut()?;
-        let offered = oldest.take_if(|offered| offered.stage == Stage::Over)?;
-        self.offered.rotate_left(1);
-        Some(offered)
+    /// Takes out the buffers that were offered, oldest first, once all are over.
+    pub(super) fn take_offered(&mut self) -> Option<[Option<Offered>; BUFFERS]> {
+        let all_over = self.offered().all(|offered| offered.stage == Stage::Over);
+        all_over.then(|| core::mem::take(&mut self.offered))
     }
 
-    /// Nothing uses any of them any more: the QP is gone.
-    pub(super) fn end(&mut self) {
-        for buffer in self.offered_mut() {
-            buffer.stage = Stage::Over;
-        }
+    /// Nothing uses any of them any more: the QP is gone. Gives the memory of those that calls take out,
+    /// since a call may come late or never: to be let go, and [`Self::ended`] called.
+    pub(super) fn end(&mut self) -> [[Option<Arc<Memory>>; BUFFERS]; 2] {
         for buffer in self.outgoing.iter_mut().flatten() {
             buffer.stage = Stage::Over;
         }
-        for buffer in self.incoming.iter_mut().flatten() {
+        // Over is what was let go: by then the caller may use its memory again.
+        let offered = self.offered.each_mut().map(|place| {
+            let buffer = place.as_mut()?;
+            buffer.stage = Stage::Ending;
+            buffer.memory.take()
+        });
+        let incoming = self.incoming.each_mut().map(|place| {
+            let buffer = place.as_mut()?;
             if buffer.stage == Stage::Busy {
                 buffer.bytes = 0;
             }
+            buffer.stage = Stage::Ending;
+            buffer.memory.take()
+        });
+        [offered, incoming]
+    }
+
+    /// What [`Self::end`] gave was let go.
+    pub(super) fn ended(&mut self) {
+        for buffer in self.offered_mut() {
+            buffer.stage = Stage::Over;
+        }
+        for buffer in self.incoming.iter_mut().flatten() {
             buffer.stage = Stage::Over;
         }
     }

@@ -1012,15 +1012,16 @@ impl Conn {
         setup.end(&self.notes);
         self.flow.lock().machine.disconnected();
         self.settle();
-        let unsent = {
+        let (buffers, unsent) = {
             let mut post = self.post.lock();
-            post.buffers.end();
-            (
-                core::mem::replace(&mut post.tx, Ring::empty()),
-                post.waiting.take(),
-            )
+            let tx = core::mem::replace(&mut post.tx, Ring::empty());
+            (post.buffers.end(), (tx, post.waiting.take()))
         };
         drop(unsent);
+        for memory in buffers.into_iter().flatten().flatten() {
+            self.let_go(memory);
+        }
+        self.post.lock().buffers.ended();
         self.collect();
         let events = {
             let mut flow = self.flow.lock();

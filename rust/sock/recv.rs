@@ -315,7 +315,11 @@ impl Receiving<'_, '_, '_> {
         let conn = self.conn;
         let mut written = [0; BUFFERS];
         let written = written.get_mut(..parts.len()).unwrap_or(&mut []);
-        written.fill_with(|| conn.take_offered().unwrap_or(0));
+        while !conn.take_offered(written) {
+            // The connection ends just now, and lets the memory go.
+            self.s
+                .wait_through(Timeout::FOREVER, |_| conn.are_offers_over());
+        }
         if self.s.has(conn) {
             // Without memory the front is there, which is what is wanted next.
             let _ = conn.take_unread(&mut self.s.rx);
@@ -476,8 +480,11 @@ pub(super) fn give_up_kept(s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
     if s.kept_recv.take().is_some() {
         conn.count(Counter::CancelsRetry, 1);
         conn.broken(ECONNRESET);
-        s.wait_through(Timeout::FOREVER, |_| conn.are_reads_over());
-        while conn.take_read().is_some() {}
+        while conn.is_reading() {
+            if conn.take_read().is_none() {
+                s.wait_through(Timeout::FOREVER, |_| conn.is_read_over());
+            }
+        }
     }
 }
 

@@ -61,9 +61,11 @@ impl Conn {
             let Some(offered) = post.buffers.offered_mut().find(|o| o.id == finished.id) else {
                 continue;
             };
+            let Some(memory) = offered.memory.clone() else {
+                continue;
+            };
             offered.stage = Stage::Ending;
             offered.bytes = finished.bytes;
-            let memory = offered.memory.clone();
             post.end_key(&memory, Request::EndOffer);
         }
         loop {
@@ -176,7 +178,7 @@ impl Conn {
     }
 
     /// Lets one buffer's memory go. Sleeps.
-    fn let_go(&self, memory: Arc<Memory>) {
+    pub(super) fn let_go(&self, memory: Arc<Memory>) {
         self.count(Counter::PagesUnpinned, memory.page_count() as u64);
         self.count(Counter::MrsInvalidated, 1);
         drop(memory);
@@ -226,7 +228,8 @@ impl Conn {
             }
             // There is a place for it.
             let _ = post.buffers.read(Incoming {
-                memory,
+                len: memory.len(),
+                memory: Some(memory),
                 stage: Stage::Busy,
                 bytes: from.len,
             });
@@ -341,7 +344,8 @@ impl Conn {
             // There is a place for it.
             post.buffers.offer(Offered {
                 id,
-                memory,
+                len: memory.len(),
+                memory: Some(memory),
                 stage: Stage::Busy,
                 bytes: 0,
             });
@@ -369,23 +373,34 @@ impl Conn {
                 // CAST: `usize` has at least 32 bits.
                 let bytes = offered.bytes as usize;
                 came = came.saturating_add(bytes);
-                short |= bytes < offered.memory.len();
+                short |= bytes < offered.len;
             }
         }
         over || short || came >= target
     }
 
-    /// Lets the memory of the oldest buffer that was offered go, once it is over, and gives the bytes that
-    /// came. Sleeps.
-    pub(super) fn take_offered(&self) -> Option<usize> {
+    /// Lets the memory of the buffers that were offered go, and tells the bytes that came to each, oldest
+    /// first; false where not all are over. Sleeps.
+    pub(super) fn take_offered(&self, written: &mut [usize]) -> bool {
         let offered = {
             let mut post = self.post.lock();
             self.flow.lock().offering = false;
-            post.buffers.take_offered()?
+            post.buffers.take_offered()
         };
-        self.let_go(offered.memory);
-        // CAST: `usize` has at least 32 bits.
-        Some(offered.bytes as usize)
+        let Some(offered) = offered else {
+            return false;
+        };
+        let mut written = written.iter_mut();
+        for offered in offered.into_iter().flatten() {
+            if let Some(memory) = offered.memory {
+                self.let_go(memory);
+            }
+            if let Some(bytes) = written.next() {
+                // CAST: `usize` has at least 32 bits.
+                *bytes = offered.bytes as usize;
+            }
+        }
+        true
     }
 
     /// What came while buffers were offered was taken over.
@@ -411,9 +426,10 @@ impl Conn {
     pub(super) fn take_read(&self) -> Option<(usize, usize)> {
         let read = self.post.lock().buffers.take_read()?;
         self.count(Counter::RecvRead, read.bytes.into());
-        let asked = read.memory.len();
-        self.let_go(read.memory);
-        Some((asked, read.bytes as usize))
+        if let Some(memory) = read.memory {
+            self.let_go(memory);
+        }
+        Some((read.len, read.bytes as usize))
     }
 
     /// An RDMA Read completed: its key ends.
@@ -421,14 +437,16 @@ impl Conn {
         let Some(buffer) = post.buffers.incoming(Stage::Busy) else {
             return false;
         };
+        let memory = buffer.memory.clone();
         buffer.stage = Stage::Ending;
         if ok {
             self.flow.lock().machine.read_done(buffer.bytes);
         } else {
             buffer.bytes = 0;
         }
-        let memory = buffer.memory.clone();
-        post.end_key(&memory, Request::EndRead);
+        if let Some(memory) = memory {
+            post.end_key(&memory, Request::EndRead);
+        }
         ok
     }
 

@@ -31,6 +31,7 @@ use crate::{
     zcopy::{
         self,
         check_unpinned,
+        set_retry,
         together,
         BLOCK, //
     },
@@ -53,6 +54,7 @@ cases! {
     device_removed(120) "the RDMA device goes while data flows: both sides are told, and a new device serves",
     device_removed_zcopy(120) "the same with blocks that move without a copy, both ways",
     device_removed_advertised(120) "the RDMA device goes while a send is advertised and nobody reads",
+    device_removed_kept(120) "the RDMA device goes while a call's buffer is kept that the program never asks for again",
     device_removed_idle(60) "the RDMA device goes under a listener, an idle and an unaccepted connection",
 }
 
@@ -341,4 +343,37 @@ fn device_removed_advertised() {
         drop((a, b));
         rdma_restore();
     }
+}
+
+fn device_removed_kept() {
+    needs_device();
+    let (a, b) = zcopy::pair();
+    set_retry(&b, true);
+    must!(b.set_nonblocking(true));
+    let block = vec![1; 4 * BLOCK];
+    let writer = spawn("writer", move || a.send(&block, libc::MSG_NOSIGNAL));
+    let mut room = vec![0; 4 * BLOCK];
+    step!("a receive leaves its buffer");
+    let kept = becomes(patience(3), || {
+        b.recv(&mut room, 0) == Err(Errno::EAGAIN) && {
+            let stats = zcopy::stats(&b);
+            stats.pages_pinned > stats.pages_unpinned
+        }
+    });
+    assert!(kept, "no buffer was kept");
+    rdma_delete();
+    step!("the sender is told");
+    let _ = join(writer);
+    check_unpinned(&b);
+    rdma_restore();
+    step!("the receive is made again");
+    check_any!(
+        b.recv(&mut room, 0).map(|_| ()),
+        [
+            Ok(()),
+            Err(Errno::ENODEV),
+            Err(Errno::ECONNRESET),
+            Err(Errno::ETIMEDOUT)
+        ]
+    );
 }
