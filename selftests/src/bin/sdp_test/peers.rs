@@ -42,6 +42,9 @@ use std::{
 
 const THRESHOLD: &str = "/proc/sys/net/sdp/zcopy_threshold";
 
+/// What `net.core.somaxconn` is at first.
+pub(crate) const SOMAXCONN: u32 = 4096;
+
 /// One side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -137,6 +140,11 @@ impl Side {
     /// Sets `net.sdp.zcopy_threshold` here.
     pub(crate) fn set_threshold(self, bytes: i64) -> io::Result<()> {
         self.visit(|| fs::write(THRESHOLD, bytes.to_string()))
+    }
+
+    /// Sets `net.core.somaxconn` here.
+    pub(crate) fn set_somaxconn(self, connections: u32) -> io::Result<()> {
+        self.visit(|| fs::write("/proc/sys/net/core/somaxconn", connections.to_string()))
     }
 
     /// Runs a command here; it must succeed.
@@ -244,6 +252,16 @@ pub(crate) fn set_threshold() {
     }
 }
 
+/// Sockets of the module, those too that no program has any more: each holds it. None where they
+/// are TCP's.
+pub(crate) fn sockets() -> usize {
+    if config::tcp() {
+        return 0;
+    }
+    let text = must!(fs::read_to_string("/sys/module/sdp/refcnt"));
+    must!(text.trim().parse())
+}
+
 /// Puts the link and the devices back as the cases expect them, after one that failed halfway.
 pub(crate) fn repair() {
     let try_command = |words: &[&str]| Command::new("ip").args(words).output().is_ok();
@@ -269,6 +287,7 @@ pub(crate) fn repair() {
         "root",
     ]);
     let _ = fs::write("/proc/sys/vm/nr_hugepages", "0");
+    let _ = B.set_somaxconn(SOMAXCONN);
     for interface in ["v2", "v4"] {
         try_command(&["-n", A.netns(), "link", "del", interface]);
     }

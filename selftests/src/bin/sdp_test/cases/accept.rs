@@ -20,19 +20,28 @@ use crate::{
         step, //
     },
     peers::{
+        becomes,
         eventually,
         pair_of,
+        sdp_only,
+        sockets,
         A,
-        B, //
+        B,
+        SOMAXCONN, //
     },
     signals::{
         catch,
         interrupt_every, //
     },
+    zcopy::together,
 };
 use sdp_selftests::{
     errno::Errno,
-    sock::Shut, //
+    sock::{
+        Addr,
+        Shut,
+        Sock, //
+    },
 };
 use std::{
     thread,
@@ -53,7 +62,11 @@ cases! {
     accept_early_data(10) "data and end that come before accept() are there after it",
     accept_greeting(30) "a server that talks first, as soon as it has accepted",
     accept_gone(10) "a connection that was reset before accept()",
-    accept_backlog(60) "a full queue: whoever was told of a connection has one, and the listener goes on",
+    accept_backlog(60) "a full queue: who finds it so waits, and is connected once there is room",
+    accept_backlog_gone(30) "sockets closed while they wait for room in the queue leave nothing",
+    accept_backlog_closed(30) "closing a listener ends those too who wait for room in its queue",
+    accept_burst(30) "many more connections at once than the queue holds: all are made",
+    accept_somaxconn(30) "the same where net.core.somaxconn keeps the queue short",
     accept_close_pending(20) "closing a listener resets the connections in its queue",
     accept_shutdown(10) "shutdown() of a listener wakes accept() with EINVAL",
     accept_two_threads(10) "two threads accept on one listener",
@@ -235,60 +248,135 @@ fn accept_gone() {
     pair_of(&listener, &to);
 }
 
-fn accept_backlog() {
+/// A listener at B with room for `backlog` connections and, as TCP has it, one more.
+fn listen(backlog: libc::c_int) -> (Sock, Addr) {
     let listener = B.socket();
     must!(listener.bind(&B.at(0)));
-    must!(listener.listen(1));
+    must!(listener.listen(backlog));
     let to = must!(listener.name());
-    let clients: Vec<_> = (0..6)
+    (listener, to)
+}
+
+/// Starts `count` connections of A.
+fn start(to: &Addr, count: usize) -> Vec<Sock> {
+    (0..count)
         .map(|_| {
             let client = A.socket();
             must!(client.set_nonblocking(true));
-            check!(client.connect(&to), Err(Errno::EINPROGRESS));
+            check!(client.connect(to), Err(Errno::EINPROGRESS));
             client
         })
-        .collect();
-    thread::sleep(Duration::from_millis(300));
+        .collect()
+}
 
-    // Now take whoever comes. A client that the full queue turned away may have been told so (RDMA's connection
-    // manager refuses) or try again by itself (TCP does): both are right, a lost connection is not.
-    step!("accepts");
-    let acceptor = spawn("acceptor", move || {
-        must!(listener.set_nonblocking(true));
-        let mut servers = Vec::new();
-        // In whatever order they come: each is served after the last has been accepted.
-        while let Ok(server) = eventually(patience(4), || listener.accept()) {
-            must!(server.set_nonblocking(false));
-            servers.push(server);
-        }
-        for server in &servers {
-            check!(server.recv_bytes(1), Ok(b"x".to_vec()));
-            check!(server.send(b"y", 0), Ok(1));
-        }
-        (listener, servers)
-    });
-    let mut served = Vec::new();
-    for client in &clients {
-        let result = finish(client);
-        check_any!(
-            result,
-            [Ok(()), Err(Errno::ECONNREFUSED), Err(Errno::ETIMEDOUT)]
-        );
-        if result == Ok(()) {
-            check!(client.send(b"x", 0), Ok(1));
-            served.push(client);
-        }
-    }
-    for client in &served {
-        must!(client.set_nonblocking(false));
-        check!(client.recv_bytes(1), Ok(b"y".to_vec()));
-    }
-    let (listener, _servers) = join(acceptor);
-    assert!(!served.is_empty(), "a queue of one takes one");
+/// Waits until `room` of the connections are made, and checks that a second later all others
+/// still wait.
+fn check_waiting(clients: &[Sock], room: usize) {
+    let ends = || {
+        clients
+            .iter()
+            .map(|client| must!(client.poll(libc::POLLOUT, Duration::ZERO)))
+            .filter(|events| *events != 0)
+            .collect::<Vec<_>>()
+    };
+    becomes(patience(5), || ends().len() >= room);
+    thread::sleep(Duration::from_secs(1));
+    let ends = ends();
+    assert!(
+        ends == vec![libc::POLLOUT; room],
+        "{room} are connected, and all others wait\n     got {ends:x?} of poll()"
+    );
+}
 
+/// Accepts all `clients`, `pause` apart, and lets each connection carry a byte each way.
+fn serve(listener: &Sock, clients: &[Sock], pause: Duration) {
+    let (_, servers) = together(
+        || {
+            for (number, client) in (0..).zip(clients) {
+                check!(finish(client), Ok(()));
+                // TCP may be told so while its server has no room yet, and waits for data then.
+                check!(client.send(&[number], 0), Ok(1));
+                must!(client.set_nonblocking(false));
+            }
+        },
+        || {
+            let accept = |number| {
+                step!("accepts connection {number} of {}", clients.len());
+                let server = must!(listener.accept());
+                thread::sleep(pause);
+                server
+            };
+            (0..clients.len()).map(accept).collect::<Vec<_>>()
+        },
+    );
+    for server in &servers {
+        let number = must!(server.recv_bytes(1));
+        check!(server.send(&number, 0), Ok(1));
+    }
+    for (number, client) in (0..).zip(clients) {
+        check!(client.recv_bytes(1), Ok(vec![number]));
+    }
+}
+
+fn accept_backlog() {
+    let (listener, to) = listen(1);
+    let clients = start(&to, 6);
+    check_waiting(&clients, 2);
+    serve(&listener, &clients, Duration::ZERO);
     step!("the listener goes on");
-    must!(listener.set_nonblocking(false));
     pair_of(&listener, &to);
+}
+
+fn accept_backlog_gone() {
+    let before = sockets();
+    let (listener, to) = listen(1);
+    let mut clients = start(&to, 6);
+    check_waiting(&clients, 2);
+    clients.retain(|client| must!(client.poll(libc::POLLOUT, Duration::ZERO)) != 0);
+    thread::sleep(moment());
+    step!("the listener goes on");
+    serve(&listener, &clients, Duration::ZERO);
+    pair_of(&listener, &to);
+    drop((clients, listener));
+    let none = becomes(patience(5), || sockets() <= before);
+    assert!(none, "{} sockets, before {before}", sockets());
+}
+
+fn accept_backlog_closed() {
+    let before = sockets();
+    let (listener, to) = listen(1);
+    let clients = start(&to, 6);
+    check_waiting(&clients, 2);
+    drop(listener);
+    for client in clients {
+        match finish(&client) {
+            Ok(()) => check!(client.recv(&mut [0], 0), Err(Errno::ECONNRESET)),
+            Err(error) => check_any!(error, [Errno::ECONNREFUSED, Errno::ECONNRESET]),
+        }
+    }
+    let none = becomes(patience(5), || sockets() <= before);
+    assert!(none, "{} sockets, before {before}", sockets());
+}
+
+fn tries_soon() {
+    sdp_only("TCP tries again after a second, and then later each time");
+}
+
+fn accept_burst() {
+    tries_soon();
+    let (listener, to) = listen(5);
+    let clients = start(&to, 40);
+    serve(&listener, &clients, Duration::from_millis(20));
+}
+
+fn accept_somaxconn() {
+    tries_soon();
+    must!(B.set_somaxconn(4));
+    let (listener, to) = listen(4096);
+    let clients = start(&to, 40);
+    check_waiting(&clients, 5);
+    serve(&listener, &clients, Duration::from_millis(20));
+    must!(B.set_somaxconn(SOMAXCONN));
 }
 
 fn accept_close_pending() {
