@@ -24,6 +24,7 @@ use crate::{
         eventually,
         pair_of,
         sdp_only,
+        sockets,
         A,
         B, //
     },
@@ -54,7 +55,7 @@ cases! {
     connect_blocking(10) "both ends can talk as soon as connect() and accept() return",
     connect_nonblocking(10) "EINPROGRESS, then POLLOUT and no error",
     connect_self_host(10) "to the own address",
-    connect_refused(10) "nobody listens: ECONNREFUSED, and the socket can connect later",
+    connect_refused(10) "nobody listens: ECONNREFUSED at once, and the socket can connect later",
     connect_refused_nonblocking(10) "the same through SO_ERROR, reported once",
     connect_refused_bound(10) "a bound socket that does not listen refuses too",
     connect_in_progress(30) "a second non-blocking connect(): EALREADY; a silent host: EHOSTUNREACH or ETIMEDOUT",
@@ -65,7 +66,9 @@ cases! {
     connect_no_route(10) "no route: ENETUNREACH, and the socket can connect elsewhere",
     connect_no_device(10) "no RDMA device on the route: ENODEV or ENETUNREACH",
     connect_unspec(10) "connect(AF_UNSPEC) disconnects, and the socket can connect again",
+    connect_after_reset(40) "the same after the peer's reset, where the next host does not answer",
     connect_abandoned(20) "sockets closed while they connect do no harm",
+    connect_abandoned_early(20) "closed while they look for the peer's address: nothing is left",
     connect_churn(60) "connect, a byte, close, over and over",
     connect_crossing(20) "many clients connect at once",
 }
@@ -133,7 +136,10 @@ fn connect_self_host() {
 fn connect_refused() {
     let to = free_port();
     let a = A.socket();
+    let start = Instant::now();
     check!(a.connect(&to), Err(Errno::ECONNREFUSED));
+    let took = start.elapsed();
+    assert!(took < patience(1), "took {took:?}");
     check!(a.error(), Ok(()));
     check!(a.connect(&to), Err(Errno::ECONNREFUSED));
 
@@ -323,17 +329,63 @@ fn connect_no_device() {
     check!(bind, Err(Errno::ENODEV));
 }
 
+/// Takes the connection, and with it the peer, from `sock`.
+pub(super) fn disconnect(sock: &Sock) {
+    let unspec = Addr::v4(libc::AF_UNSPEC, B.at(0).to_v4());
+    check!(sock.connect(&unspec), Ok(()));
+}
+
 fn connect_unspec() {
     let (listener, to) = B.listen();
     let (a, b) = pair_of(&listener, &to);
-    let unspec = Addr::v4(libc::AF_UNSPEC, to.to_v4());
-    check!(a.connect(&unspec), Ok(()));
+    disconnect(&a);
     check_any!(b.recv(&mut [0], 0), [Ok(0), Err(Errno::ECONNRESET)]);
     check!(a.peer().map(drop), Err(Errno::ENOTCONN));
     check!(a.connect(&to), Ok(()));
     let b = must!(listener.accept());
     check!(a.send(b"again", 0), Ok(5));
     check!(b.recv_bytes(5), Ok(b"again".to_vec()));
+}
+
+/// Closes `peer` so that `sock` is reset, and waits until it is.
+pub(super) fn reset(sock: &Sock, peer: Sock, how: Reset) {
+    match how {
+        Reset::Unread => {
+            check!(sock.send(b"unread", 0), Ok(6));
+            assert_ne!(must!(peer.poll(libc::POLLIN, patience(5))), 0);
+        }
+        Reset::Linger => must!(peer.set_linger(0)),
+    }
+    drop(peer);
+    assert_ne!(must!(sock.poll(0, patience(5))), 0, "no reset came");
+}
+
+/// Why a close resets the connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Reset {
+    /// It leaves data unread.
+    Unread,
+    /// `SO_LINGER` of 0 s.
+    Linger,
+}
+
+fn connect_after_reset() {
+    for how in [Reset::Unread, Reset::Linger] {
+        let (listener, to) = B.listen();
+        let (a, b) = pair_of(&listener, &to);
+        reset(&a, b, how);
+        disconnect(&a);
+        step!("{how:?}: connects to nobody");
+        let start = Instant::now();
+        check!(a.connect(&silent()), Err(Errno::EHOSTUNREACH));
+        let took = start.elapsed();
+        assert!(took < patience(8), "took {took:?}");
+        step!("{how:?}: connects again");
+        check!(a.connect(&to), Ok(()));
+        let b = must!(listener.accept());
+        check!(a.send(b"again", 0), Ok(5));
+        check!(b.recv_bytes(5), Ok(b"again".to_vec()));
+    }
 }
 
 fn connect_abandoned() {
@@ -367,6 +419,23 @@ fn connect_abandoned() {
         check_any!(server.recv(&mut [0], 0), [Ok(0), Err(Errno::ECONNRESET)]);
     }
     check!(last.recv_bytes(1), Ok(b"x".to_vec()));
+}
+
+fn connect_abandoned_early() {
+    let before = sockets();
+    let (listener, to) = B.listen();
+    for (whom, to) in [("nobody", silent()), ("a listener", to)] {
+        for delay in [0, 50, 100, 200, 400, 1000, 50_000, 250_000] {
+            step!("closed {delay} us after it began to connect to {whom}");
+            let a = A.socket();
+            must!(a.set_nonblocking(true));
+            check!(a.connect(&to), Err(Errno::EINPROGRESS));
+            thread::sleep(Duration::from_micros(delay));
+        }
+    }
+    drop(listener);
+    let none = becomes(patience(5), || sockets() <= before);
+    assert!(none, "{} sockets, before {before}", sockets());
 }
 
 fn connect_churn() {
