@@ -6,6 +6,7 @@ mod bsdh;
 mod cases;
 mod config;
 mod harness;
+mod hole;
 mod leftovers;
 mod memory;
 mod peers;

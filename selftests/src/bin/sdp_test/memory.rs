@@ -120,6 +120,11 @@ impl Map {
         self.start
     }
 
+    /// How many bytes it has.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: The mapping lives as long as `self`, and changing it needs the one `&mut`.
         unsafe { slice::from_raw_parts(self.start, self.len) }

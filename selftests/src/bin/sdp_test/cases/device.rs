@@ -2,9 +2,23 @@
 
 //! Links that fail, and devices that go.
 
+use super::{
+    connect::{
+        disconnect,
+        finish,
+        reset,
+        Reset, //
+    },
+    wire::hello_ack,
+    zerocopy_async::{
+        keep_send,
+        retry_pair, //
+    },
+};
 use crate::{
     config::{
         self,
+        moment,
         patience,
         volume, //
     },
@@ -18,6 +32,8 @@ use crate::{
         spawn,
         step, //
     },
+    hole::Hole,
+    memory::PAGE,
     peers::{
         becomes,
         iwarp,
@@ -25,13 +41,15 @@ use crate::{
         pair_of,
         rdma_add,
         sdp_only,
+        Side,
         A,
         B, //
     },
+    raw_peer::Listener,
     zcopy::{
         self,
+        check_bytes,
         check_unpinned,
-        set_retry,
         together,
         BLOCK, //
     },
@@ -39,11 +57,17 @@ use crate::{
 use sdp_selftests::{
     errno::Errno,
     random::Random,
-    sock::Sock, //
+    sock::{
+        Piece,
+        Sock, //
+    },
 };
 use std::{
     process::Command,
-    sync::Arc,
+    sync::{
+        mpsc,
+        Arc, //
+    },
     thread,
     time::Duration, //
 };
@@ -54,8 +78,14 @@ cases! {
     device_removed(120) "the RDMA device goes while data flows: both sides are told, and a new device serves",
     device_removed_zcopy(120) "the same with blocks that move without a copy, both ways",
     device_removed_advertised(120) "the RDMA device goes while a send is advertised and nobody reads",
-    device_removed_kept(120) "the RDMA device goes while a call's buffer is kept that the program never asks for again",
     device_removed_idle(60) "the RDMA device goes under a listener, an idle and an unaccepted connection",
+    device_removed_reused(60) "the RDMA device goes under a listener that was a connection",
+    device_removed_send_fault(60) "the RDMA device goes while a send sleeps in a page fault",
+    device_removed_recv_fault(60) "the RDMA device goes while a receive sleeps in a page fault",
+    device_removed_connected_asleep(60) "the same while a call sleeps with a connection's lock",
+    device_removed_connecting_asleep(60) "the same with that of a socket that connects",
+    device_removed_listening_asleep(60) "the same with that of a listener that has a queue",
+    device_removed_kept(60) "the RDMA device goes while it uses a buffer that no call will ask for",
 }
 
 /// Sends `bytes` from A to B while `disturb` runs.
@@ -142,14 +172,30 @@ fn link_lossy() {
     assert!(netem("del", &[]));
 }
 
-fn rdma_delete() {
-    B.command(&["rdma", "link", "delete", B.device()]);
+fn rdma_delete(side: Side) {
+    side.command(&["rdma", "link", "delete", side.device()]);
 }
 
-/// Adds B's device again and waits until connections work.
-fn rdma_restore() {
+/// Lets the device of `side` go, for which nothing that a program does may make it wait.
+fn rdma_delete_soon(side: Side) {
+    step!("the device of {side:?} goes");
+    let (done, end) = mpsc::channel();
+    spawn("remover", move || {
+        rdma_delete(side);
+        let _ = done.send(());
+    });
+    let limit = patience(5);
+    let gone = end.recv_timeout(limit).is_ok();
+    assert!(
+        gone,
+        "after {limit:?} the device of {side:?} is still there"
+    );
+}
+
+/// Adds the device of `side` again and waits until connections work.
+fn rdma_restore(side: Side) {
     step!("the device comes back");
-    rdma_add(B.netns(), B.device(), B.interface());
+    rdma_add(side.netns(), side.device(), side.interface());
     let works = becomes(patience(10), || {
         let listener = B.socket();
         if listener.bind(&B.at(0)).is_err() {
@@ -162,6 +208,20 @@ fn rdma_restore() {
     let (a, b) = pair();
     check!(a.send(b"x", 0), Ok(1));
     check!(b.recv_bytes(1), Ok(b"x".to_vec()));
+}
+
+/// Checks what a call says of a connection whose device went, here or at the peer.
+#[track_caller]
+fn check_told(error: Errno) {
+    check_any!(
+        error,
+        [
+            Errno::ENODEV,
+            Errno::ECONNRESET,
+            Errno::ETIMEDOUT,
+            Errno::EPIPE
+        ]
+    );
 }
 
 fn needs_device() {
@@ -198,23 +258,13 @@ fn device_removed() {
         ("B's reader", reader(&b)),
     ];
     thread::sleep(Duration::from_millis(300));
-    rdma_delete();
+    rdma_delete(B);
     for (who, thread) in all {
         step!("{who} is told");
-        let error = join(thread);
-        let fine = [
-            Errno::ENODEV,
-            Errno::ECONNRESET,
-            Errno::ETIMEDOUT,
-            Errno::EPIPE,
-        ];
-        assert!(
-            fine.contains(&error),
-            "{who}\nexpected one of {fine:?}\n     got {error}"
-        );
+        check_told(join(thread));
     }
     drop((a, b));
-    rdma_restore();
+    rdma_restore(B);
 }
 
 fn device_removed_idle() {
@@ -226,7 +276,7 @@ fn device_removed_idle() {
     assert_ne!(must!(b.poll(libc::POLLIN, patience(3))), 0);
     let sleeper = must!(b.dup());
     let sleeper = spawn("sleeper", move || sleeper.poll(0, patience(20)));
-    rdma_delete();
+    rdma_delete(B);
     step!("a sleeping poll() is told");
     assert_ne!(must!(join(sleeper)) & (libc::POLLERR | libc::POLLHUP), 0);
     step!("what had come can be read");
@@ -245,7 +295,7 @@ fn device_removed_idle() {
         let _ = server.recv(&mut [0], libc::MSG_DONTWAIT);
     }
     drop((a, b, listener));
-    rdma_restore();
+    rdma_restore(B);
 }
 
 fn device_removed_zcopy() {
@@ -288,25 +338,15 @@ fn device_removed_zcopy() {
         ("B's reader", reader(&b)),
     ];
     thread::sleep(Duration::from_millis(300));
-    rdma_delete();
+    rdma_delete(B);
     for (who, thread) in all {
         step!("{who} is told");
-        let error = join(thread);
-        let fine = [
-            Errno::ENODEV,
-            Errno::ECONNRESET,
-            Errno::ETIMEDOUT,
-            Errno::EPIPE,
-        ];
-        assert!(
-            fine.contains(&error),
-            "{who}\nexpected one of {fine:?}\n     got {error}"
-        );
+        check_told(join(thread));
     }
     check_unpinned(&a);
     check_unpinned(&b);
     drop((a, b));
-    rdma_restore();
+    rdma_restore(B);
 }
 
 fn device_removed_advertised() {
@@ -324,56 +364,223 @@ fn device_removed_advertised() {
             || a.send(&block, libc::MSG_NOSIGNAL),
             || {
                 thread::sleep(Duration::from_millis(100));
-                rdma_delete();
+                rdma_delete(B);
             },
         );
         match sent {
             Ok(sent) => assert!(sent < block.len(), "all was sent"),
-            Err(error) => check_any!(
-                error,
-                [
-                    Errno::ENODEV,
-                    Errno::ECONNRESET,
-                    Errno::ETIMEDOUT,
-                    Errno::EPIPE
-                ]
-            ),
+            Err(error) => check_told(error),
         }
         check_unpinned(&a);
         drop((a, b));
-        rdma_restore();
+        rdma_restore(B);
     }
+}
+
+fn device_removed_reused() {
+    needs_device();
+    for side in [A, B] {
+        let (a, b) = pair();
+        let (sock, peer) = if side == A { (a, b) } else { (b, a) };
+        reset(&sock, peer, Reset::Linger);
+        disconnect(&sock);
+        // siw listens in the namespace of the thread that asks it to.
+        side.enter();
+        must!(sock.bind(&side.at(0)));
+        must!(sock.listen(1));
+        rdma_delete_soon(side);
+        drop(sock);
+        rdma_restore(side);
+    }
+}
+
+fn device_removed_send_fault() {
+    needs_device();
+    // The first is copied, the second would be lent.
+    for len in [PAGE, BLOCK] {
+        let (a, b) = zcopy::pair();
+        let hole = Hole::new(len);
+        let (sent, _) = together(
+            || b.sendmsg(&mut [Piece::at(hole.start(), len)], libc::MSG_NOSIGNAL),
+            || {
+                hole.asleep(1);
+                rdma_delete_soon(B);
+                hole.fill();
+            },
+        );
+        match sent {
+            Ok(sent) => panic!("{sent} of {len} bytes were sent"),
+            Err(error) => check_told(error),
+        }
+        check_unpinned(&b);
+        drop((a, b));
+        rdma_restore(B);
+    }
+}
+
+fn device_removed_recv_fault() {
+    needs_device();
+    // The first is there to be copied, the second is advertised.
+    for len in [PAGE, BLOCK] {
+        let (a, b) = zcopy::pair();
+        let bytes = random(len);
+        let hole = Hole::new(len);
+        let receive = || {
+            assert_ne!(must!(b.poll(libc::POLLIN, patience(5))), 0);
+            // SAFETY: Nothing uses the memory until the call has ended.
+            unsafe { b.recv_at(hole.start(), len, libc::MSG_WAITALL) }
+        };
+        let (sent, (got, _)) = together(
+            || a.send(&bytes, libc::MSG_NOSIGNAL),
+            || {
+                together(receive, || {
+                    hole.asleep(1);
+                    rdma_delete_soon(B);
+                    hole.fill();
+                })
+            },
+        );
+        if len == PAGE {
+            check!((sent, got), (Ok(len), Ok(len)));
+        }
+        match got {
+            Ok(got) => check_bytes(&hole.bytes()[..got], &bytes[..got]),
+            Err(error) => check_told(error),
+        }
+        check_unpinned(&a);
+        check_unpinned(&b);
+        drop((a, b));
+        rdma_restore(B);
+    }
+}
+
+/// Lets the device of `side` go while a call sleeps with the lock of `sock`; `meanwhile` comes
+/// before that.
+fn delete_asleep<T>(side: Side, sock: &Sock, meanwhile: impl FnOnce() -> T) -> T {
+    let hole = Hole::new(PAGE);
+    let (attached, result) = together(
+        || hole.attach_filter(sock),
+        || {
+            hole.asleep(1);
+            let result = meanwhile();
+            rdma_delete_soon(side);
+            hole.fill();
+            result
+        },
+    );
+    check!(attached, Err(Errno::EINVAL));
+    result
+}
+
+fn device_removed_connected_asleep() {
+    needs_device();
+    let (a, b) = pair();
+    check!(a.send(b"unread", 0), Ok(6));
+    assert_ne!(must!(b.poll(libc::POLLIN, patience(3))), 0);
+    delete_asleep(B, &b, || ());
+    step!("both ends are told");
+    check!(b.recv_bytes(6), Ok(b"unread".to_vec()));
+    for sock in [&a, &b] {
+        match sock.recv(&mut [0], 0) {
+            Ok(got) => check!(got, 0),
+            Err(error) => check_told(error),
+        }
+    }
+    drop((a, b));
+    rdma_restore(B);
+}
+
+fn device_removed_connecting_asleep() {
+    needs_device();
+    for answered in [false, true] {
+        step!("the answer has come: {answered}");
+        let listener = Listener::new(B);
+        let sock = A.socket();
+        must!(sock.set_nonblocking(true));
+        check!(sock.connect(&listener.addr()), Err(Errno::EINPROGRESS));
+        let request = listener.request();
+        let _answer = delete_asleep(A, &sock, || {
+            let answer = match answered {
+                true => Ok(request.accept(&hello_ack())),
+                false => Err(request),
+            };
+            thread::sleep(moment());
+            answer
+        });
+        step!("the socket is told");
+        match finish(&sock) {
+            // It was connected, and the device went then.
+            Ok(()) if answered => must!(sock.set_nonblocking(false)),
+            Ok(()) => panic!("connected without an answer"),
+            Err(error) => check_told(error),
+        }
+        drop(sock);
+        rdma_restore(A);
+    }
+}
+
+fn device_removed_listening_asleep() {
+    needs_device();
+    let (listener, to) = B.listen();
+    let waiting = [A.connect(&to), A.connect(&to)];
+    thread::sleep(moment());
+    let late = delete_asleep(B, &listener, || {
+        let late = A.socket();
+        must!(late.set_nonblocking(true));
+        check!(late.connect(&to), Err(Errno::EINPROGRESS));
+        thread::sleep(moment());
+        late
+    });
+    must!(listener.set_nonblocking(true));
+    step!("accept() does not wait for what cannot come");
+    while let Ok(server) = listener.accept() {
+        let _ = server.recv(&mut [0], libc::MSG_DONTWAIT);
+    }
+    step!("who waits in the queue is told");
+    for client in waiting {
+        match client.recv(&mut [0], 0) {
+            Ok(got) => check!(got, 0),
+            Err(error) => check_told(error),
+        }
+    }
+    drop((late, listener));
+    rdma_restore(B);
 }
 
 fn device_removed_kept() {
     needs_device();
-    let (a, b) = zcopy::pair();
-    set_retry(&b, true);
-    must!(b.set_nonblocking(true));
-    let block = vec![1; 4 * BLOCK];
-    let writer = spawn("writer", move || a.send(&block, libc::MSG_NOSIGNAL));
-    let mut room = vec![0; 4 * BLOCK];
-    step!("a receive leaves its buffer");
-    let kept = becomes(patience(3), || {
-        b.recv(&mut room, 0) == Err(Errno::EAGAIN) && {
-            let stats = zcopy::stats(&b);
-            stats.pages_pinned > stats.pages_unpinned
-        }
-    });
-    assert!(kept, "no buffer was kept");
-    rdma_delete();
-    step!("the sender is told");
-    let _ = join(writer);
+    let bytes = random(8 * BLOCK);
+    step!("a send is left");
+    let (a, b) = retry_pair();
+    keep_send(&b, &bytes);
+    check!(b.send(b"other", libc::MSG_NOSIGNAL), Err(Errno::EBUSY));
+    rdma_delete_soon(B);
     check_unpinned(&b);
-    rdma_restore();
-    step!("the receive is made again");
-    check_any!(
-        b.recv(&mut room, 0).map(|_| ()),
-        [
-            Ok(()),
-            Err(Errno::ENODEV),
-            Err(Errno::ECONNRESET),
-            Err(Errno::ETIMEDOUT)
-        ]
+    drop((a, b));
+    rdma_restore(B);
+
+    step!("a receive is left");
+    let (a, b) = retry_pair();
+    must!(a.set_nonblocking(false));
+    let mut room = vec![0; bytes.len()];
+    let (sent, _) = together(
+        || a.send(&bytes, libc::MSG_NOSIGNAL),
+        || {
+            assert_ne!(must!(b.poll(libc::POLLIN, patience(5))), 0);
+            let mut got = 0;
+            while let Ok(more) = b.recv(&mut room[got..], 0) {
+                got += more;
+                assert!(got < room.len(), "no receive had to wait");
+            }
+            check!(b.recv(&mut [0], 0), Err(Errno::EBUSY));
+            rdma_delete_soon(B);
+            check_unpinned(&b);
+        },
     );
+    match sent {
+        Ok(sent) => assert!(sent < bytes.len(), "all was sent"),
+        Err(error) => check_told(error),
+    }
+    drop((a, b));
+    rdma_restore(B);
 }

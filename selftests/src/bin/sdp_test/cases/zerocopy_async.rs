@@ -719,7 +719,7 @@ fn zcopy_nonblocking() {
 }
 
 /// A non-blocking connection that keeps the buffers of calls that would block.
-fn retry_pair() -> (Sock, Sock) {
+pub(super) fn retry_pair() -> (Sock, Sock) {
     let (a, b) = pair();
     for sock in [&a, &b] {
         must!(sock.set_nonblocking(true));
@@ -827,7 +827,7 @@ fn zcopy_retry_epoll() {
 }
 
 /// Sends `bytes` from the start until they are kept: how many went before.
-fn keep_send(sock: &Sock, bytes: &[u8]) -> usize {
+pub(super) fn keep_send(sock: &Sock, bytes: &[u8]) -> usize {
     let mut sent = 0;
     loop {
         match sock.send(&bytes[sent..], libc::MSG_NOSIGNAL) {
