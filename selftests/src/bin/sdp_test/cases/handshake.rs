@@ -22,9 +22,13 @@ use crate::{
         cases,
         check,
         check_any,
+        join,
         must,
+        spawn,
         step, //
     },
+    hole::Hole,
+    memory::PAGE,
     peers::{
         eventually,
         pair_of,
@@ -45,9 +49,15 @@ use sdp_selftests::{
         Sock, //
     },
 };
-use std::time::{
-    Duration,
-    Instant, //
+use std::{
+    sync::{
+        mpsc,
+        Arc, //
+    },
+    time::{
+        Duration,
+        Instant, //
+    },
 };
 
 cases! {
@@ -61,6 +71,7 @@ cases! {
     handshake_bad_hello(60) "a Hello with a wrong field is refused, and the listener goes on",
     handshake_minor_version(10) "another minor version alone is no reason to refuse (B-5)",
     handshake_client_gone(20) "clients that vanish right after the set-up",
+    handshake_asleep(120) "200 sockets whose locks are held: others connect meanwhile",
 }
 
 fn raw_only() {
@@ -351,4 +362,63 @@ fn handshake_client_gone() {
     }
     must!(listener.set_nonblocking(false));
     goes_on(&listener, &to);
+}
+
+/// Connects a raw peer of A to a raw listener of B: how long that takes.
+fn time_raw_connect() -> Duration {
+    let (tell, hear) = mpsc::channel();
+    let server = spawn("server", move || {
+        let listener = Listener::new(B);
+        must!(tell.send(listener.addr()).map_err(|_| "nobody waits"));
+        listener.request().establish(b"");
+    });
+    let to = must!(hear.recv());
+    let start = Instant::now();
+    let peer = Peer::connect(A, &to, b"");
+    let took = start.elapsed();
+    join(server);
+    must!(peer.map_err(|event| format!("{event:?}")));
+    took
+}
+
+/// What the connection manager tells a socket may have to wait for its lock. Its workers, which
+/// everybody shares, may not.
+fn handshake_asleep() {
+    raw_only();
+    const PAIRS: usize = 100;
+    let limit = patience(1);
+    let hole = Arc::new(Hole::new(PAGE));
+    let asleep = |sock: &Sock| {
+        let sock = must!(sock.dup());
+        let hole = hole.clone();
+        spawn("asleep", move || {
+            check!(hole.attach_filter(&sock), Err(Errno::EINVAL));
+        })
+    };
+    step!("all is well before");
+    let took = time_raw_connect();
+    assert!(took < limit, "took {took:?}");
+
+    step!("listeners fall asleep, and then who connects to them");
+    let listeners: Vec<_> = (0..PAIRS).map(|_| B.listen()).collect();
+    let mut sleepers: Vec<_> = listeners.iter().map(|(sock, _)| asleep(sock)).collect();
+    hole.asleep(PAIRS);
+    let clients: Vec<_> = listeners.iter().map(|(_, to)| start(to)).collect();
+    sleepers.extend(clients.iter().map(asleep));
+    hole.asleep(PAIRS);
+    for round in 0..10 {
+        step!("raw peers connect, round {round}");
+        let took = time_raw_connect();
+        assert!(took < limit, "round {round} took {took:?}");
+    }
+
+    step!("all wake, and connect");
+    hole.fill();
+    sleepers.into_iter().for_each(join);
+    for (client, (listener, _)) in clients.iter().zip(&listeners) {
+        check!(finish(client), Ok(()));
+        let server = must!(listener.accept());
+        check!(client.send(b"x", 0), Ok(1));
+        check!(server.recv_bytes(1), Ok(b"x".to_vec()));
+    }
 }
