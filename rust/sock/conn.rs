@@ -220,6 +220,8 @@ pub(super) struct Flow {
     pub(super) early: Ring<RecvBuf>,
     pub(super) progress: Progress,
     link: Link,
+    /// The QP was taken down while the connection was being set up.
+    pub(super) flushed: bool,
     /// The names of its ends, once it is there.
     pub(super) names: Option<Names>,
     /// What the socket, or the listener, has set.
@@ -344,6 +346,7 @@ impl Conn {
             recv: receive::RecvBuffers::new(Limits::NONE),
             progress: Progress::SettingUp,
             link: Link::Up,
+            flushed: false,
             names: None,
             options,
             iwarp: false,
@@ -1143,7 +1146,14 @@ impl Conn {
             // Somebody took the QP down. If that was not us then the CM may never tell of it: rxe
             // fails a QP so when the interface below it refuses a packet.
             WcStatus::WrFlush => {
-                if self.look(|m| m.state() != State::Closed) {
+                let lost = {
+                    let mut flow = self.flow.lock();
+                    // The CM tells what became of a set-up.
+                    let setting_up = flow.progress == Progress::SettingUp;
+                    flow.flushed |= setting_up;
+                    !setting_up && flow.machine.state() != State::Closed
+                };
+                if lost {
                     self.broken(ECONNRESET);
                 }
             }

@@ -368,6 +368,7 @@ impl Conn {
         self.flow.lock().names = Some(names);
         if self.side == Side::Accepting {
             self.established();
+            self.check_flushed();
             self.hand_in();
             return Ok(());
         }
@@ -383,7 +384,15 @@ impl Conn {
             sk.state_change();
             sk.write_space();
         });
+        self.check_flushed();
         Ok(())
+    }
+
+    /// The QP may have been taken down before the CM told that the connection is there.
+    fn check_flushed(&self) {
+        if self.flow.lock().flushed {
+            self.broken(ECONNRESET);
+        }
     }
 }
 
@@ -526,6 +535,7 @@ impl Conn {
             let mut flow = self.flow.lock();
             flow.options.apply(&mut machine);
             flow.machine = machine;
+            flow.flushed = false;
             flow.iwarp = iwarp;
             flow.message_size = limits.size().min(send_size);
             flow.recv = RecvBuffers::new(limits);

@@ -350,7 +350,10 @@ fn accept_backlog_closed() {
     drop(listener);
     for client in clients {
         match finish(&client) {
-            Ok(()) => check!(client.recv(&mut [0], 0), Err(Errno::ECONNRESET)),
+            Ok(()) => {
+                must!(client.set_nonblocking(false));
+                check!(client.recv(&mut [0], 0), Err(Errno::ECONNRESET));
+            }
             Err(error) => check_any!(error, [Errno::ECONNREFUSED, Errno::ECONNRESET]),
         }
     }
