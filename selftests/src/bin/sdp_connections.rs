@@ -36,9 +36,15 @@ struct Options {
     /// Connections
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     count: u32,
-    /// Threads that connect
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
-    parallel: u32,
+    /// Threads that connect; for each number, all connections are made once a round
+    #[arg(
+        long,
+        value_name = "THREADS,…",
+        default_value = "1,64",
+        value_delimiter = ',',
+        value_parser = clap::value_parser!(u32).range(1..=256)
+    )]
+    parallel: Vec<u32>,
     /// Bytes that each connection carries each way, as one message
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=4096))]
     bytes: u32,
@@ -106,7 +112,8 @@ struct Ends {
     took: Duration,
 }
 
-fn open(options: &Options) -> Result<Ends> {
+/// Makes `count` connections, by so many threads.
+fn open(options: &Options, count: u32, threads: u32) -> Result<Ends> {
     let family = match options.tcp {
         true => libc::AF_INET,
         false => AF_INET_SDP,
@@ -117,20 +124,20 @@ fn open(options: &Options) -> Result<Ends> {
     listener.listen(4096)?;
     let port = listener.name()?.to_v4().port();
     let to = Addr::v4(libc::AF_INET, SocketAddrV4::new(LISTENER, port));
-    let count = options.count as usize;
+    let (count, threads) = (count as usize, threads as usize);
     let start = Instant::now();
     thread::scope(|scope| {
         let accept = scope.spawn(|| -> Result<Vec<Sock>> {
             let accepted = || listener.accept().map_err(|e| format!("accept: {e}").into());
             (0..count).map(|_| accepted()).collect()
         });
-        let threads: Vec<_> = (0..options.parallel as usize)
+        let connecting: Vec<_> = (0..threads)
             .map(|thread| {
                 let to = &to;
                 scope.spawn(move || -> Result<Vec<Sock>> {
                     namespace::enter(&options.netns_a)?;
                     (thread..count)
-                        .step_by(options.parallel as usize)
+                        .step_by(threads)
                         .map(|number| {
                             let sock = Sock::new(family, libc::SOCK_STREAM, 0)?;
                             sock.connect(to)
@@ -143,7 +150,7 @@ fn open(options: &Options) -> Result<Ends> {
             .collect();
         let mut ends = Vec::new();
         let mut failed = None;
-        for thread in threads {
+        for thread in connecting {
             match thread
                 .join()
                 .unwrap_or_else(|_| Err("a thread panicked".into()))
@@ -188,31 +195,37 @@ fn carry(options: &Options, ends: &[Sock]) -> Result<()> {
 fn run(options: &Options) -> Result<()> {
     let count = i64::from(options.count);
     allow_files(2 * u64::from(options.count))?;
+    let by = |threads: &u32| format!("set-ups/s by {threads}");
+    let columns: Vec<_> = options.parallel.iter().map(by).collect();
     println!(
-        "{:>5}  {:>11}  {:>12}  {:>12}  {:>12}",
-        "round", "connections", "set-ups/s", "KiB an end", "KiB not freed"
+        "{:>5}  {:>11}  {:>12}  {:>13}  {}",
+        "round",
+        "connections",
+        "KiB an end",
+        "KiB not freed",
+        columns.join("  ")
     );
     // What only the first connections cost is not theirs.
-    let first = Options {
-        count: options.count.min(16),
-        netns_a: options.netns_a.clone(),
-        netns_b: options.netns_b.clone(),
-        ..*options
-    };
-    drop(open(&first)?);
+    drop(open(options, options.count.min(16), 1)?);
     let before = available()?;
     for round in 1..=options.rounds {
-        let start = available()?;
-        let Ends { ends, took } = open(options)?;
-        carry(options, &ends)?;
-        let cost = (start - available()?) as f64 / (2 * count) as f64;
-        drop(ends);
-        // A connection that was closed waits for its peer's word.
-        thread::sleep(Duration::from_secs(2));
+        let mut speeds = Vec::new();
+        let mut cost: f64 = 0.0;
+        for (threads, column) in options.parallel.iter().zip(&columns) {
+            let start = available()?;
+            let Ends { ends, took } = open(options, options.count, *threads)?;
+            carry(options, &ends)?;
+            cost = cost.max((start - available()?) as f64 / (2 * count) as f64);
+            drop(ends);
+            // A connection that was closed waits for its peer's word.
+            thread::sleep(Duration::from_secs(2));
+            let speed = count as f64 / took.as_secs_f64().max(1e-9);
+            speeds.push(format!("{speed:>width$.0}", width = column.len()));
+        }
         let lost = before - available()?;
         println!(
-            "{round:>5}  {count:>11}  {:>12.0}  {cost:>12.1}  {lost:>12}",
-            count as f64 / took.as_secs_f64().max(1e-9)
+            "{round:>5}  {count:>11}  {cost:>12.1}  {lost:>13}  {}",
+            speeds.join("  ")
         );
         if options.limit.is_some_and(|limit| cost > limit.into()) {
             return Err(format!("an end takes {cost:.1} KiB").into());
