@@ -162,6 +162,14 @@ int sdp_helper_copy_from_sockptr(void *dst, sockptr_t src, size_t size)
 	return copy_from_sockptr(dst, src, size);
 }
 
+/* Pages of socket memory that a CPU counts by itself. */
+static DEFINE_PER_CPU(int, sdp_memory_per_cpu_fw_alloc);
+
+int __percpu *sdp_helper_per_cpu_fw_alloc(void)
+{
+	return &sdp_memory_per_cpu_fw_alloc;
+}
+
 struct net *sdp_helper_get_net(struct net *net)
 {
 	return get_net(net);

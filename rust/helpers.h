@@ -49,6 +49,7 @@ bool sdp_helper_proc_create_net_single(const char *name, struct net *net,
 void sdp_helper_remove_proc_entry(const char *name, struct net *net);
 struct net *sdp_helper_seq_file_single_net(struct seq_file *seq);
 int sdp_helper_copy_from_sockptr(void *dst, sockptr_t src, size_t size);
+int __percpu *sdp_helper_per_cpu_fw_alloc(void);
 struct net *sdp_helper_get_net(struct net *net);
 void sdp_helper_put_net(struct net *net);
 int sdp_helper_somaxconn(const struct net *net);

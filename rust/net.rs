@@ -2,6 +2,7 @@
 
 //! Safe wrappers of the socket layer: what a protocol family needs of it, without SDP.
 
+pub(crate) mod account;
 pub(crate) mod errno;
 pub(crate) mod family;
 mod module;

@@ -31,6 +31,7 @@ struct SdpModule {
     _family: net::family::Registration<sock::Sdp>,
     _workqueue: net::work::Workqueue,
     _settings: sock::settings::Registration,
+    _limit: net::account::Registration,
     _stats: sock::stats::Registration,
 }
 
@@ -38,12 +39,14 @@ impl kernel::Module for SdpModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         rdma::pd::init();
         let settings = sock::settings::Registration::new()?;
+        let limit = net::account::Registration::new(c"net/sdp")?;
         let stats = sock::stats::Registration::new()?;
         let workqueue = net::work::Workqueue::new(c"sdp")?;
         Ok(Self {
             _family: sock::register()?,
             _workqueue: workqueue,
             _settings: settings,
+            _limit: limit,
             _stats: stats,
         })
     }

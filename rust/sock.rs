@@ -6,6 +6,7 @@
 //! `lock_sock()`; a connection has its own, and goes on without the socket, in [`conn`], where the
 //! order of all locks stands.
 
+mod account;
 mod bind;
 mod buffers;
 mod conn;

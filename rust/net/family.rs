@@ -5,6 +5,7 @@
 use crate::{
     bindings,
     net::{
+        account,
         ops::{
             proto_ops,
             Protocol, //
@@ -103,6 +104,8 @@ impl<P: Protocol> Registration<P> {
     ///
     /// Fails with `EEXIST` where another module has the family number.
     pub(crate) fn new(family: &'static Family<P>) -> Result<Self> {
+        // SAFETY: The static `struct proto` is not registered yet.
+        unsafe { account::set_up(family.proto()) };
         // SAFETY: The static `struct proto` is registered once, and unregistered below or in drop.
         to_result(unsafe { bindings::proto_register(family.proto(), 1) })?;
         // SAFETY: The static family outlives its registration.

@@ -29,6 +29,12 @@ impl Net {
         unsafe { &*net.cast() }
     }
 
+    /// The host's own.
+    pub(crate) fn host() -> &'static Self {
+        // SAFETY: It is always there.
+        unsafe { Self::from_ptr(&raw mut bindings::init_net) }
+    }
+
     /// `net.core.somaxconn`: the most connection requests that may wait.
     pub(crate) fn max_backlog(&self) -> usize {
         // SAFETY: The namespace is live.

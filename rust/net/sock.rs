@@ -19,6 +19,7 @@ use crate::{
 };
 use core::{
     cell::UnsafeCell,
+    mem::MaybeUninit,
     ops::{
         Deref,
         DerefMut, //
@@ -31,9 +32,14 @@ use core::{
 };
 use kernel::{
     error::to_result,
-    sync::aref::{
-        ARef,
-        AlwaysRefCounted, //
+    new_mutex,
+    page::PAGE_SIZE,
+    sync::{
+        aref::{
+            ARef,
+            AlwaysRefCounted, //
+        },
+        Mutex, //
     },
     types::Opaque, //
 };
@@ -44,14 +50,15 @@ pub(super) struct Layout<P: Protocol> {
     /// First, since the socket layer allocates and frees the whole as a `struct sock`.
     sk: bindings::sock,
     locked: UnsafeCell<P::Locked>,
+    account: Mutex<()>,
 }
 
 /// A reference-counted socket of protocol `P`.
 ///
 /// # Invariants
 ///
-/// The `sk` of the layout is a valid C object and `locked` is initialised. `locked` is only touched
-/// under `lock_sock()`, or by the destructor.
+/// The `sk` of the layout is a valid C object and the rest is initialised. `locked` is only touched
+/// under `lock_sock()`, or by the destructor, and `sk_forward_alloc` under `account`.
 #[repr(transparent)]
 pub(crate) struct Sock<P: Protocol>(Opaque<Layout<P>>);
 
@@ -209,8 +216,16 @@ impl<P: Protocol> Sock<P> {
         };
         let layout = NonNull::new(sk.cast::<Layout<P>>()).ok_or(ENOMEM)?;
         // SAFETY: `obj_size` of our `struct proto` is the size of `Layout`, the memory is ours, and
-        // until `sk_destruct` is set nobody looks at what lies behind `sk`.
-        unsafe { addr_of_mut!((*layout.as_ptr()).locked).write(UnsafeCell::new(locked)) };
+        // until `sk_destruct` is set nobody looks at what lies behind `sk`. `account` is pinned from here
+        // on, and its initialiser cannot fail. It does not live as long as the type of `slot` says, but
+        // `slot` ends here.
+        unsafe {
+            let l = layout.as_ptr();
+            addr_of_mut!((*l).locked).write(UnsafeCell::new(locked));
+            let slot: *mut Mutex<()> = addr_of_mut!((*l).account);
+            let slot: &'static mut MaybeUninit<Mutex<()>> = &mut *slot.cast();
+            let Ok(_) = slot.write_pin_init(new_mutex!((), "sdp::Sock::account"));
+        }
         // SAFETY: `sk` is freshly allocated and `sock` is NULL or being made.
         unsafe {
             bindings::sock_init_data(sock, sk);
@@ -256,7 +271,40 @@ impl<P: Protocol> Sock<P> {
                 bindings::skb_drop_reason_SKB_DROP_REASON_QUEUE_PURGE,
             );
             core::ptr::drop_in_place(addr_of_mut!((*layout).locked));
+            core::ptr::drop_in_place(addr_of_mut!((*layout).account));
         }
+    }
+
+    /// Charges so many pages of memory. Sleeps. Fails with `ENOBUFS` where that is too much for `memory.max`
+    /// of the socket's cgroup, or for all.
+    pub(super) fn charge_pages(&self, pages: usize) -> Result {
+        // CAST: `Charge` bounds it.
+        let bytes = (pages * PAGE_SIZE) as c_int;
+        let _account = self.account().lock();
+        let kind = bindings::SK_MEM_RECV as c_int;
+        // SAFETY: The sock is live, and its account locked. Without BH disabled the cgroup may be made to
+        // reclaim.
+        match unsafe { bindings::__sk_mem_schedule(self.as_ptr(), bytes, kind) } {
+            0 => Err(ENOBUFS),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives up so many pages that were charged. Sleeps.
+    pub(super) fn uncharge_pages(&self, pages: usize) {
+        if pages == 0 {
+            return;
+        }
+        // CAST: As above.
+        let bytes = (pages * PAGE_SIZE) as c_int;
+        let _account = self.account().lock();
+        // SAFETY: The sock is live, its account locked, and so much of it charged.
+        unsafe { bindings::__sk_mem_reclaim(self.as_ptr(), bytes) };
+    }
+
+    fn account(&self) -> &Mutex<()> {
+        // SAFETY: The sock is live and the mutex initialised.
+        unsafe { &*addr_of!((*self.0.get()).account) }
     }
 
     pub(super) fn as_ptr(&self) -> *mut bindings::sock {

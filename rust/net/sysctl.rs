@@ -36,6 +36,8 @@ pub(crate) struct Knob {
     pub(crate) max: i32,
     /// Whether 0, below `min`, turns off what the knob is for.
     pub(crate) has_off: bool,
+    /// Whether the host's namespace alone sets it; others show its value.
+    pub(crate) of_host: bool,
 }
 
 impl Knob {
@@ -56,6 +58,8 @@ pub(crate) trait Directory<const N: usize>: Sized + 'static {
 /// The knobs of a [`Directory`].
 pub(crate) struct Knobs<D: Directory<N>, const N: usize> {
     knobs: [Knob; N],
+    /// The values of those that are the host's.
+    host: [AtomicI32; N],
     slot: Slot<Values<D, N>>,
 }
 
@@ -64,6 +68,7 @@ impl<D: Directory<N>, const N: usize> Knobs<D, N> {
     pub(crate) const fn new(knobs: [Knob; N]) -> Self {
         Self {
             knobs,
+            host: [const { AtomicI32::new(0) }; N],
             slot: Slot::new(),
         }
     }
@@ -72,7 +77,11 @@ impl<D: Directory<N>, const N: usize> Knobs<D, N> {
     ///
     /// Any context. Valid only while registered, as it is while the module has sockets.
     pub(crate) fn get(&self, net: &Net, at: usize) -> i32 {
-        let values = &self.slot.get(net).values;
+        let is_host = self.knobs.get(at).is_some_and(|knob| knob.of_host);
+        let values = match is_host {
+            true => &self.host,
+            false => &self.slot.get(net).values,
+        };
         values.get(at).map_or(0, |v| v.load(Ordering::Relaxed))
     }
 
@@ -115,18 +124,20 @@ impl<D: Directory<N>, const N: usize> PerNet for Values<D, N> {
             });
             &mut *this
         };
-        for ((knob, value), entry) in D::knobs()
-            .knobs
-            .iter()
-            .zip(&values.values)
-            .zip(&mut values.table)
-        {
-            value.store(knob.default, Ordering::Relaxed);
+        let own = values.values.iter().zip(&mut values.table);
+        let knobs = D::knobs();
+        for ((knob, host), (own, entry)) in knobs.knobs.iter().zip(&knobs.host).zip(own) {
+            let is_host = net == Net::host().as_ptr();
+            let is_shown = knob.of_host && !is_host;
+            let value = if knob.of_host { host } else { own };
+            if !is_shown {
+                value.store(knob.default, Ordering::Relaxed);
+            }
             *entry = bindings::ctl_table {
                 procname: knob.name.as_char_ptr(),
                 data: value.as_ptr().cast(),
                 maxlen: size_of::<c_int>() as c_int,
-                mode: 0o644,
+                mode: if is_shown { 0o444 } else { 0o644 },
                 proc_handler: Some(access),
                 extra1: (&raw const *knob).cast_mut().cast(),
                 ..pin_init::zeroed()

@@ -9,9 +9,15 @@ use crate::{
     mm::pages::Pages,
     prelude::*, //
 };
-use core::ptr::{
-    self,
-    NonNull, //
+use core::{
+    ptr::{
+        self,
+        NonNull, //
+    },
+    sync::atomic::{
+        AtomicUsize,
+        Ordering, //
+    },
 };
 use kernel::{
     error::{
@@ -65,13 +71,22 @@ impl Drop for Mr {
 pub(super) struct FreeMrs {
     #[pin]
     free: Mutex<KVec<Mr>>,
+    made: AtomicUsize,
 }
 
 impl FreeMrs {
     pub(super) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             free <- new_mutex!(KVec::new(), "rdma_mrs"),
+            made: AtomicUsize::new(0),
         })
+    }
+}
+
+impl FreeMrs {
+    /// Regions that were made, those in use too.
+    pub(super) fn made(&self) -> usize {
+        self.made.load(Ordering::Relaxed)
     }
 }
 
@@ -86,6 +101,7 @@ impl Mr {
         let mr = from_err_ptr(unsafe {
             bindings::ib_alloc_mr(pd.as_ptr(), bindings::ib_mr_type_IB_MR_TYPE_MEM_REG, pages)
         })?;
+        pd.mrs().made.fetch_add(1, Ordering::Relaxed);
         // INVARIANT: It was just allocated.
         Ok(Self(NonNull::new(mr).ok_or(ENOMEM)?))
     }

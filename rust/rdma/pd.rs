@@ -79,6 +79,11 @@ impl Pd {
         unsafe { (*self.as_ptr()).local_dma_lkey }
     }
 
+    /// Memory regions of the domain.
+    pub(crate) fn regions(&self) -> usize {
+        self.mrs.made()
+    }
+
     /// Memory regions of the domain that are not in use.
     pub(super) fn mrs(&self) -> &FreeMrs {
         &self.mrs

@@ -11,15 +11,16 @@
 //! 1. `lock_sock()` of a socket;
 //! 2. [`Connection::setup`], for what sleeps: set-up and teardown;
 //! 3. the handler mutex of a cm id, in which the CM tells its events;
-//! 4. [`Connection::owner`], held while the owner is told;
-//! 5. the locks of a listener;
-//! 6. [`Connection::post`], which keeps messages in the order of their MSeq: who holds it asks the
+//! 4. [`Connection::account`], what it is charged for, which may wait for memory;
+//! 5. [`Connection::owner`], held while the owner is told;
+//! 6. the locks of a listener;
+//! 7. [`Connection::post`], which keeps messages in the order of their MSeq: who holds it asks the
 //!    machine for the next message and posts it;
-//! 7. [`Connection::flow`], the machine and what it received; held for a few hundred instructions;
-//! 8. [`Connection::notes`], what the CM told.
+//! 8. [`Connection::flow`], the machine and what it received; held for a few hundred instructions;
+//! 9. [`Connection::notes`], what the CM told.
 //!
-//! Nobody touches a program's memory but under 1 alone. Completions run in softirq and take 4 to 7
-//! only; a handler of the CM takes 4, 5 and 8.
+//! Nobody touches a program's memory but under 1 alone. Completions run in softirq and take 5 to 8
+//! only; a handler of the CM takes 5, 6 and 9.
 //!
 //! References: the QP's completions own an `Arc` of the connection and the connection owns the QP, and so
 //! it is with its cm id. Both circles end in [`Conn::tear_down`], to which every connection comes that is
@@ -78,6 +79,10 @@ use crate::{
         },
     },
     sock::{
+        account::{
+            Account,
+            Parts, //
+        },
         buffers::Buffers,
         receive::{
             self,
@@ -138,6 +143,9 @@ pub(super) const SEND_SLOTS: u32 = 6;
 
 /// Pieces of written data that may wait to be sent; a piece is a chunk, except at the ends.
 const SEND_PIECES: usize = 1024;
+
+/// Pages in which written bytes are charged; so many stay charged while nothing is written.
+const SEND_CHARGE: usize = 4;
 
 /// Buffers for a message's payload, beside that for its header.
 pub(super) const PAYLOAD_PIECES: u32 = 2;
@@ -209,6 +217,9 @@ pub(super) trait Parent: Send + Sync {
 
     /// `SO_RCVBUF` of the listener, where it was set. Any context.
     fn set_recv_buffer(&self) -> Option<usize>;
+
+    /// The socket that is charged for children until they are accepted. Any context.
+    fn socket(&self) -> Option<ARef<Socket>>;
 }
 
 /// What the machine's lock guards.
@@ -230,6 +241,8 @@ pub(super) struct Flow {
     pub(super) iwarp: bool,
     /// The longest message that is worth larger buffers of the peer's.
     pub(super) message_size: u32,
+    /// Pages that are charged for written bytes.
+    send_charged: usize,
     /// When the timer is to run out, in the machine's time.
     armed: Option<u64>,
     /// The reason why the connection failed, if it did, was left to the user.
@@ -298,7 +311,7 @@ pub(super) struct Connection {
     pub(super) net: NetRef,
     pub(super) side: Side,
     /// The number of the request that it came of, at its listener.
-    request: u64,
+    pub(super) request: u64,
     made: Instant<Monotonic>,
     /// What the connection did.
     pub(super) stats: Counters,
@@ -311,6 +324,8 @@ pub(super) struct Connection {
     pub(super) notes: SpinLock<Notes>,
     #[pin]
     pub(super) setup: Mutex<Setup>,
+    #[pin]
+    account: Mutex<Account>,
     #[pin]
     owner: SpinLockBh<Owner>,
     #[pin]
@@ -351,6 +366,7 @@ impl Conn {
             options,
             iwarp: false,
             message_size: 0,
+            send_charged: 0,
             armed: None,
             told: false,
             cause: None,
@@ -374,6 +390,7 @@ impl Conn {
             fatal: AtomicFlag::new(false),
             notes <- new_spinlock!(Notes::default(), "sdp::Connection::notes"),
             setup <- new_mutex!(Setup::default(), "sdp::Connection::setup"),
+            account <- new_mutex!(Account::default(), "sdp::Connection::account"),
             owner <- new_spinlock_bh!(owner, "sdp::Connection::owner"),
             post <- new_spinlock_bh!(post, "sdp::Connection::post"),
             flow <- new_spinlock_bh!(flow, "sdp::Connection::flow"),
@@ -396,6 +413,77 @@ impl Conn {
             Owner::Nobody => None,
         };
         set.unwrap_or(usize::MAX)
+    }
+
+    /// Charges the owner what `change` makes of the account. Sleeps; without the spinlocks. Fails with `ENOBUFS`,
+    /// and changes nothing, where that is more than there may be.
+    pub(super) fn charge(&self, change: impl FnOnce(&mut Parts)) -> Result {
+        let mut account = self.account.lock();
+        if !account.is_open() {
+            let sk = match &*self.owner.lock() {
+                Owner::Socket(sk) => Some(sk.clone()),
+                Owner::Listener(parent, _) => parent.socket(),
+                Owner::Nobody => None,
+            };
+            account.open(&*sk.ok_or(ENOTCONN)?);
+        }
+        account.change(change)
+    }
+
+    /// Charges what a connection takes from the start, `fixed` pages of that for all but its buffers. Sleeps.
+    /// Fails with `ENOBUFS`.
+    pub(super) fn charge_first(&self, fixed: usize) -> Result {
+        self.charge(|parts| {
+            *parts = Parts {
+                fixed,
+                recv: receive::FIRST.into(),
+                send: SEND_CHARGE,
+                regions: 0,
+            };
+        })?;
+        self.flow.lock().send_charged = SEND_CHARGE;
+        Ok(())
+    }
+
+    /// Charges another socket from now on. Sleeps. Fails with `ENOBUFS`, and changes nothing.
+    pub(super) fn charge_to(&self, sk: &Socket) -> Result {
+        self.account.lock().move_to(sk)
+    }
+
+    /// Makes sure that so many more written bytes are charged. Sleeps. Fails with `ENOBUFS`.
+    pub(super) fn charge_send(&self, bytes: usize) -> Result {
+        let pages = self.copied().saturating_add(bytes).div_ceil(PAGE_SIZE);
+        if pages <= self.flow.lock().send_charged {
+            return Ok(());
+        }
+        // More than is needed, so that a stream does not come here for every chunk.
+        let pages = pages.next_multiple_of(SEND_CHARGE);
+        self.charge(|parts| parts.send = parts.send.max(pages))?;
+        self.flow.lock().send_charged = pages;
+        Ok(())
+    }
+
+    /// Gives up what is charged for nothing. Sleeps.
+    fn settle_account(&self) {
+        let idle = self.copied() == 0;
+        let recv = {
+            let mut flow = self.flow.lock();
+            if idle {
+                flow.send_charged = flow.send_charged.min(SEND_CHARGE);
+            }
+            flow.recv.pages()
+        };
+        let mut account = self.account.lock();
+        let parts = account.parts();
+        if parts.recv > recv || (idle && parts.send > SEND_CHARGE) {
+            // Less can always be charged.
+            let _ = account.change(|parts| {
+                parts.recv = parts.recv.min(recv);
+                if idle {
+                    parts.send = parts.send.min(SEND_CHARGE);
+                }
+            });
+        }
     }
 
     /// Gives the connection to a socket, with the failure that it may have had by now.
@@ -668,6 +756,9 @@ impl Conn {
         if events.contains(Events::RESIZE) {
             self.resize_wished();
         }
+        if events.contains(Events::SENT_ALL) && self.flow.lock().send_charged > SEND_CHARGE {
+            self.queue();
+        }
         if events.contains(Events::DISCONNECT) {
             self.set_link(Link::Disconnect);
         }
@@ -837,6 +928,7 @@ impl Conn {
         if self.fatal.load(Relaxed) {
             self.broken(self.lost());
         }
+        self.settle_account();
         if self.link() == Link::Up {
             self.fill();
             let now = self.now();
@@ -1040,6 +1132,10 @@ impl Conn {
             self.dispatch(events);
         }
         self.leave_listener();
+        let _ = self.account.lock().change(|parts| {
+            parts.fixed = 0;
+            parts.regions = 0;
+        });
         // A close that lingers waits for bytes which the peer had no use for, and a call for its
         // buffers.
         self.with_socket(|sk| sk.wake_all());

@@ -63,8 +63,13 @@ pub(super) fn accept(sk: &Socket, nonblock: bool) -> Result<ARef<Socket>> {
         }
         // Before the connection leaves the queue, where it stays if this fails.
         let child = sk.new_child()?;
-        let Some(conn) = port.accept() else { continue };
+        let Some(conn) = port.next() else { continue };
         drop(s);
+        if let Err(e) = conn.charge_to(&child) {
+            port.put_back(conn);
+            return Err(e);
+        }
+        port.admit();
         {
             let mut c = child.lock();
             c.options = conn.flow.lock().options;

@@ -201,11 +201,25 @@ impl Listener {
         result
     }
 
-    /// The next connection for accept.
-    pub(super) fn accept(&self) -> Option<Arc<Conn>> {
-        let (_, child) = self.backlog.lock().ready.pop()?;
-        self.admit();
-        Some(child)
+    /// The next connection for accept. Its place is free once it was accepted: see [`Self::admit`].
+    pub(super) fn next(&self) -> Option<Arc<Conn>> {
+        Some(self.backlog.lock().ready.pop()?.1)
+    }
+
+    /// Gives back a connection that could not be accepted.
+    pub(super) fn put_back(&self, child: Arc<Conn>) {
+        let request = child.request;
+        let listening = {
+            let mut backlog = self.backlog.lock();
+            backlog.listening
+                && backlog
+                    .ready
+                    .insert((request, child.clone()), |(other, _)| *other > request)
+                    .is_ok()
+        };
+        if !listening {
+            child.abandon();
+        }
     }
 
     /// Frees the address, and ends what waits for accept. Sleeps.
@@ -232,7 +246,7 @@ impl Listener {
     }
 
     /// Gives places that are free to those who wait for one. Without locks.
-    fn admit(&self) {
+    pub(super) fn admit(&self) {
         loop {
             let child = {
                 let mut backlog = self.backlog.lock();
@@ -376,6 +390,10 @@ impl Parent for Listener {
     fn set_recv_buffer(&self) -> Option<usize> {
         let owner = self.owner.lock();
         owner.as_ref().and_then(|sk| sk.set_recv_buffer())
+    }
+
+    fn socket(&self) -> Option<ARef<Socket>> {
+        self.owner.lock().clone()
     }
 }
 

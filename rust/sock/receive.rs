@@ -12,6 +12,7 @@
 
 use crate::{
     net::{
+        account::is_under_pressure,
         namespace::Net,
         pipe::Slice, //
     },
@@ -166,6 +167,16 @@ impl RecvBuffers {
             .min(self.limits.count)
     }
 
+    /// Pages that they may take.
+    pub(super) fn pages(&self) -> usize {
+        usize::from(self.count).saturating_mul(self.pages)
+    }
+
+    /// There is no memory for more.
+    fn give_up_growth(&mut self) {
+        self.wanted = self.wanted.min(self.count).max(FIRST);
+    }
+
     /// Whether buffers are missing.
     fn lacks(&self) -> bool {
         self.count < self.wanted
@@ -287,7 +298,7 @@ impl Conn {
     /// `ENOMEM`.
     fn add_buffer(&self) -> Result<bool> {
         self.make_places()?;
-        let pages = {
+        let (pages, all) = {
             let mut flow = self.flow.lock();
             let most = flow.recv.wanted.into();
             // Each may come to have payload that has to have a place.
@@ -295,8 +306,15 @@ impl Conn {
                 return Ok(true);
             }
             flow.recv.count = flow.recv.count.saturating_add(1);
-            flow.recv.pages
+            (flow.recv.pages, flow.recv.pages())
         };
+        if let Err(e) = self.charge(|parts| parts.recv = parts.recv.max(all)) {
+            self.lost_buffer();
+            let recv = &mut self.flow.lock().recv;
+            recv.give_up_growth();
+            // Fewer than at first are not enough.
+            return if recv.lacks() { Err(e) } else { Ok(true) };
+        }
         let buf = RecvBuf::new(pages).inspect_err(|_| self.lost_buffer())?;
         match self.repost(buf) {
             Err(e) if e == ENOMEM => Err(e),
@@ -372,7 +390,10 @@ impl Conn {
         let limit = self.recv_limit();
         let lacks = {
             let mut flow = self.flow.lock();
-            if flow.is_short() {
+            if is_under_pressure() {
+                // Those that are posted go when the peer has used them up.
+                flow.recv.wanted = flow.recv.wanted.min(FIRST);
+            } else if flow.is_short() {
                 flow.recv.grow(limit);
             }
             flow.recv.lacks()

@@ -28,10 +28,7 @@ use crate::{
         Machine,
         Readable, //
     },
-    rdma::mr::{
-        Access,
-        Memory, //
-    },
+    rdma::mr::Access,
     sock::{
         buffers::BUFFERS,
         conn::Conn,
@@ -292,9 +289,7 @@ impl Receiving<'_, '_, '_> {
         let max_pages = conn.max_buffer_pages();
         let offered =
             Pages::of_dest(self.msg.data, size, max_pages, Account::Task).and_then(|part| {
-                // Only now: a program may sleep for ever in a page fault, and would keep the device.
-                let pd = conn.pd().ok_or(ENOTCONN)?;
-                let memory = Memory::new(&pd, part.clone(), Access::RemoteWrite)?;
+                let memory = conn.register(part.clone(), Access::RemoteWrite)?;
                 conn.offer_memory(memory).map_err(|_| EAGAIN)?;
                 Ok(part)
             });
@@ -410,18 +405,14 @@ impl Receiving<'_, '_, '_> {
             let max_pages = conn.max_buffer_pages();
             let pages = Pages::of_dest(self.msg.data, max, max_pages, Account::Task);
             let taken = before.saturating_sub(self.msg.data.len());
-            // Only now: a program may sleep for ever in a page fault, and would keep the device.
-            let Some(pd) = conn.pd() else {
-                self.msg.take_back(taken);
-                return Ok(());
-            };
             let memory = pages
                 .map_err(|e| match e {
                     e if e == ENOBUFS => (Counter::NoMemlock, e),
                     e => (Counter::NoPages, e),
                 })
                 .and_then(|pages| {
-                    Memory::new(&pd, pages, Access::ReadSink).map_err(|e| (Counter::NoMr, e))
+                    let memory = conn.register(pages, Access::ReadSink);
+                    memory.map_err(|e| (Counter::NoMr, e))
                 });
             let refused = match memory {
                 Ok(memory) => match conn.read_memory(memory, after) {
@@ -437,6 +428,8 @@ impl Receiving<'_, '_, '_> {
             self.msg.take_back(taken);
             match refused {
                 _ if conn.is_reading() => return Ok(()),
+                // There is no QP any more.
+                Some((_, e)) if e == ENOTCONN => return Ok(()),
                 Some((_, e)) if e == EFAULT => return Err(e),
                 Some((counter, _)) => {
                     conn.count(counter, 1);

@@ -51,7 +51,8 @@ fn close(sk: &Socket, s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
     recv::give_up_kept(s, conn);
     let linger = sk.linger();
     let unread = !s.rx.is_empty() || conn.unread() > 0 || conn.advertised() > 0;
-    if unread || linger.is_some_and(|timeout| timeout.is_zero()) {
+    let reset = unread || linger.is_some_and(|timeout| timeout.is_zero());
+    if reset || !conn.count_orphan() {
         conn.with(Machine::abort);
         return;
     }

@@ -29,10 +29,7 @@ use crate::{
     proto::Machine,
     rdma::{
         buf::SendBuf,
-        mr::{
-            Access,
-            Memory, //
-        }, //
+        mr::Access, //
     },
     sock::{
         buffers::Owner,
@@ -272,7 +269,14 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             }
             let room = self.limit().saturating_sub(self.conn.copied());
             if room > 0 && self.conn.make_place()? {
-                self.copy(room)?;
+                match self.copy(room) {
+                    // There is memory again when what was written has gone.
+                    Err(e) if e == ENOBUFS && self.conn.copied() > 0 => {
+                        self.conn.with(Machine::push);
+                        self.wait(|_, conn| conn.copied() == 0)?;
+                    }
+                    copied => copied?,
+                }
                 continue;
             }
             // Who waits has no more to add.
@@ -378,6 +382,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
                 // A single small write is not worth more than a page.
                 let small = self.msg.data.len().min(room) <= PAGE_SIZE && self.conn.copied() == 0;
                 let order = if small { 0 } else { SEND_ORDER };
+                self.conn.charge_send(PAGE_SIZE << order)?;
                 SendBuf::new(order)?
             }
         };
@@ -427,18 +432,15 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         let max = part.saturating_mul(PAGE_SIZE).saturating_sub(at);
         let pages = Pages::of_source(self.msg.data, max, max_pages, account);
         let taken = before.saturating_sub(self.msg.data.len());
-        // Only now: a program may sleep for ever in a page fault, and would keep the device.
-        let Some(pd) = self.conn.pd() else {
-            self.msg.take_back(taken);
-            return Err(EPIPE);
-        };
+        let conn = self.conn;
         let memory = pages
             .map_err(|e| match e {
                 e if e == ENOBUFS => Counter::NoMemlock,
                 _ => Counter::NoPages,
             })
             .and_then(|pages| {
-                Memory::new(&pd, pages, Access::RemoteRead).map_err(|_| Counter::NoMr)
+                let memory = conn.register(pages, Access::RemoteRead);
+                memory.map_err(|_| Counter::NoMr)
             });
         let memory = match memory {
             Ok(memory) => memory,

@@ -20,7 +20,7 @@ use kernel::{
 };
 
 /// How many knobs there are.
-const COUNT: usize = 4;
+const COUNT: usize = 5;
 
 /// The `net.sdp` directory.
 pub(crate) struct Sdp;
@@ -35,6 +35,7 @@ static KNOBS: Knobs<Sdp, COUNT> = Knobs::new([
         min: 4096,
         max: 65536,
         has_off: false,
+        of_host: false,
     },
     Knob {
         name: c"recv_buffers",
@@ -42,6 +43,7 @@ static KNOBS: Knobs<Sdp, COUNT> = Knobs::new([
         min: 4,
         max: 1024,
         has_off: false,
+        of_host: false,
     },
     Knob {
         name: c"fin_timeout",
@@ -49,6 +51,7 @@ static KNOBS: Knobs<Sdp, COUNT> = Knobs::new([
         min: 1,
         max: 3600,
         has_off: false,
+        of_host: false,
     },
     Knob {
         name: c"zcopy_threshold",
@@ -56,6 +59,15 @@ static KNOBS: Knobs<Sdp, COUNT> = Knobs::new([
         min: PAGE_SIZE as i32,
         max: 1 << 30,
         has_off: true,
+        of_host: false,
+    },
+    Knob {
+        name: c"max_orphans",
+        default: 4096,
+        min: 0,
+        max: i32::MAX,
+        has_off: false,
+        of_host: true,
     },
 ]);
 
@@ -72,14 +84,24 @@ fn get(net: &Net, at: usize) -> u32 {
     KNOBS.get(net, at).unsigned_abs()
 }
 
+/// The same, but no more than the host's own namespace has.
+fn get_bounded(net: &Net, at: usize) -> u32 {
+    get(net, at).min(get(Net::host(), at))
+}
+
 /// The most bytes of one receive buffer, header included; used for connections made from now on.
 pub(super) fn recv_buffer_size(net: &Net) -> u32 {
-    get(net, 0)
+    get_bounded(net, 0)
 }
 
 /// The most receive buffers of one connection; used for connections made from now on.
 pub(super) fn recv_buffers(net: &Net) -> u32 {
-    get(net, 1)
+    get_bounded(net, 1)
+}
+
+/// How many connections of closed sockets there may be.
+pub(super) fn max_orphans() -> u32 {
+    get(Net::host(), 4)
 }
 
 /// How long a closed socket waits for its peer without progress, in milliseconds.

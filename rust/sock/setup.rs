@@ -58,9 +58,15 @@ use crate::{
         zcopy::BUFFER_SLOTS, //
     },
 };
-use core::net::{
-    SocketAddr,
-    SocketAddrV4, //
+use core::{
+    net::{
+        SocketAddr,
+        SocketAddrV4, //
+    },
+    sync::atomic::{
+        AtomicUsize,
+        Ordering::Relaxed, //
+    },
 };
 use kernel::{
     page::PAGE_SIZE,
@@ -69,6 +75,10 @@ use kernel::{
         SpinLock, //
     },
 };
+
+/// Pages that a connection without data holds, beside its buffers: measured on rxe, where `make connections`
+/// tells what a connection takes.
+const FIXED_PAGES: usize = 11;
 
 /// How long the route to a peer may take, in milliseconds.
 const ROUTE_MS: u32 = 3000;
@@ -165,6 +175,7 @@ pub(super) struct Setup {
     lookup: Option<Lookup>,
     /// The socket was closed, and the peer is waited for.
     fin_wait: Option<FinWait>,
+    orphan: Option<Orphan>,
     /// When the wait for the peer's word on the end is over, in the machine's time.
     disconnect_by: Option<u64>,
 }
@@ -183,6 +194,33 @@ struct Lookup {
     again_at: Option<u64>,
 }
 
+/// Connections of closed sockets.
+static ORPHANS: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts a connection of a closed socket.
+struct Orphan(());
+
+impl Orphan {
+    /// Counts one more, unless there are `net.sdp.max_orphans` already.
+    fn new() -> Option<Self> {
+        // CAST: `usize` has at least 32 bits.
+        let most = settings::max_orphans() as usize;
+        let orphan = Self(());
+        (ORPHANS.fetch_add(1, Relaxed) < most).then_some(orphan)
+    }
+}
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        ORPHANS.fetch_sub(1, Relaxed);
+    }
+}
+
+/// How many connections of closed sockets there are.
+pub(super) fn orphans() -> usize {
+    ORPHANS.load(Relaxed)
+}
+
 /// How long a closed socket's connection waits for its peer.
 struct FinWait {
     /// When it has waited long enough, in the machine's time.
@@ -197,6 +235,7 @@ impl Setup {
         let adopted = notes.lock().id.take();
         drop(adopted);
         self.id = None;
+        self.orphan = None;
         let mut notes = notes.lock();
         notes.step = None;
         notes.end = None;
@@ -330,6 +369,10 @@ impl Conn {
         };
         if let Err(e) = done {
             pr_debug!("no connection: {e:?}\n");
+            if let (Step::Request(..), Some(id)) = (&step, &setup.id) {
+                // Nothing is set up for want of memory: the peer may come again.
+                let _ = id.reject(&REJECT_BUSY);
+            }
             self.fail_setup(e);
             self.set_link(Link::Disconnected);
         }
@@ -493,6 +536,8 @@ impl Conn {
 
     /// Makes the machine and the QP for the device of the cm id. Sleeps.
     fn make_qp(&self, setup: &mut Setup) -> Result {
+        // All at once: where this fails nothing has been set up.
+        self.charge_first(FIXED_PAGES)?;
         let id = setup.id.take().ok_or(ENOTCONN)?;
         let pd = Pd::new(id.device()?)?;
         let limits = self.make_machine(pd.device())?;
@@ -590,37 +635,50 @@ impl Conn {
 
 /// The end.
 impl Conn {
+    /// Counts the connection among those of closed sockets. False where there are too many.
+    pub(super) fn count_orphan(&self) -> bool {
+        let mut setup = self.setup.lock();
+        setup.orphan = Orphan::new();
+        setup.orphan.is_some()
+    }
+
     /// The socket was closed: gives the peer `net.sdp.fin_timeout` to take what is queued or the abort, or to
     /// close its half.
     pub(super) fn wait_for_fin(&self) {
-        self.renew_fin_wait(&mut self.setup.lock());
-    }
-
-    fn renew_fin_wait(&self, setup: &mut Setup) {
+        let mut setup = self.setup.lock();
         if self.link() != Link::Up {
             return;
         }
-        let at = self
-            .now()
-            .saturating_add(ms(settings::fin_timeout_ms(&self.net)));
-        setup.fin_wait = Some(FinWait {
-            at,
+        let wait = FinWait {
+            at: self.fin_timeout(),
             queued: self.queued(),
-        });
-        self.work_at(at);
+        };
+        self.work_at(wait.at);
+        setup.fin_wait = Some(wait);
+    }
+
+    /// When a wait for the peer that begins now is over.
+    fn fin_timeout(&self) -> u64 {
+        let timeout = ms(settings::fin_timeout_ms(&self.net));
+        self.now().saturating_add(timeout)
     }
 
     /// Resets the connection of a closed socket whose peer has made no progress for too long.
     fn check_fin_wait(&self, setup: &mut Setup) {
-        let Some(wait) = &setup.fin_wait else { return };
-        if self.link() != Link::Up {
+        let Some(wait) = &mut setup.fin_wait else {
             return;
+        };
+        if self.link() != Link::Up {
+            setup.fin_wait = None;
+            return;
+        }
+        let queued = self.queued();
+        if self.now() >= wait.at && queued < wait.queued {
+            wait.at = self.fin_timeout();
+            wait.queued = queued;
         }
         if self.now() < wait.at {
             return self.work_at(wait.at);
-        }
-        if self.queued() < wait.queued {
-            return self.renew_fin_wait(setup);
         }
         setup.fin_wait = None;
         self.with(Machine::abort);

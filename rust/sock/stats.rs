@@ -2,13 +2,17 @@
 
 //! Counters of what connections did.
 
-use crate::net::{
-    namespace::Net,
-    proc::{
-        self,
-        Files,
-        Show, //
+use crate::{
+    net::{
+        account,
+        namespace::Net,
+        proc::{
+            self,
+            Files,
+            Show, //
+        },
     },
+    sock::setup, //
 };
 use core::sync::atomic::{
     AtomicU64,
@@ -128,5 +132,8 @@ impl Show for Counters {
         for (name, value) in Counter::NAMES.iter().zip(self.read()) {
             seq_print!(to, "{name} {value}\n");
         }
+        // Of the whole host, whose limits they meet.
+        seq_print!(to, "memory_pages {}\n", account::charged_pages());
+        seq_print!(to, "orphans {}\n", setup::orphans());
     }
 }

@@ -5,6 +5,7 @@
 //! Locks and references are those of [`Conn`].
 
 use crate::{
+    mm::pages::Pages,
     net::sock::{
         SockGuard,
         Timeout, //
@@ -17,6 +18,7 @@ use crate::{
         Region, //
     },
     rdma::mr::{
+        Access,
         Memory,
         Remote, //
     },
@@ -45,6 +47,9 @@ use kernel::sync::Arc;
 /// are never out of one, so that no key is left valid for want of it.
 // CAST: It is 4.
 pub(super) const BUFFER_SLOTS: u32 = 2 * 3 * BUFFERS as u32;
+
+/// Pages that a memory region holds: on rxe, its table of pages and itself.
+const REGION_PAGES: usize = 2;
 
 /// How long the fabric may take to let go a killed caller's memory, in milliseconds.
 const KILLED_MS: u32 = 2000;
@@ -88,6 +93,17 @@ impl Conn {
         let qp = post.qp.as_ref();
         qp.filter(|qp| has_buffer_slots(qp.caps().send_wr))
             .map_or(0, |qp| qp.pd().device().max_mr_pages())
+    }
+
+    /// Registers a caller's pages, once they are pinned: a program may sleep for ever in the page fault that
+    /// that takes, and would keep the device with what is taken here. Sleeps. Fails with `ENOTCONN` where
+    /// there is no QP any more, `ENOBUFS` where the region cannot be charged, and the driver's error.
+    pub(super) fn register(&self, pages: Pages, access: Access) -> Result<Arc<Memory>> {
+        let pd = self.pd().ok_or(ENOTCONN)?;
+        let memory = Memory::new(&pd, pages, access)?;
+        let regions = pd.regions().saturating_mul(REGION_PAGES);
+        self.charge(|parts| parts.regions = parts.regions.max(regions))?;
+        Ok(memory)
     }
 
     /// Whether another buffer can be sent.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Opens many connections and tells what they cost: memory an end, and set-ups a second.
+//! Opens many connections and tells what they cost: memory an end, how much of that the program's memory
+//! cgroup is charged, and set-ups a second.
 //!
 //! Both ends are on this machine, in two network namespaces, so that the memory that it has less of
 //! afterwards is that of twice as many ends.
@@ -54,6 +55,9 @@ struct Options {
     /// The most that one end may cost, in KiB: more is a failure
     #[arg(long, value_name = "KIB")]
     limit: Option<u32>,
+    /// The least part of that which is charged to the memory cgroup, in per cent: less is a failure
+    #[arg(long, value_name = "PERCENT")]
+    charged: Option<u32>,
     /// The sockets: AF_INET instead of AF_INET_SDP
     #[arg(long)]
     tcp: bool,
@@ -90,6 +94,15 @@ fn available() -> Result<i64> {
         }
         last = kib;
     }
+}
+
+/// What the memory cgroup of this process is charged, in KiB.
+fn charged() -> Result<i64> {
+    let cgroups = fs::read_to_string("/proc/self/cgroup")?;
+    let path = cgroups.lines().find_map(|line| line.strip_prefix("0::"));
+    let path = path.ok_or("no cgroup of version 2")?;
+    let bytes = fs::read_to_string(format!("/sys/fs/cgroup{path}/memory.current"))?;
+    Ok(bytes.trim().parse::<i64>()? / 1024)
 }
 
 /// Lets this process have so many files more.
@@ -198,10 +211,11 @@ fn run(options: &Options) -> Result<()> {
     let by = |threads: &u32| format!("set-ups/s by {threads}");
     let columns: Vec<_> = options.parallel.iter().map(by).collect();
     println!(
-        "{:>5}  {:>11}  {:>12}  {:>13}  {}",
+        "{:>5}  {:>11}  {:>12}  {:>9}  {:>13}  {}",
         "round",
         "connections",
         "KiB an end",
+        "charged %",
         "KiB not freed",
         columns.join("  ")
     );
@@ -211,11 +225,15 @@ fn run(options: &Options) -> Result<()> {
     for round in 1..=options.rounds {
         let mut speeds = Vec::new();
         let mut cost: f64 = 0.0;
+        let mut share = f64::MAX;
         for (threads, column) in options.parallel.iter().zip(&columns) {
             let start = available()?;
+            let uncharged = charged()?;
             let Ends { ends, took } = open(options, options.count, *threads)?;
             carry(options, &ends)?;
-            cost = cost.max((start - available()?) as f64 / (2 * count) as f64);
+            let taken = (start - available()?) as f64;
+            cost = cost.max(taken / (2 * count) as f64);
+            share = share.min((charged()? - uncharged) as f64 * 100.0 / taken);
             drop(ends);
             // A connection that was closed waits for its peer's word.
             thread::sleep(Duration::from_secs(2));
@@ -224,11 +242,14 @@ fn run(options: &Options) -> Result<()> {
         }
         let lost = before - available()?;
         println!(
-            "{round:>5}  {count:>11}  {cost:>12.1}  {lost:>13}  {}",
+            "{round:>5}  {count:>11}  {cost:>12.1}  {share:>9.0}  {lost:>13}  {}",
             speeds.join("  ")
         );
         if options.limit.is_some_and(|limit| cost > limit.into()) {
             return Err(format!("an end takes {cost:.1} KiB").into());
+        }
+        if options.charged.is_some_and(|least| share < least.into()) {
+            return Err(format!("{share:.0} % of it is charged").into());
         }
     }
     Ok(())

@@ -6,6 +6,7 @@ use crate::harness::Case;
 
 mod accept;
 mod bind;
+mod charge;
 mod connect;
 mod device;
 mod flags;
@@ -51,6 +52,7 @@ pub(crate) fn all() -> Vec<&'static Case> {
         wire::CASES,
         zerocopy_wire::CASES,
         netns::CASES,
+        charge::CASES,
         device::CASES,
     ]
     .into_iter()

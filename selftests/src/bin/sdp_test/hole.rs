@@ -29,7 +29,7 @@ mod ffi {
     pub(super) const MESSAGE: usize = 32;
 
     const fn request(direction: u64, number: u64, size: usize) -> u64 {
-        direction << 30 | (size as u64) << 16 | API << 8 | number
+        (direction << 30) | ((size as u64) << 16) | (API << 8) | number
     }
     pub(super) const UFFDIO_API: u64 = request(3, 0x3f, size_of::<Api>());
     pub(super) const UFFDIO_REGISTER: u64 = request(3, 0, size_of::<Register>());

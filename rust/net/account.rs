@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory that sockets make the kernel hold, charged to the memory cgroup of who has them, and counted
+//! against a limit for all.
+//!
+//! The kernel's own accounting of socket memory does both: `memory.max` of the cgroup and `net.sdp.mem`
+//! bound it, `/proc/net/protocols` and `SO_MEMINFO` tell it. All of what a socket is charged is in
+//! `sk_forward_alloc`, which no other code uses for our sockets, under the account lock of the socket.
+
+use crate::{
+    bindings,
+    net::{
+        ops::Protocol,
+        sock::Sock, //
+    },
+    prelude::*, //
+};
+use core::{
+    ptr::NonNull,
+    sync::atomic::{
+        AtomicI32,
+        AtomicI64,
+        AtomicUsize,
+        Ordering, //
+    },
+};
+use kernel::{
+    page::PAGE_SIZE,
+    str::CStr,
+    sync::aref::ARef, //
+};
+
+/// Pages that are charged, but for what the CPUs count by themselves.
+static ALLOCATED: AtomicI64 = AtomicI64::new(0);
+
+/// `net.sdp.mem`: below the first there is no pressure, above the second there is, and the third is never
+/// exceeded; in pages.
+static MEM: [AtomicI64; 3] = [const { AtomicI64::new(0) }; 3];
+
+/// Whether there is pressure.
+static PRESSURE: AtomicUsize = AtomicUsize::new(0);
+
+/// Below so many received bytes, which we do not count, a socket gets memory under pressure.
+static ALWAYS: AtomicI32 = AtomicI32::new(i32::MAX);
+
+/// The most pages that one socket is charged: the kernel counts bytes in an `int`.
+const MAX_PAGES: usize = (i32::MAX as usize) / PAGE_SIZE - HEADROOM;
+
+/// Pages that have to be left in the cgroup when more is charged. So what a program touches next does not
+/// run into `memory.max`, for which it would be killed; and a charge of more than eight pages fails
+/// where a smaller one has the kernel look for somebody to kill.
+const HEADROOM: usize = 32;
+
+/// Whether memory is short: nothing should grow, and what can should shrink. Any context.
+pub(crate) fn is_under_pressure() -> bool {
+    PRESSURE.load(Ordering::Relaxed) != 0
+}
+
+/// Pages that all sockets are charged, about. Any context.
+pub(crate) fn charged_pages() -> u64 {
+    u64::try_from(ALLOCATED.load(Ordering::Relaxed)).unwrap_or(0)
+}
+
+/// Fills in what the kernel's accounting needs of a `struct proto`.
+///
+/// # Safety
+///
+/// `proto` is not registered, and nobody else uses it.
+pub(super) unsafe fn set_up(proto: *mut bindings::proto) {
+    // SAFETY: A pure query.
+    let pages = unsafe { bindings::nr_free_buffer_pages() };
+    let pages = i64::try_from(pages).unwrap_or(i64::MAX);
+    // What counts here is all that a connection takes, unlike with TCP: most of that goes to what waits
+    // for data, so there is more of it.
+    for (limit, sixteenths) in MEM.iter().zip([3, 4, 6]) {
+        limit.store((pages / 16).saturating_mul(sixteenths), Ordering::Relaxed);
+    }
+    // SAFETY: By the contract. The statics live as long as the module, and atomics have the layout of the
+    // integers that C takes them for.
+    unsafe {
+        (*proto).memory_allocated = ALLOCATED.as_ptr().cast();
+        (*proto).per_cpu_fw_alloc = bindings::sdp_helper_per_cpu_fw_alloc();
+        (*proto).sysctl_mem = MEM.as_ptr().cast_mut().cast();
+        (*proto).sysctl_rmem = ALWAYS.as_ptr();
+        (*proto).memory_pressure = PRESSURE.as_ptr();
+        (*proto).enter_memory_pressure = Some(enter_memory_pressure);
+    }
+}
+
+/// # Safety
+///
+/// The kernel calls it, in any context.
+unsafe extern "C" fn enter_memory_pressure(_sk: *mut bindings::sock) {
+    PRESSURE.store(1, Ordering::Relaxed);
+}
+
+/// What a socket is charged for one purpose.
+///
+/// # Invariants
+///
+/// `pages` of what `sk` is charged are this value's.
+pub(crate) struct Charge<P: Protocol> {
+    sk: ARef<Sock<P>>,
+    pages: usize,
+}
+
+impl<P: Protocol> Charge<P> {
+    /// Nothing, at first.
+    pub(crate) fn new(sk: &Sock<P>) -> Self {
+        // INVARIANT: It is nothing.
+        Self {
+            sk: sk.into(),
+            pages: 0,
+        }
+    }
+
+    /// Charges so many pages instead. Sleeps. Fails with `ENOBUFS`, and changes nothing, where more would be
+    /// beyond `memory.max` or `net.sdp.mem`.
+    pub(crate) fn set(&mut self, pages: usize) -> Result {
+        let pages = pages.min(MAX_PAGES);
+        let more = pages.saturating_sub(self.pages);
+        if more > 0 {
+            self.sk.charge_pages(more.saturating_add(HEADROOM))?;
+            self.sk.uncharge_pages(HEADROOM);
+        }
+        self.sk.uncharge_pages(self.pages.saturating_sub(pages));
+        // INVARIANT: The difference was just charged, or is no more.
+        self.pages = pages;
+        Ok(())
+    }
+
+    /// Charges another socket instead. Sleeps. Fails with `ENOBUFS`, and changes nothing, where it cannot be
+    /// charged.
+    pub(crate) fn move_to(&mut self, sk: &Sock<P>) -> Result {
+        let mut charge = Self::new(sk);
+        charge.set(self.pages)?;
+        *self = charge;
+        Ok(())
+    }
+}
+
+impl<P: Protocol> Drop for Charge<P> {
+    fn drop(&mut self) {
+        self.sk.uncharge_pages(self.pages);
+    }
+}
+
+/// The file `mem` of the host's namespace, until dropped.
+///
+/// # Invariants
+///
+/// `header` is the registration of `table`.
+pub(crate) struct Registration {
+    header: NonNull<bindings::ctl_table_header>,
+    _table: KBox<bindings::ctl_table>,
+}
+
+// SAFETY: It is only unregistered, which any thread may do.
+unsafe impl Send for Registration {}
+// SAFETY: Nothing can be done with a reference.
+unsafe impl Sync for Registration {}
+
+impl Registration {
+    /// Makes the file, in the directory `path` below `/proc/sys`. May sleep.
+    pub(crate) fn new(path: &'static CStr) -> Result<Self> {
+        let table = bindings::ctl_table {
+            procname: c"mem".as_char_ptr(),
+            data: MEM.as_ptr().cast_mut().cast(),
+            maxlen: size_of_val(&MEM) as c_int,
+            mode: 0o644,
+            proc_handler: Some(bindings::proc_doulongvec_minmax),
+            ..pin_init::zeroed()
+        };
+        let mut table = KBox::new(table, GFP_KERNEL)?;
+        // SAFETY: The table lives until it is unregistered, and what it points to is static. The host's
+        // namespace is always there.
+        let header = unsafe {
+            bindings::register_net_sysctl_sz(
+                &raw mut bindings::init_net,
+                path.as_char_ptr(),
+                &raw mut *table,
+                1,
+            )
+        };
+        // INVARIANT: It was just registered.
+        Ok(Self {
+            header: NonNull::new(header).ok_or(ENOMEM)?,
+            _table: table,
+        })
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant; who uses the file now is waited for.
+        unsafe { bindings::unregister_net_sysctl_table(self.header.as_ptr()) };
+    }
+}
