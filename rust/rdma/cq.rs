@@ -8,7 +8,30 @@ use crate::{
     prelude::*, //
 };
 use core::ptr::NonNull;
-use kernel::error::from_err_ptr;
+use kernel::{
+    error::from_err_ptr,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
+};
+
+/// The completion vector of the next queue, for each of so many devices.
+static VECTORS: [Atomic<i32>; 16] = [const { Atomic::new(0) }; 16];
+
+/// A completion vector of `device`, each in its turn.
+///
+/// The pool has a turn for all devices together, in which one that always comes at the same place, as
+/// where both ends of all connections are on this machine, gets queues of few vectors; and the pool
+/// makes as many for the others.
+fn next_vector(device: &Device) -> c_int {
+    // CAST: `usize` has at least 32 bits.
+    let at = device.index() as usize % VECTORS.len();
+    let next = VECTORS
+        .get(at)
+        .map_or(0, |vector| vector.fetch_add(1, Relaxed));
+    next & c_int::MAX
+}
 
 /// A share of a completion queue that the device polls in softirq.
 ///
@@ -42,7 +65,7 @@ impl Cq {
             bindings::ib_cq_pool_get(
                 device.as_ptr(),
                 entries,
-                -1,
+                next_vector(device),
                 bindings::ib_poll_context_IB_POLL_SOFTIRQ,
             )
         })?;

@@ -53,6 +53,12 @@ impl Device {
         self.0.as_ptr()
     }
 
+    /// The number of the device: a small one, of which each has its own.
+    pub(super) fn index(&self) -> u32 {
+        // SAFETY: The device is registered, and its number does not change while it is.
+        unsafe { (*self.as_ptr()).index }
+    }
+
     /// The most protection domains that there may be.
     pub(super) fn max_pd(&self) -> u32 {
         limit(self.attrs().max_pd)
