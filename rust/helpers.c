@@ -306,6 +306,19 @@ int sdp_helper_ib_dma_mapping_error(struct ib_device *dev, u64 addr)
 	return ib_dma_mapping_error(dev, addr);
 }
 
+u64 sdp_helper_ib_dma_map_single(struct ib_device *dev, void *addr, size_t size,
+				 enum dma_data_direction direction)
+{
+	return ib_dma_map_single(dev, addr, size, direction);
+}
+
+void sdp_helper_ib_dma_unmap_single(struct ib_device *dev, u64 addr,
+				    size_t size,
+				    enum dma_data_direction direction)
+{
+	ib_dma_unmap_single(dev, addr, size, direction);
+}
+
 void sdp_helper_ib_dma_unmap_page(struct ib_device *dev, u64 addr, size_t size,
 				  enum dma_data_direction direction)
 {

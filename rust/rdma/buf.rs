@@ -4,6 +4,7 @@
 
 use super::{
     device::Device,
+    mr::Memory,
     pd::Pd, //
 };
 use crate::{
@@ -32,84 +33,88 @@ use kernel::{
 const TO_DEVICE: bindings::dma_data_direction = bindings::dma_data_direction::DMA_TO_DEVICE;
 const FROM_DEVICE: bindings::dma_data_direction = bindings::dma_data_direction::DMA_FROM_DEVICE;
 
-/// Physically contiguous pages.
+/// A page of one's own.
 ///
 /// # Invariants
 ///
-/// `page` heads `2^order` pages, compound if there are more than one, of which one reference is this
-/// value's.
-struct Pages {
-    page: NonNull<bindings::page>,
-    order: u32,
+/// One reference of the page is this value's.
+struct Page(NonNull<bindings::page>);
+
+// SAFETY: A page is memory like any other.
+unsafe impl Send for Page {}
+// SAFETY: As above; this type alone gives no access to what is in it.
+unsafe impl Sync for Page {}
+
+impl Page {
+    fn new() -> Result<Self> {
+        // SAFETY: It may be called anywhere that may sleep.
+        let page = unsafe { bindings::sdp_helper_alloc_pages(bindings::GFP_KERNEL_ACCOUNT, 0) };
+        // INVARIANT: It was just allocated.
+        Ok(Self(NonNull::new(page).ok_or(ENOMEM)?))
+    }
+
+    /// The first byte; the page is valid as long as `self`.
+    fn start(&self) -> *mut u8 {
+        // SAFETY: The page is ours and not in high memory, so it has an address.
+        unsafe { bindings::sdp_helper_page_address(self.0.as_ptr()) }.cast()
+    }
 }
 
-// SAFETY: Pages are memory like any other.
-unsafe impl Send for Pages {}
-// SAFETY: As above; this type alone gives no access to what is in them.
-unsafe impl Sync for Pages {}
+impl Drop for Page {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the reference is ours.
+        unsafe { bindings::__free_pages(self.0.as_ptr(), 0) };
+    }
+}
 
-impl Pages {
-    fn new(order: u32) -> Result<Self> {
-        // SAFETY: Any order may be asked for; what is too large fails.
-        let page = unsafe { bindings::sdp_helper_alloc_pages(bindings::GFP_KERNEL_ACCOUNT, order) };
-        // INVARIANT: They were just allocated.
-        Ok(Self {
-            page: NonNull::new(page).ok_or(ENOMEM)?,
-            order,
-        })
+/// Physically contiguous memory that a device reads.
+pub(super) struct Chunk(KVec<MaybeUninit<u8>>);
+
+impl Chunk {
+    /// So many bytes. Sleeps. Fails with `ENOMEM`.
+    fn new(size: usize) -> Result<Self> {
+        Ok(Self(KVec::with_capacity(size, GFP_KERNEL_ACCOUNT)?))
     }
 
     fn size(&self) -> usize {
-        // OVERFLOW: Pages of this order exist.
-        PAGE_SIZE << self.order
+        self.0.capacity()
     }
 
-    /// The first byte; `size()` bytes from there are valid as long as `self`.
+    /// The first byte; `size()` bytes from there are valid as long as `self`, and the vector makes no
+    /// use of them.
     fn start(&self) -> *mut u8 {
-        // SAFETY: The page is ours and not in high memory, so it has an address.
-        unsafe { bindings::sdp_helper_page_address(self.page.as_ptr()) }.cast()
+        self.0.as_ptr().cast_mut().cast()
+    }
+
+    /// Maps `range` for `device` to read, and gives its address there. Any context. Fails with `ENOMEM`,
+    /// and with `EINVAL` where the chunk does not have the range.
+    fn map(&self, device: &Device, range: Range<usize>) -> Result<u64> {
+        if range.is_empty() || range.end > self.size() {
+            return Err(EINVAL);
+        }
+        let device = device.as_ptr();
+        // SAFETY: The device is registered, and the range is in the chunk, which is in memory that
+        // devices reach.
+        let addr = unsafe {
+            let start = self.start().add(range.start);
+            bindings::sdp_helper_ib_dma_map_single(device, start.cast(), range.len(), TO_DEVICE)
+        };
+        // SAFETY: The device is registered, and `addr` is what mapping for it gave.
+        match unsafe { bindings::sdp_helper_ib_dma_mapping_error(device, addr) } {
+            0 => Ok(addr),
+            _ => Err(ENOMEM),
+        }
     }
 }
 
-impl Drop for Pages {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariants the reference is ours.
-        unsafe { bindings::__free_pages(self.page.as_ptr(), self.order) };
-    }
-}
-
-/// Maps `range` of `pages` for `device`, and gives its address there. Any context. Fails with `ENOMEM`,
-/// and with `EINVAL` where the pages do not have the range.
-fn map(
-    device: &Device,
-    pages: &Pages,
-    range: Range<usize>,
-    way: bindings::dma_data_direction,
-) -> Result<u64> {
-    if range.is_empty() || range.end > pages.size() {
-        return Err(EINVAL);
-    }
-    let device = device.as_ptr();
-    // CAST: `usize` has as many bits.
-    let (page, offset) = (pages.page.as_ptr(), range.start as c_ulong);
-    // SAFETY: The device is registered, the pages are valid, and they have the range.
-    let addr =
-        unsafe { bindings::sdp_helper_ib_dma_map_page(device, page, offset, range.len(), way) };
-    // SAFETY: The device is registered, and `addr` is what mapping for it gave.
-    match unsafe { bindings::sdp_helper_ib_dma_mapping_error(device, addr) } {
-        0 => Ok(addr),
-        _ => Err(ENOMEM),
-    }
-}
-
-/// Ends a mapping. Any context.
+/// Ends a mapping of [`Chunk::map`]. Any context.
 ///
 /// # Safety
 ///
-/// [`map`] mapped `size` bytes at `addr` for `device` so, which does not use them any more.
-unsafe fn unmap(device: &Device, addr: u64, size: usize, way: bindings::dma_data_direction) {
+/// It mapped `size` bytes at `addr` for `device`, which does not read them any more.
+unsafe fn unmap(device: &Device, addr: u64, size: usize) {
     // SAFETY: By the contract; the device is registered.
-    unsafe { bindings::sdp_helper_ib_dma_unmap_page(device.as_ptr(), addr, size, way) };
+    unsafe { bindings::sdp_helper_ib_dma_unmap_single(device.as_ptr(), addr, size, TO_DEVICE) };
 }
 
 /// The room for the first bytes of each send.
@@ -119,11 +124,11 @@ pub(crate) const HEADER_ROOM: usize = 64;
 ///
 /// # Invariants
 ///
-/// All of `pages` is mapped at `addr` for the device of `pd`; only this value unmaps it.
+/// All of `rooms` is mapped at `addr` for the device of `pd`; only this value unmaps it.
 pub(super) struct Headers {
     pd: Arc<Pd>,
     addr: u64,
-    pages: Pages,
+    rooms: Chunk,
 }
 
 impl Headers {
@@ -132,13 +137,12 @@ impl Headers {
         let size = usize::try_from(count)?
             .checked_mul(HEADER_ROOM)
             .ok_or(ENOMEM)?;
-        let pages = size.div_ceil(PAGE_SIZE).next_power_of_two();
-        let pages = Pages::new(pages.ilog2())?;
+        let rooms = Chunk::new(size)?;
         // INVARIANT: It is just mapped.
         Ok(Self {
             pd: pd.clone(),
-            addr: map(pd.device(), &pages, 0..pages.size(), TO_DEVICE)?,
-            pages,
+            addr: rooms.map(pd.device(), 0..rooms.size())?,
+            rooms,
         })
     }
 
@@ -151,13 +155,13 @@ impl Headers {
     /// The room of that send is not in use: neither by the device nor by another call.
     pub(super) unsafe fn write(&self, slot: usize, header: &[u8]) -> Result<bindings::ib_sge> {
         let start = slot.checked_mul(HEADER_ROOM).ok_or(EINVAL)?;
-        if header.len() > HEADER_ROOM || start >= self.pages.size() {
+        let end = start.checked_add(HEADER_ROOM).ok_or(EINVAL)?;
+        if header.len() > HEADER_ROOM || end > self.rooms.size() {
             return Err(EINVAL);
         }
-        // SAFETY: The room is in the pages, which are a multiple of it, and by the contract
-        // nobody else uses it.
+        // SAFETY: The room is in the chunk, and by the contract nobody else uses it.
         unsafe {
-            let to = self.pages.start().add(start);
+            let to = self.rooms.start().add(start);
             ptr::copy_nonoverlapping(header.as_ptr(), to, header.len());
         }
         // CAST: `usize` has at most 64 bits. OVERFLOW: The address lies in the mapping.
@@ -182,7 +186,7 @@ impl Headers {
 impl Drop for Headers {
     fn drop(&mut self) {
         // SAFETY: By the type invariants it is mapped, and ours to unmap.
-        unsafe { unmap(self.pd.device(), self.addr, self.pages.size(), TO_DEVICE) };
+        unsafe { unmap(self.pd.device(), self.addr, self.rooms.size()) };
     }
 }
 
@@ -191,11 +195,11 @@ pub(crate) const MAX_RECV_PAGES: usize = 16;
 
 /// A page of a [`RecvBuf`].
 struct RecvPage {
-    page: Pages,
+    page: Page,
     /// Others read it, so that nobody may write to it any more.
     shared: bool,
     /// What takes its place then before the device writes again, if there was memory for it.
-    fresh: Option<Pages>,
+    fresh: Option<Page>,
     /// Where the device has it, while it is mapped.
     addr: u64,
 }
@@ -207,8 +211,30 @@ impl RecvPage {
             self.page = self.fresh.take().ok_or(ENOMEM)?;
             self.shared = false;
         }
-        self.addr = map(device, &self.page, 0..PAGE_SIZE, FROM_DEVICE)?;
+        let (device, page) = (device.as_ptr(), self.page.0.as_ptr());
+        // SAFETY: The device is registered, and the page valid.
+        let addr = unsafe {
+            bindings::sdp_helper_ib_dma_map_page(device, page, 0, PAGE_SIZE, FROM_DEVICE)
+        };
+        // SAFETY: The device is registered, and `addr` is what mapping for it gave.
+        match unsafe { bindings::sdp_helper_ib_dma_mapping_error(device, addr) } {
+            0 => self.addr = addr,
+            _ => return Err(ENOMEM),
+        }
         Ok(())
+    }
+
+    /// Ends its mapping. Any context.
+    ///
+    /// # Safety
+    ///
+    /// It is mapped for `device`, which does not write to it any more.
+    unsafe fn unmap(&self, device: &Device) {
+        let device = device.as_ptr();
+        // SAFETY: By the contract; the device is registered.
+        unsafe {
+            bindings::sdp_helper_ib_dma_unmap_page(device, self.addr, PAGE_SIZE, FROM_DEVICE)
+        };
     }
 }
 
@@ -219,12 +245,12 @@ impl RecvPage {
 ///
 /// # Invariants
 ///
-/// The first `filled` bytes were written, by the device or by [`Self::append`]. While `mapped` is
-/// some, all pages are mapped at their `addr` for its device; otherwise no device writes to them.
+/// The first `filled` bytes were written, by the device or by [`Self::append`]. While it is `mapped`,
+/// all pages are so at their `addr` for a device; otherwise no device writes to them.
 pub(crate) struct RecvBuf {
     pages: KVec<RecvPage>,
-    filled: usize,
-    mapped: Option<Arc<Pd>>,
+    filled: u32,
+    mapped: bool,
 }
 
 impl RecvBuf {
@@ -234,7 +260,7 @@ impl RecvBuf {
         let mut pages = KVec::with_capacity(count, GFP_KERNEL)?;
         for _ in 0..count {
             let page = RecvPage {
-                page: Pages::new(0)?,
+                page: Page::new()?,
                 shared: false,
                 fresh: None,
                 addr: 0,
@@ -246,7 +272,7 @@ impl RecvBuf {
         Ok(Self {
             pages,
             filled: 0,
-            mapped: None,
+            mapped: false,
         })
     }
 
@@ -258,7 +284,8 @@ impl RecvBuf {
 
     /// The bytes that were received; none after a failed receive.
     pub(crate) fn len(&self) -> usize {
-        self.filled
+        // CAST: `usize` has at least 32 bits.
+        self.filled as usize
     }
 
     /// What was received from `at` on, as far as it lies in one page.
@@ -278,7 +305,7 @@ impl RecvBuf {
     fn in_page(&self, at: usize) -> (usize, usize) {
         let offset = at % PAGE_SIZE;
         // OVERFLOW: It is the smaller.
-        let len = self.filled.saturating_sub(at).min(PAGE_SIZE - offset);
+        let len = self.len().saturating_sub(at).min(PAGE_SIZE - offset);
         (offset, len)
     }
 
@@ -292,18 +319,18 @@ impl RecvBuf {
         let page = self.pages.get_mut(at / PAGE_SIZE).ok_or(EINVAL)?;
         if !page.shared {
             page.shared = true;
-            page.fresh = Pages::new(0).ok();
+            page.fresh = Page::new().ok();
         }
         // SAFETY: These bytes are initialised by the type invariant. They are not written before the
         // page has been replaced: not by a device, to which `map` hands the other, nor by `append`,
         // which writes to pages only that are not shared.
-        unsafe { Slice::new(page.page.page, offset..offset + len) }
+        unsafe { Slice::new(page.page.0, offset..offset + len) }
     }
 
     /// Appends a copy of `bytes` to what was received, or does nothing where there is no room for all of
     /// it in the last page. Any context.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> bool {
-        let at = self.filled;
+        let at = self.len();
         let offset = at % PAGE_SIZE;
         // OVERFLOW: It is the smaller.
         let room = PAGE_SIZE - offset;
@@ -311,7 +338,7 @@ impl RecvBuf {
             Some(page) if !page.shared && bytes.len() <= room => page,
             _ => return false,
         };
-        if self.mapped.is_some() {
+        if self.mapped {
             return false;
         }
         // SAFETY: By the type invariants no device writes to the page, others read it only if it is
@@ -320,15 +347,15 @@ impl RecvBuf {
             ptr::copy_nonoverlapping(bytes.as_ptr(), page.page.start().add(offset), bytes.len());
         }
         // INVARIANT: They were just written.
-        self.filled = at.saturating_add(bytes.len());
+        self.filled = u32::try_from(at.saturating_add(bytes.len())).unwrap_or(self.filled);
         true
     }
 
     /// Empties the buffer, hands it to the device of `pd` and describes it for a work request: how
     /// many pieces there are. Any context. Fails with `EINVAL` for more than `sges` has room for, and
     /// `ENOMEM`.
-    pub(super) fn map(&mut self, pd: &Arc<Pd>, sges: &mut [bindings::ib_sge]) -> Result<usize> {
-        if self.mapped.is_some() || self.pages.len() > sges.len() {
+    pub(super) fn map(&mut self, pd: &Pd, sges: &mut [bindings::ib_sge]) -> Result<usize> {
+        if self.mapped || self.pages.len() > sges.len() {
             return Err(EINVAL);
         }
         // INVARIANT: Nothing is filled.
@@ -346,7 +373,7 @@ impl RecvBuf {
             };
         }
         // INVARIANT: All of them were just mapped.
-        self.mapped = Some(pd.clone());
+        self.mapped = true;
         Ok(self.pages.len())
     }
 
@@ -354,7 +381,7 @@ impl RecvBuf {
     fn unmap_first(&mut self, pd: &Pd, count: usize) {
         for page in self.pages.iter().take(count) {
             // SAFETY: The page is mapped so, and the device does not use it any more.
-            unsafe { unmap(pd.device(), page.addr, PAGE_SIZE, FROM_DEVICE) };
+            unsafe { page.unmap(pd.device()) };
         }
     }
 
@@ -362,20 +389,23 @@ impl RecvBuf {
     ///
     /// # Safety
     ///
-    /// The device wrote the first `len` bytes, or fewer if the buffer is smaller, and is done.
-    pub(super) unsafe fn unmap(&mut self, len: usize) {
-        if let Some(pd) = self.mapped.take() {
-            self.unmap_first(&pd, self.pages.len());
+    /// If it is mapped, it is so for the device of `pd`, which wrote the first `len` bytes, or fewer if
+    /// the buffer is smaller, and is done.
+    pub(super) unsafe fn unmap(&mut self, pd: &Pd, len: usize) {
+        if core::mem::take(&mut self.mapped) {
+            self.unmap_first(pd, self.pages.len());
             // INVARIANT: By the contract.
-            self.filled = len.min(self.size());
+            self.filled = u32::try_from(len.min(self.size())).unwrap_or(0);
         }
     }
 }
 
 impl Drop for RecvBuf {
     fn drop(&mut self) {
-        // SAFETY: Nobody looks at the bytes. What is dropped while it is posted was drained.
-        unsafe { self.unmap(0) };
+        if self.mapped {
+            // The device may still write to them, so they are lost.
+            core::mem::forget(core::mem::take(&mut self.pages));
+        }
     }
 }
 
@@ -389,14 +419,14 @@ impl Drop for RecvBuf {
 /// The first `filled` bytes of the chunk are initialised and not written any more; the others are
 /// written through this value only.
 pub(crate) struct SendBuf {
-    chunk: Arc<Pages>,
+    chunk: Arc<Chunk>,
     filled: usize,
 }
 
 impl SendBuf {
-    /// Allocates `2^order` pages. Sleeps. Fails with `ENOMEM`.
-    pub(crate) fn new(order: u32) -> Result<Self> {
-        let chunk = Pages::new(order)?;
+    /// Allocates `size` bytes. Sleeps. Fails with `ENOMEM`.
+    pub(crate) fn new(size: usize) -> Result<Self> {
+        let chunk = Chunk::new(size)?;
         // INVARIANT: Nothing is filled yet, and nobody else has the chunk.
         Ok(Self {
             chunk: Arc::new(chunk, GFP_KERNEL)?,
@@ -450,7 +480,7 @@ impl SendBuf {
 ///
 /// `len` bytes from `offset` on lie in the chunk, are initialised, and never change.
 pub(crate) struct Sge {
-    chunk: Arc<Pages>,
+    chunk: Arc<Chunk>,
     offset: usize,
     len: usize,
 }
@@ -488,52 +518,59 @@ impl Sge {
         Ok(())
     }
 
-    /// Maps the range for the device of `pd`. Any context. Fails with `ENOMEM`.
-    pub(super) fn map(&self, pd: &Pd) -> Result<Mapped> {
+    /// Maps the range for the device of `pd`, and describes it for a work request. Any context. Fails
+    /// with `ENOMEM`.
+    pub(super) fn map(&self, pd: &Pd) -> Result<(Held, bindings::ib_sge)> {
         // OVERFLOW: The end of a range lies in its chunk.
         let range = self.offset..self.offset + self.len;
+        let len = u32::try_from(self.len)?;
+        let addr = self.chunk.map(pd.device(), range)?;
+        let sge = bindings::ib_sge {
+            addr,
+            length: len,
+            lkey: pd.lkey(),
+        };
+        let chunk = ManuallyDrop::new(self.chunk.clone());
         // INVARIANT: It is just mapped.
-        Ok(Mapped {
-            len: u32::try_from(self.len)?,
-            addr: map(pd.device(), &self.chunk, range, TO_DEVICE)?,
-            chunk: ManuallyDrop::new(self.chunk.clone()),
-        })
+        Ok((Held::Copied { chunk, addr, len }, sge))
     }
 }
 
-/// Bytes that a device reads.
-///
-/// It keeps the memory. Without [`Self::unmap`] that is lost, since the device may read it.
+/// What a request of the send queue keeps until it has completed.
 ///
 /// # Invariants
 ///
-/// `len` bytes of `chunk` are mapped at `addr` for a device.
-pub(super) struct Mapped {
-    chunk: ManuallyDrop<Arc<Pages>>,
-    addr: u64,
-    len: u32,
+/// Of what was copied, `len` bytes of the chunk are mapped at `addr` for a device. Without
+/// [`Self::let_go`] the chunk is lost, since the device may read it.
+#[derive(Default)]
+pub(super) enum Held {
+    #[default]
+    Nothing,
+    /// Bytes that were copied.
+    Copied {
+        chunk: ManuallyDrop<Arc<Chunk>>,
+        addr: u64,
+        len: u32,
+    },
+    /// A caller's memory, which the request names.
+    Registered { _memory: Arc<Memory> },
+    /// A caller's memory, whose key the request ends.
+    Ended(Arc<Memory>),
 }
 
-impl Mapped {
-    /// Describes it for a work request of a QP in `pd`, which is that for whose device it is mapped.
-    pub(super) fn sge(&self, pd: &Pd) -> bindings::ib_sge {
-        bindings::ib_sge {
-            addr: self.addr,
-            length: self.len,
-            lkey: pd.lkey(),
-        }
-    }
-
-    /// Ends the mapping. Any context.
+impl Held {
+    /// Lets the memory go. Any context.
     ///
     /// # Safety
     ///
-    /// It was made for the device of `pd`, which does not read the bytes any more.
-    pub(super) unsafe fn unmap(self, pd: &Pd) {
-        // CAST: `usize` has at least 32 bits.
-        let len = self.len as usize;
-        // SAFETY: By the type invariant and the contract.
-        unsafe { unmap(pd.device(), self.addr, len, TO_DEVICE) };
-        drop(ManuallyDrop::into_inner(self.chunk));
+    /// What is mapped is so for the device of `pd`, which does not read it any more.
+    pub(super) unsafe fn let_go(self, pd: &Pd) {
+        if let Self::Copied { chunk, addr, len } = self {
+            // CAST: `usize` has at least 32 bits.
+            //
+            // SAFETY: By the type invariant and the contract.
+            unsafe { unmap(pd.device(), addr, len as usize) };
+            drop(ManuallyDrop::into_inner(chunk));
+        }
     }
 }

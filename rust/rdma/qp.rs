@@ -5,7 +5,7 @@
 use super::{
     buf::{
         Headers,
-        Mapped,
+        Held,
         RecvBuf,
         Sge,
         MAX_RECV_PAGES, //
@@ -34,7 +34,10 @@ use crate::{
     prelude::*, //
 };
 use core::{
-    mem::ManuallyDrop,
+    mem::{
+        self,
+        ManuallyDrop, //
+    },
     ptr::{
         self,
         NonNull, //
@@ -44,11 +47,7 @@ use kernel::{
     container_of,
     error::to_result,
     fmt,
-    sync::{
-        new_mutex,
-        Arc,
-        Mutex, //
-    },
+    sync::Arc, //
 };
 
 /// The most pieces of memory that follow a header in one send.
@@ -158,7 +157,7 @@ pub(crate) struct Caps {
 }
 
 impl Caps {
-    /// As much of it as `device` can do, leaving room for what [`Qp::drain`] posts.
+    /// As much of it as `device` can do, leaving room for what draining the QP posts.
     fn clamp(self, device: &Device) -> Self {
         let max_wr = device.max_qp_wr().saturating_sub(1);
         let max_sge = device.max_send_sge().saturating_sub(1);
@@ -209,28 +208,6 @@ impl Payload {
     }
 }
 
-/// What a request keeps of a [`Piece`] until it has completed.
-enum Held {
-    /// The bytes, mapped for the QP's device.
-    Copied(Mapped),
-    /// The caller's memory.
-    Registered { _memory: Arc<Memory> },
-}
-
-impl Held {
-    /// Lets the memory go.
-    ///
-    /// # Safety
-    ///
-    /// What is mapped was so for the device of `pd`, which does not read it any more.
-    unsafe fn let_go(self, pd: &Pd) {
-        if let Held::Copied(mapped) = self {
-            // SAFETY: By the contract.
-            unsafe { mapped.unmap(pd) };
-        }
-    }
-}
-
 /// A [`Payload`] that the device of a QP may read: a request can be posted with it.
 ///
 /// # Invariants
@@ -238,9 +215,10 @@ impl Held {
 /// What is mapped of `held` is so for the device of `pd`, which was not told of it yet.
 pub(crate) struct Ready<'a> {
     pd: &'a Pd,
-    held: [Option<Held>; MAX_PAYLOAD],
-    /// How a work request names them.
+    held: [Held; MAX_PAYLOAD],
+    /// How a work request names them, and how many there are.
     sges: [bindings::ib_sge; MAX_PAYLOAD],
+    count: usize,
 }
 
 impl<'a> Ready<'a> {
@@ -249,6 +227,7 @@ impl<'a> Ready<'a> {
             pd,
             held: Default::default(),
             sges: Default::default(),
+            count: 0,
         }
     }
 
@@ -257,12 +236,9 @@ impl<'a> Ready<'a> {
         let mut ready = Self::new(pd);
         let places = ready.held.iter_mut().zip(&mut ready.sges);
         for (piece, (held, sge)) in payload.pieces().zip(places) {
-            let (kept, described) = match piece {
-                Piece::Copied(range) => {
-                    let mapped = range.map(pd)?;
-                    let sge = mapped.sge(pd);
-                    (Held::Copied(mapped), sge)
-                }
+            // INVARIANT: What was copied is just mapped.
+            (*held, *sge) = match piece {
+                Piece::Copied(range) => range.map(pd)?,
                 Piece::Registered(memory, offset, len) if memory.is_of(pd) => {
                     let sge = memory.to_device(*offset, *len)?;
                     let _memory = memory.clone();
@@ -270,8 +246,8 @@ impl<'a> Ready<'a> {
                 }
                 Piece::Registered(..) => return Err(EINVAL),
             };
-            // INVARIANT: It was just mapped.
-            (*held, *sge) = (Some(kept), described);
+            // OVERFLOW: There are at most `MAX_PAYLOAD`.
+            ready.count += 1;
         }
         Ok(ready)
     }
@@ -279,9 +255,9 @@ impl<'a> Ready<'a> {
 
 impl Drop for Ready<'_> {
     fn drop(&mut self) {
-        for held in self.held.iter_mut().filter_map(Option::take) {
+        for held in &mut self.held {
             // SAFETY: By the type invariants.
-            unsafe { held.let_go(self.pd) };
+            unsafe { mem::take(held).let_go(self.pd) };
         }
     }
 }
@@ -298,10 +274,7 @@ pub(crate) struct SendWr<'a> {
 
 /// A posted request of the send queue.
 struct Sent<R> {
-    /// The memory that the device reads.
-    held: [Option<Held>; MAX_PAYLOAD],
-    /// The region whose key the request ends.
-    ends: Option<Arc<Memory>>,
+    held: [Held; MAX_PAYLOAD],
     /// Its name, if somebody waits for the completion: not so when posting failed.
     request: Option<R>,
 }
@@ -313,7 +286,7 @@ impl<R> Sent<R> {
     ///
     /// It was posted to a QP in `pd`, and has completed, or the QP is destroyed.
     unsafe fn let_go(self, pd: &Pd) {
-        for held in self.held.into_iter().flatten() {
+        for held in self.held {
             // SAFETY: It was mapped for that device, which is done with it.
             unsafe { held.let_go(pd) };
         }
@@ -324,12 +297,11 @@ impl<R> Sent<R> {
 ///
 /// # Invariants
 ///
-/// `shared` is where this lies, in one of its queues, with the index `slot`.
+/// `shared` is where this lies, in its list for the queue that `cqe` is for.
 #[repr(C)]
 struct Cqe<D: Completions> {
     cqe: bindings::ib_cqe,
     shared: NonNull<Shared<D>>,
-    slot: usize,
 }
 
 // SAFETY: The pointer is followed in completions only, and `Shared` may be shared by threads.
@@ -337,11 +309,17 @@ unsafe impl<D: Completions> Send for Cqe<D> {}
 // SAFETY: As above.
 unsafe impl<D: Completions> Sync for Cqe<D> {}
 
+/// A place for what a posted work request keeps alive.
+enum Slot<T> {
+    Used(T),
+    Free { next: Option<u32> },
+}
+
 /// What posted work requests keep alive.
 struct Slots<T> {
-    slots: KVVec<Option<T>>,
-    /// The slots that are not in use.
-    free: KVVec<usize>,
+    slots: KVVec<Slot<T>>,
+    /// The first of those that are not in use.
+    free: Option<u32>,
     /// Whether requests may be posted.
     open: bool,
 }
@@ -349,12 +327,11 @@ struct Slots<T> {
 impl<T> Slots<T> {
     fn new(len: u32) -> Result<Self> {
         // CAST: `usize` has at least 32 bits.
-        let len = len as usize;
-        let mut slots = KVVec::with_capacity(len, GFP_KERNEL)?;
-        let mut free = KVVec::with_capacity(len, GFP_KERNEL)?;
+        let mut slots = KVVec::with_capacity(len as usize, GFP_KERNEL)?;
+        let mut free = None;
         for slot in 0..len {
-            slots.push(None, GFP_KERNEL)?;
-            free.push(slot, GFP_KERNEL)?;
+            slots.push(Slot::Free { next: free }, GFP_KERNEL)?;
+            free = Some(slot);
         }
         Ok(Self {
             slots,
@@ -365,27 +342,52 @@ impl<T> Slots<T> {
 
     /// The next slot to use: `ESHUTDOWN` when closed, `EAGAIN` when all are in use.
     fn vacant(&self) -> Result<usize> {
-        match self.free.last() {
+        match self.free {
             _ if !self.open => Err(ESHUTDOWN),
-            Some(slot) => Ok(*slot),
+            // CAST: `usize` has at least 32 bits.
+            Some(slot) => Ok(slot as usize),
             None => Err(EAGAIN),
         }
     }
 
     /// Uses the slot that [`Self::vacant`] gave.
     fn fill(&mut self, value: T) {
-        if let Some(slot) = self.free.pop() {
-            if let Some(slot) = self.slots.get_mut(slot) {
-                *slot = Some(value);
+        // CAST: `usize` has at least 32 bits.
+        let free = self.free.and_then(|at| self.slots.get_mut(at as usize));
+        if let Some(slot) = free {
+            if let Slot::Free { next } = mem::replace(slot, Slot::Used(value)) {
+                self.free = next;
             }
         }
     }
 
-    fn take(&mut self, slot: usize) -> Option<T> {
-        let value = self.slots.get_mut(slot)?.take()?;
-        // There is room for all of them.
-        let _ = self.free.push_within_capacity(slot);
-        Some(value)
+    /// What uses a slot.
+    fn get_mut(&mut self, slot: usize) -> Option<&mut T> {
+        match self.slots.get_mut(slot)? {
+            Slot::Used(value) => Some(value),
+            Slot::Free { .. } => None,
+        }
+    }
+
+    fn take(&mut self, at: usize) -> Option<T> {
+        let slot = self.slots.get_mut(at)?;
+        if let Slot::Free { .. } = slot {
+            return None;
+        }
+        let next = self.free;
+        self.free = Some(u32::try_from(at).ok()?);
+        match mem::replace(slot, Slot::Free { next }) {
+            Slot::Used(value) => Some(value),
+            Slot::Free { .. } => None,
+        }
+    }
+
+    /// What uses slots.
+    fn used(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().filter_map(|slot| match slot {
+            Slot::Used(value) => Some(value),
+            Slot::Free { .. } => None,
+        })
     }
 }
 
@@ -402,9 +404,6 @@ struct Shared<D: Completions> {
     recvs: SpinLockBh<Slots<RecvBuf>>,
     send_cqes: KVVec<Cqe<D>>,
     recv_cqes: KVVec<Cqe<D>>,
-    /// Whether the QP has been drained.
-    #[pin]
-    drained: Mutex<bool>,
     completions: D,
 }
 
@@ -420,7 +419,6 @@ impl<D: Completions> Shared<D> {
                 recvs <- new_spinlock_bh!(Slots::new(caps.recv_wr)?, "rdma_recvs"),
                 send_cqes: Self::cqes(this, send_done::<D>, caps.send_wr)?,
                 recv_cqes: Self::cqes(this, recv_done::<D>, caps.recv_wr)?,
-                drained <- new_mutex!(false, "rdma_drained"),
                 completions,
             }? Error),
             GFP_KERNEL,
@@ -430,7 +428,7 @@ impl<D: Completions> Shared<D> {
     /// Whether requests of the send queue have not completed.
     fn is_sending(&self) -> bool {
         let busy = |sent: &Sent<D::Request>| sent.request.is_some();
-        self.sends.lock().slots.iter().flatten().any(busy)
+        self.sends.lock().used().any(busy)
     }
 
     fn cqes(
@@ -441,10 +439,10 @@ impl<D: Completions> Shared<D> {
         // CAST: `usize` has at least 32 bits.
         let len = len as usize;
         let mut cqes = KVVec::with_capacity(len, GFP_KERNEL)?;
-        for slot in 0..len {
+        for _ in 0..len {
             let cqe = bindings::ib_cqe { done: Some(done) };
-            // INVARIANT: It becomes the entry `slot` of a queue of `shared`.
-            cqes.push(Cqe { cqe, shared, slot }, GFP_KERNEL)?;
+            // INVARIANT: It becomes an entry of that list of `shared`.
+            cqes.push(Cqe { cqe, shared }, GFP_KERNEL)?;
         }
         Ok(cqes)
     }
@@ -660,12 +658,16 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         let mut sges: [bindings::ib_sge; MAX_PAYLOAD + 1] = Default::default();
         let [first, rest @ ..] = &mut sges;
         rest.swap_with_slice(&mut payload.sges);
+        if let (Some(memory), [held, ..]) = (ends, &mut payload.held) {
+            // It has no payload.
+            *held = Held::Ended(memory);
+        }
 
         // The lock is held while posting, so that after closing nobody is about to post.
         let mut sends = shared.sends.lock();
         let slot = sends.vacant()?;
         // CAST: There are at most `MAX_PAYLOAD`, and one.
-        let mut count = payload.held.iter().flatten().count() as c_int;
+        let mut count = payload.count as c_int;
         let mut list = rest.as_mut_ptr();
         if let Some(header) = header {
             // SAFETY: The slot is vacant, so the device reads no header there.
@@ -681,8 +683,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
             *(*wr).__bindgen_anon_1.wr_cqe.as_mut() = cqe;
         }
         sends.fill(Sent {
-            held: core::mem::take(&mut payload.held),
-            ends,
+            held: mem::take(&mut payload.held),
             request: Some(request),
         });
         // SAFETY: The QP is live and the request what its opcode says. The slot keeps the memory,
@@ -694,7 +695,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
             // A driver may fail after it has queued the request, so the memory has to stay. The
             // caller hears of the failure here, and so not again.
             sends.open = false;
-            if let Some(Some(sent)) = sends.slots.get_mut(slot) {
+            if let Some(sent) = sends.get_mut(slot) {
                 sent.request = None;
             }
         }
@@ -716,7 +717,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         };
         // SAFETY: Where this is called, the device was not given the buffer.
         let back = |mut buf: RecvBuf| unsafe {
-            buf.unmap(0);
+            buf.unmap(&shared.pd, 0);
             buf
         };
         // The lock is held while posting, so that after closing nobody is about to post.
@@ -749,7 +750,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         Ok(())
     }
 
-    /// Ends the connection and tells the peer. Sleeps, as [`Self::drain`].
+    /// Ends the connection and tells the peer. Sleeps.
     ///
     /// What is posted afterwards is flushed or refused, and what was posted before may be flushed. Fails with
     /// `ENOTCONN` before a successful [`CmId::connect`].
@@ -770,21 +771,14 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         self.id.disconnect()
     }
 
-    /// Puts the QP into the error state and waits until all that was posted has completed.
-    ///
-    /// Nothing can be posted afterwards. Sleeps, and must not be called by [`Completions`] nor
-    /// under a lock that they take.
-    pub(crate) fn drain(&self) {
-        let mut drained = self.shared.drained.lock();
-        if *drained {
-            return;
-        }
+    /// Puts the QP into the error state and waits until all that was posted has completed. Nothing can
+    /// be posted afterwards. Sleeps.
+    fn drain(&mut self) {
         self.shared.sends.lock().open = false;
         self.shared.recvs.lock().open = false;
         // SAFETY: The QP is live, each queue of it and its CQ have room for one more request, and
         // nobody else posts.
         unsafe { bindings::ib_drain_qp(self.as_ptr()) };
-        *drained = true;
     }
 }
 
@@ -793,17 +787,19 @@ impl<C: CmHandler, D: Completions> Drop for Qp<C, D> {
         self.drain();
         // SAFETY: By the type invariants the identifier has a QP, which nobody uses any more.
         unsafe { bindings::rdma_destroy_qp(self.id.as_ptr()) };
-        let receiving = self.shared.recvs.lock().slots.iter().flatten().count() != 0;
+        let receiving = self.shared.recvs.lock().used().count() != 0;
         if self.shared.is_sending() || receiving {
             // Drivers that fail to drain may still come back to what they were given.
             pr_err!("a QP could not be drained; its buffers are lost\n");
             return;
         }
         // Requests that could not be posted are still there.
-        let sends = core::mem::replace(&mut self.shared.sends.lock().slots, KVVec::new());
-        for sent in sends.into_iter().flatten() {
-            // SAFETY: The QP is destroyed.
-            unsafe { sent.let_go(&self.shared.pd) };
+        let sends = mem::replace(&mut self.shared.sends.lock().slots, KVVec::new());
+        for slot in sends {
+            if let Slot::Used(sent) = slot {
+                // SAFETY: The QP is destroyed.
+                unsafe { sent.let_go(&self.shared.pd) };
+            }
         }
         // SAFETY: It is not used again; no work request is left that could complete.
         unsafe { ManuallyDrop::drop(&mut self.shared) };
@@ -832,13 +828,19 @@ fn cqe<D: Completions>(cqes: &[Cqe<D>], slot: usize) -> Result<*mut bindings::ib
 ///
 /// # Safety
 ///
-/// `wc` is the completion of a request that was posted with one of our [`Cqe`]s.
-unsafe fn posted<'a, D: Completions>(wc: &bindings::ib_wc) -> (&'a Shared<D>, usize) {
-    // SAFETY: By the contract it is the member of a `Cqe`, which says where it is. All of it stays
-    // until the QP has been drained, and that waits for this completion.
+/// `wc` is the completion of a request that was posted with an entry of `cqes` of a `Shared<D>`.
+unsafe fn posted<'a, D: Completions>(
+    wc: &bindings::ib_wc,
+    cqes: impl Fn(&Shared<D>) -> &[Cqe<D>],
+) -> (&'a Shared<D>, usize) {
+    // SAFETY: By the contract it is the member of a `Cqe`, which says where it is, and which is in the
+    // list. All of it stays until the QP has been drained, and that waits for this completion.
     unsafe {
         let cqe = container_of!(*wc.__bindgen_anon_1.wr_cqe.as_ref(), Cqe<D>, cqe);
-        ((*cqe).shared.as_ref(), (*cqe).slot)
+        let shared = (*cqe).shared.as_ref();
+        let slot = cqe.cast_const().offset_from(cqes(shared).as_ptr());
+        // CAST: It is an index.
+        (shared, slot as usize)
     }
 }
 
@@ -854,12 +856,12 @@ unsafe extern "C" fn send_done<D: Completions>(
     // SAFETY: By the contract the completion is valid.
     let wc = unsafe { &*wc };
     // SAFETY: By the contract.
-    let (shared, slot) = unsafe { posted::<D>(wc) };
+    let (shared, slot) = unsafe { posted::<D>(wc, |shared| &shared.send_cqes) };
     let Some(mut sent) = shared.sends.lock().take(slot) else {
         return;
     };
     let (request, result) = (sent.request.take(), WcStatus::of(wc));
-    if let (Some(memory), Ok(())) = (&sent.ends, &result) {
+    if let ([Held::Ended(memory), ..], Ok(())) = (&sent.held, &result) {
         memory.set_valid(false);
     }
     // SAFETY: It has completed.
@@ -881,7 +883,7 @@ unsafe extern "C" fn recv_done<D: Completions>(
     // SAFETY: By the contract the completion is valid.
     let wc = unsafe { &*wc };
     // SAFETY: By the contract.
-    let (shared, slot) = unsafe { posted::<D>(wc) };
+    let (shared, slot) = unsafe { posted::<D>(wc, |shared| &shared.recv_cqes) };
     let Some(mut buf) = shared.recvs.lock().take(slot) else {
         return;
     };
@@ -895,7 +897,7 @@ unsafe extern "C" fn recv_done<D: Completions>(
         Ok(wc.byte_len as usize)
     });
     // SAFETY: The device is done with the buffer. Where the peer's send succeeded it wrote that much.
-    unsafe { buf.unmap(result.as_ref().map_or(0, |len| *len)) };
+    unsafe { buf.unmap(&shared.pd, result.as_ref().map_or(0, |len| *len)) };
     shared.completions.received(buf, result.map(|_| ()));
 }
 

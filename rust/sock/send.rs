@@ -383,7 +383,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
                 let small = self.msg.data.len().min(room) <= PAGE_SIZE && self.conn.copied() == 0;
                 let order = if small { 0 } else { SEND_ORDER };
                 self.conn.charge_send(PAGE_SIZE << order)?;
-                SendBuf::new(order)?
+                SendBuf::new(PAGE_SIZE << order)?
             }
         };
         // What comes behind a piece too small to be lent may be large enough.
