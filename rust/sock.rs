@@ -7,6 +7,7 @@
 //! order of all locks stands.
 
 mod account;
+mod addr;
 mod bind;
 mod buffers;
 mod conn;
@@ -14,10 +15,13 @@ mod connect;
 mod kept;
 mod listen;
 mod listener;
+mod notes;
 mod option;
+mod orphan;
 mod poll;
 mod receive;
 mod recv;
+mod recv_buffers;
 mod release;
 mod ring;
 mod send;
@@ -62,7 +66,7 @@ use crate::{
             Progress, //
         },
         listener::Listener,
-        receive::Unread,
+        recv_buffers::Unread,
         ring::Ring, //
     },
 };

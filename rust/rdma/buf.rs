@@ -73,7 +73,7 @@ pub(super) struct Chunk(KVec<MaybeUninit<u8>>);
 impl Chunk {
     /// So many bytes. Sleeps. Fails with `ENOMEM`.
     fn new(size: usize) -> Result<Self> {
-        Ok(Self(KVec::with_capacity(size, GFP_KERNEL_ACCOUNT)?))
+        Ok(Self(KVec::with_capacity(size, GFP_KERNEL)?))
     }
 
     fn size(&self) -> usize {

@@ -3,15 +3,8 @@
 //! bind, and the names of a socket's ends.
 
 use crate::{
-    net::{
-        namespace::Net,
-        ops::Name, //
-    },
+    net::ops::Name,
     prelude::*,
-    rdma::cm::{
-        CmHandler,
-        CmId, //
-    },
     sock::{
         conn::Link,
         listener::Listener,
@@ -21,7 +14,6 @@ use crate::{
 };
 use core::net::{
     Ipv4Addr,
-    SocketAddr,
     SocketAddrV4, //
 };
 
@@ -53,20 +45,6 @@ pub(super) fn bind(sk: &Socket, addr: SocketAddrV4) -> Result {
     }
 }
 
-/// A new cm id at `addr`, and the address that it got. Sleeps. Fails as [`CmId::bind`] does.
-pub(super) fn bind_id<C: CmHandler>(
-    net: &Net,
-    handler: C,
-    reuse: bool,
-    addr: SocketAddrV4,
-) -> Result<(CmId<C>, SocketAddrV4)> {
-    let mut id = CmId::new(net, handler)?;
-    // That fails for listeners only, which a new one is not.
-    let _ = id.set_reuseaddr(reuse);
-    let bound = v4(id.bind(&SocketAddr::V4(addr))?)?;
-    Ok((id, bound))
-}
-
 /// `getsockname(2)` and `getpeername(2)`.
 pub(super) fn name(sk: &Socket, which: Name) -> Result<SocketAddrV4> {
     let s = sk.lock();
@@ -81,12 +59,4 @@ pub(super) fn name(sk: &Socket, which: Name) -> Result<SocketAddrV4> {
         .filter(|_| there)
         .map(|names| names.peer)
         .ok_or(ENOTCONN)
-}
-
-/// The address of a connection's end, which is of the family that the socket was given.
-pub(super) fn v4(addr: SocketAddr) -> Result<SocketAddrV4> {
-    match addr {
-        SocketAddr::V4(addr) => Ok(addr),
-        SocketAddr::V6(_) => Err(EAFNOSUPPORT),
-    }
 }

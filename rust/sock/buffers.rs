@@ -9,9 +9,15 @@
 use crate::{
     net::zerocopy::Notice,
     prelude::*,
-    proto::BufferId,
+    proto::{
+        BufferId,
+        Region, //
+    },
     rdma::{
-        mr::Memory,
+        mr::{
+            Memory,
+            Remote, //
+        },
         qp::{
             Payload,
             Piece, //
@@ -22,6 +28,11 @@ use kernel::sync::Arc;
 
 /// Buffers of each kind at a time. The send queue has room for the requests of all of them.
 pub(super) const BUFFERS: usize = 4;
+
+/// Requests that the messages leave to the callers' buffers: at most two of each at a time. They
+/// are never out of one, so that no key is left valid for want of it.
+// CAST: It is 4.
+pub(super) const BUFFER_SLOTS: u32 = 2 * 3 * BUFFERS as u32;
 
 /// How far a buffer is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -352,5 +363,18 @@ impl Buffers {
         for buffer in self.incoming.iter_mut().flatten() {
             buffer.stage = Stage::Over;
         }
+    }
+}
+
+/// Whether a send queue that takes so many requests has some for buffers, beside those for messages.
+pub(super) fn has_buffer_slots(send_wr: u32) -> bool {
+    send_wr > BUFFER_SLOTS + 4
+}
+
+/// The peer's memory as the fabric names it.
+pub(super) fn remote(region: Region) -> Remote {
+    Remote {
+        addr: region.va,
+        key: region.rkey,
     }
 }

@@ -83,27 +83,28 @@ use crate::{
             Account,
             Parts, //
         },
-        buffers::Buffers,
-        receive::{
-            self,
-            Limits,
-            Unread,
-            RETRY_MS, //
+        buffers::{
+            has_buffer_slots,
+            remote,
+            Buffers,
+            BUFFER_SLOTS, //
         },
-        ring::Ring,
-        setup::{
+        notes::{
             Notes,
             Setup, //
         },
+        recv_buffers::{
+            Limits,
+            RecvBuffers,
+            Unread,
+            FIRST,
+            RETRY_MS, //
+        },
+        ring::Ring,
         stats::{
             self,
             Counter,
             Counters, //
-        },
-        zcopy::{
-            has_buffer_slots,
-            remote,
-            BUFFER_SLOTS, //
         },
         Options,
         Socket, //
@@ -210,10 +211,10 @@ pub(super) enum Place {
 /// Who accepts children.
 pub(super) trait Parent: Send + Sync {
     /// A child is established. False where nobody will accept it.
-    fn ready(&self, child: Arc<Conn>, request: u64) -> bool;
+    fn ready(&self, child: Arc<Conn>) -> bool;
 
-    /// A child that was not established, and had this place, is none any more.
-    fn lost(&self, child: &Conn, place: Place);
+    /// A child that was not established is none any more.
+    fn lost(&self, child: &Conn);
 
     /// `SO_RCVBUF` of the listener, where it was set. Any context.
     fn set_recv_buffer(&self) -> Option<usize>;
@@ -248,14 +249,14 @@ pub(super) struct Flow {
     /// The reason why the connection failed, if it did, was left to the user.
     told: bool,
     /// What went wrong below, where that is known better than as a reset.
-    cause: Option<Error>,
+    pub(super) cause: Option<Error>,
     /// Buffers are offered to the peer, or are to be, and nothing came yet that stands behind what
     /// is written to them.
     pub(super) offering: bool,
     /// A call offered buffers, and has not looked yet at what came for them: messages stay as they are.
     pub(super) gathering: bool,
     /// The receive buffers.
-    pub(super) recv: receive::RecvBuffers,
+    pub(super) recv: RecvBuffers,
 }
 
 /// The names of a connection's ends.
@@ -319,11 +320,11 @@ pub(super) struct Connection {
     /// lost (B-9).
     came_early: AtomicFlag,
     /// For the work: the device failed the QP.
-    fatal: AtomicFlag,
+    pub(super) fatal: AtomicFlag,
     #[pin]
-    pub(super) notes: SpinLock<Notes>,
+    pub(super) notes: SpinLock<Notes<Id>>,
     #[pin]
-    pub(super) setup: Mutex<Setup>,
+    pub(super) setup: Mutex<Setup<Id>>,
     #[pin]
     account: Mutex<Account>,
     #[pin]
@@ -350,7 +351,7 @@ impl Conn {
             ord: 1,
             ird: 1,
             recv_size: u32::try_from(PAGE_SIZE)?,
-            recv_depth: receive::FIRST,
+            recv_depth: FIRST,
             send_size: u32::try_from(PAGE_SIZE)?,
             desired_remote: 0,
         };
@@ -358,7 +359,7 @@ impl Conn {
             machine: Machine::new(config).map_err(|_| EINVAL)?,
             rx: Ring::empty(),
             early: Ring::empty(),
-            recv: receive::RecvBuffers::new(Limits::NONE),
+            recv: RecvBuffers::new(Limits::NONE),
             progress: Progress::SettingUp,
             link: Link::Up,
             flushed: false,
@@ -388,8 +389,8 @@ impl Conn {
             stats: Counters::new(),
             came_early: AtomicFlag::new(false),
             fatal: AtomicFlag::new(false),
-            notes <- new_spinlock!(Notes::default(), "sdp::Connection::notes"),
-            setup <- new_mutex!(Setup::default(), "sdp::Connection::setup"),
+            notes <- new_spinlock!(Notes::new(), "sdp::Connection::notes"),
+            setup <- new_mutex!(Setup::new(), "sdp::Connection::setup"),
             account <- new_mutex!(Account::default(), "sdp::Connection::account"),
             owner <- new_spinlock_bh!(owner, "sdp::Connection::owner"),
             post <- new_spinlock_bh!(post, "sdp::Connection::post"),
@@ -416,9 +417,12 @@ impl Conn {
     }
 
     /// Charges the owner what `change` makes of the account. Sleeps; without the spinlocks. Fails with `ENOBUFS`,
-    /// and changes nothing, where that is more than there may be.
+    /// and changes nothing, where that is more than there may be; with `ENOTCONN` where nobody owns it.
     pub(super) fn charge(&self, change: impl FnOnce(&mut Parts)) -> Result {
-        let mut account = self.account.lock();
+        self.charge_in(&mut self.account.lock(), change)
+    }
+
+    fn charge_in(&self, account: &mut Account, change: impl FnOnce(&mut Parts)) -> Result {
         if !account.is_open() {
             let sk = match &*self.owner.lock() {
                 Owner::Socket(sk) => Some(sk.clone()),
@@ -436,7 +440,7 @@ impl Conn {
         self.charge(|parts| {
             *parts = Parts {
                 fixed,
-                recv: receive::FIRST.into(),
+                recv: FIRST.into(),
                 send: SEND_CHARGE,
                 regions: 0,
             };
@@ -458,32 +462,26 @@ impl Conn {
         }
         // More than is needed, so that a stream does not come here for every chunk.
         let pages = pages.next_multiple_of(SEND_CHARGE);
-        self.charge(|parts| parts.send = parts.send.max(pages))?;
-        self.flow.lock().send_charged = pages;
+        let mut account = self.account.lock();
+        self.charge_in(&mut account, |parts| parts.send = parts.send.max(pages))?;
+        self.flow.lock().send_charged = account.parts().send;
         Ok(())
     }
 
     /// Gives up what is charged for nothing. Sleeps.
     fn settle_account(&self) {
-        let idle = self.copied() == 0;
-        let recv = {
-            let mut flow = self.flow.lock();
-            if idle {
-                flow.send_charged = flow.send_charged.min(SEND_CHARGE);
-            }
-            flow.recv.pages()
-        };
         let mut account = self.account.lock();
-        let parts = account.parts();
-        if parts.recv > recv || (idle && parts.send > SEND_CHARGE) {
-            // Less can always be charged.
-            let _ = account.change(|parts| {
-                parts.recv = parts.recv.min(recv);
-                if idle {
-                    parts.send = parts.send.min(SEND_CHARGE);
-                }
-            });
+        let mut parts = account.parts();
+        {
+            let mut flow = self.flow.lock();
+            parts.recv = parts.recv.min(flow.recv.pages());
+            if flow.machine.unsent() == 0 && flow.machine.in_flight() == 0 {
+                parts.send = parts.send.min(SEND_CHARGE);
+                flow.send_charged = parts.send;
+            }
         }
+        // Less can always be charged.
+        let _ = account.change(|now| *now = parts);
     }
 
     /// Gives the connection to a socket, with the failure that it may have had by now.
@@ -528,24 +526,24 @@ impl Conn {
             }
             Owner::Nobody | Owner::Socket(_) => return,
         };
-        if !parent.ready(self.arc(), self.request) {
+        if !parent.ready(self.arc()) {
             self.abandon();
         }
     }
 
     /// A child that was not established gives its place to another. Without the locks below.
     pub(super) fn leave_listener(&self) {
-        let (parent, place) = {
+        let parent = {
             let mut owner = self.owner.lock();
             match core::mem::replace(&mut *owner, Owner::Nobody) {
-                Owner::Listener(parent, place) if place != Place::Ready => (parent, place),
+                Owner::Listener(parent, place) if place != Place::Ready => parent,
                 other => {
                     *owner = other;
                     return;
                 }
             }
         };
-        parent.lost(self, place);
+        parent.lost(self);
     }
 
     /// Ends a connection that no program has, or will get.
@@ -996,7 +994,7 @@ impl Conn {
             let flow = &mut *guard;
             flow.machine.set_now(now);
             let result = flow.machine.hello_ack_received(private_data);
-            if result.is_ok() {
+            if result.is_ok() && flow.progress == Progress::SettingUp {
                 flow.progress = Progress::Established;
                 core::mem::swap(&mut recycle, &mut flow.early);
                 // Taken in under the lock, so that none that comes now can overtake.
@@ -1024,12 +1022,13 @@ impl Conn {
         self.with(Machine::established);
     }
 
-    /// The connection cannot be made: `e` is connect's to tell. Any context.
-    pub(super) fn fail_setup(&self, e: Error) {
+    /// The connection cannot be made: `e` is connect's to tell. False where what became of it was decided
+    /// before. Any context.
+    pub(super) fn fail_setup(&self, e: Error) -> bool {
         {
             let mut flow = self.flow.lock();
             if flow.progress != Progress::SettingUp {
-                return;
+                return false;
             }
             flow.progress = Progress::Failed;
         }
@@ -1038,6 +1037,7 @@ impl Conn {
             sk.fail(e);
             sk.state_change();
         });
+        true
     }
 
     /// The fabric failed the connection: no message goes through any more. Any context.
@@ -1097,14 +1097,26 @@ impl Conn {
         core::mem::swap(&mut early, &mut self.flow.lock().early);
     }
 
+    /// Destroys the cm id that no QP has, and forgets what its handler said last. Sleeps; under
+    /// [`Connection::setup`], which `setup` is.
+    pub(super) fn destroy_id(&self, setup: &mut Setup<Id>) {
+        let adopted = self.notes.lock().id.take();
+        drop(adopted);
+        setup.id = None;
+        let mut notes = self.notes.lock();
+        notes.step = None;
+        notes.end = None;
+    }
+
     /// Ends the connection below: when this returns no completion and no CM event comes any more,
     /// and the device is free of it. What was received stays readable.
     ///
     /// Sleeps; under [`Connection::setup`], which `setup` is.
-    pub(super) fn tear_down(&self, setup: &mut Setup) {
+    pub(super) fn tear_down(&self, setup: &mut Setup<Id>) {
         let _pd = self.pd();
         self.destroy_qp();
-        setup.end(&self.notes);
+        self.destroy_id(setup);
+        setup.orphan = None;
         self.flow.lock().machine.disconnected();
         self.settle();
         let (buffers, unsent) = {
@@ -1133,8 +1145,11 @@ impl Conn {
         }
         self.leave_listener();
         let _ = self.account.lock().change(|parts| {
-            parts.fixed = 0;
-            parts.regions = 0;
+            // What was received is charged until it is read, or the socket closed.
+            *parts = Parts {
+                recv: parts.recv,
+                ..Parts::default()
+            };
         });
         // A close that lingers waits for bytes which the peer had no use for, and a call for its
         // buffers.

@@ -46,12 +46,12 @@ pub(super) fn connect(sk: &Socket, peer: SocketAddrV4, nonblock: bool) -> Result
     if nonblock && matches!(s.state(), State::Connecting) {
         return Err(EINPROGRESS);
     }
-    conn.drive(true);
+    conn.set_waiting(true);
     let waited = s.wait(&mut timeout, |s| {
-        conn.advance();
+        conn.advance_waiting();
         !s.has(&conn) || !matches!(s.state(), State::Connecting)
     });
-    conn.drive(false);
+    conn.set_waiting(false);
     match waited {
         Ok(()) => {}
         Err(Woken::TimedOut) => return Err(EINPROGRESS),

@@ -5,6 +5,10 @@
 
 use crate::mm::pages::current_mm;
 
+/// How long the peer may take to let go what is taken back, in milliseconds. It answers without
+/// its user, once the RDMA Reads that it has in flight are over.
+pub(super) const RETURN_MS: u32 = 30_000;
+
 /// A buffer that was left with the socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kept {

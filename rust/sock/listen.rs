@@ -34,9 +34,9 @@ pub(super) fn listen(sk: &Socket, backlog: c_int) -> Result {
             port
         }
     };
-    let options = s.options;
-    port.listen(usize::try_from(backlog).unwrap_or(0), options)?;
-    s.port = Some(port);
+    // Before that can fail: who gives the port up closes it.
+    s.port = Some(port.clone());
+    port.listen(usize::try_from(backlog).unwrap_or(0), s.options)?;
     sk.show(Shown::Listen);
     Ok(())
 }
@@ -69,7 +69,7 @@ pub(super) fn accept(sk: &Socket, nonblock: bool) -> Result<ARef<Socket>> {
             port.put_back(conn);
             return Err(e);
         }
-        port.admit();
+        port.accepted(&conn);
         {
             let mut c = child.lock();
             c.options = conn.flow.lock().options;

@@ -37,7 +37,7 @@ use crate::{
         PeerParam, //
     },
     sock::{
-        bind,
+        addr,
         conn::{
             Conn,
             Owner,
@@ -94,8 +94,8 @@ struct Backlog {
     /// How many may be ready or be set up.
     limit: usize,
     /// In the order of their requests, although the CM may tell of the end of set-up in another.
-    ready: Ring<(u64, Arc<Conn>)>,
-    setting_up: usize,
+    ready: Ring<Arc<Conn>>,
+    setting_up: Ring<Arc<Conn>>,
     /// Requests without a place.
     waiting: Ring<Arc<Conn>>,
     /// The number of the next request.
@@ -106,15 +106,16 @@ struct Backlog {
 
 impl Backlog {
     fn has_place(&self) -> bool {
-        self.ready.len().saturating_add(self.setting_up) < self.limit
+        self.ready.len().saturating_add(self.setting_up.len()) < self.limit
     }
-}
 
-/// What becomes of a request.
-enum Admission {
-    Now,
-    Later,
-    Busy,
+    /// Takes out a child that is not ready.
+    fn remove(&mut self, child: &Conn) -> Option<Arc<Conn>> {
+        let is_child = |other: &Arc<Conn>| core::ptr::eq(&**other, child);
+        self.setting_up
+            .remove(is_child)
+            .or_else(|| self.waiting.remove(is_child))
+    }
 }
 
 impl Listener {
@@ -124,7 +125,7 @@ impl Listener {
             listening: false,
             limit: 0,
             ready: Ring::empty(),
-            setting_up: 0,
+            setting_up: Ring::empty(),
             waiting: Ring::empty(),
             next: 0,
             options: Options::default(),
@@ -136,10 +137,21 @@ impl Listener {
             backlog <- new_spinlock_bh!(backlog, "sdp::Port::backlog"),
             owner <- new_spinlock_bh!(None, "sdp::Port::owner"),
         }))?;
-        let (id, bound) = bind::bind_id(sk.net(), port.clone(), sk.reuse_address(), addr)?;
         *port.owner.lock() = Some(sk.into());
-        *port.id.lock() = Some(id);
-        Ok((port, bound))
+        // Held until the id is there: the device may go at once.
+        let mut id = port.id.lock();
+        match addr::bind_id(sk.net(), port.clone(), sk.reuse_address(), addr) {
+            Ok((new, bound)) => {
+                *id = Some(new);
+                drop(id);
+                Ok((port, bound))
+            }
+            Err(e) => {
+                drop(id);
+                *port.owner.lock() = None;
+                Err(e)
+            }
+        }
     }
 
     /// Takes the cm id out, for a connect: the port is no more. `None` where the device has gone. Sleeps.
@@ -174,17 +186,17 @@ impl Listener {
         // As with TCP, a backlog of n holds n + 1.
         let limit = backlog.saturating_add(1);
         let mut ready = Ring::new(limit)?;
+        let mut setting_up = Ring::new(limit)?;
         let was_listening = {
             let mut backlog = self.backlog.lock();
             backlog.limit = limit;
             // Those that are there stay.
-            if backlog.ready.capacity() < limit {
-                ready = backlog.ready.lengthen(ready);
-            }
+            ready = backlog.ready.lengthen(ready);
+            setting_up = backlog.setting_up.lengthen(setting_up);
             backlog.options = options;
             core::mem::replace(&mut backlog.listening, true)
         };
-        drop(ready);
+        drop((ready, setting_up));
         if was_listening {
             self.admit();
             return Ok(());
@@ -201,25 +213,45 @@ impl Listener {
         result
     }
 
-    /// The next connection for accept. Its place is free once it was accepted: see [`Self::admit`].
+    /// The next connection for accept, which keeps its place until it was [`Self::accepted`] or
+    /// [`Self::put_back`].
     pub(super) fn next(&self) -> Option<Arc<Conn>> {
-        Some(self.backlog.lock().ready.pop()?.1)
+        let mut backlog = self.backlog.lock();
+        let child = backlog.ready.pop()?;
+        // There are as many places as in the other queue.
+        let _ = backlog.setting_up.push(child.clone());
+        Some(child)
     }
 
-    /// Gives back a connection that could not be accepted.
+    /// A connection was accepted: its place is free.
+    pub(super) fn accepted(&self, child: &Conn) {
+        let removed = self.backlog.lock().remove(child);
+        drop(removed);
+        self.admit();
+    }
+
+    /// A connection could not be accepted: it waits as before.
     pub(super) fn put_back(&self, child: Arc<Conn>) {
-        let request = child.request;
-        let listening = {
-            let mut backlog = self.backlog.lock();
-            backlog.listening
-                && backlog
-                    .ready
-                    .insert((request, child.clone()), |(other, _)| *other > request)
-                    .is_ok()
-        };
-        if !listening {
+        // Another call may wait for it.
+        if !self.ready(child.clone()) {
             child.abandon();
         }
+    }
+
+    /// Has a child wait for accept. False where nobody listens any more.
+    fn insert(&self, child: &Arc<Conn>) -> bool {
+        let (inserted, removed) = {
+            let mut backlog = self.backlog.lock();
+            let removed = backlog.remove(child);
+            let inserted = backlog.listening
+                && backlog
+                    .ready
+                    .insert(child.clone(), |other| other.request > child.request)
+                    .is_ok();
+            (inserted, removed)
+        };
+        drop(removed);
+        inserted
     }
 
     /// Frees the address, and ends what waits for accept. Sleeps.
@@ -228,20 +260,22 @@ impl Listener {
         let id = self.id.lock().take();
         drop(id);
         // No request comes any more.
-        let (mut ready, mut waiting) = {
-            let mut backlog = self.backlog.lock();
+        let children = {
+            let mut guard = self.backlog.lock();
+            let backlog = &mut *guard;
             backlog.listening = false;
             backlog.limit = 0;
-            (
-                core::mem::replace(&mut backlog.ready, Ring::empty()),
-                core::mem::replace(&mut backlog.waiting, Ring::empty()),
-            )
+            [
+                &mut backlog.ready,
+                &mut backlog.setting_up,
+                &mut backlog.waiting,
+            ]
+            .map(|children| core::mem::replace(children, Ring::empty()))
         };
-        while let Some((_, child)) = ready.pop() {
-            child.abandon();
-        }
-        while let Some(child) = waiting.pop() {
-            child.abandon();
+        for mut children in children {
+            while let Some(child) = children.pop() {
+                child.abandon();
+            }
         }
     }
 
@@ -256,92 +290,66 @@ impl Listener {
                 let Some(child) = backlog.waiting.pop() else {
                     return;
                 };
-                backlog.setting_up = backlog.setting_up.saturating_add(1);
+                // It is as long as there are places.
+                let _ = backlog.setting_up.push(child.clone());
                 child
             };
             if !child.admit() {
-                self.give_place_back();
+                // It has ended meanwhile.
+                let removed = self.backlog.lock().remove(&child);
+                drop(removed);
             }
         }
-    }
-
-    fn give_place_back(&self) {
-        let mut backlog = self.backlog.lock();
-        backlog.setting_up = backlog.setting_up.saturating_sub(1);
     }
 
     /// A peer asks for a connection. In the handler of the cm id. An error refuses it.
     fn request(&self, id: ChildId<'_>, param: PeerParam, hello: &[u8]) -> Result {
         let most = self.net.max_backlog();
-        let (admission, request, options) = {
+        let (request, options) = {
             let mut backlog = self.backlog.lock();
             if !backlog.listening {
                 return Err(ECONNREFUSED);
             }
-            let admission = if backlog.waiting.is_empty() && backlog.has_place() {
-                backlog.setting_up = backlog.setting_up.saturating_add(1);
-                Admission::Now
-            } else if backlog.waiting.len() < most {
-                Admission::Later
-            } else {
-                Admission::Busy
-            };
-            let request = backlog.next;
-            backlog.next = request.wrapping_add(1);
-            (admission, request, backlog.options)
-        };
-        let place = match admission {
-            Admission::Now => Place::SettingUp,
-            Admission::Later => Place::Waiting,
-            Admission::Busy => {
+            if !backlog.has_place() && backlog.waiting.len() >= most {
+                drop(backlog);
                 id.reject(&REJECT_BUSY);
                 return Err(EAGAIN);
             }
+            let request = backlog.next;
+            backlog.next = request.wrapping_add(1);
+            (request, backlog.options)
         };
-        let adopted = Conn::unconnected(
-            &self.net,
-            Side::Accepting,
-            Owner::Listener(self.arc(), place),
-            request,
-            options,
-        )
-        .and_then(|child| Ok((id.adopt(child.clone())?, child)));
-        let (id, child) = match adopted {
-            Ok(adopted) => adopted,
-            Err(e) => {
-                if place == Place::SettingUp {
-                    self.give_place_back();
-                    self.admit();
-                }
-                return Err(e);
-            }
-        };
+        let owner = Owner::Listener(self.arc(), Place::Waiting);
+        let child = Conn::unconnected(&self.net, Side::Accepting, owner, request, options)?;
+        let id = id.adopt(child.clone())?;
         child.request(id, param, hello);
-        if place == Place::Waiting {
-            if let Err(child) = self.wait(child) {
-                child.abandon();
-            }
-            // A place may have come free meanwhile.
-            self.admit();
+        match self.wait(child) {
+            Ok(()) => self.admit(),
+            Err(child) => child.abandon(),
         }
         Ok(())
     }
 
-    /// Has a request wait, or gives it back where there is no memory for that.
+    /// Has a request wait, or gives it back: where there is no memory for that, or nobody listens any more.
     fn wait(&self, child: Arc<Conn>) -> Result<(), Arc<Conn>> {
         let length = {
             let mut backlog = self.backlog.lock();
-            let waiting = &mut backlog.waiting;
-            if !waiting.is_full() {
-                return waiting.push(child);
+            if !backlog.listening {
+                return Err(child);
             }
-            waiting.capacity().saturating_mul(2).max(8)
+            if !backlog.waiting.is_full() {
+                return backlog.waiting.push(child);
+            }
+            backlog.waiting.capacity().saturating_mul(2).max(8)
         };
         let Ok(longer) = Ring::new(length) else {
             return Err(child);
         };
         let (result, unused) = {
             let mut backlog = self.backlog.lock();
+            if !backlog.listening {
+                return Err(child);
+            }
             let unused = backlog.waiting.lengthen(longer);
             (backlog.waiting.push(child), unused)
         };
@@ -351,38 +359,18 @@ impl Listener {
 }
 
 impl Parent for Listener {
-    fn ready(&self, child: Arc<Conn>, request: u64) -> bool {
-        let queued = {
-            let mut backlog = self.backlog.lock();
-            backlog.setting_up = backlog.setting_up.saturating_sub(1);
-            backlog.listening
-                && backlog
-                    .ready
-                    .insert((request, child), |(other, _)| *other > request)
-                    .is_ok()
-        };
-        if queued {
+    fn ready(&self, child: Arc<Conn>) -> bool {
+        let inserted = self.insert(&child);
+        if inserted {
             if let Some(sk) = &*self.owner.lock() {
                 sk.data_ready();
             }
         }
-        queued
+        inserted
     }
 
-    fn lost(&self, child: &Conn, place: Place) {
-        let removed = match place {
-            Place::Waiting => {
-                let mut backlog = self.backlog.lock();
-                backlog
-                    .waiting
-                    .remove(|other| core::ptr::eq(&**other, child))
-            }
-            Place::SettingUp => {
-                self.give_place_back();
-                None
-            }
-            Place::Ready => None,
-        };
+    fn lost(&self, child: &Conn) {
+        let removed = self.backlog.lock().remove(child);
         drop(removed);
         self.admit();
     }

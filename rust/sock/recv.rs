@@ -32,9 +32,11 @@ use crate::{
     sock::{
         buffers::BUFFERS,
         conn::Conn,
-        kept::Kept,
-        receive::Unread,
-        send::RETURN_MS,
+        kept::{
+            Kept,
+            RETURN_MS, //
+        },
+        recv_buffers::Unread,
         stats::Counter,
         Locked,
         Sdp,

@@ -7,6 +7,7 @@ use crate::{
         Shown,
         SockGuard, //
     },
+    prelude::*,
     proto::Machine,
     sock::{
         conn::{
@@ -30,12 +31,18 @@ use crate::{
 /// done by the connection, without the socket.
 pub(super) fn release(sk: &Socket) {
     let mut s = sk.lock();
+    // No connection is made any more from here on.
+    if let Some(conn) = &s.conn {
+        conn.fail_setup(ECONNRESET);
+    }
     if let (State::Connected, Some(conn)) = (s.state(), s.conn.clone()) {
         close(sk, &mut s, &conn);
     }
     s.orphan();
     sk.show(Shown::Close);
-    s.finish_former();
+    if let Some(conn) = s.former.take() {
+        finish(&conn);
+    }
     if let Some(port) = s.port.take() {
         port.close();
     }
@@ -51,10 +58,13 @@ fn close(sk: &Socket, s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
     recv::give_up_kept(s, conn);
     let linger = sk.linger();
     let unread = !s.rx.is_empty() || conn.unread() > 0 || conn.advertised() > 0;
-    let reset = unread || linger.is_some_and(|timeout| timeout.is_zero());
-    if reset || !conn.count_orphan() {
+    if unread || linger.is_some_and(|timeout| timeout.is_zero()) {
         conn.with(Machine::abort);
         return;
+    }
+    if !conn.count_orphan() {
+        conn.with(Machine::abort);
+        return conn.set_link(Link::Disconnect);
     }
     conn.with(|m| {
         m.shutdown_receive();
@@ -75,7 +85,11 @@ fn let_go(conn: &Conn) {
         return conn.wait_for_fin();
     }
     conn.set_link(Link::Disconnected);
-    // Its port is free when the call returns, unless the device keeps it.
+    finish(conn);
+}
+
+/// Has a port free when the call returns, unless the device keeps it.
+fn finish(conn: &Conn) {
     if !conn.awaits_answer() {
         conn.finish();
     }

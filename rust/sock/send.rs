@@ -37,7 +37,10 @@ use crate::{
             Conn,
             SEND_ORDER, //
         },
-        kept::Kept,
+        kept::{
+            Kept,
+            RETURN_MS, //
+        },
         recv,
         stats::Counter,
         Locked,
@@ -58,10 +61,6 @@ const PATIENCE_MS: u32 = 2000;
 /// The same while bytes of the peer's wait here and nobody reads them: its program may be in such a
 /// call too. Then they have crossed, and each has to return for its program to read.
 const CROSSED_MS: u32 = 50;
-
-/// How long the peer may take to let go what is taken back, in milliseconds. It answers without
-/// its user, once the RDMA Reads that it has in flight are over.
-pub(super) const RETURN_MS: u32 = 30_000;
 
 /// `sendmsg(2)`.
 ///

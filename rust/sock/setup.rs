@@ -35,7 +35,8 @@ use crate::{
         },
     },
     sock::{
-        bind,
+        addr,
+        buffers::BUFFER_SLOTS,
         conn::{
             Conn,
             Connection,
@@ -48,37 +49,39 @@ use crate::{
             SEND_ORDER,
             SEND_SLOTS, //
         },
-        receive::{
-            self,
+        notes::{
+            End,
+            FinWait,
+            Lookup,
+            PrivateData,
+            Setup,
+            Step, //
+        },
+        orphan::Orphan,
+        recv_buffers::{
             Limits,
-            RecvBuffers, //
+            RecvBuffers,
+            FIRST, //
         },
         ring::Ring,
         settings,
-        zcopy::BUFFER_SLOTS, //
     },
 };
-use core::{
-    net::{
-        SocketAddr,
-        SocketAddrV4, //
-    },
-    sync::atomic::{
-        AtomicUsize,
-        Ordering::Relaxed, //
-    },
+use core::net::{
+    SocketAddr,
+    SocketAddrV4, //
 };
 use kernel::{
     page::PAGE_SIZE,
     sync::{
-        Arc,
-        SpinLock, //
+        atomic::Relaxed,
+        Arc, //
     },
 };
 
 /// Pages that a connection without data holds, beside its buffers: measured on rxe, where `make connections`
 /// tells what a connection takes.
-const FIXED_PAGES: usize = 11;
+const FIXED_PAGES: usize = 8;
 
 /// How long the route to a peer may take, in milliseconds.
 const ROUTE_MS: u32 = 3000;
@@ -106,140 +109,8 @@ const IWARP_WAIT_MS: u32 = 5000;
 /// tells it again every four seconds, in case that it was lost.
 const DISCONNECT_MS: u32 = 30_000;
 
-/// What the CM told, until the next step looks at it.
-#[derive(Default)]
-pub(super) struct Notes {
-    /// The cm id of a request.
-    id: Option<Id>,
-    step: Option<Step>,
-    end: Option<End>,
-    /// Tasks that take the steps themselves while they wait for the connection.
-    drivers: u32,
-}
-
-/// How the CM goes on with a set-up.
-enum Step {
-    /// The peer's address is known.
-    Address,
-    /// The route is known, and with it the device.
-    Route,
-    /// A peer asks for the connection, with this Hello.
-    Request(PeerParam, PrivateData),
-    /// The connection is there, with the HelloAck of the peer if this end has connected.
-    Established(PrivateData),
-}
-
-/// How the CM said that it is over.
-#[derive(Clone, Copy)]
-enum End {
-    /// The peer did not say its address in time.
-    NoAnswer,
-    /// The peer has no room for the connection now.
-    Busy,
-    /// There will be no connection, for this reason.
-    Failed(Error),
-    /// The connection is gone.
-    Gone,
-    /// The device goes, which waits until the id is destroyed.
-    Removed,
-}
-
-/// The start of the CM's private data, which is valid in the handler only. A Hello is shorter.
-struct PrivateData {
-    bytes: [u8; 64],
-    len: usize,
-}
-
-impl PrivateData {
-    fn new(data: &[u8]) -> Self {
-        let mut bytes = [0; 64];
-        let mut len = 0;
-        for (to, from) in bytes.iter_mut().zip(data) {
-            *to = *from;
-            len += 1;
-        }
-        Self { bytes, len }
-    }
-
-    fn get(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or(&[])
-    }
-}
-
-/// What only sleeping context has to do with.
-#[derive(Default)]
-pub(super) struct Setup {
-    /// The cm id while there is no QP, which has it afterwards.
-    id: Option<Id>,
-    /// The peer that a connect looks for.
-    lookup: Option<Lookup>,
-    /// The socket was closed, and the peer is waited for.
-    fin_wait: Option<FinWait>,
-    orphan: Option<Orphan>,
-    /// When the wait for the peer's word on the end is over, in the machine's time.
-    disconnect_by: Option<u64>,
-}
-
-/// The peer that a connect looks for; times are the machine's.
-struct Lookup {
-    peer: SocketAddrV4,
-    /// The address that the socket is bound to.
-    bound: Option<SocketAddrV4>,
-    reuse: bool,
-    /// Looks for the address that are left.
-    left: u8,
-    /// The next pause when the peer is busy, in milliseconds.
-    pause: u32,
-    /// The peer was busy, and is asked again then.
-    again_at: Option<u64>,
-}
-
-/// Connections of closed sockets.
-static ORPHANS: AtomicUsize = AtomicUsize::new(0);
-
-/// Counts a connection of a closed socket.
-struct Orphan(());
-
-impl Orphan {
-    /// Counts one more, unless there are `net.sdp.max_orphans` already.
-    fn new() -> Option<Self> {
-        // CAST: `usize` has at least 32 bits.
-        let most = settings::max_orphans() as usize;
-        let orphan = Self(());
-        (ORPHANS.fetch_add(1, Relaxed) < most).then_some(orphan)
-    }
-}
-
-impl Drop for Orphan {
-    fn drop(&mut self) {
-        ORPHANS.fetch_sub(1, Relaxed);
-    }
-}
-
-/// How many connections of closed sockets there are.
-pub(super) fn orphans() -> usize {
-    ORPHANS.load(Relaxed)
-}
-
-/// How long a closed socket's connection waits for its peer.
-struct FinWait {
-    /// When it has waited long enough, in the machine's time.
-    at: u64,
-    /// The bytes that had not reached the peer when the wait began.
-    queued: usize,
-}
-
-impl Setup {
-    /// Destroys the cm id that no QP has, and forgets what its handler said last. Sleeps.
-    pub(super) fn end(&mut self, notes: &SpinLock<Notes>) {
-        let adopted = notes.lock().id.take();
-        drop(adopted);
-        self.id = None;
-        self.orphan = None;
-        let mut notes = notes.lock();
-        notes.step = None;
-        notes.end = None;
-    }
+fn is_iwarp(id: &Id) -> bool {
+    id.device().is_ok_and(|device| device.is_iwarp())
 }
 
 fn ms(ms: u32) -> u64 {
@@ -249,24 +120,24 @@ fn ms(ms: u32) -> u64 {
 impl CmHandler for Arc<Conn> {
     fn event(&self, event: CmEvent<'_>) {
         match event {
-            CmEvent::AddrResolved => self.step(Step::Address),
-            CmEvent::RouteResolved => self.step(Step::Route),
+            CmEvent::AddrResolved => self.note_step(Step::Address),
+            CmEvent::RouteResolved => self.note_step(Step::Route),
             CmEvent::Established { private_data } => {
-                self.step(Step::Established(PrivateData::new(private_data)));
+                self.note_step(Step::Established(PrivateData::new(private_data)));
             }
-            CmEvent::AddrError(e) if e == ETIMEDOUT => self.end(End::NoAnswer),
-            CmEvent::AddrError(e) => self.end(End::Failed(e)),
-            CmEvent::RouteError => self.end(End::Failed(EHOSTUNREACH)),
-            CmEvent::Unreachable => self.end(End::Failed(ETIMEDOUT)),
+            CmEvent::AddrError(e) if e == ETIMEDOUT => self.note_end(End::NoAnswer),
+            CmEvent::AddrError(e) => self.note_end(End::Failed(e)),
+            CmEvent::RouteError => self.note_end(End::Failed(EHOSTUNREACH)),
+            CmEvent::Unreachable => self.note_end(End::Failed(ETIMEDOUT)),
             CmEvent::Rejected { private_data } if private_data.starts_with(&REJECT_BUSY) => {
-                self.end(End::Busy);
+                self.note_end(End::Busy);
             }
             // Nobody listens there, or who does wants no more.
             CmEvent::ConnectError | CmEvent::Rejected { .. } => {
-                self.end(End::Failed(ECONNREFUSED));
+                self.note_end(End::Failed(ECONNREFUSED));
             }
-            CmEvent::Disconnected => self.end(End::Gone),
-            CmEvent::DeviceRemoval => self.end(End::Removed),
+            CmEvent::Disconnected => self.note_end(End::Gone),
+            CmEvent::DeviceRemoval => self.note_end(End::Removed),
             // Children make no requests.
             CmEvent::ConnectRequest { .. } | CmEvent::AddrChange | CmEvent::TimewaitExit => {}
         }
@@ -276,13 +147,13 @@ impl CmHandler for Arc<Conn> {
 /// The notes of a connection.
 impl Conn {
     /// Leaves the next step to a task that waits for it, or to the work.
-    fn step(&self, step: Step) {
-        let driven = {
+    fn note_step(&self, step: Step) {
+        let waited_for = {
             let mut notes = self.notes.lock();
             notes.step = Some(step);
-            notes.drivers > 0
+            notes.waiters > 0
         };
-        if driven {
+        if waited_for {
             self.with_socket(|sk| sk.wake_all());
         } else {
             self.queue();
@@ -290,7 +161,7 @@ impl Conn {
     }
 
     /// Leaves the end to the work, which no program can hold up.
-    fn end(&self, end: End) {
+    fn note_end(&self, end: End) {
         {
             let mut notes = self.notes.lock();
             // Nothing is more than that.
@@ -301,15 +172,15 @@ impl Conn {
         self.queue();
     }
 
-    /// A task is about to call [`Self::advance`] whenever it is woken, or does so no more.
-    pub(super) fn drive(&self, drive: bool) {
+    /// A task is about to wait, and to call [`Self::advance`] whenever it is woken; or does so no more.
+    pub(super) fn set_waiting(&self, waiting: bool) {
         let mut notes = self.notes.lock();
-        if drive {
-            notes.drivers = notes.drivers.saturating_add(1);
+        if waiting {
+            notes.waiters = notes.waiters.saturating_add(1);
             return;
         }
-        notes.drivers = notes.drivers.saturating_sub(1);
-        let left = notes.drivers == 0 && notes.step.is_some();
+        notes.waiters = notes.waiters.saturating_sub(1);
+        let left = notes.waiters == 0 && notes.step.is_some();
         drop(notes);
         if left {
             self.queue();
@@ -317,7 +188,7 @@ impl Conn {
     }
 
     /// The step that can be taken now.
-    fn next_step(&self, setup: &mut Setup) -> Option<Step> {
+    fn next_step(&self, setup: &mut Setup<Id>, in_work: bool) -> Option<Step> {
         // Looked at first: who is admitted later queues the work.
         let waits = self.is_waiting();
         let mut notes = self.notes.lock();
@@ -326,16 +197,33 @@ impl Conn {
         }
         match notes.step {
             Some(Step::Request(..)) if waits => None,
+            // iWARP devices wait there for the TCP connection.
+            Some(Step::Route) if !in_work && setup.id.as_ref().is_some_and(is_iwarp) => {
+                self.queue();
+                None
+            }
             _ => notes.step.take(),
         }
     }
 
-    /// Does what the CM, the device and time ask for. Sleeps; with no lock but a socket's.
-    pub(super) fn advance(&self) {
-        let mut guard = self.setup.lock();
-        let setup = &mut *guard;
+    /// Does what the CM, the device and time ask for. Sleeps; without the locks of a connection.
+    fn advance(&self) {
+        self.advance_in(&mut self.setup.lock(), true);
+    }
+
+    /// The same in a task that waits for the connection with its socket locked, which must not be kept: what may
+    /// take long is left to the work.
+    pub(super) fn advance_waiting(&self) {
+        match self.setup.try_lock() {
+            Some(mut setup) => self.advance_in(&mut setup, false),
+            // Who has it may have looked before there was something to do.
+            None => self.queue(),
+        }
+    }
+
+    fn advance_in(&self, setup: &mut Setup<Id>, in_work: bool) {
         self.begin_work();
-        if let Some(step) = self.next_step(setup) {
+        if let Some(step) = self.next_step(setup, in_work) {
             if self.link() == Link::Up {
                 self.take_step(setup, step);
             }
@@ -357,7 +245,7 @@ impl Conn {
         self.end_link(&mut self.setup.lock(), true);
     }
 
-    fn take_step(&self, setup: &mut Setup, step: Step) {
+    fn take_step(&self, setup: &mut Setup<Id>, step: Step) {
         let done = match &step {
             Step::Address => match &mut setup.id {
                 Some(id) => id.resolve_route(ROUTE_MS),
@@ -378,7 +266,7 @@ impl Conn {
         }
     }
 
-    fn take_end(&self, setup: &mut Setup, end: End) {
+    fn take_end(&self, setup: &mut Setup<Id>, end: End) {
         if self.progress() == Progress::SettingUp {
             let error = match end {
                 End::NoAnswer => match self.look_again(setup) {
@@ -404,8 +292,8 @@ impl Conn {
         let names = {
             let qp = self.qp().ok_or(ENOTCONN)?;
             Names {
-                local: bind::v4(qp.id().local_addr()?)?,
-                peer: bind::v4(qp.id().peer_addr()?)?,
+                local: addr::v4(qp.id().local_addr()?)?,
+                peer: addr::v4(qp.id().peer_addr()?)?,
             }
         };
         self.flow.lock().names = Some(names);
@@ -420,6 +308,10 @@ impl Conn {
             // The peer has a connection that nobody here wants: it is told.
             self.fail_setup(EPROTO);
             self.set_link(Link::Disconnect);
+            return Ok(());
+        }
+        if self.progress() != Progress::Established {
+            // A call undid it meanwhile.
             return Ok(());
         }
         self.with_socket(|sk| {
@@ -466,12 +358,12 @@ impl Conn {
 
     /// Looks for the peer's address, with a cm id that has not looked before. A used one would wait for its
     /// handler.
-    fn resolve(&self, setup: &mut Setup) -> Result {
+    fn resolve(&self, setup: &mut Setup<Id>) -> Result {
         let lookup = setup.lookup.as_ref().ok_or(EINVAL)?;
         let mut id = match setup.id.take() {
             Some(id) => id,
             None => match lookup.bound {
-                Some(bound) => bind::bind_id(&self.net, self.arc(), lookup.reuse, bound)?.0,
+                Some(bound) => addr::bind_id(&self.net, self.arc(), lookup.reuse, bound)?.0,
                 None => CmId::new(&self.net, self.arc())?,
             },
         };
@@ -481,9 +373,9 @@ impl Conn {
     }
 
     /// The peer did not say its address in time: looks for it again.
-    fn look_again(&self, setup: &mut Setup) -> Result {
+    fn look_again(&self, setup: &mut Setup<Id>) -> Result {
         // Frees the port, where the socket is bound to one.
-        setup.end(&self.notes);
+        self.destroy_id(setup);
         match &mut setup.lookup {
             Some(lookup) if lookup.left > 0 => lookup.left = lookup.left.saturating_sub(1),
             // As TCP says it of a host that does not answer.
@@ -493,7 +385,7 @@ impl Conn {
     }
 
     /// The peer has no room now: it is asked again after a pause.
-    fn pause(&self, setup: &mut Setup) -> Result {
+    fn pause(&self, setup: &mut Setup<Id>) -> Result {
         let now = self.now();
         let lookup = setup.lookup.as_mut().ok_or(ECONNREFUSED)?;
         if now >= ms(BUSY_MS) {
@@ -502,11 +394,11 @@ impl Conn {
         lookup.again_at = Some(now.saturating_add(ms(lookup.pause)));
         lookup.pause = lookup.pause.saturating_mul(2).min(BUSY_MAX_MS);
         self.destroy_qp();
-        setup.end(&self.notes);
+        self.destroy_id(setup);
         Ok(())
     }
 
-    fn ask_again(&self, setup: &mut Setup) {
+    fn ask_again(&self, setup: &mut Setup<Id>) {
         let Some(lookup) = &mut setup.lookup else {
             return;
         };
@@ -526,7 +418,7 @@ impl Conn {
     }
 
     /// The route is known: sends the Hello.
-    fn connect(&self, setup: &mut Setup) -> Result {
+    fn connect(&self, setup: &mut Setup<Id>) -> Result {
         self.make_qp(setup)?;
         self.fill_first()?;
         let hello = self.with(Machine::hello);
@@ -535,7 +427,7 @@ impl Conn {
     }
 
     /// Makes the machine and the QP for the device of the cm id. Sleeps.
-    fn make_qp(&self, setup: &mut Setup) -> Result {
+    fn make_qp(&self, setup: &mut Setup<Id>) -> Result {
         // All at once: where this fails nothing has been set up.
         self.charge_first(FIXED_PAGES)?;
         let id = setup.id.take().ok_or(ENOTCONN)?;
@@ -564,7 +456,7 @@ impl Conn {
             ord: device.max_qp_init_rd_atom().clamp(1, READS).into(),
             ird: device.max_qp_rd_atom().clamp(1, READS).into(),
             recv_size: u32::try_from(PAGE_SIZE)?,
-            recv_depth: receive::FIRST,
+            recv_depth: FIRST,
             send_size,
             desired_remote: limits.size(),
         };
@@ -574,13 +466,16 @@ impl Conn {
         if iwarp {
             machine.set_initiator_first();
         }
-        let mut rx = Ring::new(receive::FIRST.into())?;
-        let mut early = Ring::new(receive::FIRST.into())?;
+        self.fatal.store(false, Relaxed);
+        let mut rx = Ring::new(FIRST.into())?;
+        let mut early = Ring::new(FIRST.into())?;
         {
             let mut flow = self.flow.lock();
             flow.options.apply(&mut machine);
             flow.machine = machine;
+            // Of an attempt before.
             flow.flushed = false;
+            flow.cause = None;
             flow.iwarp = iwarp;
             flow.message_size = limits.size().min(send_size);
             flow.recv = RecvBuffers::new(limits);
@@ -603,17 +498,16 @@ impl Conn {
         self.queue();
     }
 
-    /// On iWARP, a request that has waited too long for a place is told to come again.
-    fn check_waiting(&self, setup: &mut Setup) {
+    /// A request that has waited too long for a place is told to come again: its peer may be gone.
+    fn check_waiting(&self, setup: &mut Setup<Id>) {
         if !self.is_waiting() || self.link() != Link::Up {
             return;
         }
         let Some(id) = &setup.id else { return };
-        if !id.device().is_ok_and(|device| device.is_iwarp()) {
-            return;
-        }
-        if self.now() < ms(IWARP_WAIT_MS) {
-            return self.work_at(ms(IWARP_WAIT_MS));
+        // Since the request came.
+        let until = ms(if is_iwarp(id) { IWARP_WAIT_MS } else { BUSY_MS });
+        if self.now() < until {
+            return self.work_at(until);
         }
         let _ = id.reject(&REJECT_BUSY);
         self.fail_setup(ETIMEDOUT);
@@ -621,7 +515,7 @@ impl Conn {
     }
 
     /// Answers the Hello.
-    fn accept(&self, setup: &mut Setup, param: PeerParam, hello: &[u8]) -> Result {
+    fn accept(&self, setup: &mut Setup<Id>, param: PeerParam, hello: &[u8]) -> Result {
         self.make_qp(setup)?;
         let ack = self
             .with(|m| m.hello_received(hello))
@@ -664,7 +558,7 @@ impl Conn {
     }
 
     /// Resets the connection of a closed socket whose peer has made no progress for too long.
-    fn check_fin_wait(&self, setup: &mut Setup) {
+    fn check_fin_wait(&self, setup: &mut Setup<Id>) {
         let Some(wait) = &mut setup.fin_wait else {
             return;
         };
@@ -688,9 +582,14 @@ impl Conn {
 
     /// Brings a connection that is not up any more to its end; in a `hurry`, without waiting for what its
     /// peer has to say.
-    fn end_link(&self, setup: &mut Setup, hurry: bool) {
-        match self.link() {
+    fn end_link(&self, setup: &mut Setup<Id>, hurry: bool) {
+        let link = self.link();
+        // What ended before it was there has nobody who waits for a word, but a program for the reason.
+        let cause = self.flow.lock().cause;
+        let unmade = link > Link::Up && self.fail_setup(cause.unwrap_or(ECONNRESET));
+        match link {
             Link::Up | Link::Closed => return,
+            Link::Disconnect if unmade => {}
             Link::Disconnect => {
                 if self.disconnect().is_ok() && !hurry {
                     let by = self.now().saturating_add(ms(DISCONNECT_MS));

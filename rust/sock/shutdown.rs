@@ -26,10 +26,13 @@ pub(super) fn shutdown(sk: &Socket, read: bool, write: bool) -> Result {
     match s.state() {
         State::Idle | State::Failed => return Err(ENOTCONN),
         State::Connecting => {
-            if let Some(conn) = &s.conn {
-                conn.fail_setup(ECONNRESET);
-                conn.set_link(Link::Disconnected);
+            let conn = s.conn.clone().ok_or(ENOTCONN)?;
+            if !conn.fail_setup(ECONNRESET) {
+                // It was just decided.
+                drop(s);
+                return shutdown(sk, read, write);
             }
+            conn.set_link(Link::Disconnected);
         }
         State::Listening => {
             if read {
@@ -68,10 +71,14 @@ pub(super) fn disconnect(sk: &Socket) {
         State::Idle => {}
         State::Failed => s.forget_failed(),
         State::Connecting => {
-            if let Some(conn) = &s.conn {
-                conn.fail_setup(ECONNRESET);
+            let Some(conn) = s.conn.clone() else { return };
+            if conn.fail_setup(ECONNRESET) {
+                s.forget_failed();
+            } else {
+                // It was just decided.
+                drop(s);
+                disconnect(sk);
             }
-            s.forget_failed();
         }
         State::Listening => stop_listening(&mut s),
         State::Connected => {

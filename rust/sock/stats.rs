@@ -12,7 +12,7 @@ use crate::{
             Show, //
         },
     },
-    sock::setup, //
+    sock::orphan, //
 };
 use core::sync::atomic::{
     AtomicU64,
@@ -134,6 +134,6 @@ impl Show for Counters {
         }
         // Of the whole host, whose limits they meet.
         seq_print!(to, "memory_pages {}\n", account::charged_pages());
-        seq_print!(to, "orphans {}\n", setup::orphans());
+        seq_print!(to, "orphans {}\n", orphan::count());
     }
 }

@@ -19,18 +19,18 @@ use crate::{
     },
     rdma::mr::{
         Access,
-        Memory,
-        Remote, //
+        Memory, //
     },
     sock::{
         buffers::{
+            has_buffer_slots,
+            remote,
             Call,
             Incoming,
             Offered,
             Outgoing,
             Owner,
-            Stage,
-            BUFFERS, //
+            Stage, //
         },
         conn::{
             Conn,
@@ -42,11 +42,6 @@ use crate::{
     },
 };
 use kernel::sync::Arc;
-
-/// Requests that the messages leave to the callers' buffers: at most two of each at a time. They
-/// are never out of one, so that no key is left valid for want of it.
-// CAST: It is 4.
-pub(super) const BUFFER_SLOTS: u32 = 2 * 3 * BUFFERS as u32;
 
 /// Pages that a memory region holds: on rxe, its table of pages and itself.
 const REGION_PAGES: usize = 2;
@@ -499,11 +494,6 @@ impl Post {
     }
 }
 
-/// Whether a send queue that takes so many requests has some for buffers, beside those for messages.
-pub(super) fn has_buffer_slots(send_wr: u32) -> bool {
-    send_wr > BUFFER_SLOTS + 4
-}
-
 /// Memory as the protocol names it.
 fn region(memory: &Memory) -> Region {
     let remote = memory.remote();
@@ -511,13 +501,5 @@ fn region(memory: &Memory) -> Region {
         len: u32::try_from(memory.len()).unwrap_or(0),
         rkey: remote.key,
         va: remote.addr,
-    }
-}
-
-/// The peer's memory as the fabric names it.
-pub(super) fn remote(region: Region) -> Remote {
-    Remote {
-        addr: region.va,
-        key: region.rkey,
     }
 }
