@@ -54,6 +54,9 @@ use kernel::{
     sync::Arc, //
 };
 
+/// The smallest chunk of the send stream, in bytes.
+const CHUNK_MIN: usize = 512;
+
 /// How long the peer may make no progress with what is lent to it, in milliseconds, before the
 /// rest is copied.
 const PATIENCE_MS: u32 = 2000;
@@ -370,6 +373,17 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         Ok(self.notice.clone())
     }
 
+    /// The size of a chunk for the next bytes, of which there is `room` for so many. The chunk of a small
+    /// write is for a few of them if no other wait.
+    fn chunk_size(&self, room: usize) -> usize {
+        let len = self.msg.data.len().min(room);
+        if len > PAGE_SIZE || self.conn.copied() > 0 {
+            return PAGE_SIZE << SEND_ORDER;
+        }
+        let few = len.saturating_mul(4).next_power_of_two();
+        few.clamp(CHUNK_MIN, PAGE_SIZE)
+    }
+
     /// Copies at most `room` bytes, and what one chunk holds, to the send stream.
     fn copy(&mut self, room: usize) -> Result {
         if let Some(notice) = self.notice()? {
@@ -378,11 +392,9 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         let mut chunk = match self.s.tx.take() {
             Some(chunk) if chunk.room() > 0 => chunk,
             _ => {
-                // A single small write is not worth more than a page.
-                let small = self.msg.data.len().min(room) <= PAGE_SIZE && self.conn.copied() == 0;
-                let order = if small { 0 } else { SEND_ORDER };
-                self.conn.charge_send(PAGE_SIZE << order)?;
-                SendBuf::new(PAGE_SIZE << order)?
+                let size = self.chunk_size(room);
+                self.conn.charge_send(size)?;
+                SendBuf::new(size)?
             }
         };
         // What comes behind a piece too small to be lent may be large enough.
@@ -391,7 +403,8 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             _ => room.min(pages::source_extent(self.msg.data).max(1)),
         };
         let piece = chunk.append_iter(self.msg.data, room);
-        self.s.tx = Some(chunk);
+        // It may stay for as long as nothing is sent.
+        self.s.tx = Some(chunk).filter(|chunk| chunk.room() > 0);
         let piece = piece.ok_or(EFAULT)?;
         let len = piece.len();
         // The caller saw a place for it, and adds alone: it is gone with the connection only.
