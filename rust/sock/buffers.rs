@@ -49,7 +49,7 @@ pub(super) enum Stage {
 pub(super) enum Owner {
     /// The call that handed it in.
     Call,
-    /// Nobody: the socket's work lets it go, and then, by dropping it, gives the notice.
+    /// Nobody: the connection's work lets it go, and then, by dropping it, gives the notice.
     Work {
         /// Of `MSG_ZEROCOPY`; the kernel's own pages have none.
         _notice: Option<Notice>,

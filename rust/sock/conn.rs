@@ -20,7 +20,7 @@
 //! 9. [`Connection::notes`], what the CM told.
 //!
 //! Nobody touches a program's memory but under 1 alone. Completions run in softirq and take 5 to 8
-//! only; a handler of the CM takes 5, 6 and 9.
+//! only; a handler of the CM takes spinlocks only.
 //!
 //! References: the QP's completions own an `Arc` of the connection and the connection owns the QP, and so
 //! it is with its cm id. Both circles end in [`Conn::tear_down`], to which every connection comes that is
@@ -398,8 +398,8 @@ impl Conn {
         }))
     }
 
-    /// Runs `f` on the socket that has the connection, if there is one. Any context, without the locks of
-    /// this file but the first two.
+    /// Runs `f` on the socket that has the connection, if there is one. Any context, without 5 and
+    /// what comes after it.
     pub(super) fn with_socket(&self, f: impl FnOnce(&Socket)) {
         if let Owner::Socket(sk) = &*self.owner.lock() {
             f(sk);
@@ -633,7 +633,7 @@ impl Conn {
 
     /// Runs `f` on the machine, and then does what the machine wants done.
     ///
-    /// Any context, without the locks of this file.
+    /// Any context, without the spinlocks.
     pub(super) fn with<R>(&self, f: impl FnOnce(&mut Machine) -> R) -> R {
         let result = f(&mut self.flow.lock().machine);
         self.kick();
@@ -645,7 +645,7 @@ impl Conn {
         u64::try_from(self.made.elapsed().as_nanos()).unwrap_or(0)
     }
 
-    /// Looks at the machine. Any context, without the locks of this file.
+    /// Looks at the machine. Any context, without the spinlocks.
     pub(super) fn look<R>(&self, f: impl FnOnce(&Machine) -> R) -> R {
         f(&self.flow.lock().machine)
     }

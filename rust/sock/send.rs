@@ -5,7 +5,7 @@
 //! A call that is large enough lends: its pages are pinned and registered, and the peer fetches
 //! them. A blocking call waits for that, so that its memory is its own when it returns; what the
 //! peer does not fetch in time is taken back and copied. `MSG_ZEROCOPY` and the pages of splice
-//! are let go later, by the socket's work.
+//! are let go later, by the connection's work.
 
 use crate::{
     mm::pages::{
