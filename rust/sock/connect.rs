@@ -33,7 +33,13 @@ pub(super) fn connect(sk: &Socket, peer: SocketAddrV4, nonblock: bool) -> Result
     let mut timeout = sk.send_timeout(nonblock);
     let mut s = sk.lock();
     match s.state() {
-        State::Idle => begin(sk, &mut s, peer)?,
+        State::Idle => {
+            begin(sk, &mut s, peer)?;
+            // Also where the work was quick: no program sees TCP do otherwise.
+            if nonblock {
+                return Err(EINPROGRESS);
+            }
+        }
         State::Connecting if nonblock => return Err(EALREADY),
         State::Connecting | State::Failed => {}
         // The first call after it tells of success, as with TCP.
@@ -43,9 +49,6 @@ pub(super) fn connect(sk: &Socket, peer: SocketAddrV4, nonblock: bool) -> Result
     let Some(conn) = s.conn.clone() else {
         return Err(ECONNABORTED);
     };
-    if nonblock && matches!(s.state(), State::Connecting) {
-        return Err(EINPROGRESS);
-    }
     conn.set_waiting(true);
     let waited = s.wait(&mut timeout, |s| {
         conn.advance_waiting();

@@ -601,7 +601,11 @@ fn zcopy_close_races() {
         let took = closing.elapsed();
         assert!(took < patience(10), "took {took:?}");
         check_bytes_some(&got, &bytes);
-        assert!(got.len() <= sent, "{} of {sent} came", got.len());
+        assert!(
+            got.len() <= sent,
+            "{} of {sent} came, way {how}, flags {flags:#x}",
+            got.len()
+        );
         if [0, 1, 2, 4].contains(&how) {
             // The receiver heard all, to an orderly end.
             check!(got.len(), sent);
