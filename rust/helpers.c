@@ -10,6 +10,7 @@
 #include <linux/seq_file_net.h>
 #include <net/net_namespace.h>
 #include <net/netns/generic.h>
+#include <net/route.h>
 
 /* net */
 
@@ -183,6 +184,11 @@ void sdp_helper_put_net(struct net *net)
 int sdp_helper_somaxconn(const struct net *net)
 {
 	return READ_ONCE(net->core.sysctl_somaxconn);
+}
+
+bool sdp_helper_is_local(struct net *net, __be32 addr)
+{
+	return inet_addr_type(net, addr) == RTN_LOCAL;
 }
 
 void sdp_helper_INIT_DELAYED_WORK(struct delayed_work *work, work_func_t func)

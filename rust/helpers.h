@@ -53,6 +53,7 @@ int __percpu *sdp_helper_per_cpu_fw_alloc(void);
 struct net *sdp_helper_get_net(struct net *net);
 void sdp_helper_put_net(struct net *net);
 int sdp_helper_somaxconn(const struct net *net);
+bool sdp_helper_is_local(struct net *net, __be32 addr);
 void sdp_helper_INIT_DELAYED_WORK(struct delayed_work *work, work_func_t func);
 void sdp_helper_INIT_WORK(struct work_struct *work, work_func_t func);
 bool sdp_helper_queue_work(struct workqueue_struct *wq,

@@ -4,6 +4,7 @@
 
 use crate::bindings;
 use core::{
+    net::Ipv4Addr,
     ops::Deref,
     ptr::NonNull, //
 };
@@ -40,6 +41,13 @@ impl Net {
         // SAFETY: The namespace is live.
         let n = unsafe { bindings::sdp_helper_somaxconn(self.as_ptr()) };
         usize::try_from(n).unwrap_or(0)
+    }
+
+    /// Whether it has this address itself. Any context.
+    pub(crate) fn is_local(&self, addr: Ipv4Addr) -> bool {
+        let addr = u32::from_ne_bytes(addr.octets());
+        // SAFETY: The namespace is live.
+        unsafe { bindings::sdp_helper_is_local(self.as_ptr(), addr) }
     }
 
     /// The C namespace, valid as long as `self`.

@@ -433,6 +433,12 @@ impl ChildId<'_> {
         Ok(CmId { id, context })
     }
 
+    /// The peer's address and port, as it says.
+    pub(crate) fn peer_addr(&self) -> Result<SocketAddr> {
+        // SAFETY: By the type invariants the identifier is live.
+        unsafe { read_sockaddr(&raw const (*self.id.as_ptr()).route.addr.dst_addr) }
+    }
+
     /// Refuses the peer, and tells it `private_data`.
     pub(crate) fn reject(self, private_data: &[u8]) {
         // SAFETY: By the type invariants the identifier is live, and it was made for a request.

@@ -77,6 +77,8 @@ pub(super) type Listener = Work<Port>;
 #[pin_data]
 pub(super) struct Port {
     net: NetRef,
+    /// It has a loopback address, for the host alone. rdma_cm takes that for any address.
+    local_only: bool,
     /// For the work: the device goes.
     removed: AtomicFlag,
     #[pin]
@@ -132,6 +134,7 @@ impl Listener {
         };
         let port = Work::new(pin_init!(Port {
             net: sk.net().into(),
+            local_only: addr.ip().is_loopback(),
             removed: AtomicFlag::new(false),
             id <- new_mutex!(None, "sdp::Port::id"),
             backlog <- new_spinlock_bh!(backlog, "sdp::Port::backlog"),
@@ -304,6 +307,9 @@ impl Listener {
 
     /// A peer asks for a connection. In the handler of the cm id. An error refuses it.
     fn request(&self, id: ChildId<'_>, param: PeerParam, hello: &[u8]) -> Result {
+        if self.local_only && !self.net.is_local(*addr::v4(id.peer_addr()?)?.ip()) {
+            return Err(ECONNREFUSED);
+        }
         let most = self.net.max_backlog();
         let (request, options) = {
             let mut backlog = self.backlog.lock();

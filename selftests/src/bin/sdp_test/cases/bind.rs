@@ -3,15 +3,18 @@
 //! `bind()`: ports and addresses.
 
 use crate::{
+    config,
     harness::{
         cases,
         check,
         must,
+        skip,
         step,
         Child, //
     },
     peers::{
         addr,
+        iwarp,
         pair_of,
         A,
         B, //
@@ -33,6 +36,7 @@ cases! {
     bind_port_chosen(5) "port 0 gives a free port, each time another",
     bind_failed_then_again(5) "a socket whose bind() failed can bind another address",
     bind_source(5) "connect() keeps the address and port that bind() chose",
+    bind_loopback(10) "a listener on 127.0.0.1 is not there for others",
     bind_restart(10) "a server starts again on its port with SO_REUSEADDR, old connections or not",
 }
 
@@ -74,6 +78,25 @@ fn bind_other_namespace() {
     must!(first.bind(&addr(Ipv4Addr::UNSPECIFIED, 0)));
     let taken = must!(first.name());
     check!(B.socket().bind(&taken), Ok(()));
+}
+
+fn bind_loopback() {
+    if iwarp() {
+        skip("siw binds its TCP sockets to the address itself, once for each device");
+    }
+    let listener = B.socket();
+    must!(listener.bind(&addr(Ipv4Addr::LOCALHOST, 0)));
+    must!(listener.listen(1));
+    let port = must!(listener.name()).to_v4().port();
+    check!(A.socket().connect(&B.at(port)), Err(Errno::ECONNREFUSED));
+    if !config::tcp() {
+        step!("the host itself reaches it, at any address of its own");
+        let (client, server) = (B.socket(), &listener);
+        check!(client.connect(&B.at(port)), Ok(()));
+        let server = must!(server.accept());
+        check!(client.send(b"x", 0), Ok(1));
+        check!(server.recv_bytes(1), Ok(b"x".to_vec()));
+    }
 }
 
 fn bind_not_local() {
