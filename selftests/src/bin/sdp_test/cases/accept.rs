@@ -16,12 +16,14 @@ use crate::{
         check_any,
         join,
         must,
+        skip,
         spawn,
         step, //
     },
     peers::{
         becomes,
         eventually,
+        iwarp,
         pair_of,
         sdp_only,
         sockets,
@@ -328,6 +330,9 @@ fn accept_backlog() {
 }
 
 fn accept_backlog_gone() {
+    if iwarp() {
+        skip("iWARP completes a connection whose end was closed meanwhile: it takes a place");
+    }
     let before = sockets();
     let (listener, to) = listen(1);
     let mut clients = start(&to, 6);
