@@ -2,7 +2,11 @@
 
 //! `accept()` and the queue behind it.
 
-use super::connect::finish;
+use super::connect::{
+    check_closed,
+    finish,
+    sockets_before, //
+};
 use crate::{
     config::{
         moment,
@@ -26,7 +30,6 @@ use crate::{
         iwarp,
         pair_of,
         sdp_only,
-        sockets,
         A,
         B,
         SOMAXCONN, //
@@ -333,7 +336,7 @@ fn accept_backlog_gone() {
     if iwarp() {
         skip("iWARP completes a connection whose end was closed meanwhile: it takes a place");
     }
-    let before = sockets();
+    let before = sockets_before();
     let (listener, to) = listen(1);
     let mut clients = start(&to, 6);
     check_waiting(&clients, 2);
@@ -343,12 +346,11 @@ fn accept_backlog_gone() {
     serve(&listener, &clients, Duration::ZERO);
     pair_of(&listener, &to);
     drop((clients, listener));
-    let none = becomes(patience(5), || sockets() <= before);
-    assert!(none, "{} sockets, before {before}", sockets());
+    check_closed(before);
 }
 
 fn accept_backlog_closed() {
-    let before = sockets();
+    let before = sockets_before();
     let (listener, to) = listen(1);
     let clients = start(&to, 6);
     check_waiting(&clients, 2);
@@ -362,8 +364,7 @@ fn accept_backlog_closed() {
             Err(error) => check_any!(error, [Errno::ECONNREFUSED, Errno::ECONNRESET]),
         }
     }
-    let none = becomes(patience(5), || sockets() <= before);
-    assert!(none, "{} sockets, before {before}", sockets());
+    check_closed(before);
 }
 
 fn tries_soon() {
