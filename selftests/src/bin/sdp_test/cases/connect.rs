@@ -150,6 +150,8 @@ fn connect_refused() {
     let listener = B.socket();
     must!(listener.bind(&to));
     must!(listener.listen(1));
+    // siw connects from the namespace of the thread that asks it to.
+    A.enter();
     check!(a.connect(&to), Ok(()));
     let b = must!(listener.accept());
     check!(a.send(b"x", 0), Ok(1));

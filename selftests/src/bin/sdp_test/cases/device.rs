@@ -493,6 +493,10 @@ fn device_removed_connected_asleep() {
 fn device_removed_connecting_asleep() {
     needs_device();
     for answered in [false, true] {
+        if iwarp() && !answered {
+            // siw waits ten seconds for an answer, and its CM keeps the device until then.
+            continue;
+        }
         step!("the answer has come: {answered}");
         let listener = Listener::new(B);
         let sock = A.socket();
