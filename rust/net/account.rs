@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that sockets make the kernel hold, charged to the memory cgroup of who has them, and counted
-//! against a limit for all.
+//! Memory that sockets make the kernel hold, charged to the memory cgroup of who has them, and
+//! counted against a limit for all.
 //!
-//! The kernel's own accounting of socket memory does both: `memory.max` of the cgroup and `net.sdp.mem`
-//! bound it, `/proc/net/protocols` and `SO_MEMINFO` tell it. All of what a socket is charged is in
-//! `sk_forward_alloc`, which no other code uses for our sockets, under the account lock of the socket.
+//! The kernel's own accounting of socket memory does both: `memory.max` of the cgroup and
+//! `net.sdp.mem` bound it, `/proc/net/protocols` and `SO_MEMINFO` tell it. All of what a socket is
+//! charged is in `sk_forward_alloc`, which no other code uses for our sockets, under the account
+//! lock of the socket.
 
 use crate::{
     bindings,

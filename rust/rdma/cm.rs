@@ -138,22 +138,13 @@ impl<C: CmHandler> CmId<C> {
 
     /// Looks for the way to `dst`, which ends in [`CmEvent::AddrResolved`] or
     /// [`CmEvent::AddrError`], perhaps before this returns. Sleeps.
-    ///
-    /// `src` counts if the identifier is not bound yet.
-    pub(crate) fn resolve_addr(
-        &mut self,
-        src: Option<&SocketAddr>,
-        dst: &SocketAddr,
-        timeout_ms: u32,
-    ) -> Result {
-        let mut src = src.map(to_sockaddr);
-        let src = src.as_mut().map_or(ptr::null_mut(), |src| &raw mut *src);
+    pub(crate) fn resolve_addr(&mut self, dst: &SocketAddr, timeout_ms: u32) -> Result {
         let dst = to_sockaddr(dst);
-        // SAFETY: The identifier is live, and the addresses are valid or null.
+        // SAFETY: The identifier is live, and the address valid; it has its own, or none yet.
         to_result(unsafe {
             bindings::rdma_resolve_addr(
                 self.as_ptr(),
-                src.cast(),
+                ptr::null_mut(),
                 (&raw const dst).cast(),
                 // CAST: `c_ulong` has at least 32 bits.
                 timeout_ms as c_ulong,

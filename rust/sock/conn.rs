@@ -555,7 +555,6 @@ impl Conn {
             Progress::Established => Link::Disconnect,
             Progress::SettingUp | Progress::Failed => Link::Disconnected,
         });
-        self.queue();
     }
 
     /// What became of the set-up.
@@ -1113,6 +1112,7 @@ impl Conn {
     ///
     /// Sleeps; under [`Connection::setup`], which `setup` is.
     pub(super) fn tear_down(&self, setup: &mut Setup<Id>) {
+        // Let go last, as there: buffers and written bytes go below.
         let _pd = self.pd();
         self.destroy_qp();
         self.destroy_id(setup);

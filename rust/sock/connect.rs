@@ -13,7 +13,6 @@ use crate::{
     sock::{
         conn::{
             Conn,
-            Link,
             Owner, //
         },
         ring::Ring,
@@ -79,9 +78,7 @@ fn begin(sk: &Socket, s: &mut SockGuard<'_, Sdp>, peer: SocketAddrV4) -> Result 
     let conn = Conn::unconnected(sk.net(), Side::Connecting, owner, 0, s.options)?;
     let begun = start(sk, s, &conn, peer);
     if let Err(e) = begun {
-        conn.detach();
-        conn.set_link(Link::Disconnected);
-        conn.finish();
+        conn.discard();
         return Err(e);
     }
     s.rx = Ring::empty();

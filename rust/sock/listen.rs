@@ -69,7 +69,7 @@ pub(super) fn accept(sk: &Socket, nonblock: bool) -> Result<ARef<Socket>> {
             port.put_back(conn);
             return Err(e);
         }
-        port.accepted(&conn);
+        port.free_place(&conn);
         {
             let mut c = child.lock();
             c.options = conn.flow.lock().options;

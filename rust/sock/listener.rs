@@ -216,7 +216,7 @@ impl Listener {
         result
     }
 
-    /// The next connection for accept, which keeps its place until it was [`Self::accepted`] or
+    /// The next connection for accept, which keeps its place until [`Self::free_place`] or
     /// [`Self::put_back`].
     pub(super) fn next(&self) -> Option<Arc<Conn>> {
         let mut backlog = self.backlog.lock();
@@ -226,8 +226,8 @@ impl Listener {
         Some(child)
     }
 
-    /// A connection was accepted: its place is free.
-    pub(super) fn accepted(&self, child: &Conn) {
+    /// A child was accepted, or has ended before that could be: its place is free. Without locks.
+    pub(super) fn free_place(&self, child: &Conn) {
         let removed = self.backlog.lock().remove(child);
         drop(removed);
         self.admit();
@@ -283,7 +283,7 @@ impl Listener {
     }
 
     /// Gives places that are free to those who wait for one. Without locks.
-    pub(super) fn admit(&self) {
+    fn admit(&self) {
         loop {
             let child = {
                 let mut backlog = self.backlog.lock();
@@ -376,9 +376,7 @@ impl Parent for Listener {
     }
 
     fn lost(&self, child: &Conn) {
-        let removed = self.backlog.lock().remove(child);
-        drop(removed);
-        self.admit();
+        self.free_place(child);
     }
 
     fn set_recv_buffer(&self) -> Option<usize> {

@@ -40,8 +40,8 @@ pub(super) fn release(sk: &Socket) {
     }
     s.orphan();
     sk.show(Shown::Close);
-    if let Some(conn) = s.former.take() {
-        finish(&conn);
+    if let Some(former) = s.former.take().filter(|former| !former.awaits_answer()) {
+        former.finish();
     }
     if let Some(port) = s.port.take() {
         port.close();
@@ -80,17 +80,10 @@ fn close(sk: &Socket, s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
 
 /// Leaves a connection to itself.
 fn let_go(conn: &Conn) {
-    conn.detach();
     if conn.progress() == Progress::Established {
-        return conn.wait_for_fin();
-    }
-    conn.set_link(Link::Disconnected);
-    finish(conn);
-}
-
-/// Has a port free when the call returns, unless the device keeps it.
-fn finish(conn: &Conn) {
-    if !conn.awaits_answer() {
-        conn.finish();
+        conn.detach();
+        conn.wait_for_fin();
+    } else {
+        conn.discard();
     }
 }

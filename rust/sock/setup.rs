@@ -172,7 +172,8 @@ impl Conn {
         self.queue();
     }
 
-    /// A task is about to wait, and to call [`Self::advance`] whenever it is woken; or does so no more.
+    /// A task is about to wait, and to call [`Self::advance_waiting`] whenever it is woken; or
+    /// does so no more.
     pub(super) fn set_waiting(&self, waiting: bool) {
         let mut notes = self.notes.lock();
         if waiting {
@@ -243,6 +244,16 @@ impl Conn {
     /// free when this returns. Sleeps; with no lock but a socket's.
     pub(super) fn finish(&self) {
         self.end_link(&mut self.setup.lock(), true);
+    }
+
+    /// Ends a connection that was not made, and that nobody wants. Its port is free when this returns, unless
+    /// the device keeps it. Sleeps; with no lock but a socket's.
+    pub(super) fn discard(&self) {
+        self.detach();
+        self.set_link(Link::Disconnected);
+        if !self.awaits_answer() {
+            self.finish();
+        }
     }
 
     fn take_step(&self, setup: &mut Setup<Id>, step: Step) {
@@ -367,7 +378,7 @@ impl Conn {
                 None => CmId::new(&self.net, self.arc())?,
             },
         };
-        id.resolve_addr(None, &SocketAddr::V4(lookup.peer), ADDRESS_MS)?;
+        id.resolve_addr(&SocketAddr::V4(lookup.peer), ADDRESS_MS)?;
         setup.id = Some(id);
         Ok(())
     }

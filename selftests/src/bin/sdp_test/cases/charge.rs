@@ -116,6 +116,19 @@ fn host_sysctl(setting: &str) {
     command("nsenter", &["-t", "1", "-n", "sysctl", "-qw", setting]);
 }
 
+/// What `net.sdp.mem` of the host is.
+fn host_mem() -> String {
+    let words = ["-t", "1", "-n", "cat", "/proc/sys/net/sdp/mem"];
+    let output = must!(process::Command::new("nsenter")
+        .args(words)
+        .output()
+        .map_err(|e| Errno(e.raw_os_error().unwrap_or(0))));
+    String::from_utf8_lossy(&output.stdout)
+        .replace('\t', " ")
+        .trim()
+        .to_owned()
+}
+
 /// A number of `/proc/net/sdp_stat`.
 fn of_host(name: &str) -> u64 {
     let text = must!(fs::read_to_string("/proc/thread-self/net/sdp_stat")
@@ -131,9 +144,11 @@ fn charge_limit() {
     let (listener, to) = B.listen();
     // The kernel's CPUs keep a part of what they count, which this is well above.
     let high = of_host("memory_pages") + 2048;
+    let before = host_mem();
     host_sysctl(&format!("net.sdp.mem={high} {high} {high}"));
     let (socks, error) = connect_all(&to, 400);
-    host_sysctl("net.sdp.mem=100000 150000 200000");
+    host_sysctl(&format!("net.sdp.mem={before}"));
+    check!(host_mem(), before);
     check!(error, Some(Errno::ENOBUFS));
     assert!(
         socks.len() < 200,
