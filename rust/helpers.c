@@ -4,6 +4,8 @@
  */
 #include "helpers.h"
 
+#include <linux/cred.h>
+#include <linux/inetdevice.h>
 #include <linux/proc_fs.h>
 #include <linux/sched/signal.h>
 #include <linux/splice.h>
@@ -189,6 +191,51 @@ int sdp_helper_somaxconn(const struct net *net)
 bool sdp_helper_is_local(struct net *net, __be32 addr)
 {
 	return inet_addr_type(net, addr) == RTN_LOCAL;
+}
+
+const struct cred *sdp_helper_override_kernel_creds(void)
+{
+	return override_creds(kernel_cred());
+}
+
+void sdp_helper_revert_creds(const struct cred *old)
+{
+	revert_creds(old);
+}
+
+__be32 sdp_helper_own_addr(struct net *net, unsigned int at)
+{
+	const struct in_device *in_dev;
+	const struct in_ifaddr *ifa;
+	struct net_device *dev;
+	__be32 addr = 0;
+
+	rcu_read_lock();
+	for_each_netdev_rcu(net, dev) {
+		in_dev = __in_dev_get_rcu(dev);
+		if (!in_dev || dev->flags & IFF_LOOPBACK)
+			continue;
+		in_dev_for_each_ifa_rcu(ifa, in_dev) {
+			if (!at--) {
+				addr = ifa->ifa_local;
+				goto found;
+			}
+		}
+	}
+found:
+	rcu_read_unlock();
+	return addr;
+}
+
+bool sdp_helper_may_bind(struct net *net, unsigned short port)
+{
+	return !inet_port_requires_bind_service(net, port) ||
+	       ns_capable(net->user_ns, CAP_NET_BIND_SERVICE);
+}
+
+bool sdp_helper_is_reserved(struct net *net, unsigned short port)
+{
+	return inet_is_local_reserved_port(net, port);
 }
 
 void sdp_helper_INIT_DELAYED_WORK(struct delayed_work *work, work_func_t func)

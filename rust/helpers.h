@@ -54,6 +54,9 @@ struct net *sdp_helper_get_net(struct net *net);
 void sdp_helper_put_net(struct net *net);
 int sdp_helper_somaxconn(const struct net *net);
 bool sdp_helper_is_local(struct net *net, __be32 addr);
+__be32 sdp_helper_own_addr(struct net *net, unsigned int at);
+bool sdp_helper_may_bind(struct net *net, unsigned short port);
+bool sdp_helper_is_reserved(struct net *net, unsigned short port);
 void sdp_helper_INIT_DELAYED_WORK(struct delayed_work *work, work_func_t func);
 void sdp_helper_INIT_WORK(struct work_struct *work, work_func_t func);
 bool sdp_helper_queue_work(struct workqueue_struct *wq,
@@ -75,6 +78,7 @@ size_t sdp_helper_iov_iter_count(const struct iov_iter *iter);
 bool sdp_helper_sendpage_ok(struct page *page);
 
 /* rdma */
+#include <linux/cred.h>
 #include <linux/dma-direction.h>
 #include <linux/gfp.h>
 #include <linux/spinlock.h>
@@ -88,6 +92,8 @@ void *sdp_helper_page_address(struct page *page);
 bool sdp_helper_ib_device_try_get(struct ib_device *dev);
 bool sdp_helper_rdma_cap_iw_cm(struct ib_device *dev);
 void sdp_helper_ib_dealloc_pd(struct ib_pd *pd);
+const struct cred *sdp_helper_override_kernel_creds(void);
+void sdp_helper_revert_creds(const struct cred *old);
 u64 sdp_helper_ib_dma_map_page(struct ib_device *dev, struct page *page,
 			       unsigned long offset, size_t size,
 			       enum dma_data_direction direction);

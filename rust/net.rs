@@ -10,7 +10,7 @@ pub(crate) mod msg;
 pub(crate) mod namespace;
 pub(crate) mod ops;
 pub(crate) mod option;
-mod pernet;
+pub(crate) mod pernet;
 pub(crate) mod pipe;
 pub(crate) mod proc;
 pub(crate) mod sock;

@@ -30,6 +30,7 @@ module! {
 struct SdpModule {
     _family: net::family::Registration<sock::Sdp>,
     _workqueue: net::work::Workqueue,
+    _ports: sock::ports::Registration,
     _settings: sock::settings::Registration,
     _limit: net::account::Registration,
     _stats: sock::stats::Registration,
@@ -38,6 +39,7 @@ struct SdpModule {
 impl kernel::Module for SdpModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         rdma::pd::init();
+        let ports = sock::ports::Registration::new()?;
         let settings = sock::settings::Registration::new()?;
         let limit = net::account::Registration::new(c"net/sdp")?;
         let stats = sock::stats::Registration::new()?;
@@ -45,6 +47,7 @@ impl kernel::Module for SdpModule {
         Ok(Self {
             _family: sock::register()?,
             _workqueue: workqueue,
+            _ports: ports,
             _settings: settings,
             _limit: limit,
             _stats: stats,

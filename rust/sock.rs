@@ -8,17 +8,19 @@
 
 mod account;
 mod addr;
+mod backlog;
 mod bind;
 mod buffers;
 mod conn;
 mod connect;
+mod endpoint;
 mod kept;
 mod listen;
-mod listener;
 mod notes;
 mod option;
 mod orphan;
 mod poll;
+pub(crate) mod ports;
 mod receive;
 mod recv;
 mod recv_buffers;
@@ -44,13 +46,13 @@ use crate::{
             SendMsg, //
         },
         namespace::Net,
-        ops::{
-            Name,
-            Protocol, //
-        },
+        ops::Protocol,
         option::OptionRoom,
         pipe::Pipe,
-        sock::Sock,
+        sock::{
+            Sock,
+            TcpState, //
+        },
         sockaddr::{
             SockAddr,
             AF_INET_SDP, //
@@ -65,12 +67,11 @@ use crate::{
             Link,
             Progress, //
         },
-        listener::Listener,
+        endpoint::Endpoint,
         recv_buffers::Unread,
         ring::Ring, //
     },
 };
-use core::net::SocketAddrV4;
 use kernel::sync::{
     aref::ARef,
     Arc, //
@@ -120,10 +121,8 @@ impl Options {
 
 /// The part of a socket that `lock_sock()` guards.
 pub(crate) struct Locked {
-    /// The address that bind was given, with the port that it got.
-    bound: Option<SocketAddrV4>,
-    /// The local address of a socket without a connection.
-    port: Option<Arc<Listener>>,
+    /// The address that it is bound to.
+    bound: Option<Arc<Endpoint>>,
     conn: Option<Arc<Conn>>,
     /// The connection before, which may hold the address still.
     former: Option<Arc<Conn>>,
@@ -155,13 +154,13 @@ pub(crate) struct Locked {
 
 impl Locked {
     fn state(&self) -> State {
-        match (&self.conn, &self.port) {
+        match (&self.conn, &self.bound) {
             (Some(conn), _) => match conn.progress() {
                 Progress::SettingUp => State::Connecting,
                 Progress::Established => State::Connected,
                 Progress::Failed => State::Failed,
             },
-            (None, Some(port)) if port.is_listening() => State::Listening,
+            (None, Some(bound)) if bound.backlog.is_listening() => State::Listening,
             (None, _) => State::Idle,
         }
     }
@@ -171,20 +170,24 @@ impl Locked {
         self.conn.as_ref().is_some_and(|own| Arc::ptr_eq(own, conn))
     }
 
-    /// Leaves the connection to itself, on its way to the end.
-    fn let_go(&mut self, link: Link) {
+    /// Leaves the connection to itself, on its way to the end. `sk` is the socket that this is of.
+    fn let_go(&mut self, sk: &Socket, link: Link) {
         if let Some(conn) = self.conn.take() {
             conn.detach();
             conn.set_link(link);
             self.former = Some(conn);
         }
         self.untold = false;
+        sk.set_state(TcpState::Close);
+        let bound = self.bound.as_ref();
+        sk.set_local(bound.map_or(addr::ANY, |bound| bound.addr()));
+        sk.set_peer(addr::ANY);
     }
 
-    /// A connection that was not made is no more.
-    fn forget_failed(&mut self) {
+    /// A connection that was not made is no more. `sk` is the socket that this is of.
+    fn forget_failed(&mut self, sk: &Socket) {
         if matches!(self.state(), State::Failed) {
-            self.let_go(Link::Disconnected);
+            self.let_go(sk, Link::Disconnected);
         }
     }
 
@@ -215,7 +218,6 @@ impl Protocol for Sdp {
     fn new(net: &Net) -> Locked {
         Locked {
             bound: None,
-            port: None,
             conn: None,
             former: None,
             untold: false,
@@ -259,10 +261,6 @@ impl Protocol for Sdp {
 
     fn accept(sk: &Socket, nonblock: bool) -> Result<ARef<Socket>> {
         listen::accept(sk, nonblock)
-    }
-
-    fn name(sk: &Socket, which: Name) -> Result<SocketAddrV4> {
-        bind::name(sk, which)
     }
 
     fn poll(sk: &Socket) -> u32 {

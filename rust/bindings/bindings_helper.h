@@ -6,6 +6,10 @@
 #include <linux/socket.h>
 #include <linux/poll.h>
 #include <linux/workqueue.h>
+#include <linux/ipv6.h>
+#include <net/inet_common.h>
+#include <net/inet_sock.h>
+#include <net/ip.h>
 #include <net/sock.h>
 #include <net/net_namespace.h>
 #include <net/netns/generic.h>

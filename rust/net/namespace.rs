@@ -50,6 +50,25 @@ impl Net {
         unsafe { bindings::sdp_helper_is_local(self.as_ptr(), addr) }
     }
 
+    /// Its own addresses that are no loopback's, by a number from 0 on. Any context.
+    pub(crate) fn own_addr(&self, at: u32) -> Option<Ipv4Addr> {
+        // SAFETY: The namespace is live.
+        let addr = unsafe { bindings::sdp_helper_own_addr(self.as_ptr(), at) };
+        (addr != 0).then(|| Ipv4Addr::from(addr.to_ne_bytes()))
+    }
+
+    /// Whether the caller may bind to a port, which is privileged below `net.ipv4.ip_unprivileged_port_start`.
+    pub(crate) fn may_bind(&self, port: u16) -> bool {
+        // SAFETY: The namespace is live.
+        unsafe { bindings::sdp_helper_may_bind(self.as_ptr(), port) }
+    }
+
+    /// Whether a port is not to be chosen where any will do (`net.ipv4.ip_local_reserved_ports`).
+    pub(crate) fn is_reserved(&self, port: u16) -> bool {
+        // SAFETY: The namespace is live.
+        unsafe { bindings::sdp_helper_is_reserved(self.as_ptr(), port) }
+    }
+
     /// The C namespace, valid as long as `self`.
     pub(crate) fn as_ptr(&self) -> *mut bindings::net {
         self.0.get()

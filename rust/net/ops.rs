@@ -14,17 +14,11 @@ use crate::{
         option::OptionRoom,
         pipe::Pipe,
         sock::Sock,
-        sockaddr::{
-            to_sockaddr_in,
-            SockAddr, //
-        }, //
+        sockaddr::SockAddr, //
     },
     prelude::*, //
 };
-use core::{
-    net::SocketAddrV4,
-    ptr::null_mut, //
-};
+use core::ptr::null_mut;
 use kernel::{
     error::from_result,
     sync::aref::ARef,
@@ -33,17 +27,6 @@ use kernel::{
         UserSlice, //
     },
 };
-
-/// Which name of a socket is asked for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Name {
-    /// Its own, by `getsockname(2)`.
-    Local,
-    /// Its peer's, by `getpeername(2)`.
-    Peer,
-    /// Its peer's, by `accept(2)`, which also gives that of a connection that has ended by now.
-    Accepted,
-}
 
 /// A stream protocol: what each call on one of its sockets does.
 ///
@@ -76,9 +59,6 @@ pub(crate) trait Protocol: Sized + 'static {
 
     /// `accept(2)`: a connected socket that has no file yet.
     fn accept(sk: &Sock<Self>, nonblock: bool) -> Result<ARef<Sock<Self>>>;
-
-    /// One of the names of the socket's ends.
-    fn name(sk: &Sock<Self>, which: Name) -> Result<SocketAddrV4>;
 
     /// The `EPOLL*` events that are now.
     fn poll(sk: &Sock<Self>) -> u32;
@@ -124,7 +104,7 @@ pub(super) const fn proto_ops<P: Protocol>() -> bindings::proto_ops {
         connect: Some(connect::<P>),
         socketpair: Some(bindings::sock_no_socketpair),
         accept: Some(accept::<P>),
-        getname: Some(getname::<P>),
+        getname: Some(bindings::inet_getname),
         poll: Some(poll::<P>),
         ioctl: Some(ioctl::<P>),
         #[cfg(CONFIG_COMPAT)]
@@ -228,28 +208,6 @@ unsafe extern "C" fn accept<P: Protocol>(
         // SAFETY: The socket layer made `newsock` for this call; it has no sock yet.
         unsafe { child.lock().graft(newsock, child.clone()) };
         Ok(0)
-    })
-}
-
-/// # Safety
-///
-/// The socket layer calls it, as said above.
-unsafe extern "C" fn getname<P: Protocol>(
-    sock: *mut bindings::socket,
-    addr: *mut bindings::sockaddr,
-    peer: c_int,
-) -> c_int {
-    from_result(|| {
-        let which = match peer {
-            0 => Name::Local,
-            1 => Name::Peer,
-            _ => Name::Accepted,
-        };
-        // SAFETY: As said above.
-        let name = to_sockaddr_in(P::name(unsafe { sk::<P>(sock) }, which)?);
-        // SAFETY: `addr` has room for any socket address.
-        unsafe { addr.cast::<[u8; 16]>().write_unaligned(name) };
-        Ok(name.len() as c_int)
     })
 }
 

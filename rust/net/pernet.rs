@@ -9,6 +9,7 @@ use crate::{
 };
 use core::{
     marker::PhantomData,
+    pin::Pin,
     ptr::{
         addr_of_mut,
         drop_in_place, //
@@ -96,6 +97,57 @@ impl<T: PerNet> Slot<T> {
     unsafe extern "C" fn exit(net: *mut bindings::net) {
         // SAFETY: `init` succeeded for this namespace, and its memory is freed after this.
         unsafe { drop_in_place(T::slot().place(net)) };
+    }
+}
+
+/// What each namespace has one of, which needs nothing of the namespace to be made.
+pub(crate) trait Local: Sized + Send + Sync + 'static {
+    /// The static that tells where the namespaces have theirs.
+    fn locals() -> &'static Locals<Self>;
+
+    /// That of a new namespace. May sleep.
+    fn new() -> Result<Pin<KBox<Self>>>;
+}
+
+/// Those of all namespaces, to be kept in a static.
+pub(crate) struct Locals<T: Local>(Slot<Value<T>>);
+
+impl<T: Local> Locals<T> {
+    /// Values to be registered.
+    pub(crate) const fn new() -> Self {
+        Self(Slot::new())
+    }
+
+    /// That of `net`.
+    ///
+    /// Any context. Valid only while registered, as it is while the module has sockets.
+    pub(crate) fn get<'a>(&self, net: &'a Net) -> &'a T {
+        &self.0.get(net).0
+    }
+}
+
+/// Values in every namespace, until dropped.
+pub(crate) struct LocalRegistration<T: Local>(Registration<Value<T>>);
+
+impl<T: Local> LocalRegistration<T> {
+    /// Makes one in every namespace, now and to come. May sleep.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self(Registration::new()?))
+    }
+}
+
+struct Value<T>(Pin<KBox<T>>);
+
+impl<T: Local> PerNet for Value<T> {
+    fn slot() -> &'static Slot<Self> {
+        &T::locals().0
+    }
+
+    unsafe fn init(this: *mut Self, _net: *mut bindings::net) -> Result {
+        let value = T::new()?;
+        // SAFETY: By the contract the memory is there, and ours alone.
+        unsafe { this.write(Self(value)) };
+        Ok(())
     }
 }
 

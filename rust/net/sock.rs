@@ -20,6 +20,7 @@ use crate::{
 use core::{
     cell::UnsafeCell,
     mem::MaybeUninit,
+    net::SocketAddrV4,
     ops::{
         Deref,
         DerefMut, //
@@ -47,8 +48,11 @@ use kernel::{
 /// What [`Family`] has the socket layer allocate for each socket.
 #[repr(C)]
 pub(super) struct Layout<P: Protocol> {
-    /// First, since the socket layer allocates and frees the whole as a `struct sock`.
-    sk: bindings::sock,
+    /// First, since the socket layer allocates and frees the whole as a `struct sock`. What the kernel does with
+    /// sockets of IP expects more of it.
+    inet: bindings::inet_sock,
+    /// Where the former expects it for IPv6.
+    _pinet6: MaybeUninit<bindings::ipv6_pinfo>,
     locked: UnsafeCell<P::Locked>,
     account: Mutex<()>,
 }
@@ -57,7 +61,7 @@ pub(super) struct Layout<P: Protocol> {
 ///
 /// # Invariants
 ///
-/// The `sk` of the layout is a valid C object and the rest is initialised. `locked` is only touched
+/// The `inet` of the layout is a valid C object and the rest is initialised. `locked` is only touched
 /// under `lock_sock()`, or by the destructor, and `sk_forward_alloc` under `account`.
 #[repr(transparent)]
 pub(crate) struct Sock<P: Protocol>(Opaque<Layout<P>>);
@@ -121,15 +125,18 @@ impl Timeout {
     }
 }
 
-/// The `TCP_*` state that `/proc` and `ss` show for a socket.
+/// The `TCP_*` states of a socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 #[allow(missing_docs)]
-pub(crate) enum Shown {
+pub(crate) enum TcpState {
     Established = 1,
     SynSent = 2,
     FinWait1 = 4,
+    FinWait2 = 5,
     Close = 7,
+    CloseWait = 8,
+    LastAck = 9,
     Listen = 10,
 }
 
@@ -231,7 +238,7 @@ impl<P: Protocol> Sock<P> {
             bindings::sock_init_data(sock, sk);
             (*sk).sk_destruct = Some(Self::on_destruct);
             (*sk).sk_protocol = bindings::IPPROTO_TCP as u16;
-            (*sk).__sk_common.skc_state = Shown::Close as u8;
+            (*sk).__sk_common.skc_state = TcpState::Close as u8;
             if !sock.is_null() {
                 (*sock).ops = family.ops();
                 Self::mark(sock);
@@ -262,16 +269,15 @@ impl<P: Protocol> Sock<P> {
     /// The socket layer calls it, once, for a sock without references.
     unsafe extern "C" fn on_destruct(sk: *mut bindings::sock) {
         let layout = sk.cast::<Layout<P>>();
-        // SAFETY: The last reference is gone, so nothing else can reach the queue and the state, which
+        // SAFETY: The last reference is gone, so nothing else can reach the sock and the state, which
         // were initialised before `sk_destruct` was set.
         unsafe {
-            // The error queue holds what no program has read.
-            bindings::skb_queue_purge_reason(
-                addr_of_mut!((*sk).sk_error_queue),
-                bindings::skb_drop_reason_SKB_DROP_REASON_QUEUE_PURGE,
-            );
             core::ptr::drop_in_place(addr_of_mut!((*layout).locked));
             core::ptr::drop_in_place(addr_of_mut!((*layout).account));
+            // What it wants to see: one that never had a file says neither.
+            (*sk).__sk_common.skc_state = TcpState::Close as u8;
+            bindings::sdp_helper_sock_valbool_flag(sk, bindings::sock_flags_SOCK_DEAD, 1);
+            bindings::inet_sock_destruct(sk);
         }
     }
 
@@ -507,12 +513,72 @@ impl<P: Protocol> Sock<P> {
         }
     }
 
-    /// Sets the state that diagnostics show.
-    pub(crate) fn show(&self, state: Shown) {
-        // SAFETY: The sock is live; the field is read by diagnostics at any time.
+    /// Sets the state that getpeername(2) and diagnostics see. Any context.
+    pub(crate) fn set_state(&self, state: TcpState) {
+        // SAFETY: The sock is live; the field is read at any time.
         unsafe {
             addr_of_mut!((*self.as_ptr()).__sk_common.skc_state).write_volatile(state as u8);
         }
+    }
+
+    /// Sets the local name. Any context.
+    pub(crate) fn set_local(&self, addr: SocketAddrV4) {
+        let ip = u32::from_ne_bytes(addr.ip().octets());
+        // SAFETY: The sock is live and begins with an `inet_sock`; the fields are read at any time, and the
+        // address is one of IPv4.
+        unsafe {
+            let inet = addr_of_mut!((*self.0.get()).inet);
+            let (addrs, ports) = self.pairs();
+            addr_of_mut!((*addrs).skc_rcv_saddr).write_volatile(ip);
+            addr_of_mut!((*ports).skc_num).write_volatile(addr.port());
+            addr_of_mut!((*inet).inet_saddr).write_volatile(ip);
+            addr_of_mut!((*inet).inet_sport).write_volatile(addr.port().to_be());
+        }
+    }
+
+    /// Sets the peer's name. Any context.
+    pub(crate) fn set_peer(&self, addr: SocketAddrV4) {
+        let ip = u32::from_ne_bytes(addr.ip().octets());
+        let (addrs, ports) = self.pairs();
+        // SAFETY: As in `set_local()`.
+        unsafe {
+            addr_of_mut!((*addrs).skc_daddr).write_volatile(ip);
+            addr_of_mut!((*ports).skc_dport).write_volatile(addr.port().to_be());
+        }
+    }
+
+    /// Where a `struct sock` has both ends' addresses, and their ports: unions, of which IPv4 uses these members.
+    fn pairs(
+        &self,
+    ) -> (
+        *mut bindings::sock_common__bindgen_ty_1__bindgen_ty_1,
+        *mut bindings::sock_common__bindgen_ty_3__bindgen_ty_1,
+    ) {
+        // SAFETY: The sock is live; nothing is read or written.
+        unsafe {
+            let common = addr_of_mut!((*self.as_ptr()).__sk_common);
+            (
+                addr_of_mut!((*common).__bindgen_anon_1).cast(),
+                addr_of_mut!((*common).__bindgen_anon_3).cast(),
+            )
+        }
+    }
+
+    /// The ports that may be chosen for it, each once, beginning at any.
+    pub(crate) fn local_ports(&self) -> impl Iterator<Item = u16> {
+        let (mut low, mut high) = (0, 0);
+        // SAFETY: The sock is live and begins with an `inet_sock`.
+        unsafe { bindings::inet_sk_get_local_port_range(self.as_ptr(), &mut low, &mut high) };
+        // SAFETY: It has no preconditions. CAST: Any bits will do.
+        let from = unsafe { bindings::get_random_u64() } as u32;
+        let low = u32::try_from(low).unwrap_or(0);
+        let count = u32::try_from(high)
+            .unwrap_or(0)
+            .saturating_sub(low)
+            .saturating_add(1);
+        (0..count)
+            .map(move |at| low.saturating_add(from.wrapping_add(at).wrapping_rem(count)))
+            .filter_map(|port| u16::try_from(port).ok())
     }
 }
 

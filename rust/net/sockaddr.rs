@@ -65,11 +65,3 @@ impl<'a> SockAddr<'a> {
         }
     }
 }
-
-/// `struct sockaddr_in` with `AF_INET`, as names are given back.
-pub(super) fn to_sockaddr_in(addr: SocketAddrV4) -> [u8; 16] {
-    let [f0, f1] = AF_INET.to_ne_bytes();
-    let [p0, p1] = addr.port().to_be_bytes();
-    let [a, b, c, d] = addr.ip().octets();
-    [f0, f1, p0, p1, a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0]
-}

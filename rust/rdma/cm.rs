@@ -115,12 +115,15 @@ impl<C: CmHandler> CmId<C> {
         to_result(unsafe { bindings::rdma_set_reuseaddr(self.as_ptr(), on.into()) })
     }
 
-    /// Binds to a local address and gives what was bound, with the port that port 0 asked for.
+    /// Binds to a local address and gives what was bound, with the port that port 0 asked for. Whether the caller
+    /// may use the port is not asked.
     ///
-    /// Sleeps. Fails with `EADDRINUSE`, `EADDRNOTAVAIL` for an address that the namespace does not
+    /// Sleeps. Fails with `EADDRINUSE`, with `EADDRNOTAVAIL` where the port is in use for any address, or any is
+    /// asked for and it is in use for one, with `EADDRNOTAVAIL` too for an address that the namespace does not
     /// have, `ENODEV` for one that is on no RDMA device, and `EINVAL` if already bound.
     pub(crate) fn bind(&mut self, addr: &SocketAddr) -> Result<SocketAddr> {
         let mut addr = to_sockaddr(addr);
+        let _creds = KernelCreds::new();
         // SAFETY: The identifier is live and the address valid.
         to_result(unsafe { bindings::rdma_bind_addr(self.as_ptr(), (&raw mut addr).cast()) })?;
         // SAFETY: The identifier is live. Nobody changes the address of one that was just bound,
@@ -132,6 +135,7 @@ impl<C: CmHandler> CmId<C> {
     ///
     /// Fails with `EADDRINUSE` when another identifier shares the port by reuse.
     pub(crate) fn listen(&mut self, backlog: i32) -> Result {
+        let _creds = KernelCreds::new();
         // SAFETY: By the type invariants the identifier is live.
         to_result(unsafe { bindings::rdma_listen(self.as_ptr(), backlog) })
     }
@@ -150,39 +154,6 @@ impl<C: CmHandler> CmId<C> {
                 timeout_ms as c_ulong,
             )
         })
-    }
-
-    /// Gives the events from now on to `handler`. Sleeps, and takes the handler mutex. Fails with `ENOMEM`,
-    /// and drops the identifier then.
-    pub(crate) fn hand_over<D: CmHandler>(self, handler: D) -> Result<CmId<D>> {
-        let this = mem::ManuallyDrop::new(self);
-        let id = this.id;
-        let connection = {
-            // SAFETY: By the type invariants the context is valid.
-            let context = unsafe { this.context.as_ref() };
-            context.connection.load(Acquire)
-        };
-        let context = match Context::new(handler, connection) {
-            Ok(context) => context,
-            Err(e) => {
-                drop(mem::ManuallyDrop::into_inner(this));
-                return Err(e);
-            }
-        };
-        // SAFETY: A box is never null.
-        let context = unsafe { NonNull::new_unchecked(KBox::into_raw(context)) };
-        // SAFETY: The identifier is live, and its handler mutex, which is taken for that, guards both
-        // fields; `event_handler::<D>` expects such a context. After that no handler has the old one,
-        // which came from a box.
-        unsafe {
-            bindings::rdma_lock_handler(id.as_ptr());
-            (*id.as_ptr()).context = context.as_ptr().cast();
-            (*id.as_ptr()).event_handler = Some(event_handler::<D>);
-            bindings::rdma_unlock_handler(id.as_ptr());
-            drop(KBox::from_raw(this.context.as_ptr()));
-        }
-        // INVARIANT: `this` is not dropped, so it is ours alone, with the context that was just set.
-        Ok(CmId { id, context })
     }
 
     /// Looks for the route to the resolved address, which ends in [`CmEvent::RouteResolved`] or
@@ -310,6 +281,35 @@ impl<C> Context<C> {
     }
 }
 
+/// The privileges of the kernel for the current task, until dropped: rdma_cm, and the devices, have rules of their own for
+/// ports that need some.
+///
+/// # Invariants
+///
+/// `old` is what the current task had.
+struct KernelCreds {
+    old: *const bindings::cred,
+    _not_send: NotThreadSafe,
+}
+
+impl KernelCreds {
+    fn new() -> Self {
+        // INVARIANT: They were just exchanged.
+        Self {
+            // SAFETY: They are put back by this task, before it does anything else with them.
+            old: unsafe { bindings::sdp_helper_override_kernel_creds() },
+            _not_send: NotThreadSafe,
+        }
+    }
+}
+
+impl Drop for KernelCreds {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant, on the same task.
+        unsafe { bindings::sdp_helper_revert_creds(self.old) };
+    }
+}
+
 /// What one side asks of a connection.
 #[derive(Clone, Copy)]
 pub(crate) struct ConnParam {
@@ -424,10 +424,27 @@ impl ChildId<'_> {
         Ok(CmId { id, context })
     }
 
+    /// The local address and port that the peer asks for.
+    pub(crate) fn local_addr(&self) -> Result<SocketAddr> {
+        // SAFETY: By the type invariants the identifier is live.
+        unsafe { read_sockaddr(&raw const (*self.id.as_ptr()).route.addr.src_addr) }
+    }
+
     /// The peer's address and port, as it says.
     pub(crate) fn peer_addr(&self) -> Result<SocketAddr> {
         // SAFETY: By the type invariants the identifier is live.
         unsafe { read_sockaddr(&raw const (*self.id.as_ptr()).route.addr.dst_addr) }
+    }
+
+    /// Whether the answer goes to the very port of the device that the request came to: where the peer claims
+    /// an address of this host, that it is this host. iWARP's rests on TCP, which sees to that.
+    pub(crate) fn is_own(&self) -> bool {
+        // SAFETY: By the type invariants the identifier is live. The path of a request's is set before
+        // its handler runs, and stays.
+        unsafe {
+            let path = (*self.id.as_ptr()).route.path_rec;
+            path.is_null() || (*path).sgid.raw == (*path).dgid.raw
+        }
     }
 
     /// Refuses the peer, and tells it `private_data`.

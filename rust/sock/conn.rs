@@ -13,7 +13,7 @@
 //! 3. the handler mutex of a cm id, in which the CM tells its events;
 //! 4. [`Connection::account`], what it is charged for, which may wait for memory;
 //! 5. [`Connection::owner`], held while the owner is told;
-//! 6. the locks of a listener;
+//! 6. the locks of a backlog;
 //! 7. [`Connection::post`], which keeps messages in the order of their MSeq: who holds it asks the
 //!    machine for the next message and posts it;
 //! 8. [`Connection::flow`], the machine and what it received; held for a few hundred instructions;
@@ -33,7 +33,7 @@ use crate::{
             Net,
             NetRef, //
         },
-        sock::Shown,
+        sock::TcpState,
         spinlock_bh::{
             new_spinlock_bh,
             SpinLockBh, //
@@ -83,6 +83,7 @@ use crate::{
             Account,
             Parts, //
         },
+        addr::Names,
         buffers::{
             has_buffer_slots,
             remote,
@@ -110,7 +111,6 @@ use crate::{
         Socket, //
     },
 };
-use core::net::SocketAddrV4;
 use kernel::{
     new_mutex, new_spinlock,
     page::PAGE_SIZE,
@@ -257,13 +257,6 @@ pub(super) struct Flow {
     pub(super) gathering: bool,
     /// The receive buffers.
     pub(super) recv: RecvBuffers,
-}
-
-/// The names of a connection's ends.
-#[derive(Clone, Copy)]
-pub(super) struct Names {
-    pub(super) local: SocketAddrV4,
-    pub(super) peer: SocketAddrV4,
 }
 
 /// What the lock that orders messages guards.
@@ -488,6 +481,7 @@ impl Conn {
     pub(super) fn attach(&self, sk: &Socket) {
         // Dropped after the lock.
         let _former = core::mem::replace(&mut *self.owner.lock(), Owner::Socket(sk.into()));
+        self.update_state();
         self.tell_failure();
     }
 
@@ -765,23 +759,26 @@ impl Conn {
                 self.tell_failure();
             }
         }
+        let has_changed = [
+            Events::PEER_CLOSED,
+            Events::SENT_ALL,
+            Events::ABORTED,
+            Events::CLOSED,
+        ]
+        .into_iter()
+        .any(|event| events.contains(event));
         self.with_socket(|sk| {
+            if has_changed {
+                sk.set_state(self.tcp_state());
+            }
             if events.contains(Events::READABLE) {
                 sk.data_ready();
             }
             if events.contains(Events::WRITABLE) && self.writable(sk) {
                 sk.write_space();
             }
-            for event in [
-                Events::PEER_CLOSED,
-                Events::SENT_ALL,
-                Events::ABORTED,
-                Events::CLOSED,
-            ] {
-                if events.contains(event) {
-                    sk.state_change();
-                    break;
-                }
+            if has_changed {
+                sk.state_change();
             }
         });
     }
@@ -1032,7 +1029,7 @@ impl Conn {
             flow.progress = Progress::Failed;
         }
         self.with_socket(|sk| {
-            sk.show(Shown::Close);
+            sk.set_state(TcpState::Close);
             sk.fail(e);
             sk.state_change();
         });
@@ -1075,7 +1072,33 @@ impl Conn {
             }
             flow.link = link;
         }
+        self.update_state();
         self.queue();
+    }
+
+    /// The state that the socket shows.
+    fn tcp_state(&self) -> TcpState {
+        let flow = self.flow.lock();
+        let machine = &flow.machine;
+        match (flow.progress, machine.state()) {
+            (Progress::SettingUp, _) => TcpState::SynSent,
+            (Progress::Failed, _) | (_, State::Aborting | State::Disconnecting | State::Closed) => {
+                TcpState::Close
+            }
+            _ if flow.link != Link::Up => TcpState::Close,
+            (_, State::DisConnDone) => TcpState::FinWait2,
+            _ => match (machine.can_write(), machine.peer_closed()) {
+                (true, false) => TcpState::Established,
+                (true, true) => TcpState::CloseWait,
+                (false, false) => TcpState::FinWait1,
+                (false, true) => TcpState::LastAck,
+            },
+        }
+    }
+
+    /// Has the socket show the state. Any context, without 5 and what comes after it.
+    pub(super) fn update_state(&self) {
+        self.with_socket(|sk| sk.set_state(self.tcp_state()));
     }
 
     /// Tells the peer that the connection ends. The CM's answer, or its silence, comes as an event. Sleeps;
@@ -1102,6 +1125,7 @@ impl Conn {
         let adopted = self.notes.lock().id.take();
         drop(adopted);
         setup.id = None;
+        setup.expectation = None;
         let mut notes = self.notes.lock();
         notes.step = None;
         notes.end = None;
@@ -1117,6 +1141,7 @@ impl Conn {
         self.destroy_qp();
         self.destroy_id(setup);
         setup.orphan = None;
+        setup.expectation = None;
         self.flow.lock().machine.disconnected();
         self.settle();
         let (buffers, unsent) = {

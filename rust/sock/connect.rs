@@ -4,8 +4,8 @@
 
 use crate::{
     net::sock::{
-        Shown,
         SockGuard,
+        TcpState,
         Woken, //
     },
     prelude::*,
@@ -21,14 +21,20 @@ use crate::{
         State, //
     },
 };
-use core::net::SocketAddrV4;
-use kernel::sync::Arc;
+use core::net::{
+    Ipv4Addr,
+    SocketAddrV4, //
+};
 
 /// `connect(2)`.
 ///
-/// A call that waits sets the connection up itself, so that this is the caller's time; otherwise the
+/// As with TCP no address at all is the host's own. A call that waits sets the connection up itself, so that this is the caller's time; otherwise the
 /// connection's work does.
 pub(super) fn connect(sk: &Socket, peer: SocketAddrV4, nonblock: bool) -> Result {
+    let peer = match peer.ip().is_unspecified() {
+        true => SocketAddrV4::new(Ipv4Addr::LOCALHOST, peer.port()),
+        false => peer,
+    };
     let mut timeout = sk.send_timeout(nonblock);
     let mut s = sk.lock();
     match s.state() {
@@ -63,7 +69,7 @@ pub(super) fn connect(sk: &Socket, peer: SocketAddrV4, nonblock: bool) -> Result
         s.untold = false;
         return Ok(());
     }
-    s.forget_failed();
+    s.forget_failed(sk);
     // Where SO_ERROR has told the reason already, TCP says so too.
     sk.take_error()?;
     Err(ECONNABORTED)
@@ -73,11 +79,10 @@ pub(super) fn connect(sk: &Socket, peer: SocketAddrV4, nonblock: bool) -> Result
 fn begin(sk: &Socket, s: &mut SockGuard<'_, Sdp>, peer: SocketAddrV4) -> Result {
     // What was left of a connection before this one is not its error.
     let _ = sk.take_error();
-    s.finish_former();
     let owner = Owner::Socket(sk.into());
     let conn = Conn::unconnected(sk.net(), Side::Connecting, owner, 0, s.options)?;
-    let begun = start(sk, s, &conn, peer);
-    if let Err(e) = begun {
+    let bound = s.bound.as_ref().map(|bound| bound.addr());
+    if let Err(e) = conn.begin(bound, peer) {
         conn.discard();
         return Err(e);
     }
@@ -88,14 +93,6 @@ fn begin(sk: &Socket, s: &mut SockGuard<'_, Sdp>, peer: SocketAddrV4) -> Result 
     s.lends = false;
     s.untold = true;
     s.conn = Some(conn);
-    sk.show(Shown::SynSent);
+    sk.set_state(TcpState::SynSent);
     Ok(())
-}
-
-fn start(sk: &Socket, s: &mut SockGuard<'_, Sdp>, conn: &Arc<Conn>, peer: SocketAddrV4) -> Result {
-    let id = match s.port.take().and_then(|port| port.take_id()) {
-        Some(id) => Some(id.hand_over(conn.clone())?),
-        None => None,
-    };
-    conn.begin(id, s.bound, sk.reuse_address(), peer)
 }

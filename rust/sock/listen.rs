@@ -3,17 +3,14 @@
 //! listen and accept.
 
 use crate::{
-    net::sock::Shown,
+    net::sock::TcpState,
     prelude::*,
     sock::{
-        listener::Listener,
+        addr,
+        endpoint::Endpoint,
         Socket,
         State, //
     },
-};
-use core::net::{
-    Ipv4Addr,
-    SocketAddrV4, //
 };
 use kernel::sync::aref::ARef;
 
@@ -25,19 +22,17 @@ pub(super) fn listen(sk: &Socket, backlog: c_int) -> Result {
         State::Listening => {}
         State::Connecting | State::Failed | State::Connected => return Err(EINVAL),
     }
-    let port = match s.port.take().filter(|port| port.is_bound()) {
-        Some(port) => port,
+    let options = s.options;
+    let bound = match &mut s.bound {
+        Some(bound) => bound,
         None => {
-            let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-            let (port, bound) = Listener::bound(sk, s.bound.unwrap_or(any))?;
-            s.bound = Some(bound);
-            port
+            let bound = Endpoint::bind(sk, addr::ANY)?;
+            sk.set_local(bound.addr());
+            s.bound.insert(bound)
         }
     };
-    // Before that can fail: who gives the port up closes it.
-    s.port = Some(port.clone());
-    port.listen(usize::try_from(backlog).unwrap_or(0), s.options)?;
-    sk.show(Shown::Listen);
+    bound.listen(usize::try_from(backlog).unwrap_or(0), options)?;
+    sk.set_state(TcpState::Listen);
     Ok(())
 }
 
@@ -49,33 +44,36 @@ pub(super) fn accept(sk: &Socket, nonblock: bool) -> Result<ARef<Socket>> {
     let mut timeout = sk.recv_timeout(nonblock);
     let mut s = sk.lock();
     loop {
-        let waited = s.wait(&mut timeout, |s| match (s.state(), &s.port) {
-            (State::Listening, Some(port)) => port.has_ready() || sk.has_error(),
+        let waited = s.wait(&mut timeout, |s| match (s.state(), &s.bound) {
+            (State::Listening, Some(bound)) => bound.backlog.has_ready() || sk.has_error(),
             _ => true,
         });
         waited.map_err(|woken| timeout.error(woken))?;
-        let port = match (s.state(), &s.port) {
-            (State::Listening, Some(port)) => port.clone(),
+        let backlog = match (s.state(), &s.bound) {
+            (State::Listening, Some(bound)) => bound.backlog.clone(),
             _ => return Err(EINVAL),
         };
-        if !port.has_ready() {
+        if !backlog.has_ready() {
             return Err(sk.take_error().err().unwrap_or(EAGAIN));
         }
         // Before the connection leaves the queue, where it stays if this fails.
         let child = sk.new_child()?;
-        let Some(conn) = port.next() else { continue };
+        let Some(conn) = backlog.next() else { continue };
         drop(s);
         if let Err(e) = conn.charge_to(&child) {
-            port.put_back(conn);
+            backlog.put_back(conn);
             return Err(e);
         }
-        port.free_place(&conn);
+        backlog.free_place(&conn);
         {
             let mut c = child.lock();
             c.options = conn.flow.lock().options;
             c.conn = Some(conn.clone());
         }
-        child.show(Shown::Established);
+        if let Some(names) = conn.names() {
+            child.set_local(names.local);
+            child.set_peer(names.peer);
+        }
         conn.attach(&child);
         return Ok(child);
     }

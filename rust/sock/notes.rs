@@ -5,7 +5,11 @@
 use crate::{
     prelude::*,
     rdma::cm::PeerParam,
-    sock::orphan::Orphan, //
+    sock::{
+        addr::Names,
+        orphan::Orphan,
+        ports::Expectation, //
+    },
 };
 use core::net::SocketAddrV4;
 
@@ -37,8 +41,8 @@ pub(super) enum Step {
     Address,
     /// The route is known, and with it the device.
     Route,
-    /// A peer asks for the connection, with this Hello.
-    Request(PeerParam, PrivateData),
+    /// A peer asks for the connection, with this Hello, by these names of its ends.
+    Request(PeerParam, PrivateData, Names),
     /// The connection is there, with the HelloAck of the peer if this end has connected.
     Established(PrivateData),
 }
@@ -86,6 +90,10 @@ pub(super) struct Setup<I> {
     pub(super) id: Option<I>,
     /// The peer that a connect looks for.
     pub(super) lookup: Option<Lookup>,
+    /// Word that was left with the peer's port.
+    pub(super) expectation: Option<Expectation>,
+    /// The names of the ends, where they are not as the cm id has them.
+    pub(super) names: Option<Names>,
     /// The socket was closed, and the peer is waited for.
     pub(super) fin_wait: Option<FinWait>,
     /// It counts as one without a socket.
@@ -99,7 +107,6 @@ pub(super) struct Lookup {
     pub(super) peer: SocketAddrV4,
     /// The address that the socket is bound to.
     pub(super) bound: Option<SocketAddrV4>,
-    pub(super) reuse: bool,
     /// Looks for the address that are left.
     pub(super) left: u8,
     /// The next pause when the peer is busy, in milliseconds.
@@ -122,6 +129,8 @@ impl<I> Setup<I> {
         Self {
             id: None,
             lookup: None,
+            expectation: None,
+            names: None,
             fin_wait: None,
             orphan: None,
             disconnect_by: None,

@@ -47,8 +47,8 @@ pub(super) fn set(sk: &Socket, level: c_int, name: c_int, value: c_int) -> Resul
     if let Some(conn) = &s.conn {
         conn.set_options(s.options);
     }
-    if let Some(port) = &s.port {
-        port.set_options(s.options);
+    if let Some(bound) = &s.bound {
+        bound.backlog.set_options(s.options);
     }
     Ok(())
 }

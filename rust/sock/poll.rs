@@ -33,7 +33,10 @@ pub(super) fn poll(sk: &Socket) -> u32 {
     };
     match (s.state(), &s.conn) {
         (State::Listening, _) => {
-            if s.port.as_ref().is_some_and(|port| port.has_ready()) {
+            if s.bound
+                .as_ref()
+                .is_some_and(|bound| bound.backlog.has_ready())
+            {
                 events |= IN | RDNORM;
             }
         }

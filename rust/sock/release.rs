@@ -4,8 +4,8 @@
 
 use crate::{
     net::sock::{
-        Shown,
-        SockGuard, //
+        SockGuard,
+        TcpState, //
     },
     prelude::*,
     proto::Machine,
@@ -39,16 +39,16 @@ pub(super) fn release(sk: &Socket) {
         close(sk, &mut s, &conn);
     }
     s.orphan();
-    sk.show(Shown::Close);
     if let Some(former) = s.former.take().filter(|former| !former.awaits_answer()) {
         former.finish();
     }
-    if let Some(port) = s.port.take() {
-        port.close();
+    if let Some(bound) = s.bound.take() {
+        bound.close();
     }
     if let Some(conn) = s.conn.take() {
         let_go(&conn);
     }
+    sk.set_state(TcpState::Close);
     s.rx = Ring::empty();
     s.tx = None;
 }

@@ -2,7 +2,10 @@
 
 //! A queue of bounded length, which never allocates after it was made.
 
-use crate::prelude::*;
+use crate::{
+    net::spinlock_bh::SpinLockBh,
+    prelude::*, //
+};
 
 /// A first-in, first-out queue of at most as many elements as it was made for.
 ///
@@ -144,6 +147,31 @@ impl<T> Ring<T> {
         }
         longer.append(self);
         core::mem::replace(self, longer)
+    }
+
+    /// The elements, from the first on.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        (0..self.len).filter_map(|at| self.get(at))
+    }
+
+    /// Makes room for another element of the queue that `ring` finds behind `lock`, which is not held while memory is
+    /// allocated: others may have taken the room by the time that this returns. Sleeps. Fails with `ENOMEM`.
+    pub(super) fn make_room<S>(lock: &SpinLockBh<S>, ring: impl Fn(&mut S) -> &mut Self) -> Result
+    where
+        S: Unpin,
+    {
+        let capacity = {
+            let mut guard = lock.lock();
+            let ring = ring(&mut guard);
+            if !ring.is_full() {
+                return Ok(());
+            }
+            ring.capacity()
+        };
+        let longer = Self::new(capacity.saturating_mul(2).max(8))?;
+        let unused = ring(&mut lock.lock()).lengthen(longer);
+        drop(unused);
+        Ok(())
     }
 
     /// Appends all elements of `other` that there is room for.

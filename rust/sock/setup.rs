@@ -9,7 +9,7 @@
 
 use crate::{
     net::{
-        sock::Shown,
+        sock::TcpState,
         work::Run, //
     },
     prelude::*,
@@ -35,14 +35,16 @@ use crate::{
         },
     },
     sock::{
-        addr,
+        addr::{
+            self,
+            Names, //
+        },
         buffers::BUFFER_SLOTS,
         conn::{
             Conn,
             Connection,
             Id,
             Link,
-            Names,
             Progress,
             PAYLOAD_PIECES,
             READS,
@@ -58,6 +60,7 @@ use crate::{
             Step, //
         },
         orphan::Orphan,
+        ports::Port,
         recv_buffers::{
             Limits,
             RecvBuffers,
@@ -68,6 +71,7 @@ use crate::{
     },
 };
 use core::net::{
+    Ipv4Addr,
     SocketAddr,
     SocketAddrV4, //
 };
@@ -258,13 +262,13 @@ impl Conn {
 
     fn take_step(&self, setup: &mut Setup<Id>, step: Step) {
         let done = match &step {
-            Step::Address => match &mut setup.id {
-                Some(id) => id.resolve_route(ROUTE_MS),
-                None => return,
-            },
+            Step::Address => self.find_route(setup),
             Step::Route => self.connect(setup),
-            Step::Request(param, hello) => self.accept(setup, *param, hello.get()),
-            Step::Established(data) => self.take_established(data.get()),
+            Step::Request(param, hello, names) => {
+                setup.names = Some(*names);
+                self.accept(setup, *param, hello.get())
+            }
+            Step::Established(data) => self.take_established(setup, data.get()),
         };
         if let Err(e) = done {
             pr_debug!("no connection: {e:?}\n");
@@ -299,12 +303,16 @@ impl Conn {
         self.set_link(Link::Disconnected);
     }
 
-    fn take_established(&self, private_data: &[u8]) -> Result {
-        let names = {
-            let qp = self.qp().ok_or(ENOTCONN)?;
-            Names {
-                local: addr::v4(qp.id().local_addr()?)?,
-                peer: addr::v4(qp.id().peer_addr()?)?,
+    fn take_established(&self, setup: &mut Setup<Id>, private_data: &[u8]) -> Result {
+        setup.expectation = None;
+        let names = match setup.names {
+            Some(names) => names,
+            None => {
+                let qp = self.qp().ok_or(ENOTCONN)?;
+                Names {
+                    local: addr::v4(qp.id().local_addr()?)?,
+                    peer: addr::v4(qp.id().peer_addr()?)?,
+                }
             }
         };
         self.flow.lock().names = Some(names);
@@ -326,7 +334,9 @@ impl Conn {
             return Ok(());
         }
         self.with_socket(|sk| {
-            sk.show(Shown::Established);
+            sk.set_local(names.local);
+            sk.set_peer(names.peer);
+            sk.set_state(TcpState::Established);
             sk.state_change();
             sk.write_space();
         });
@@ -344,22 +354,15 @@ impl Conn {
 
 /// The end that connects.
 impl Conn {
-    /// Begins to look for `peer`, with the cm id that the socket was bound by, if it was. Sleeps. Fails as
-    /// [`CmId::resolve_addr`] does.
-    pub(super) fn begin(
-        &self,
-        id: Option<Id>,
-        bound: Option<SocketAddrV4>,
-        reuse: bool,
-        peer: SocketAddrV4,
-    ) -> Result {
+    /// Begins to look for `peer`, from the address that the socket is bound to, if it is. Sleeps. Fails with `EINVAL` for
+    /// a loopback address at one end and a foreign one at the other, and as [`CmId::bind`] and
+    /// [`CmId::resolve_addr`] do.
+    pub(super) fn begin(&self, bound: Option<SocketAddrV4>, peer: SocketAddrV4) -> Result {
         let mut guard = self.setup.lock();
         let setup = &mut *guard;
-        setup.id = id;
         setup.lookup = Some(Lookup {
             peer,
             bound,
-            reuse,
             left: ADDRESS_LOOKS,
             pause: BUSY_FIRST_MS,
             again_at: None,
@@ -370,17 +373,86 @@ impl Conn {
     /// Looks for the peer's address, with a cm id that has not looked before. A used one would wait for its
     /// handler.
     fn resolve(&self, setup: &mut Setup<Id>) -> Result {
-        let lookup = setup.lookup.as_ref().ok_or(EINVAL)?;
-        let mut id = match setup.id.take() {
-            Some(id) => id,
-            None => match lookup.bound {
-                Some(bound) => addr::bind_id(&self.net, self.arc(), lookup.reuse, bound)?.0,
-                None => CmId::new(&self.net, self.arc())?,
-            },
+        let (peer, bound) = match &setup.lookup {
+            Some(lookup) => (lookup.peer, lookup.bound),
+            None => return Err(EINVAL),
         };
-        id.resolve_addr(&SocketAddr::V4(lookup.peer), ADDRESS_MS)?;
+        let is_loopback = bound.is_some_and(|bound| bound.ip().is_loopback());
+        if is_loopback || peer.ip().is_loopback() {
+            return self.resolve_loopback(setup, bound.unwrap_or(addr::ANY), peer);
+        }
+        let mut id = match bound {
+            Some(bound) => self.bind_id(bound)?.0,
+            None => CmId::new(&self.net, self.arc())?,
+        };
+        id.resolve_addr(&SocketAddr::V4(peer), ADDRESS_MS)?;
         setup.id = Some(id);
         Ok(())
+    }
+
+    /// A cm id at `addr`, and the address that it got. Sleeps. Fails as [`CmId::bind`] does.
+    fn bind_id(&self, addr: SocketAddrV4) -> Result<(Id, SocketAddrV4)> {
+        let mut id = CmId::new(&self.net, self.arc())?;
+        // The socket has the port, and shares it with its connections. That fails for listeners only.
+        let _ = id.set_reuseaddr(addr.port() > 0);
+        let bound = addr::v4(id.bind(&SocketAddr::V4(addr))?)?;
+        Ok((id, bound))
+    }
+
+    /// The same where an end has a loopback address: over an address of a device, which is the host's own as well.
+    fn resolve_loopback(
+        &self,
+        setup: &mut Setup<Id>,
+        bound: SocketAddrV4,
+        peer: SocketAddrV4,
+    ) -> Result {
+        if !self.net.is_local(*peer.ip()) {
+            return Err(if peer.ip().is_loopback() {
+                ENETUNREACH
+            } else {
+                EINVAL
+            });
+        }
+        let Some(port) = Port::listening(&self.net, peer) else {
+            // Told as if a peer had said so.
+            self.note_end(End::Failed(ECONNREFUSED));
+            return Ok(());
+        };
+        let is_own = |ip: &Ipv4Addr| !ip.is_loopback() && !ip.is_unspecified();
+        let (id, from) = match [*peer.ip(), *bound.ip()].into_iter().find(is_own) {
+            Some(ip) => self.bind_id(SocketAddrV4::new(ip, bound.port()))?,
+            None => self.bind_to_device(bound.port())?,
+        };
+        let local = match bound.ip().is_unspecified() {
+            true => Ipv4Addr::LOCALHOST,
+            false => *bound.ip(),
+        };
+        let local = SocketAddrV4::new(local, from.port());
+        setup.names = Some(Names { local, peer });
+        let seen = Names {
+            local: peer,
+            peer: local,
+        };
+        setup.expectation = Some(Port::expect(port, from, seen)?);
+        let id = setup.id.insert(id);
+        let to = SocketAddrV4::new(*from.ip(), peer.port());
+        id.resolve_addr(&SocketAddr::V4(to), ADDRESS_MS)
+    }
+
+    /// A cm id at the first address here that has an RDMA device, and that address. Sleeps. Fails with `ENODEV` where
+    /// none has.
+    fn bind_to_device(&self, port: u16) -> Result<(Id, SocketAddrV4)> {
+        for at in 0.. {
+            let Some(ip) = self.net.own_addr(at) else {
+                break;
+            };
+            match self.bind_id(SocketAddrV4::new(ip, port)) {
+                // The address may have gone meanwhile.
+                Err(e) if e == ENODEV || e == EADDRNOTAVAIL => {}
+                done => return done,
+            }
+        }
+        Err(ENODEV)
     }
 
     /// The peer did not say its address in time: looks for it again.
@@ -426,6 +498,17 @@ impl Conn {
             self.fail_setup(e);
             self.set_link(Link::Disconnected);
         }
+    }
+
+    /// The peer's address is known, and with it the own one: looks for the route.
+    fn find_route(&self, setup: &mut Setup<Id>) -> Result {
+        let id = setup.id.as_mut().ok_or(ENOTCONN)?;
+        let local = match setup.names {
+            Some(names) => names.local,
+            None => addr::v4(id.local_addr()?)?,
+        };
+        self.with_socket(|sk| sk.set_local(local));
+        id.resolve_route(ROUTE_MS)
     }
 
     /// The route is known: sends the Hello.
@@ -500,11 +583,11 @@ impl Conn {
 /// The end that accepts.
 impl Conn {
     /// Takes over the request of a peer, in the handler of the listener's cm id.
-    pub(super) fn request(&self, id: Id, param: PeerParam, hello: &[u8]) {
+    pub(super) fn request(&self, id: Id, param: PeerParam, hello: &[u8], names: Names) {
         {
             let mut notes = self.notes.lock();
             notes.id = Some(id);
-            notes.step = Some(Step::Request(param, PrivateData::new(hello)));
+            notes.step = Some(Step::Request(param, PrivateData::new(hello), names));
         }
         self.queue();
     }

@@ -4,8 +4,8 @@
 
 use crate::{
     net::sock::{
-        Shown,
-        SockGuard, //
+        SockGuard,
+        TcpState, //
     },
     prelude::*,
     proto::Machine,
@@ -46,7 +46,7 @@ pub(super) fn shutdown(sk: &Socket, read: bool, write: bool) -> Result {
             }
             if write {
                 conn.with(Machine::shutdown_send);
-                sk.show(Shown::FinWait1);
+                conn.update_state();
             }
             s.recv_shut |= read;
             sk.state_change();
@@ -55,12 +55,12 @@ pub(super) fn shutdown(sk: &Socket, read: bool, write: bool) -> Result {
     Ok(())
 }
 
-/// Frees the port, and ends what waited to be accepted.
+/// Ends what waited to be accepted. The socket keeps its address.
 fn stop_listening(s: &mut SockGuard<'_, Sdp>) {
-    if let Some(port) = s.port.take() {
-        port.close();
+    if let Some(bound) = &s.bound {
+        bound.stop();
     }
-    s.sock().show(Shown::Close);
+    s.sock().set_state(TcpState::Close);
     s.sock().state_change();
 }
 
@@ -69,11 +69,11 @@ pub(super) fn disconnect(sk: &Socket) {
     let mut s = sk.lock();
     match s.state() {
         State::Idle => {}
-        State::Failed => s.forget_failed(),
+        State::Failed => s.forget_failed(sk),
         State::Connecting => {
             let Some(conn) = s.conn.clone() else { return };
             if conn.fail_setup(ECONNRESET) {
-                s.forget_failed();
+                s.forget_failed(sk);
             } else {
                 // It was just decided.
                 drop(s);
@@ -86,12 +86,11 @@ pub(super) fn disconnect(sk: &Socket) {
                 send::give_up_kept(&mut s, &conn);
                 recv::give_up_kept(&mut s, &conn);
                 conn.with(Machine::abort);
-                s.let_go(Link::Disconnect);
+                s.let_go(sk, Link::Disconnect);
             }
             s.rx = Ring::empty();
             s.tx = None;
             s.recv_shut = false;
-            sk.show(Shown::Close);
             sk.state_change();
         }
     }

@@ -11,6 +11,7 @@ mod connect;
 mod device;
 mod flags;
 mod handshake;
+mod loopback;
 mod netns;
 mod poll;
 mod process;
@@ -35,6 +36,7 @@ pub(crate) fn all() -> Vec<&'static Case> {
         bind::CASES,
         state::CASES,
         connect::CASES,
+        loopback::CASES,
         accept::CASES,
         transfer::CASES,
         flags::CASES,

@@ -3,18 +3,16 @@
 //! `bind()`: ports and addresses.
 
 use crate::{
-    config,
     harness::{
         cases,
         check,
         must,
-        skip,
         step,
         Child, //
     },
     peers::{
         addr,
-        iwarp,
+        family,
         pair_of,
         A,
         B, //
@@ -22,9 +20,16 @@ use crate::{
 };
 use sdp_selftests::{
     errno::Errno,
-    sock::Sock, //
+    sock::{
+        Shut,
+        Sock, //
+    },
 };
-use std::net::Ipv4Addr;
+use std::{
+    fs,
+    io,
+    net::Ipv4Addr, //
+};
 
 cases! {
     bind_port_in_use(5) "a port that another socket has: EADDRINUSE, until that one closes",
@@ -37,6 +42,11 @@ cases! {
     bind_failed_then_again(5) "a socket whose bind() failed can bind another address",
     bind_source(5) "connect() keeps the address and port that bind() chose",
     bind_loopback(10) "a listener on 127.0.0.1 is not there for others",
+    bind_shared(10) "SO_REUSEADDR of both: an address may be bound twice, and one may listen there",
+    bind_kept(10) "a listener that was shut down keeps its port, and listens again",
+    bind_range(20) "port 0 gives one of ip_local_port_range, and none of ip_local_reserved_ports",
+    bind_unprivileged(10) "net.ipv4.ip_unprivileged_port_start says which ports are privileged",
+    bind_privileges_dropped(10) "a privileged port that was bound is listened on, and connected from, without them",
     bind_restart(10) "a server starts again on its port with SO_REUSEADDR, old connections or not",
 }
 
@@ -81,22 +91,146 @@ fn bind_other_namespace() {
 }
 
 fn bind_loopback() {
-    if iwarp() {
-        skip("siw binds its TCP sockets to the address itself, once for each device");
-    }
     let listener = B.socket();
     must!(listener.bind(&addr(Ipv4Addr::LOCALHOST, 0)));
     must!(listener.listen(1));
     let port = must!(listener.name()).to_v4().port();
     check!(A.socket().connect(&B.at(port)), Err(Errno::ECONNREFUSED));
-    if !config::tcp() {
-        step!("the host itself reaches it, at any address of its own");
-        let (client, server) = (B.socket(), &listener);
-        check!(client.connect(&B.at(port)), Ok(()));
-        let server = must!(server.accept());
-        check!(client.send(b"x", 0), Ok(1));
-        check!(server.recv_bytes(1), Ok(b"x".to_vec()));
+}
+
+fn bind_shared() {
+    let any = |port| addr(Ipv4Addr::UNSPECIFIED, port);
+    let first = B.socket();
+    must!(first.bind(&B.at(0)));
+    let port = must!(first.name()).to_v4().port();
+    let second = B.socket();
+    reuse(&second);
+    step!("one of them does not want it");
+    check!(second.bind(&B.at(port)), Err(Errno::EADDRINUSE));
+    check!(second.bind(&any(port)), Err(Errno::EADDRINUSE));
+    step!("both want it");
+    reuse(&first);
+    check!(second.bind(&any(port)), Ok(()));
+    check!(first.listen(1), Ok(()));
+    check!(second.listen(1), Err(Errno::EADDRINUSE));
+    let third = B.socket();
+    reuse(&third);
+    check!(third.bind(&B.at(port)), Err(Errno::EADDRINUSE));
+    let (client, server) = pair_of(&first, &B.at(port));
+    check!(client.send(b"x", 0), Ok(1));
+    check!(server.recv_bytes(1), Ok(b"x".to_vec()));
+    step!("the listener goes");
+    drop(first);
+    // siw listens in the namespace of the thread that asks it to.
+    B.enter();
+    check!(second.listen(1), Ok(()));
+    pair_of(&second, &B.at(port));
+}
+
+fn bind_kept() {
+    let listener = B.socket();
+    must!(listener.bind(&B.at(0)));
+    must!(listener.listen(1));
+    let at = must!(listener.name());
+    // With a port of its choice TCP's socket would give that back.
+    drop(listener);
+    let listener = B.socket();
+    must!(listener.bind(&at));
+    must!(listener.listen(1));
+    must!(listener.shutdown(Shut::Both));
+    check!(A.socket().connect(&at), Err(Errno::ECONNREFUSED));
+    check!(B.socket().bind(&at), Err(Errno::EADDRINUSE));
+    check!(listener.listen(1), Ok(()));
+    pair_of(&listener, &at);
+}
+
+/// Sets a file of `net.ipv4` in B for as long as it lives.
+struct Ipv4Setting(&'static str, String);
+
+impl Ipv4Setting {
+    fn new(name: &'static str, value: &str) -> Self {
+        let former = B.visit(|| must!(fs::read_to_string(Self::path(name)).map_err(errno)));
+        let this = Self(name, former);
+        this.set(value);
+        this
     }
+
+    fn path(name: &str) -> String {
+        format!("/proc/sys/net/ipv4/{name}")
+    }
+
+    fn set(&self, value: &str) {
+        B.visit(|| must!(fs::write(Self::path(self.0), value).map_err(errno)));
+    }
+}
+
+impl Drop for Ipv4Setting {
+    fn drop(&mut self) {
+        self.set(&self.1);
+    }
+}
+
+fn errno(error: io::Error) -> Errno {
+    Errno(error.raw_os_error().unwrap_or(0))
+}
+
+fn bind_range() {
+    let _range = Ipv4Setting::new("ip_local_port_range", "40000 40007");
+    let _reserved = Ipv4Setting::new("ip_local_reserved_ports", "40002,40004-40005");
+    let mut socks = Vec::new();
+    let mut ports = Vec::new();
+    for _ in 0..5 {
+        let sock = B.socket();
+        must!(sock.bind(&B.at(0)));
+        ports.push(must!(sock.name()).to_v4().port());
+        socks.push(sock);
+    }
+    ports.sort_unstable();
+    check!(ports, vec![40000, 40001, 40003, 40006, 40007]);
+    check!(B.socket().bind(&B.at(0)), Err(Errno::EADDRINUSE));
+    step!("who says the number gets it");
+    check!(B.socket().bind(&B.at(40004)), Ok(()));
+}
+
+/// Runs `work` in a process of its own in B, without privileges.
+fn unprivileged(work: impl FnOnce()) {
+    let child = Child::start(|| {
+        B.enter();
+        // SAFETY: `setuid()` takes no memory; this process has no other thread.
+        must!(Errno::check(unsafe { libc::setuid(65534) }));
+        work();
+    });
+    check!(child.wait(), 0);
+}
+
+fn bind_unprivileged() {
+    let _start = Ipv4Setting::new("ip_unprivileged_port_start", "1000");
+    let bind = |port| {
+        let sock = must!(Sock::new(family(), libc::SOCK_STREAM, 0));
+        sock.bind(&B.at(port))
+    };
+    unprivileged(|| {
+        check!(bind(1000), Ok(()));
+        check!(bind(999), Err(Errno::EACCES));
+    });
+    step!("more of them privileged");
+    let _start = Ipv4Setting::new("ip_unprivileged_port_start", "1500");
+    unprivileged(|| check!(bind(1499), Err(Errno::EACCES)));
+}
+
+fn bind_privileges_dropped() {
+    let (peer, to) = B.listen();
+    let listener = B.socket();
+    must!(listener.bind(&B.at(1022)));
+    let client = A.socket();
+    must!(client.bind(&A.at(1023)));
+    unprivileged(|| {
+        check!(listener.listen(1), Ok(()));
+        check!(client.connect(&to), Ok(()));
+    });
+    let (_server, from) = must!(peer.accept_from(0));
+    check!(from.to_v4(), A.at(1023).to_v4());
+    pair_of(&listener, &B.at(1022));
 }
 
 fn bind_not_local() {

@@ -137,10 +137,10 @@ fn netns_stat() {
 }
 
 /// A namespace of the case's own, deleted before and after.
-struct Extra(String);
+pub(super) struct Extra(String);
 
 impl Extra {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let name = format!("{}-extra", A.netns());
         if Path::new("/run/netns").join(&name).exists() {
             command("ip", &["netns", "del", &name]);
@@ -149,7 +149,12 @@ impl Extra {
         Self(name)
     }
 
-    fn enter(&self) {
+    /// Turns its loopback interface on.
+    pub(super) fn up(&self) {
+        command("ip", &["-n", &self.0, "link", "set", "lo", "up"]);
+    }
+
+    pub(super) fn enter(&self) {
         if let Err(error) = namespace::enter(&self.0) {
             panic!("{error}");
         }
@@ -164,7 +169,7 @@ impl Drop for Extra {
 
 fn netns_empty() {
     let extra = Extra::new();
-    command("ip", &["-n", &extra.0, "link", "set", "lo", "up"]);
+    extra.up();
     extra.enter();
     let sock = must!(Sock::new(family(), libc::SOCK_STREAM, 0));
     check!(sock.connect(&B.at(1)), Err(Errno::ENETUNREACH));
@@ -210,7 +215,7 @@ fn netns_deleted() {
     );
     command("ip", &["-n", A.netns(), "link", "set", "v4", "up"]);
     command("ip", &["-n", &extra.0, "link", "set", "v5", "up"]);
-    command("ip", &["-n", &extra.0, "link", "set", "lo", "up"]);
+    extra.up();
     if !crate::config::tcp() {
         rdma_add(A.netns(), "rdma_v4", "v4");
         rdma_add(&extra.0, "rdma_v5", "v5");

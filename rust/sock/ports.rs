@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The ports of a network namespace.
+//!
+//! rdma_cm has a space of ports that all its users share, and gives a port to one of them for an address, or for
+//! all. A [`Port`] is a number that this module has there, for all addresses. Which of our sockets may
+//! have which address of it, and who of them gets a request, is decided here by TCP's rules.
+//!
+//! A connection of the host with itself goes by an address of a device, whatever the names are by which its
+//! ends know each other. Where one of those is a loopback address, the end that connects leaves word
+//! with the port: [`Port::expect`].
+//!
+//! Locks: [`Port::cm`] may be taken under `lock_sock()`, and [`Ports::table`] under that; a handler of the CM
+//! takes [`Port::users`] and [`Port::expected`] only, under none of which another is taken but a user's own.
+//!
+//! References: the cm id of a port has an `Arc` of it, and so has each of its users; the port has those of its users
+//! and the cm id. All this ends when the last user goes.
+
+use crate::{
+    net::{
+        namespace::Net,
+        pernet::{
+            Local,
+            LocalRegistration,
+            Locals, //
+        },
+        spinlock_bh::{
+            new_spinlock_bh,
+            SpinLockBh, //
+        },
+    },
+    prelude::*,
+    rdma::cm::{
+        ChildId,
+        CmEvent,
+        CmHandler,
+        CmId,
+        PeerParam, //
+    },
+    sock::{
+        addr::{
+            self,
+            Names, //
+        },
+        ring::Ring, //
+    },
+};
+use core::{
+    net::{
+        Ipv4Addr,
+        SocketAddr,
+        SocketAddrV4, //
+    },
+    pin::Pin,
+};
+use kernel::{
+    new_mutex,
+    rbtree::{
+        RBTree,
+        RBTreeNode, //
+    },
+    sync::{
+        Arc,
+        Mutex, //
+    },
+};
+
+/// Requests that an iWARP device is to have room for, however few `net.core.somaxconn` lets wait: it forgets a
+/// connection that finds no room, and siw comes to harm when that one ends.
+const REQUESTS: usize = 128;
+
+/// What has an address at a port.
+pub(super) trait User: Send + Sync {
+    /// Its address, or the unspecified one for all. Any context.
+    fn ip(&self) -> Ipv4Addr;
+
+    /// Whether others may have the address too while none of them listens (`SO_REUSEADDR`). Any context.
+    fn shares(&self) -> bool;
+
+    /// Whether it listens. Any context.
+    fn is_listening(&self) -> bool;
+
+    /// A peer asks for a connection, by these names of its ends. In the handler of a cm id. An error refuses it.
+    fn request(&self, id: ChildId<'_>, param: PeerParam, hello: &[u8], names: Names) -> Result;
+}
+
+/// The ports of one namespace.
+#[pin_data]
+pub(crate) struct Ports {
+    #[pin]
+    table: Mutex<RBTree<u16, Arc<Port>>>,
+}
+
+/// The ports of all namespaces, while it lives.
+pub(crate) type Registration = LocalRegistration<Ports>;
+
+static PORTS: Locals<Ports> = Locals::new();
+
+impl Local for Ports {
+    fn locals() -> &'static Locals<Self> {
+        &PORTS
+    }
+
+    fn new() -> Result<Pin<KBox<Self>>> {
+        KBox::pin_init(
+            pin_init!(Self {
+                table <- new_mutex!(RBTree::new(), "sdp::Ports::table"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+}
+
+/// A port that is in use.
+#[pin_data]
+pub(super) struct Port {
+    number: u16,
+    #[pin]
+    cm: Mutex<Cm>,
+    #[pin]
+    users: SpinLockBh<Ring<Arc<dyn User>>>,
+    /// The connections of the host with itself that are being made.
+    #[pin]
+    expected: SpinLockBh<Ring<Expected>>,
+}
+
+/// The port in rdma_cm.
+struct Cm {
+    id: Option<CmId<Arc<Port>>>,
+    is_listening: bool,
+    /// The last user has gone, and the port is not in the table any more.
+    is_gone: bool,
+}
+
+/// A connection that is being made from this host.
+#[derive(Clone, Copy)]
+struct Expected {
+    /// The address from which its request comes.
+    from: SocketAddrV4,
+    /// The names of its ends, as the accepting one has them.
+    names: Names,
+}
+
+impl Port {
+    /// The port with this number, which may have no users yet: [`Self::add`] comes next. Sleeps. Fails with `ENOMEM`.
+    pub(super) fn get(net: &Net, number: u16) -> Result<Arc<Self>> {
+        let port = Arc::pin_init(
+            pin_init!(Self {
+                number,
+                cm <- new_mutex!(Cm {
+                    id: None,
+                    is_listening: false,
+                    is_gone: false,
+                }, "sdp::Port::cm"),
+                users <- new_spinlock_bh!(Ring::empty(), "sdp::Port::users"),
+                expected <- new_spinlock_bh!(Ring::empty(), "sdp::Port::expected"),
+            }),
+            GFP_KERNEL,
+        )?;
+        let node = RBTreeNode::new(number, port.clone(), GFP_KERNEL)?;
+        let mut table = PORTS.get(net).table.lock();
+        if let Some(there) = table.get(&number) {
+            return Ok(there.clone());
+        }
+        table.insert(node);
+        Ok(port)
+    }
+
+    /// Whether this number is in use by a socket of this module. Sleeps.
+    pub(super) fn is_used(net: &Net, number: u16) -> bool {
+        PORTS.get(net).table.lock().get(&number).is_some()
+    }
+
+    /// Its number.
+    pub(super) fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// Gives `user` its address. Sleeps. Fails with `EADDRINUSE` where that is another's, with `EAGAIN` where
+    /// the port has gone meanwhile and is to be got anew, and as [`CmId::new`] does.
+    pub(super) fn add(this: &Arc<Self>, net: &Net, user: Arc<dyn User>) -> Result {
+        let mut cm = this.cm.lock();
+        if cm.is_gone {
+            return Err(EAGAIN);
+        }
+        let added = match &cm.id {
+            Some(_) => Ok(()),
+            None => Self::reserve(this, net, &mut cm),
+        }
+        .and_then(|()| this.insert(user));
+        if added.is_err() && this.users.lock().is_empty() {
+            this.retire(net, &mut cm);
+        }
+        added
+    }
+
+    /// Takes the number in rdma_cm's space. It is shared there with the cm ids that connect from it.
+    fn reserve(this: &Arc<Self>, net: &Net, cm: &mut Cm) -> Result {
+        let mut id = CmId::new(net, this.clone())?;
+        // That fails for listeners only, which a new one is not.
+        let _ = id.set_reuseaddr(true);
+        let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, this.number);
+        match id.bind(&SocketAddr::V4(any)) {
+            Ok(_) => {
+                cm.id = Some(id);
+                Ok(())
+            }
+            // For all addresses it is not available where it is in use for one.
+            Err(e) if e == EADDRNOTAVAIL => Err(EADDRINUSE),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn insert(&self, user: Arc<dyn User>) -> Result {
+        // Only added to under the mutex, which is held.
+        Ring::make_room(&self.users, |users| users)?;
+        let mut users = self.users.lock();
+        if users.iter().any(|other| conflict(&*user, &**other)) {
+            return Err(EADDRINUSE);
+        }
+        users.push(user).map_err(|_| ENOMEM)
+    }
+
+    /// Lets a user listen, which it says itself from then on. Sleeps. Fails with `EADDRINUSE` where another listens there,
+    /// or a connection was made from the port, and as [`CmId::listen`] does.
+    pub(super) fn listen(this: &Arc<Self>, net: &Net, user: &dyn User) -> Result {
+        let mut guard = this.cm.lock();
+        let cm = &mut *guard;
+        let is_other = |other: &&Arc<dyn User>| !core::ptr::addr_eq(&raw const ***other, user);
+        let taken = {
+            let users = this.users.lock();
+            let mut others = users.iter().filter(is_other);
+            others.any(|other| other.is_listening() && overlap(user, &**other))
+        };
+        if taken {
+            return Err(EADDRINUSE);
+        }
+        if cm.is_listening {
+            return Ok(());
+        }
+        if cm.id.is_none() {
+            Self::reserve(this, net, cm)?;
+        }
+        let requests = net.max_backlog().max(REQUESTS);
+        let id = cm.id.as_mut().ok_or(EADDRINUSE)?;
+        match id.listen(i32::try_from(requests).unwrap_or(i32::MAX)) {
+            Ok(()) => {
+                cm.is_listening = true;
+                Ok(())
+            }
+            Err(e) => {
+                // It may not share the port any more.
+                Self::renew(this, net, cm);
+                Err(if e == EADDRNOTAVAIL { EADDRINUSE } else { e })
+            }
+        }
+    }
+
+    /// A user does not listen any more: requests come no longer when this returns, where nobody else does. Sleeps.
+    pub(super) fn stop(this: &Arc<Self>, net: &Net) {
+        let mut cm = this.cm.lock();
+        if cm.is_listening && !this.has_listener() {
+            Self::renew(this, net, &mut cm);
+        }
+    }
+
+    /// Exchanges the cm id for one that does not listen.
+    fn renew(this: &Arc<Self>, net: &Net, cm: &mut Cm) {
+        cm.id = None;
+        cm.is_listening = false;
+        // Where somebody else was quicker, who listens next is told.
+        let _ = Self::reserve(this, net, cm);
+    }
+
+    fn has_listener(&self) -> bool {
+        self.users.lock().iter().any(|user| user.is_listening())
+    }
+
+    /// Takes the address from a user, which does not listen any more. Sleeps.
+    pub(super) fn remove(this: &Arc<Self>, net: &Net, user: &dyn User) {
+        let mut cm = this.cm.lock();
+        let is_user = |other: &Arc<dyn User>| core::ptr::addr_eq(&raw const **other, user);
+        let removed = this.users.lock().remove(is_user);
+        drop(removed);
+        if this.users.lock().is_empty() {
+            this.retire(net, &mut cm);
+        } else if cm.is_listening && !this.has_listener() {
+            Self::renew(this, net, &mut cm);
+        }
+    }
+
+    fn retire(&self, net: &Net, cm: &mut Cm) {
+        // Its handler takes none of the locks that are held.
+        cm.id = None;
+        cm.is_listening = false;
+        cm.is_gone = true;
+        let node = PORTS.get(net).table.lock().remove_node(&self.number);
+        drop(node);
+    }
+
+    /// Who listens at an address.
+    fn listener(&self, ip: Ipv4Addr) -> Option<Arc<dyn User>> {
+        let users = self.users.lock();
+        let at = |ip: Ipv4Addr| {
+            let mut there = users
+                .iter()
+                .filter(|user| user.ip() == ip && user.is_listening());
+            there.next().cloned()
+        };
+        at(ip).or_else(|| at(Ipv4Addr::UNSPECIFIED))
+    }
+
+    /// The port of an address of this host at which somebody listens. Sleeps.
+    pub(super) fn listening(net: &Net, addr: SocketAddrV4) -> Option<Arc<Self>> {
+        let port = {
+            let table = PORTS.get(net).table.lock();
+            table.get(&addr.port()).cloned()
+        };
+        port.filter(|port| port.listener(*addr.ip()).is_some())
+    }
+
+    /// Leaves word that a request from `from`, an address of a device here, is for a connection whose accepting end
+    /// knows it by `names`. Sleeps. Fails with `ENOMEM`.
+    pub(super) fn expect(this: Arc<Self>, from: SocketAddrV4, names: Names) -> Result<Expectation> {
+        loop {
+            Ring::make_room(&this.expected, |expected| expected)?;
+            let pushed = this.expected.lock().push(Expected { from, names });
+            if pushed.is_ok() {
+                return Ok(Expectation { port: this, from });
+            }
+        }
+    }
+
+    /// The names of the ends of a connection that is asked for.
+    fn names(&self, id: &ChildId<'_>) -> Result<Names> {
+        let names = Names {
+            local: addr::v4(id.local_addr()?)?,
+            peer: addr::v4(id.peer_addr()?)?,
+        };
+        if names.peer.ip() != names.local.ip() || !id.is_own() {
+            return Ok(names);
+        }
+        let expected = self.expected.lock();
+        let told = expected.iter().find(|other| other.from == names.peer);
+        Ok(told.map_or(names, |told| told.names))
+    }
+
+    fn request(&self, id: ChildId<'_>, param: PeerParam, hello: &[u8]) -> Result {
+        let names = self.names(&id)?;
+        let user = self.listener(*names.local.ip()).ok_or(ECONNREFUSED)?;
+        user.request(id, param, hello, names)
+    }
+}
+
+impl CmHandler for Arc<Port> {
+    fn event(&self, event: CmEvent<'_>) {
+        // A port belongs to no device, and the other events are of connections.
+        if let CmEvent::ConnectRequest {
+            child,
+            param,
+            private_data,
+        } = event
+        {
+            if let Err(e) = self.request(child, param, private_data) {
+                pr_debug!("connection request refused: {e:?}\n");
+            }
+        }
+    }
+}
+
+/// What was left with a port by [`Port::expect`], until dropped.
+pub(super) struct Expectation {
+    port: Arc<Port>,
+    from: SocketAddrV4,
+}
+
+impl Drop for Expectation {
+    fn drop(&mut self) {
+        let from = self.from;
+        self.port.expected.lock().remove(|other| other.from == from);
+    }
+}
+
+/// Whether there is an address that both have.
+fn overlap(a: &dyn User, b: &dyn User) -> bool {
+    a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified()
+}
+
+/// Whether the second has what the first wants.
+fn conflict(a: &dyn User, b: &dyn User) -> bool {
+    overlap(a, b) && !(a.shares() && b.shares() && !b.is_listening())
+}

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Connections of a host with itself.
+
+use crate::{
+    config,
+    harness::{
+        cases,
+        check,
+        join,
+        must,
+        spawn,
+        step, //
+    },
+    peers::{
+        addr,
+        family,
+        sdp_only,
+        A,
+        B, //
+    },
+};
+use sdp_selftests::{
+    errno::Errno,
+    sock::{
+        Addr,
+        Sock, //
+    },
+};
+use std::{
+    net::Ipv4Addr,
+    time::Duration, //
+};
+
+cases! {
+    loopback_any(20) "a listener on any address is reached at each that the host has, by that name",
+    loopback_names(20) "both ends know each other by the addresses that they bound and connected to",
+    loopback_own(10) "listeners on 127.0.0.1 and on the own address share a port, and each has its own connections",
+    loopback_refused(10) "nobody listens on 127.0.0.1: ECONNREFUSED, without blocking through SO_ERROR",
+    loopback_foreign(10) "from 127.0.0.1 to another host: EINVAL",
+    loopback_no_device(10) "a namespace without an RDMA device: ECONNREFUSED where nobody listens, else ENODEV",
+    loopback_backlog(20) "a full queue: who finds it so waits, and keeps its names",
+    loopback_crossing(30) "many at once, from threads of one process",
+}
+
+const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+/// Another of the host's own, without an interface that has it.
+const OTHER: Ipv4Addr = Ipv4Addr::new(127, 1, 2, 3);
+
+/// A listener of A on `ip`, and its port.
+fn listen(ip: Ipv4Addr, port: u16, backlog: libc::c_int) -> (Sock, u16) {
+    let listener = A.socket();
+    must!(listener.bind(&addr(ip, port)));
+    must!(listener.listen(backlog));
+    let port = must!(listener.name()).to_v4().port();
+    (listener, port)
+}
+
+/// Has both ends say something.
+fn talk(client: &Sock, server: &Sock) {
+    check!(client.send(b"question", 0), Ok(8));
+    check!(server.recv_bytes(8), Ok(b"question".to_vec()));
+    check!(server.send(b"answer", 0), Ok(6));
+    check!(client.recv_bytes(6), Ok(b"answer".to_vec()));
+}
+
+/// Connects `client` to `to`, and checks that the ends see the connection as from `from` to `at`.
+fn check_names(listener: &Sock, client: &Sock, to: &Addr, from: Ipv4Addr, at: Ipv4Addr) -> Sock {
+    check!(client.connect(to), Ok(()));
+    let (server, peer) = must!(listener.accept_from(0));
+    let port = to.to_v4().port();
+    check!(must!(client.peer()).to_v4(), addr(at, port).to_v4());
+    check!(must!(server.name()).to_v4(), addr(at, port).to_v4());
+    let name = must!(client.name()).to_v4();
+    check!(*name.ip(), from);
+    check!(peer.to_v4(), name);
+    check!(must!(server.peer()).to_v4(), name);
+    talk(client, &server);
+    server
+}
+
+fn loopback_any() {
+    let (listener, port) = listen(ANY, 0, 8);
+    for (to, from, at) in [
+        (LOCALHOST, LOCALHOST, LOCALHOST),
+        (OTHER, LOCALHOST, OTHER),
+        (ANY, LOCALHOST, LOCALHOST),
+        (A.ip(), A.ip(), A.ip()),
+    ] {
+        step!("to {to}");
+        check_names(&listener, &A.socket(), &addr(to, port), from, at);
+    }
+}
+
+fn loopback_names() {
+    let (listener, port) = listen(ANY, 0, 8);
+    for (from, to) in [
+        (LOCALHOST, LOCALHOST),
+        (OTHER, LOCALHOST),
+        (A.ip(), LOCALHOST),
+        (OTHER, A.ip()),
+        (A.ip(), A.ip()),
+    ] {
+        step!("from {from} to {to}");
+        let client = A.socket();
+        must!(client.bind(&addr(from, 0)));
+        let name = must!(client.name()).to_v4();
+        check_names(&listener, &client, &addr(to, port), from, to);
+        check!(must!(client.name()).to_v4(), name);
+    }
+}
+
+fn loopback_own() {
+    let (inner, port) = listen(LOCALHOST, 0, 8);
+    let (outer, _) = listen(A.ip(), port, 8);
+    check!(A.socket().bind(&addr(ANY, port)), Err(Errno::EADDRINUSE));
+    for (listener, ip) in [(&inner, LOCALHOST), (&outer, A.ip())] {
+        step!("to {ip}");
+        check_names(listener, &A.socket(), &addr(ip, port), ip, ip);
+    }
+    step!("one goes, the other stays");
+    drop(inner);
+    check!(
+        A.socket().connect(&addr(LOCALHOST, port)),
+        Err(Errno::ECONNREFUSED)
+    );
+    check_names(&outer, &A.socket(), &A.at(port), A.ip(), A.ip());
+}
+
+fn loopback_refused() {
+    for (at, others) in [(A.ip(), [LOCALHOST, OTHER]), (LOCALHOST, [A.ip(), OTHER])] {
+        let (_listener, port) = listen(at, 0, 1);
+        for to in others {
+            step!("on {at}, to {to}");
+            check!(
+                A.socket().connect(&addr(to, port)),
+                Err(Errno::ECONNREFUSED)
+            );
+        }
+    }
+    let (listener, port) = listen(LOCALHOST, 0, 1);
+    drop(listener);
+    let client = A.socket();
+    must!(client.set_nonblocking(true));
+    check!(
+        client.connect(&addr(LOCALHOST, port)),
+        Err(Errno::EINPROGRESS)
+    );
+    must!(client.poll(libc::POLLOUT, Duration::from_secs(5)));
+    check!(client.error(), Err(Errno::ECONNREFUSED));
+
+    step!("a listener appears");
+    let client = A.socket();
+    check!(
+        client.connect(&addr(LOCALHOST, port)),
+        Err(Errno::ECONNREFUSED)
+    );
+    let (listener, _) = listen(LOCALHOST, port, 1);
+    check_names(
+        &listener,
+        &client,
+        &addr(LOCALHOST, port),
+        LOCALHOST,
+        LOCALHOST,
+    );
+}
+
+fn loopback_foreign() {
+    let client = A.socket();
+    must!(client.bind(&addr(LOCALHOST, 0)));
+    check!(client.connect(&B.at(7)), Err(Errno::EINVAL));
+}
+
+fn loopback_no_device() {
+    let extra = super::netns::Extra::new();
+    extra.enter();
+    let client = || must!(Sock::new(family(), libc::SOCK_STREAM, 0));
+    check!(
+        client().connect(&addr(LOCALHOST, 7)),
+        Err(Errno::ENETUNREACH)
+    );
+    extra.up();
+    check!(
+        client().connect(&addr(LOCALHOST, 7)),
+        Err(Errno::ECONNREFUSED)
+    );
+    let listener = client();
+    must!(listener.bind(&addr(LOCALHOST, 7)));
+    must!(listener.listen(1));
+    check!(
+        client().connect(&addr(LOCALHOST, 7)),
+        if config::tcp() {
+            Ok(())
+        } else {
+            Err(Errno::ENODEV)
+        }
+    );
+}
+
+fn loopback_backlog() {
+    sdp_only("TCP tries again after a second, and then later each time");
+    let (listener, port) = listen(LOCALHOST, 0, 0);
+    let to = addr(LOCALHOST, port);
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            spawn("client", move || {
+                let client = A.socket();
+                check!(client.connect(&to), Ok(()));
+                check!(*must!(client.peer()).to_v4().ip(), LOCALHOST);
+                check!(client.recv_bytes(1), Ok(b"x".to_vec()));
+            })
+        })
+        .collect();
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(100));
+        let (server, from) = must!(listener.accept_from(0));
+        check!(*from.to_v4().ip(), LOCALHOST);
+        check!(server.send(b"x", 0), Ok(1));
+        check!(server.recv(&mut [0], 0), Ok(0));
+    }
+    clients.into_iter().for_each(join);
+}
+
+fn loopback_crossing() {
+    let (listener, port) = listen(LOCALHOST, 0, 64);
+    let to = addr(LOCALHOST, port);
+    let clients: Vec<_> = (0..16u8)
+        .map(|number| {
+            spawn("client", move || {
+                for _ in 0..4 {
+                    let client = A.socket();
+                    check!(client.connect(&to), Ok(()));
+                    check!(client.send(&[number], 0), Ok(1));
+                    check!(client.recv_bytes(1), Ok(vec![number]));
+                }
+            })
+        })
+        .collect();
+    for _ in 0..64 {
+        let (server, from) = must!(listener.accept_from(0));
+        check!(*from.to_v4().ip(), LOCALHOST);
+        let byte = must!(server.recv_bytes(1));
+        check!(server.send(&byte, 0), Ok(1));
+    }
+    clients.into_iter().for_each(join);
+}
