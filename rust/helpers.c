@@ -57,9 +57,10 @@ struct net *sdp_helper_sock_net(const struct sock *sk)
 	return sock_net(sk);
 }
 
+/* A sock without a file has none. */
 wait_queue_head_t *sdp_helper_sk_sleep(struct sock *sk)
 {
-	return sk_sleep(sk);
+	return rcu_access_pointer(sk->sk_wq) ? sk_sleep(sk) : NULL;
 }
 
 void sdp_helper_sock_poll_wait(struct file *file, struct socket *sock,

@@ -10,7 +10,12 @@ use core::{
 };
 use kernel::types::Opaque;
 
-/// A borrowed `struct net`.
+/// A borrowed `struct net`, as sockets have it.
+///
+/// # Invariants
+///
+/// It is live, and has all that the module keeps in each namespace ([`super::pernet`]): that is registered before the
+/// family, and goes after the last socket.
 #[repr(transparent)]
 pub(crate) struct Net(Opaque<bindings::net>);
 
@@ -24,15 +29,15 @@ impl Net {
     ///
     /// # Safety
     ///
-    /// `net` is live for `'a`.
+    /// For `'a` `net` is live, and a socket of the module is there, or is being made, or a file of its in `net` is in use.
     pub(crate) unsafe fn from_ptr<'a>(net: *mut bindings::net) -> &'a Self {
-        // SAFETY: By the contract; the wrapper is transparent.
+        // SAFETY: INVARIANT: By the contract; the wrapper is transparent.
         unsafe { &*net.cast() }
     }
 
     /// The host's own.
-    pub(crate) fn host() -> &'static Self {
-        // SAFETY: It is always there.
+    pub(crate) fn host(&self) -> &Self {
+        // SAFETY: It is always there, and so is what this one is there for.
         unsafe { Self::from_ptr(&raw mut bindings::init_net) }
     }
 

@@ -27,7 +27,7 @@ use kernel::{
     types::Opaque, //
 };
 
-/// What each namespace has one of.
+/// What each namespace has one of, by a [`Registration`] that the module has for as long as it can have sockets.
 pub(super) trait PerNet: Sized + Send + Sync + 'static {
     /// The static that tells where.
     fn slot() -> &'static Slot<Self>;
@@ -62,11 +62,9 @@ impl<T: PerNet> Slot<T> {
         }
     }
 
-    /// The value of `net`.
-    ///
-    /// Any context. Valid only while registered, as it is while the module has sockets.
+    /// The value of `net`. Any context.
     pub(super) fn get<'a>(&self, net: &'a Net) -> &'a T {
-        // SAFETY: Registered, so that this live namespace has an initialised value.
+        // SAFETY: By the invariant of `Net` the namespace has an initialised value.
         unsafe { &*self.place(net.as_ptr()) }
     }
 
@@ -118,9 +116,7 @@ impl<T: Local> Locals<T> {
         Self(Slot::new())
     }
 
-    /// That of `net`.
-    ///
-    /// Any context. Valid only while registered, as it is while the module has sockets.
+    /// That of `net`. Any context.
     pub(crate) fn get<'a>(&self, net: &'a Net) -> &'a T {
         &self.0.get(net).0
     }

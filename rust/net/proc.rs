@@ -47,9 +47,7 @@ impl<T: Show> Files<T> {
         Self(Slot::new())
     }
 
-    /// What `net` has.
-    ///
-    /// Any context. Valid only while registered, as it is while the module has sockets.
+    /// What `net` has. Any context.
     pub(crate) fn get<'a>(&self, net: &'a Net) -> &'a T {
         &self.0.get(net).value
     }

@@ -625,7 +625,7 @@ pub(crate) enum Woken {
 impl<'a, P: Protocol> SockGuard<'a, P> {
     /// Sleeps until `done`, without the lock while asleep; what is left of `timeout` remains.
     ///
-    /// `done` runs with the lock held, first before any sleep. The socket must have a file.
+    /// `done` runs with the lock held, first before any sleep. A socket without a file does not wait.
     pub(crate) fn wait(
         &mut self,
         timeout: &mut Timeout,
@@ -695,6 +695,10 @@ impl<'a, P: Protocol> SockGuard<'a, P> {
         // SAFETY: The entry stays where it is until it is removed below, and the queue belongs to
         // the socket of the file that the caller has open.
         let queue = unsafe { bindings::sdp_helper_sk_sleep(sk) };
+        if queue.is_null() {
+            // Nobody who has it open is there to wait.
+            return Err(Woken::TimedOut);
+        }
         // SAFETY: As above.
         unsafe { bindings::add_wait_queue(queue, &raw mut entry) };
         let result = loop {

@@ -73,9 +73,7 @@ impl<D: Directory<N>, const N: usize> Knobs<D, N> {
         }
     }
 
-    /// The value of the knob with index `at` in `net`, one that the knob allows.
-    ///
-    /// Any context. Valid only while registered, as it is while the module has sockets.
+    /// The value of the knob with index `at` in `net`, one that the knob allows. Any context.
     pub(crate) fn get(&self, net: &Net, at: usize) -> i32 {
         let is_host = self.knobs.get(at).is_some_and(|knob| knob.of_host);
         let values = match is_host {
@@ -127,7 +125,7 @@ impl<D: Directory<N>, const N: usize> PerNet for Values<D, N> {
         let own = values.values.iter().zip(&mut values.table);
         let knobs = D::knobs();
         for ((knob, host), (own, entry)) in knobs.knobs.iter().zip(&knobs.host).zip(own) {
-            let is_host = net == Net::host().as_ptr();
+            let is_host = net == &raw mut bindings::init_net;
             let is_shown = knob.of_host && !is_host;
             let value = if knob.of_host { host } else { own };
             if !is_shown {

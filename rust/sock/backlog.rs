@@ -264,7 +264,13 @@ impl Backlog {
             (request, queues.options)
         };
         let owner = Owner::Listener(this.clone(), Place::Waiting);
-        let child = Conn::unconnected(&this.net, Side::Accepting, owner, request, options)?;
+        let child = match Conn::unconnected(&this.net, Side::Accepting, owner, request, options) {
+            Ok(child) => child,
+            Err(e) => {
+                id.reject(&REJECT_BUSY);
+                return Err(e);
+            }
+        };
         let id = id.adopt(child.clone())?;
         child.request(id, param, hello, names);
         match this.wait(child) {

@@ -2,7 +2,10 @@
 
 //! Connections of closed sockets, which the host bounds.
 
-use crate::sock::settings;
+use crate::{
+    net::namespace::Net,
+    sock::settings, //
+};
 use core::sync::atomic::{
     AtomicUsize,
     Ordering::Relaxed, //
@@ -16,9 +19,9 @@ pub(super) struct Orphan(());
 
 impl Orphan {
     /// Counts one more, unless there are `net.sdp.max_orphans` already.
-    pub(super) fn new() -> Option<Self> {
+    pub(super) fn new(net: &Net) -> Option<Self> {
         // CAST: `usize` has at least 32 bits.
-        let most = settings::max_orphans() as usize;
+        let most = settings::max_orphans(net) as usize;
         // Dropped, and so not counted, where there are too many.
         let orphan = Self(());
         (ORPHANS.fetch_add(1, Relaxed) < most).then_some(orphan)

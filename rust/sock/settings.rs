@@ -86,7 +86,7 @@ fn get(net: &Net, at: usize) -> u32 {
 
 /// The same, but no more than the host's own namespace has.
 fn get_bounded(net: &Net, at: usize) -> u32 {
-    get(net, at).min(get(Net::host(), at))
+    get(net, at).min(get(net.host(), at))
 }
 
 /// The most bytes of one receive buffer, header included; used for connections made from now on.
@@ -100,8 +100,8 @@ pub(super) fn recv_buffers(net: &Net) -> u32 {
 }
 
 /// How many connections of closed sockets there may be.
-pub(super) fn max_orphans() -> u32 {
-    get(Net::host(), 4)
+pub(super) fn max_orphans(net: &Net) -> u32 {
+    get(net, 4)
 }
 
 /// How long a closed socket waits for its peer without progress, in milliseconds.

@@ -524,9 +524,10 @@ impl Conn {
     fn make_qp(&self, setup: &mut Setup<Id>) -> Result {
         // All at once: where this fails nothing has been set up.
         self.charge_first(FIXED_PAGES)?;
-        let id = setup.id.take().ok_or(ENOTCONN)?;
-        let pd = Pd::new(id.device()?)?;
+        let device = setup.id.as_ref().ok_or(ENOTCONN)?.device()?;
+        let pd = Pd::new(device)?;
         let limits = self.make_machine(pd.device())?;
+        let id = setup.id.take().ok_or(ENOTCONN)?;
         let caps = Caps {
             send_wr: SEND_SLOTS.saturating_add(BUFFER_SLOTS),
             recv_wr: limits.count.into(),
@@ -626,7 +627,7 @@ impl Conn {
     /// Counts the connection among those of closed sockets. False where there are too many.
     pub(super) fn count_orphan(&self) -> bool {
         let mut setup = self.setup.lock();
-        setup.orphan = Orphan::new();
+        setup.orphan = Orphan::new(&self.net);
         setup.orphan.is_some()
     }
 
