@@ -24,7 +24,7 @@ const NAMES: [(Events, &str); 13] = [
     (Events::FINISHED, "FINISHED"),
     (Events::RESIZE, "RESIZE"),
     (Events::SUSPEND, "SUSPEND"),
-    (Events::KEEPALIVE, "KEEPALIVE"),
+    (Events::PROBE, "PROBE"),
 ];
 
 impl Events {
@@ -53,8 +53,9 @@ impl Events {
     /// The peer moves: connect again when the LLP connection is gone
     /// (see [`Machine::resume_port`](super::Machine::resume_port)).
     pub const SUSPEND: Events = Events(0x0800);
-    /// The connection was idle for long: post an RDMA Write of no bytes, which fails if the peer is gone (`B-81`).
-    pub const KEEPALIVE: Events = Events(0x1000);
+    /// The peer is silent: post an RDMA Write of no bytes, which fails if the peer is gone (`B-81`), and has its fabric look at
+    /// what came before (`B-9a`).
+    pub const PROBE: Events = Events(0x1000);
 
     /// Whether nothing happened.
     pub fn is_empty(self) -> bool {

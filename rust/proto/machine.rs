@@ -1107,7 +1107,7 @@ impl Machine {
         self.timers.now = now;
     }
 
-    /// Probe a silent peer after so many nanoseconds, by [`Events::KEEPALIVE`] (`B-81`).
+    /// Probe a silent peer after so many nanoseconds, by [`Events::PROBE`] (`B-81`).
     pub fn set_keepalive(&mut self, interval: Option<u64>) {
         self.timers.set_keepalive(interval);
     }
@@ -1125,17 +1125,7 @@ impl Machine {
             .then(|| earlier(deadline(), self.greeting_at()))?
     }
 
-    /// The peer has not answered the first message, unless that has not gone yet (`B-9a`).
-    fn greet_again(&mut self) {
-        if self.greets {
-            self.timers.greets();
-        } else {
-            self.timers.greeting = None;
-            self.greets = true;
-        }
-    }
-
-    /// When a peer that was not heard yet is sent another message (`B-9a`).
+    /// When a peer that was not heard yet is probed (`B-9a`).
     fn greeting_at(&self) -> Option<u64> {
         let silent = self.credits.next_received() == 1;
         self.timers.greeting.filter(|_| silent)
@@ -1149,12 +1139,13 @@ impl Machine {
         }
         self.send.expired(now);
         if self.greeting_at().is_some_and(|at| at <= now) {
-            self.greet_again();
+            self.timers.greets_again();
+            self.events |= Events::PROBE;
         }
         if self.timers.close_expired() {
             self.give_up(AbortReason::Local);
         } else if self.timers.keepalive_expired() {
-            self.events |= Events::KEEPALIVE;
+            self.events |= Events::PROBE;
         }
     }
 

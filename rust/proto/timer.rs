@@ -2,8 +2,10 @@
 
 //! What happens when nothing does (`B-9a`, `B-74`, `B-76`, `B-81`). Times are nanoseconds of a clock of the caller's.
 
-/// How long the connecting end waits for the peer's first message before it sends another (`B-9a`).
+/// How long the connecting end waits for the peer's first message before it probes (`B-9a`), which it does again after
+/// pauses that double, up to the longest.
 const GREETING_NS: u64 = 100_000_000;
+const GREETING_MAX_NS: u64 = GREETING_NS << 9;
 
 #[derive(Debug, Default)]
 pub(super) struct Timers {
@@ -15,8 +17,10 @@ pub(super) struct Timers {
     /// Since when the user is done with both halves.
     closed: Option<u64>,
     close_timeout: Option<u64>,
-    /// When a peer that was not heard yet is sent another message (`B-9a`).
+    /// When a peer that was not heard yet is probed (`B-9a`).
     pub(super) greeting: Option<u64>,
+    /// The pause before that.
+    pause: u64,
 }
 
 impl Timers {
@@ -38,7 +42,15 @@ impl Timers {
     }
 
     pub(super) fn greets(&mut self) {
-        self.greeting = Some(self.now.saturating_add(GREETING_NS));
+        self.pause = GREETING_NS;
+        self.greeting = Some(self.now.saturating_add(self.pause));
+    }
+
+    /// The peer is being probed.
+    pub(super) fn greets_again(&mut self) {
+        self.pause = self.pause.saturating_mul(2);
+        let at = self.now.saturating_add(self.pause);
+        self.greeting = (self.pause <= GREETING_MAX_NS).then_some(at);
     }
 
     fn keepalive_at(&self) -> Option<u64> {

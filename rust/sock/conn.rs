@@ -67,6 +67,7 @@ use crate::{
             ConnParam,
             PeerParam, //
         },
+        mr::Remote,
         pd::Pd,
         qp::{
             Completions,
@@ -282,7 +283,7 @@ struct Outbound {
 pub(super) enum Request {
     /// A message.
     Message(SendTag),
-    /// An RDMA Write, of which the next message tells.
+    /// An RDMA Write, of which the next message tells, or a probe.
     Write,
     /// The registration of a buffer.
     Register,
@@ -652,16 +653,25 @@ impl Conn {
         self.dispatch(events);
     }
 
+    /// Writes no bytes to the peer.
+    fn probe(&self) -> Result {
+        let mut guard = self.post.lock();
+        let post = &mut *guard;
+        let Some(qp) = &post.qp else { return Ok(()) };
+        // Where there is no room it is tried again later.
+        if post.messages < message_slots(qp) {
+            let nowhere = Remote { addr: 0, key: 0 };
+            qp.post_write(qp.map(&Payload::default())?, nowhere, Request::Write)?;
+            post.messages = post.messages.saturating_add(1);
+        }
+        Ok(())
+    }
+
     fn transmit(&self) -> Result {
         let mut guard = self.post.lock();
         let post = &mut *guard;
         let Some(qp) = &post.qp else { return Ok(()) };
-        let all = qp.caps().send_wr;
-        let slots = match has_buffer_slots(all) {
-            true => all.saturating_sub(BUFFER_SLOTS),
-            false => all,
-        };
-        let slots = slots as usize;
+        let slots = message_slots(qp);
         let pieces = qp.caps().payload_sge as usize;
         while post.messages.saturating_add(1) < slots {
             let next = match post.waiting.take() {
@@ -743,6 +753,11 @@ impl Conn {
         }
         if events.contains(Events::FINISHED) {
             self.settle();
+        }
+        if events.contains(Events::PROBE) {
+            if let Err(e) = self.probe() {
+                self.refused(e);
+            }
         }
         if events.contains(Events::RESIZE) {
             self.resize_wished();
@@ -1187,6 +1202,16 @@ impl Post {
     pub(super) fn request(&mut self, post: impl FnOnce(&ConnQp) -> Result) -> Result {
         post(self.qp.as_ref().ok_or(ENOTCONN)?)
     }
+}
+
+/// Requests for messages that may be posted at a time.
+fn message_slots(qp: &ConnQp) -> usize {
+    let all = qp.caps().send_wr;
+    let slots = match has_buffer_slots(all) {
+        true => all.saturating_sub(BUFFER_SLOTS),
+        false => all,
+    };
+    slots as usize
 }
 
 /// Takes the first `len` bytes off the send stream.

@@ -243,7 +243,7 @@ fn b_9a_payload_is_a_first_message() {
 }
 
 #[test]
-fn b_9a_silence_is_talked_to_once_more() {
+fn b_9a_silence_is_probed() {
     let ms = 1_000_000;
     for (first, heard) in [(true, false), (true, true), (false, false)] {
         let mut a = End::new(config(Side::Connecting));
@@ -253,26 +253,65 @@ fn b_9a_silence_is_talked_to_once_more() {
         }
         let ack = b.machine.hello_received(&a.machine.hello()).unwrap();
         a.machine.hello_ack_received(&ack).unwrap();
-        // The first message has not gone yet.
-        a.machine.expired(105 * ms);
+        a.machine.take_events();
         assert_eq!(a.poll().is_some(), first);
-        assert_eq!(a.machine.deadline(), first.then_some(205 * ms));
         if heard {
             b.machine.established();
             b.write(b"x");
             let (_, bytes) = b.poll().unwrap();
             a.deliver(&bytes);
-            assert_eq!(a.machine.deadline(), None);
+            a.machine.take_events();
         }
-        a.machine.expired(205 * ms - 1);
-        assert_eq!(a.poll(), None);
-        a.machine.expired(205 * ms);
-        let again = a.poll().map(|(_, bytes)| bytes.len());
-        assert_eq!(again, (first && !heard).then_some(BASE_LEN));
+        let mut at = 100 * ms;
+        for pause in (1..10).map(|times| (100 * ms) << times) {
+            let probes = first && !heard;
+            assert_eq!(a.machine.deadline(), probes.then_some(at));
+            a.machine.expired(at - 1);
+            assert_eq!(a.machine.take_events(), Events::default());
+            a.machine.expired(at);
+            let events = a.machine.take_events();
+            assert_eq!(events.contains(Events::PROBE), probes);
+            assert_eq!(a.poll(), None);
+            at += pause;
+        }
+        a.machine.expired(at);
+        a.machine.take_events();
         assert_eq!(a.machine.deadline(), None);
-        a.machine.expired(1000 * ms);
-        assert_eq!(a.poll(), None);
     }
+}
+
+#[test]
+fn b_9a_a_probe_takes_no_credit() {
+    let mut a = End::new(Config {
+        recv_depth: 4,
+        ..config(Side::Connecting)
+    });
+    let mut b = End::new(Config {
+        recv_depth: 4,
+        ..config(Side::Accepting)
+    });
+    a.machine.set_initiator_first();
+    b.machine.set_initiator_first();
+    let ack = b.machine.hello_received(&a.machine.hello()).unwrap();
+    a.machine.hello_ack_received(&ack).unwrap();
+    let mut unseen = vec![a.poll().unwrap()];
+    a.write(b"x");
+    unseen.push(a.poll().unwrap());
+    a.machine.shutdown_send();
+    a.machine.shutdown_receive();
+    unseen.push(a.poll().unwrap());
+    for (tag, _) in &unseen {
+        a.machine.sent(*tag);
+    }
+    assert_eq!(a.poll(), None);
+    a.machine.take_events();
+    a.machine.expired(a.machine.deadline().unwrap());
+    assert_eq!(a.machine.take_events(), Events::PROBE);
+    for (_, bytes) in &unseen {
+        b.deliver(bytes);
+    }
+    assert_eq!(b.read, b"x");
+    assert!(b.machine.peer_closed());
 }
 
 #[test]

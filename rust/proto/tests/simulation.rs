@@ -48,6 +48,7 @@ enum Work {
     Send(SendTag, Vec<u8>),
     Write(Region, Vec<u8>),
     Read(Region),
+    Probe,
 }
 
 /// What a user put into its stream.
@@ -179,6 +180,9 @@ impl End {
     fn reap(&mut self) {
         let events = self.machine.take_events();
         self.events |= events;
+        if events.contains(Events::PROBE) {
+            self.queue.push_back(Work::Probe);
+        }
         while let Some(finished) = self.machine.finished() {
             assert!(events.contains(Events::FINISHED), "finished unheard");
             let key = *self
@@ -376,9 +380,9 @@ enum Ending {
 
 struct World {
     ends: [End; 2],
-    /// The first message of the connecting end is not seen before another one comes (`B-9a`).
-    drowsy: bool,
-    unseen: Option<Vec<u8>>,
+    /// What the connecting end sends before that is not seen until something comes behind it (`B-9a`).
+    awake_at: u64,
+    unseen: Vec<Vec<u8>>,
     now: u64,
     ending: Ending,
 }
@@ -430,8 +434,11 @@ impl World {
         }
         World {
             ends: [a, b],
-            drowsy: iwarp && random.below(2) > 0,
-            unseen: None,
+            awake_at: match iwarp && random.below(2) > 0 {
+                true => random.below(3_000_000_000),
+                false => 0,
+            },
+            unseen: Vec::new(),
             now: 0,
             ending: match random.below(4) {
                 0 => Ending::Abort,
@@ -448,14 +455,21 @@ impl World {
         let (from, to) = if connecting { (a, b) } else { (b, a) };
         match from.queue.pop_front() {
             None => return Ok(false),
-            Some(Work::Send(tag, message)) if connecting && self.drowsy => {
-                self.drowsy = false;
-                self.unseen = Some(message);
+            Some(Work::Probe) if self.now < self.awake_at => {}
+            Some(Work::Probe) => {
+                for message in self.unseen.drain(..) {
+                    to.receive(&message)?;
+                }
+            }
+            Some(Work::Send(tag, message)) if connecting && self.now < self.awake_at => {
+                self.unseen.push(message);
                 from.completions.push_back(tag);
             }
             Some(Work::Send(tag, message)) => {
-                if let Some(unseen) = self.unseen.take_if(|_| connecting) {
-                    to.receive(&unseen)?;
+                if connecting {
+                    for unseen in self.unseen.drain(..) {
+                        to.receive(&unseen)?;
+                    }
                 }
                 to.receive(&message)?;
                 from.completions.push_back(tag);

@@ -1032,7 +1032,7 @@ fn b_76_and_b_81_silence_is_probed() {
     script.machine.expired(169);
     assert!(script.machine.take_events().is_empty());
     script.machine.expired(170);
-    assert_eq!(script.machine.take_events(), Events::KEEPALIVE);
+    assert_eq!(script.machine.take_events(), Events::PROBE);
     assert_eq!(script.machine.deadline(), Some(220));
 }
 
