@@ -1263,16 +1263,19 @@ impl Completions for Arc<Conn> {
             drop(buf);
             return self.failed(status);
         }
+        let limit = self.recv_limit();
         let (recycle, early) = {
             let mut flow = self.flow.lock();
             flow.buffer_used();
-            if flow.progress == Progress::Established {
+            let (recycle, early) = if flow.progress == Progress::Established {
                 (flow.take(buf), false)
             } else if self.side == Side::Connecting {
                 (flow.early.push(buf).err(), false)
             } else {
                 (flow.take(buf), true)
-            }
+            };
+            flow.want_buffers(limit, recycle.is_some());
+            (recycle, early)
         };
         if let Some(buf) = recycle {
             self.recycle(buf);
@@ -1280,7 +1283,7 @@ impl Completions for Arc<Conn> {
         if early {
             self.note(&self.came_early);
         }
-        self.want_buffers();
+        self.fill_later();
         self.kick();
     }
 

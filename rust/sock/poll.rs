@@ -24,7 +24,7 @@ pub(super) fn poll(sk: &Socket) -> u32 {
     let may_send = s.send_turn.ask();
     let readable = match (&s.kept_recv, &s.conn) {
         (Some(_), Some(conn)) => conn.are_reads_over(),
-        _ => recv::unread(&mut s) >= sk.recv_target(false, usize::MAX) || recv::is_starved(&s),
+        _ => recv::unread(&mut s) >= sk.recv_target(false, usize::MAX) || recv::is_starved(&mut s),
     };
     let mut events = if sk.has_error() || sk.has_notices() {
         ERR

@@ -75,15 +75,28 @@ impl Flow {
         }
     }
 
-    /// Whether the peer waits for buffers.
-    fn is_short(&self) -> bool {
-        self.recv.posted <= FEW && self.machine.peer_is_short()
+    /// Whether the peer waits for buffers, of which so many are about to be posted.
+    fn is_short(&self, returning: u16) -> bool {
+        self.recv.posted.saturating_add(returning) <= FEW && self.machine.peer_is_short()
     }
 
     /// A buffer came back from the device with a message, before that is taken in.
     pub(super) fn buffer_used(&mut self) {
         self.recv.used();
         self.answer_wish();
+    }
+
+    /// Has more buffers made for a peer that waits for them, if they take no more than `limit` bytes then. The
+    /// buffer that was used last may be about to be posted again.
+    ///
+    /// Under the lock under which the message was taken in: no reader is to think that there will be no more.
+    pub(super) fn want_buffers(&mut self, limit: usize, returns: bool) {
+        if is_under_pressure() {
+            // Those that are posted go when the peer has used them up.
+            self.recv.wanted = self.recv.wanted.min(FIRST);
+        } else if self.is_short(returns.into()) {
+            self.recv.grow(limit);
+        }
     }
 
     /// Tells the peer of larger buffers once it has used up the smaller ones that were posted.
@@ -233,20 +246,9 @@ impl Conn {
         }
     }
 
-    /// Has more buffers made, or missing ones, by the work. Any context.
-    pub(super) fn want_buffers(&self) {
-        let limit = self.recv_limit();
-        let lacks = {
-            let mut flow = self.flow.lock();
-            if is_under_pressure() {
-                // Those that are posted go when the peer has used them up.
-                flow.recv.wanted = flow.recv.wanted.min(FIRST);
-            } else if flow.is_short() {
-                flow.recv.grow(limit);
-            }
-            flow.recv.lacks()
-        };
-        if lacks {
+    /// Has missing buffers made by the work. Any context.
+    pub(super) fn fill_later(&self) {
+        if self.flow.lock().recv.lacks() {
             self.queue();
         }
     }
@@ -285,7 +287,7 @@ impl Conn {
     /// Whether the peer is about to be out of credit and gets no more before something is read.
     pub(super) fn is_starved(&self) -> bool {
         let flow = self.flow.lock();
-        flow.is_short() && !flow.recv.lacks()
+        flow.is_short(0) && !flow.recv.lacks()
     }
 
     /// Payload bytes that no reader took over yet.

@@ -178,10 +178,7 @@ impl Receiving<'_, '_, '_> {
                     continue;
                 }
             }
-            if self.msg.data.is_empty()
-                || self.copied >= self.target
-                || (peek && is_starved(self.s))
-            {
+            if self.msg.data.is_empty() || self.copied >= self.target || (peek && self.is_all()) {
                 return Ok(());
             }
             // Everything that came before an end was read above, unless it came just now.
@@ -214,6 +211,12 @@ impl Receiving<'_, '_, '_> {
                 };
             }
         }
+    }
+
+    /// Whether a peek has looked at something, and no more can come.
+    fn is_all(&mut self) -> bool {
+        // What came just now is looked at first.
+        self.peeked > 0 && is_starved(self.s) && unread(self.s) <= self.peeked
     }
 
     fn woken(&self, woken: Result<(), Woken>) -> Result {
@@ -483,10 +486,10 @@ pub(super) fn give_up_kept(s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
     }
 }
 
-/// Whether no more can come before something is read, however little that is: messages take up
+/// Whether there is something to read before more can come, however little that is: messages take up
 /// buffers, not bytes.
-pub(super) fn is_starved(s: &Locked) -> bool {
-    s.conn.as_ref().is_some_and(|conn| conn.is_starved())
+pub(super) fn is_starved(s: &mut Locked) -> bool {
+    s.conn.as_ref().is_some_and(|conn| conn.is_starved()) && unread(s) > 0
 }
 
 /// Bytes that can be read without waiting for the peer's program; none while another call fetches

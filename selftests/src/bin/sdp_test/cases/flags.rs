@@ -3,18 +3,24 @@
 //! The flags of `send()` and `recv()`, and memory that is not there.
 
 use crate::{
-    config,
+    config::{
+        self,
+        rounds, //
+    },
     harness::{
         cases,
         check,
         check_any,
         join,
         must,
-        spawn, //
+        spawn,
+        step, //
     },
     peers::{
         pair,
-        A, //
+        pair_of,
+        A,
+        B, //
     },
     signals::{
         catch,
@@ -27,7 +33,8 @@ use sdp_selftests::{
     random::Random,
     sock::{
         Piece,
-        Shut, //
+        Shut,
+        Sock, //
     },
 };
 use std::{
@@ -41,6 +48,7 @@ use std::{
 cases! {
     flags_peek(10) "MSG_PEEK shows bytes and leaves them, also after a part was read",
     flags_peek_waits(10) "MSG_PEEK waits for data; with MSG_DONTWAIT it does not",
+    flags_peek_meets(20) "MSG_PEEK and poll() just when a message comes see all of it or nothing",
     flags_peek_off(10) "SO_PEEK_OFF: ENOPROTOOPT-like refusal, or peeks that move on",
     flags_waitall(10) "MSG_WAITALL waits for all, or for the end",
     flags_waitall_signal(10) "a signal ends MSG_WAITALL with what there is",
@@ -99,6 +107,43 @@ fn flags_peek_waits() {
     });
     check!(b.recv(&mut [0], libc::MSG_PEEK), Ok(1));
     check!(b.recv_bytes(1), Ok(b"x".to_vec()));
+    join(writer);
+}
+
+/// Receives a byte without sleeping, so that the caller keeps its processor.
+fn spin(sock: &Sock, flags: libc::c_int) -> sdp_selftests::errno::Result<usize> {
+    loop {
+        match sock.recv(&mut [0], flags | libc::MSG_DONTWAIT) {
+            Err(Errno::EAGAIN) => thread::yield_now(),
+            received => return received,
+        }
+    }
+}
+
+fn flags_peek_meets() {
+    let listener = B.socket();
+    must!(listener.bind(&B.at(0)));
+    // As few buffers as there can be: with the second message the peer is short of credit.
+    must!(listener.set(libc::SOL_SOCKET, libc::SO_RCVBUF, 1));
+    must!(listener.listen(1));
+    let (a, b) = pair_of(&listener, &must!(listener.name()));
+    must!(a.set(libc::IPPROTO_TCP, libc::TCP_NODELAY, 1));
+    let rounds = rounds(500, 50);
+    let writer = spawn("writer", move || {
+        for _ in 0..rounds {
+            check!(a.send(b"x", 0), Ok(1));
+            check!(a.send(b"x", 0), Ok(1));
+            check!(spin(&a, 0), Ok(1));
+        }
+    });
+    for round in 0..rounds {
+        for message in 1..=2 {
+            step!("round {round}: message {message}");
+            check!(spin(&b, libc::MSG_PEEK), Ok(1));
+            check!(b.recv(&mut [0], libc::MSG_DONTWAIT), Ok(1));
+        }
+        check!(b.send(b"y", 0), Ok(1));
+    }
     join(writer);
 }
 
