@@ -69,8 +69,8 @@ cases! {
     connect_no_device(10) "no RDMA device on the route: ENODEV or ENETUNREACH",
     connect_unspec(10) "connect(AF_UNSPEC) disconnects, and the socket can connect again",
     connect_after_reset(40) "the same after the peer's reset, where the next host does not answer",
-    connect_abandoned_early(20) "closed while they look for the peer's address: nothing is left",
-    connect_abandoned_reset(20) "the same of a socket that had a connection, which was reset",
+    connect_abandoned_early(30) "closed while they look for the peer's address: nothing is left",
+    connect_abandoned_reset(30) "the same of a socket that had a connection, which was reset",
     connect_abandoned(20) "sockets closed while they connect do no harm",
     connect_churn(60) "connect, a byte, close, over and over",
     connect_crossing(20) "many clients connect at once",
@@ -463,7 +463,10 @@ pub(super) fn sockets_before() -> usize {
 
 /// Checks that no more sockets are left than there were `before`.
 pub(super) fn check_closed(before: usize) {
-    let none = becomes(patience(5), || sockets() <= before);
+    // A request that comes while its listener closes gets no answer from the CM of iWARP, and siw waits for one
+    // for ten seconds.
+    let last = if iwarp() { 15 } else { 5 };
+    let none = becomes(patience(last), || sockets() <= before);
     assert!(none, "{} sockets, before {before}", sockets());
 }
 
