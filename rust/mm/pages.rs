@@ -74,8 +74,8 @@ impl Pages {
     /// be read. May sleep.
     ///
     /// It takes what is contiguous, so perhaps less than `max`. What it has taken on failure is
-    /// the caller's to take back: `EFAULT` for memory that the caller does not have, `ENOBUFS` beyond `RLIMIT_MEMLOCK`,
-    /// `EOPNOTSUPP` for memory that cannot be held, and `ENOMEM`.
+    /// the caller's to take back: `EFAULT` for memory that the caller does not have or nobody may keep, `ENOBUFS` beyond
+    /// `RLIMIT_MEMLOCK`, `EOPNOTSUPP` for memory that cannot be held, and `ENOMEM`.
     pub(crate) fn of_source(
         from: &mut IovIterSource<'_>,
         max: usize,
@@ -113,6 +113,9 @@ impl Pages {
         if !pinned && (written || !unsafe { bindings::sdp_helper_iov_iter_is_bvec(iter) }) {
             return Err(EOPNOTSUPP);
         }
+        // Steps over segments of no bytes.
+        // SAFETY: As above.
+        unsafe { bindings::iov_iter_advance(iter, 0) };
         // SAFETY: As above.
         let max = max.min(unsafe { contiguous(iter) });
         if max == 0 || max_pages == 0 {
@@ -130,27 +133,21 @@ impl Pages {
             // SAFETY: `paid` is a new account, which is settled in drop, or below.
             to_result(unsafe { bindings::mm_account_pinned_pages(&mut paid, max) })?;
         }
-        let mut list = pages.spare_capacity_mut().as_mut_ptr().cast();
-        let mut offset = 0;
-        // SAFETY: The iterator is valid by the contract and the list has room for so many pages.
-        let len = unsafe {
-            bindings::iov_iter_extract_pages(
-                iter,
-                &mut list,
-                max,
-                // CAST: Far less than 2^32: a page list is limited by what a device takes.
-                room as c_uint,
-                0,
-                &mut offset,
-            )
+        let list = pages.spare_capacity_mut().as_mut_ptr().cast();
+        let taken = if pinned {
+            // SAFETY: As above, and the list has room for so many pages.
+            unsafe { pin(iter, addr, max, written, list) }
+        } else {
+            // SAFETY: As above.
+            unsafe { list_pages(iter, max, room, list) }
         };
-        let Ok(len @ 1..) = usize::try_from(len) else {
-            // SAFETY: The account was made above, or is empty.
-            unsafe { bindings::mm_unaccount_pinned_pages(&mut paid) };
-            return Err(match i32::try_from(len) {
-                Ok(errno @ ..=-1) => Error::from_errno(errno),
-                _ => EFAULT,
-            });
+        let (offset, len) = match taken {
+            Ok(taken) => taken,
+            Err(e) => {
+                // SAFETY: The account was made above, or is empty.
+                unsafe { bindings::mm_unaccount_pinned_pages(&mut paid) };
+                return Err(e);
+            }
         };
         let count = offset.saturating_add(len).div_ceil(PAGE_SIZE);
         // SAFETY: The call stored so many valid pages, and pinned each where it pins.
@@ -328,6 +325,76 @@ impl Drop for Held {
         }
         // SAFETY: It is the account that `extract` made, or empty.
         unsafe { bindings::mm_unaccount_pinned_pages(&mut self.paid) };
+    }
+}
+
+/// Pins the pages of up to `len` bytes of a program's memory at `addr`, the front of `iter`, and takes them off
+/// it: where they start in the first page, and how many they are, at least one.
+///
+/// A peer may keep them for as long as it likes, so they are moved away from where pages have to be movable, and
+/// refused where the kernel has to see each write to them.
+///
+/// # Safety
+///
+/// `iter` is valid and nobody else uses it, has a program's memory with so many bytes in its first segment, and is
+/// a destination if `written`; `list` has room for the pages.
+unsafe fn pin(
+    iter: *mut bindings::iov_iter,
+    addr: usize,
+    len: usize,
+    written: bool,
+    list: *mut *mut bindings::page,
+) -> Result<(usize, usize)> {
+    let offset = addr % PAGE_SIZE;
+    let count = offset.saturating_add(len).div_ceil(PAGE_SIZE);
+    let mut flags = bindings::FOLL_LONGTERM;
+    if written {
+        flags |= bindings::FOLL_WRITE;
+    }
+    // SAFETY: By the contract.
+    if unsafe { (*iter).nofault } {
+        flags |= bindings::FOLL_NOFAULT;
+    }
+    // CAST: `usize` has as many bits as an address, and pages are far fewer than 2^31: a list is limited by what a
+    // device takes.
+    let (start, count) = (addr.saturating_sub(offset) as c_ulong, count as c_int);
+    // SAFETY: The list has room for them.
+    let pinned = unsafe { bindings::pin_user_pages_fast(start, count, flags, list) };
+    // CAST: `isize` has at least 32 bits.
+    let pinned = to_result_len(pinned as isize)?;
+    let len = len.min(pinned.saturating_mul(PAGE_SIZE).saturating_sub(offset));
+    // SAFETY: By the contract.
+    unsafe { bindings::iov_iter_advance(iter, len) };
+    Ok((offset, len))
+}
+
+/// Lists the pages of up to `max` bytes of the kernel's memory, the front of `iter`, and takes them off it, as
+/// [`pin`] does.
+///
+/// # Safety
+///
+/// `iter` is valid and nobody else uses it; `list` has room for `room` pages.
+unsafe fn list_pages(
+    iter: *mut bindings::iov_iter,
+    max: usize,
+    room: usize,
+    mut list: *mut *mut bindings::page,
+) -> Result<(usize, usize)> {
+    let mut offset = 0;
+    // CAST: As in `pin`.
+    let room = room as c_uint;
+    // SAFETY: By the contract.
+    let len =
+        unsafe { bindings::iov_iter_extract_pages(iter, &mut list, max, room, 0, &mut offset) };
+    Ok((offset, to_result_len(len)?))
+}
+
+/// A length of at least 1, or an error.
+fn to_result_len(len: isize) -> Result<usize> {
+    match usize::try_from(len) {
+        Ok(0) => Err(EFAULT),
+        Ok(len) => Ok(len),
+        Err(_) => Err(Error::from_errno(i32::try_from(len).unwrap_or(0))),
     }
 }
 

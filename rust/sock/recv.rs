@@ -435,7 +435,6 @@ impl Receiving<'_, '_, '_> {
                 _ if conn.is_reading() => return Ok(()),
                 // There is no QP any more.
                 Some((_, e)) if e == ENOTCONN => return Ok(()),
-                Some((_, e)) if e == EFAULT => return Err(e),
                 Some((counter, _)) => {
                     conn.count(counter, 1);
                     conn.decline();

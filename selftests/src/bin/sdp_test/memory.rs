@@ -8,6 +8,7 @@ use crate::harness::{
 };
 use sdp_selftests::errno::Errno;
 use std::{
+    ffi::CString,
     fs::{
         self,
         File,
@@ -98,6 +99,23 @@ impl Map {
         (map, at)
     }
 
+    /// Puts the start of a file, `MAP_SHARED`, in the place of all from `at` on.
+    pub(crate) fn put(&mut self, at: usize, file: &File) {
+        assert!(at < self.len);
+        // SAFETY: The range is within the mapping, which is borrowed mutably.
+        let start = unsafe {
+            libc::mmap(
+                self.start.add(at).cast(),
+                self.len - at,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_FIXED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        assert_ne!(start, libc::MAP_FAILED, "{}", Errno::last());
+    }
+
     /// Gives the kernel advice.
     pub(crate) fn advise(&self, advice: libc::c_int) {
         // SAFETY: The mapping is ours, and the advice that is given here keeps what it holds.
@@ -155,17 +173,59 @@ pub(crate) fn memfd(bytes: &[u8]) -> File {
     file
 }
 
+/// A file of `len` bytes whose memory nobody but the program may see: the kernel lends it to nobody.
+pub(crate) fn secret(len: usize) -> File {
+    // SAFETY: No memory is passed.
+    let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) };
+    let fd = match Errno::check(fd as libc::c_int) {
+        Ok(fd) => fd,
+        Err(error) => skip(&format!("memfd_secret: {error}")),
+    };
+    // SAFETY: The kernel just gave us this descriptor.
+    let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    must!(file.set_len(len as u64));
+    file
+}
+
 /// A file without a name, of the file system of `/tmp`, with `bytes`.
 pub(crate) fn file(bytes: &[u8]) -> File {
-    let path = format!("/tmp/sdp_test.{}", process::id());
+    file_at(&format!("/tmp/sdp_test.{}", process::id()), bytes)
+}
+
+/// A file without a name of `len` bytes, whose file system wants to see each write to a page, as those of disks do: while it
+/// is mapped shared nobody may keep its pages to write to them.
+pub(crate) fn tracked_file(len: usize) -> File {
+    let root = format!("/tmp/sdp_test.{}.ramfs", process::id());
+    must!(fs::create_dir(&root));
+    let path = must!(CString::new(root.as_str()));
+    // SAFETY: Both are strings, and the file system has no options.
+    must!(Errno::check(unsafe {
+        libc::mount(
+            c"none".as_ptr(),
+            path.as_ptr(),
+            c"ramfs".as_ptr(),
+            0,
+            ptr::null(),
+        )
+    }));
+    let file = file_at(&format!("{root}/file"), &vec![0; len]);
+    // SAFETY: As above. The file keeps what it needs.
+    must!(Errno::check(unsafe {
+        libc::umount2(path.as_ptr(), libc::MNT_DETACH)
+    }));
+    must!(fs::remove_dir(&root));
+    file
+}
+
+fn file_at(path: &str, bytes: &[u8]) -> File {
     let options = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(true)
-        .open(&path);
+        .open(path);
     let mut file = must!(options);
-    must!(fs::remove_file(&path));
+    must!(fs::remove_file(path));
     must!(file.write_all(bytes));
     file
 }

@@ -33,6 +33,8 @@ use crate::{
     },
     memory::{
         file,
+        secret,
+        tracked_file,
         Map, //
     },
     peers::{
@@ -94,6 +96,7 @@ cases! {
     zcopy_msg_zerocopy_mixed(60) "large, small and ordinary sends in turn: order of bytes and of notices",
     zcopy_msg_zerocopy_limit(60) "what may be outstanding is limited, and room comes back",
     zcopy_msg_zerocopy_memlock(30) "RLIMIT_MEMLOCK of an ordinary user bounds MSG_ZEROCOPY: ENOBUFS",
+    zcopy_msg_zerocopy_refused(30) "MSG_ZEROCOPY of memory that nobody may keep: the notice says that it was copied",
     zcopy_msg_zerocopy_close(60) "close() with notices outstanding: the peer gets all bytes, or a reset",
     zcopy_uring_send_zc(30) "IORING_OP_SEND_ZC: a result and a notice, and no copy",
     zcopy_uring_send_zc_fixed(30) "the same from registered buffers",
@@ -108,6 +111,7 @@ cases! {
     zcopy_nonblocking(60) "non-blocking calls without SDP_ZCOPY_RETRY never wait, and copy",
     zcopy_retry_poll(60) "poll() and SDP_ZCOPY_RETRY: 1 MiB moves without a copy at either end",
     zcopy_retry_epoll(60) "the same with edge-triggered epoll, which tells of each change once",
+    zcopy_retry_refused(60) "SDP_ZCOPY_RETRY with memory that nobody may keep: copies",
     zcopy_retry_busy_send(30) "after EAGAIN a send of another buffer is EBUSY; the same one gives the count",
     zcopy_retry_busy_recv(30) "the same for a receive",
     zcopy_retry_off(60) "SDP_ZCOPY_RETRY is turned off with a buffer kept",
@@ -378,6 +382,38 @@ fn zcopy_msg_zerocopy_memlock() {
     blocks
         .chunks(BLOCK)
         .for_each(|got| check_bytes(got, &block));
+}
+
+fn zcopy_msg_zerocopy_refused() {
+    sdp_only("TCP fails with EFAULT");
+    let (a, b) = zerocopy_pair();
+    let bytes = random(227, 2 * BLOCK);
+    let mut map = Map::anonymous(2 * BLOCK);
+    map.put(BLOCK, &secret(BLOCK));
+    map.bytes_mut().copy_from_slice(&bytes);
+    for (call, from) in [BLOCK, 0].into_iter().enumerate() {
+        step!("from byte {from} on");
+        let (_, got) = together(
+            || {
+                let piece = &map.bytes()[from..];
+                check!(send_zerocopy(&a, piece), Ok(piece.len()));
+            },
+            || b.recv_bytes(2 * BLOCK - from),
+        );
+        check_bytes(&must!(got), &bytes[from..]);
+        check!(take_notices(&a, call as u32, call as u32), 1);
+    }
+    counted("says why", &a, |stats| stats.no_pages > 0);
+
+    step!("a file, which is lent");
+    let mut map = Map::anonymous(BLOCK);
+    map.put(0, &tracked_file(BLOCK));
+    map.bytes_mut().copy_from_slice(&bytes[..BLOCK]);
+    check!(send_zerocopy(&a, map.bytes()), Ok(BLOCK));
+    check_bytes(&must!(b.recv_bytes(BLOCK)), &bytes[..BLOCK]);
+    check!(take_notices(&a, 2, 2), 0);
+    check_settled(&a);
+    check_settled(&b);
 }
 
 fn zcopy_msg_zerocopy_close() {
@@ -824,6 +860,44 @@ fn zcopy_retry_poll() {
 
 fn zcopy_retry_epoll() {
     retry_blocks::<Epoll>();
+}
+
+fn zcopy_retry_refused() {
+    let (a, b) = retry_pair();
+    let bytes = random(250, BLOCK);
+    let secret_memory = || {
+        let mut map = Map::anonymous(BLOCK);
+        map.put(0, &secret(BLOCK));
+        map
+    };
+    let (mut from, mut to) = (secret_memory(), secret_memory());
+    from.bytes_mut().copy_from_slice(&bytes);
+    together(
+        || {
+            let (wait, mut sent) = (ByPoll::new(&a, libc::POLLOUT), 0);
+            while sent < BLOCK {
+                match a.send(&from.bytes()[sent..], 0) {
+                    Err(Errno::EAGAIN) => wait.wait(),
+                    result => sent += must!(result),
+                }
+            }
+        },
+        || {
+            let (wait, mut got) = (ByPoll::new(&b, libc::POLLIN), 0);
+            while got < BLOCK {
+                match b.recv(&mut to.bytes_mut()[got..], 0) {
+                    Err(Errno::EAGAIN) => wait.wait(),
+                    result => got += must!(result),
+                }
+            }
+        },
+    );
+    check_bytes(to.bytes(), &bytes);
+    counted("by copy", &a, |stats| {
+        stats.sent_copied == BLOCK as u64 && stats.no_pages > 0
+    });
+    check_settled(&a);
+    check_settled(&b);
 }
 
 /// Sends `bytes` from the start until they are kept: how many went before.

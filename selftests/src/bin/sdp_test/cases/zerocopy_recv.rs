@@ -21,6 +21,8 @@ use crate::{
     memory::{
         file,
         memfd,
+        secret,
+        tracked_file,
         Map,
         HUGE,
         PAGE, //
@@ -55,6 +57,7 @@ use sdp_selftests::{
     },
 };
 use std::{
+    fs::File,
     os::unix::fs::FileExt,
     sync::Arc,
     thread,
@@ -68,6 +71,8 @@ cases! {
     zcopy_to_huge_page(20) "into pages of hugetlbfs",
     zcopy_to_transparent_huge_page(20) "into transparent huge pages",
     zcopy_to_untouched(20) "into memory that nothing was written to",
+    zcopy_to_tracked_file(60) "into a file whose pages nobody may keep: copies, beside memory that is lent too",
+    zcopy_to_secret(60) "into memory of memfd_secret(), which nobody may keep either",
     zcopy_to_readonly(30) "into memory that cannot be written: EFAULT, and the bytes can still be read",
     zcopy_fault_recv(30) "into memory that ends in the middle: what came is counted, and the rest can be read",
     zcopy_small_reads(60) "reads of 4 KiB of a write of 1 MiB",
@@ -138,6 +143,63 @@ fn zcopy_to_transparent_huge_page() {
 
 fn zcopy_to_untouched() {
     into_block(105, &mut Map::anonymous(BLOCK));
+}
+
+/// Receives into memory of `file`, which nobody may keep: whether the peer advertises or would write, all is
+/// copied, and the next receive into other memory is not. What it has then.
+fn copies_into(stream: u64, file: &File) -> Vec<u8> {
+    let (a, b) = warm_pair();
+    let mut map = Map::anonymous(2 * BLOCK);
+    map.put(BLOCK, file);
+    let lent = stats(&b).received_without_copy();
+    let mut bytes = Vec::new();
+    for round in 0..3 {
+        step!("round {round}");
+        bytes = random(stream + round, BLOCK);
+        let room = &mut map.bytes_mut()[BLOCK..];
+        let (sent, got) = together(
+            || {
+                // The reader waits by then, or what is advertised waits for the reader.
+                thread::sleep(if round == 0 { moment() } else { Duration::ZERO });
+                a.send(&bytes, 0)
+            },
+            || b.recv_all(room),
+        );
+        check!((sent, got), (Ok(BLOCK), Ok(BLOCK)));
+        check_bytes(room, &bytes);
+    }
+    counted("all is copied, and told so", &b, |stats| {
+        stats.received_without_copy() == lent && stats.no_pages > 0
+    });
+
+    step!("memory that is lent, and then such that is not");
+    let both = random(stream + 3, 2 * BLOCK);
+    transfer(&a, &b, &both, map.bytes_mut());
+    counted("the first part is lent", &b, |stats| {
+        config::slow() || stats.received_without_copy() > lent
+    });
+    bytes.copy_from_slice(&both[BLOCK..]);
+    let stats = stats(&b);
+    step!("other memory");
+    transfer(&a, &b, &both, &mut vec![0; 2 * BLOCK]);
+    counted("is lent", &b, |now| {
+        config::slow() || now.received_without_copy() > stats.received_without_copy()
+    });
+    check_settled(&a);
+    check_settled(&b);
+    bytes
+}
+
+fn zcopy_to_tracked_file() {
+    let file = tracked_file(BLOCK);
+    let bytes = copies_into(540, &file);
+    let mut room = vec![0; BLOCK];
+    must!(file.read_exact_at(&mut room, 0));
+    check_bytes(&room, &bytes);
+}
+
+fn zcopy_to_secret() {
+    copies_into(550, &secret(BLOCK));
 }
 
 fn zcopy_to_readonly() {

@@ -23,6 +23,8 @@ use crate::{
     memory::{
         file,
         memfd,
+        secret,
+        tracked_file,
         Map,
         HUGE,
         PAGE, //
@@ -103,6 +105,8 @@ cases! {
     zcopy_from_huge_page(20) "from pages of hugetlbfs",
     zcopy_from_transparent_huge_page(20) "from transparent huge pages",
     zcopy_from_zero_page(20) "from memory that nothing was written to",
+    zcopy_from_tracked_file(20) "from a file whose pages nobody may keep to write to them: to read they may",
+    zcopy_from_secret(30) "from memory of memfd_secret(), which nobody may keep: copies, behind memory that is lent",
     zcopy_fault_send(30) "memory that ends in the middle: what went is counted, and nothing else goes",
     zcopy_late_reader(60) "a peer that reads nothing for 3 s gets all bytes once",
     zcopy_signal_send(60) "a signal ends a send: the count is what the peer gets",
@@ -399,6 +403,40 @@ fn zcopy_from_zero_page() {
     let mut room = vec![1; BLOCK];
     moves(map.bytes(), &mut room);
     assert!(room.iter().all(|byte| *byte == 0), "zeros");
+}
+
+fn zcopy_from_tracked_file() {
+    let mut map = Map::file(
+        &tracked_file(BLOCK),
+        BLOCK,
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_SHARED,
+    );
+    let bytes = random(19, BLOCK);
+    map.bytes_mut().copy_from_slice(&bytes);
+    let mut room = vec![0; BLOCK];
+    moves(map.bytes(), &mut room);
+    check_bytes(&room, &bytes);
+}
+
+fn zcopy_from_secret() {
+    let (a, b) = pair();
+    let bytes = random(40, 2 * BLOCK);
+    let mut map = Map::anonymous(2 * BLOCK);
+    map.put(BLOCK, &secret(BLOCK));
+    map.bytes_mut().copy_from_slice(&bytes);
+    let mut room = vec![0; 2 * BLOCK];
+    transfer(&a, &b, &map.bytes()[BLOCK..], &mut room[BLOCK..]);
+    counted("all is copied, and told so", &a, |stats| {
+        stats.sent_copied == BLOCK as u64 && stats.no_pages > 0
+    });
+    step!("behind memory that is lent");
+    transfer(&a, &b, map.bytes(), &mut room);
+    counted("the first part is lent", &a, |stats| {
+        config::slow() || stats.sent_without_copy() > 0
+    });
+    check_settled(&a);
+    check_settled(&b);
 }
 
 fn zcopy_fault_send() {
