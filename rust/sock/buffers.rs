@@ -11,6 +11,7 @@ use crate::{
     prelude::*,
     proto::{
         BufferId,
+        Finished,
         Region, //
     },
     rdma::{
@@ -26,23 +27,34 @@ use crate::{
 };
 use kernel::sync::Arc;
 
-/// Buffers of each kind at a time. The send queue has room for the requests of all of them.
+/// Buffers that may be sent at a time, and that may be filled: read into, or offered.
 pub(super) const BUFFERS: usize = 4;
 
-/// Requests that the messages leave to the callers' buffers: at most two of each at a time. They
-/// are never out of one, so that no key is left valid for want of it.
+/// Requests of the send queue that the messages leave to the callers' buffers: one for each, to read into it
+/// and then to end its key. They are never out of one, so that no key is left valid for want of it.
 // CAST: It is 4.
-pub(super) const BUFFER_SLOTS: u32 = 2 * 3 * BUFFERS as u32;
+pub(super) const BUFFER_SLOTS: u32 = 2 * BUFFERS as u32;
 
 /// How far a buffer is.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub(super) enum Stage {
+    /// Its key is to be made valid, before the next message.
+    New,
     /// The protocol, or the fabric, uses it.
     Busy,
     /// Its key is being ended.
     Ending,
     /// Nobody but its owner can touch it.
     Over,
+}
+
+impl Stage {
+    /// The protocol has finished with the buffer: whether its key is to be ended, which may never have been valid.
+    fn finish(&mut self) -> bool {
+        let valid = *self != Stage::New;
+        *self = if valid { Stage::Ending } else { Stage::Over };
+        valid
+    }
 }
 
 /// Who waits for a buffer.
@@ -80,6 +92,8 @@ pub(super) struct Incoming {
     pub(super) memory: Option<Arc<Memory>>,
     pub(super) len: usize,
     pub(super) stage: Stage,
+    /// Where it is read from.
+    pub(super) from: Remote,
     /// Bytes to be read; those that were, once it is no longer busy.
     pub(super) bytes: u32,
 }
@@ -156,9 +170,14 @@ impl Habit {
     }
 }
 
+/// A buffer whose key is to be made valid, and what is to be read into it: where from, and how much.
+pub(super) type New = (Arc<Memory>, Option<(Remote, usize)>);
+
 /// The buffers of one connection.
 #[derive(Default)]
 pub(super) struct Buffers {
+    /// Whether some may be [`Stage::New`].
+    any_new: bool,
     /// What the call that waits to receive offers: oldest first, packed.
     offered: [Option<Offered>; BUFFERS],
     pub(super) habit: Habit,
@@ -199,7 +218,48 @@ impl Buffers {
     /// Whether buffers are on their way.
     pub(super) fn is_sending(&self) -> bool {
         let mut sending = self.outgoing.iter().flatten();
-        sending.any(|buffer| buffer.stage == Stage::Busy)
+        sending.any(|buffer| buffer.stage <= Stage::Busy)
+    }
+
+    /// The next buffer whose key is to be made valid, which is busy from now on.
+    pub(super) fn take_new(&mut self) -> Option<New> {
+        if !self.any_new {
+            return None;
+        }
+        let mut outgoing = self.outgoing.iter_mut().flatten();
+        if let Some(buffer) = outgoing.find(|buffer| buffer.stage == Stage::New) {
+            buffer.stage = Stage::Busy;
+            return Some((buffer.memory.clone(), None));
+        }
+        if let Some(buffer) = self.incoming(Stage::New) {
+            buffer.stage = Stage::Busy;
+            // CAST: `usize` has at least 32 bits.
+            let read = (buffer.from, buffer.bytes as usize);
+            return Some((buffer.memory.clone()?, Some(read)));
+        }
+        if let Some(buffer) = self.offered_mut().find(|b| b.stage == Stage::New) {
+            buffer.stage = Stage::Busy;
+            return Some((buffer.memory.clone()?, None));
+        }
+        self.any_new = false;
+        None
+    }
+
+    /// The protocol has finished with a buffer that was sent: its memory, if its key is to be ended. One whose
+    /// key was never valid is over.
+    pub(super) fn finish_send(&mut self, finished: Finished) -> Option<Arc<Memory>> {
+        let buffer = self.outgoing(finished.id)?;
+        buffer.bytes = finished.bytes;
+        let memory = buffer.memory.clone();
+        buffer.stage.finish().then_some(memory)
+    }
+
+    /// The same with a buffer that was offered.
+    pub(super) fn finish_offer(&mut self, finished: Finished) -> Option<Arc<Memory>> {
+        let buffer = self.offered_mut().find(|b| b.id == finished.id)?;
+        buffer.bytes = finished.bytes;
+        let memory = buffer.memory.clone();
+        buffer.stage.finish().then_some(memory)?
     }
 
     /// Adds a buffer to be sent; gives it back where there is no place.
@@ -207,6 +267,7 @@ impl Buffers {
         let Some(place) = self.outgoing.iter_mut().find(|place| place.is_none()) else {
             return Err(buffer);
         };
+        self.any_new = true;
         if buffer.owner.is_call() {
             self.call.first.get_or_insert(buffer.id);
             self.call.left = self.call.left.saturating_add(1);
@@ -250,9 +311,10 @@ impl Buffers {
         self.call = Call::default();
     }
 
-    /// Whether another read can be started.
-    pub(super) fn has_read_place(&self) -> bool {
-        self.incoming.iter().any(Option::is_none)
+    /// Whether another buffer can be read into, or offered.
+    pub(super) fn has_fill_place(&self) -> bool {
+        let filled = self.incoming.iter().flatten().count();
+        filled.saturating_add(self.offered().count()) < BUFFERS
     }
 
     /// Whether reads are in flight, or wait to be taken out.
@@ -274,6 +336,7 @@ impl Buffers {
 
     /// Adds a buffer to be filled; gives it back where there is no place.
     pub(super) fn read(&mut self, buffer: Incoming) -> Result<(), Incoming> {
+        self.any_new = true;
         match self.incoming.iter_mut().find(|place| place.is_none()) {
             Some(place) => {
                 *place = Some(buffer);
@@ -314,13 +377,9 @@ impl Buffers {
         self.offered_mut().find(|b| b.stage == Stage::Ending)
     }
 
-    /// Whether another buffer can be offered.
-    pub(super) fn has_offer_place(&self) -> bool {
-        self.offered.iter().any(Option::is_none)
-    }
-
     /// Adds a buffer that is offered; does nothing where there is no place.
     pub(super) fn offer(&mut self, buffer: Offered) {
+        self.any_new = true;
         if let Some(place) = self.offered.iter_mut().find(|place| place.is_none()) {
             *place = Some(buffer);
         }
@@ -346,7 +405,7 @@ impl Buffers {
         });
         let incoming = self.incoming.each_mut().map(|place| {
             let buffer = place.as_mut()?;
-            if buffer.stage == Stage::Busy {
+            if buffer.stage <= Stage::Busy {
                 buffer.bytes = 0;
             }
             buffer.stage = Stage::Ending;

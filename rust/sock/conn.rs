@@ -140,7 +140,7 @@ pub(super) type ConnQp = Qp<Arc<Conn>, Arc<Conn>>;
 /// Pages of a send chunk for more than a page, as a power of two: 16 KiB on 4 KiB pages.
 pub(super) const SEND_ORDER: u32 = 2;
 
-/// Requests of the send queue for messages, which are up to two each.
+/// Requests of the send queue for registrations, and for messages, which are up to two each.
 pub(super) const SEND_SLOTS: u32 = 6;
 
 /// Pieces of written data that may wait to be sent; a piece is a chunk, except at the ends.
@@ -267,8 +267,8 @@ pub(super) struct Post {
     tx: Ring<Sge>,
     /// The message that goes before any other: the device had no room to map it.
     waiting: Option<Outbound>,
-    /// Requests for messages that have not completed; those for the callers' buffers have slots of
-    /// their own.
+    /// Requests for messages and registrations that have not completed; others of the callers' buffers have
+    /// slots of their own.
     messages: usize,
     pub(super) buffers: Buffers,
 }
@@ -673,7 +673,17 @@ impl Conn {
         let Some(qp) = &post.qp else { return Ok(()) };
         let slots = message_slots(qp);
         let pieces = qp.caps().payload_sge as usize;
+        // There is room for two.
         while post.messages.saturating_add(1) < slots {
+            if let Some((memory, read)) = post.buffers.take_new() {
+                // Before any message that tells of it, or needs it.
+                qp.post_register(&memory, Request::Register)?;
+                post.messages = post.messages.saturating_add(1);
+                if let Some((from, len)) = read {
+                    qp.post_read(&memory, len, from, Request::Read)?;
+                }
+                continue;
+            }
             let next = match post.waiting.take() {
                 None => self.next_message(&mut post.tx, &mut post.buffers, pieces)?,
                 waiting => waiting,
@@ -691,7 +701,6 @@ impl Conn {
             };
             if let Some(to) = transmit.write {
                 let from = payload.take().ok_or(EINVAL)?;
-                // The loop saw room for two.
                 qp.post_write(from, remote(to), Request::Write)?;
                 post.messages = post.messages.saturating_add(1);
             }
@@ -1238,13 +1247,18 @@ impl Completions for Arc<Conn> {
     fn sent(&self, request: Request, result: Result<(), WcStatus>) {
         let read = {
             let mut post = self.post.lock();
-            if matches!(request, Request::Message(_) | Request::Write) {
+            if matches!(
+                request,
+                Request::Message(_) | Request::Write | Request::Register
+            ) {
                 post.messages = post.messages.saturating_sub(1);
             }
             matches!(request, Request::Read) && self.read_over(&mut post, result.is_ok())
         };
         match (request, &result) {
             (Request::Message(tag), Ok(())) => self.with(|m| m.sent(tag)),
+            // What comes behind it may have waited for the slot.
+            (Request::Register, Ok(())) => self.kick(),
             (Request::EndSend(id), _) => self.send_ended(id),
             (Request::EndRead, _) => self.read_ended(),
             (Request::EndOffer, _) => self.offer_ended(),

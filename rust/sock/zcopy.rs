@@ -52,33 +52,32 @@ const KILLED_MS: u32 = 2000;
 impl Conn {
     /// Ends the keys of buffers that the protocol has finished with.
     pub(super) fn settle(&self) {
-        let mut guard = self.post.lock();
-        let post = &mut *guard;
-        while let Some(finished) = {
-            let finished = self.flow.lock().machine.offer_finished();
-            finished
-        } {
-            let Some(offered) = post.buffers.offered_mut().find(|o| o.id == finished.id) else {
-                continue;
-            };
-            let Some(memory) = offered.memory.clone() else {
-                continue;
-            };
-            offered.stage = Stage::Ending;
-            offered.bytes = finished.bytes;
-            post.end_key(&memory, Request::EndOffer);
+        let mut over = false;
+        {
+            let mut guard = self.post.lock();
+            let post = &mut *guard;
+            while let Some(finished) = {
+                let finished = self.flow.lock().machine.offer_finished();
+                finished
+            } {
+                match post.buffers.finish_offer(finished) {
+                    Some(memory) => post.end_key(&memory, Request::EndOffer),
+                    None => over = true,
+                }
+            }
+            while let Some(finished) = {
+                let finished = self.flow.lock().machine.finished();
+                finished
+            } {
+                match post.buffers.finish_send(finished) {
+                    Some(memory) => post.end_key(&memory, Request::EndSend(finished.id)),
+                    None => over = true,
+                }
+            }
         }
-        loop {
-            let Some(finished) = self.flow.lock().machine.finished() else {
-                return;
-            };
-            let Some(buffer) = post.buffers.outgoing(finished.id) else {
-                continue;
-            };
-            buffer.stage = Stage::Ending;
-            buffer.bytes = finished.bytes;
-            let memory = buffer.memory.clone();
-            post.end_key(&memory, Request::EndSend(finished.id));
+        if over {
+            self.with_socket(|sk| sk.wake_all());
+            self.queue();
         }
     }
 
@@ -110,7 +109,7 @@ impl Conn {
     /// by [`Self::collect`]. Gives it back where it cannot be taken now.
     pub(super) fn send_memory(&self, memory: Arc<Memory>, owner: Owner) -> Result<(), Arc<Memory>> {
         let pages = memory.page_count() as u64;
-        let posted = {
+        {
             let mut guard = self.post.lock();
             let post = &mut *guard;
             if post.qp.is_none() || !post.buffers.has_place() {
@@ -128,31 +127,25 @@ impl Conn {
             let Some(id) = id else {
                 return Err(memory);
             };
-            // No message goes before it: the lock is held.
-            let posted = post.request(|qp| qp.post_register(&memory, Request::Register));
             // There is a place for it.
             let _ = post.buffers.send(Outgoing {
                 id,
                 memory,
-                stage: Stage::Busy,
+                stage: Stage::New,
                 owner,
                 pushed: 0,
                 bytes: 0,
             });
-            posted
-        };
-        self.added(pages, posted);
+        }
+        self.added(pages);
         Ok(())
     }
 
-    /// A buffer was added; if it could not be registered the connection is of no use.
-    fn added(&self, pages: u64, posted: Result) {
+    /// A buffer was added: [`Self::kick`] registers it before any other message.
+    fn added(&self, pages: u64) {
         self.count(Counter::PagesPinned, pages);
         self.count(Counter::MrsRegistered, 1);
-        match posted {
-            Ok(()) => self.kick(),
-            Err(e) => self.refused(e),
-        }
+        self.kick();
     }
 
     /// Lets the buffers go that are over, which may make room for writers. Sleeps; any task.
@@ -212,10 +205,10 @@ impl Conn {
     /// [`Self::take_read`] lets it go.
     pub(super) fn read_memory(&self, memory: Arc<Memory>, after: u64) -> Result<(), Arc<Memory>> {
         let pages = memory.page_count() as u64;
-        let posted = {
+        {
             let mut guard = self.post.lock();
             let post = &mut *guard;
-            if post.qp.is_none() || !post.buffers.has_read_place() {
+            if post.qp.is_none() || !post.buffers.has_fill_place() {
                 return Err(memory);
             }
             let len = u32::try_from(memory.len()).unwrap_or(u32::MAX);
@@ -232,21 +225,16 @@ impl Conn {
             let Some(from) = from else {
                 return Err(memory);
             };
-            let mut posted = post.request(|qp| qp.post_register(&memory, Request::Register));
-            if posted.is_ok() {
-                let len = from.len as usize;
-                posted = post.request(|qp| qp.post_read(&memory, len, remote(from), Request::Read));
-            }
             // There is a place for it.
             let _ = post.buffers.read(Incoming {
                 len: memory.len(),
                 memory: Some(memory),
-                stage: Stage::Busy,
+                stage: Stage::New,
+                from: remote(from),
                 bytes: from.len,
             });
-            posted
-        };
-        self.added(pages, posted);
+        }
+        self.added(pages);
         Ok(())
     }
 
@@ -277,7 +265,7 @@ impl Conn {
 
     /// Whether another read can be started.
     pub(super) fn has_read_place(&self) -> bool {
-        self.post.lock().buffers.has_read_place()
+        self.post.lock().buffers.has_fill_place()
     }
 
     /// Whether reads are in flight, or wait to be taken out.
@@ -322,10 +310,10 @@ impl Conn {
     /// [`Self::take_offered`] lets it go.
     pub(super) fn offer_memory(&self, memory: Arc<Memory>) -> Result<(), Arc<Memory>> {
         let pages = memory.page_count() as u64;
-        let posted = {
+        {
             let mut guard = self.post.lock();
             let post = &mut *guard;
-            if post.qp.is_none() || !post.buffers.has_offer_place() {
+            if post.qp.is_none() || !post.buffers.has_fill_place() {
                 return Err(memory);
             }
             let first = post.buffers.offered().next().is_none();
@@ -350,19 +338,16 @@ impl Conn {
             let Some(id) = id else {
                 return Err(memory);
             };
-            // No message goes before it: the lock is held.
-            let posted = post.request(|qp| qp.post_register(&memory, Request::Register));
             // There is a place for it.
             post.buffers.offer(Offered {
                 id,
                 len: memory.len(),
                 memory: Some(memory),
-                stage: Stage::Busy,
+                stage: Stage::New,
                 bytes: 0,
             });
-            posted
-        };
-        self.added(pages, posted);
+        }
+        self.added(pages);
         Ok(())
     }
 
@@ -380,7 +365,7 @@ impl Conn {
         let (mut over, mut short, mut came) = (true, false, 0usize);
         for offered in post.buffers.offered() {
             over &= offered.stage == Stage::Over;
-            if offered.stage != Stage::Busy {
+            if offered.stage > Stage::Busy {
                 // CAST: `usize` has at least 32 bits.
                 let bytes = offered.bytes as usize;
                 came = came.saturating_add(bytes);

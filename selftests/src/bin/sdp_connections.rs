@@ -71,23 +71,33 @@ struct Options {
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
+/// A page, in KiB.
+const PAGE_KIB: i64 = 4;
+
 /// Where the listener is.
 const LISTENER: Ipv4Addr = Ipv4Addr::new(10, 27, 0, 2);
 
-/// `MemAvailable`, in KiB, once what was freed late is there too and caches are as small as they get.
+/// The number in `line` behind `name`.
+fn number(line: &str, name: &str) -> Option<i64> {
+    let words = line.trim_start().strip_prefix(name)?;
+    words.split_whitespace().next()?.parse().ok()
+}
+
+/// Memory that can be had, in KiB, once what was freed late is there too and caches are as small as they get:
+/// `MemAvailable`, and the free pages that each processor keeps at hand, which are not in it and may come to
+/// many MiB.
 fn available() -> Result<i64> {
     let mut last = 0;
     loop {
         fs::write("/proc/sys/vm/drop_caches", "3")?;
         thread::sleep(Duration::from_secs(1));
-        let text = fs::read_to_string("/proc/meminfo")?;
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix("MemAvailable:"));
-        let kib: i64 = line
-            .and_then(|line| line.split_whitespace().next())
-            .ok_or("no MemAvailable in /proc/meminfo")?
-            .parse()?;
+        let meminfo = fs::read_to_string("/proc/meminfo")?;
+        let mut lines = meminfo.lines();
+        let available = lines.find_map(|line| number(line, "MemAvailable:"));
+        let available = available.ok_or("no MemAvailable in /proc/meminfo")?;
+        let zones = fs::read_to_string("/proc/zoneinfo")?;
+        let at_hand = zones.lines().filter_map(|line| number(line, "count:"));
+        let kib = available + at_hand.sum::<i64>() * PAGE_KIB;
         // It is still growing.
         if kib <= last + 256 {
             return Ok(kib);
