@@ -143,11 +143,16 @@ pub(super) const SEND_ORDER: u32 = 2;
 /// Requests of the send queue for registrations, and for messages, which are up to two each.
 pub(super) const SEND_SLOTS: u32 = 6;
 
-/// Pieces of written data that may wait to be sent; a piece is a chunk, except at the ends.
+/// Pieces of written data that may wait to be sent, at first and at most; a piece is a chunk, except at the
+/// ends.
+const FIRST_PIECES: usize = 8;
 const SEND_PIECES: usize = 1024;
 
-/// Pages in which written bytes are charged; so many stay charged while nothing is written.
-const SEND_CHARGE: usize = 4;
+/// Pages that are charged for written bytes from the start: a small write takes no more.
+const SEND_FIRST: usize = 1;
+
+/// Pages in which more is charged; so many stay so when nothing waits, since the socket may keep a chunk.
+const SEND_CHARGE: usize = 1 << SEND_ORDER;
 
 /// Buffers for a message's payload, beside that for its header.
 pub(super) const PAYLOAD_PIECES: u32 = 2;
@@ -435,11 +440,11 @@ impl Conn {
             *parts = Parts {
                 fixed,
                 recv: FIRST.into(),
-                send: SEND_CHARGE,
+                send: SEND_FIRST,
                 regions: 0,
             };
         })?;
-        self.flow.lock().send_charged = SEND_CHARGE;
+        self.flow.lock().send_charged = SEND_FIRST;
         Ok(())
     }
 

@@ -84,8 +84,8 @@ use kernel::{
 };
 
 /// Pages that a connection without data holds, beside its buffers: measured on rxe, where `make connections`
-/// tells what a connection takes.
-const FIXED_PAGES: usize = 8;
+/// tells what a connection takes, and how much of that is charged.
+const FIXED_PAGES: usize = 9;
 
 /// How long the route to a peer may take, in milliseconds.
 const ROUTE_MS: u32 = 3000;
