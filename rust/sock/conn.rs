@@ -103,6 +103,7 @@ use crate::{
             RETRY_MS, //
         },
         ring::Ring,
+        settings,
         stats::{
             self,
             Counter,
@@ -252,6 +253,8 @@ pub(super) struct Flow {
     send_charged: usize,
     /// When the timer is to run out, in the machine's time.
     armed: Option<u64>,
+    /// When a connection that has grown is looked at next, in that too.
+    idle_at: Option<u64>,
     /// The reason why the connection failed, if it did, was left to the user.
     told: bool,
     /// What went wrong below, where that is known better than as a reset.
@@ -368,6 +371,7 @@ impl Conn {
             message_size: 0,
             send_charged: 0,
             armed: None,
+            idle_at: None,
             told: false,
             cause: None,
             offering: false,
@@ -481,6 +485,53 @@ impl Conn {
         }
         // Less can always be charged.
         let _ = account.change(|now| *now = parts);
+    }
+
+    /// Has a connection that has grown go back to what it took at first, when no more messages came for
+    /// as long as `net.sdp.idle_timeout` says than it has receive buffers. In the work.
+    fn check_idle(&self) {
+        let now = self.now();
+        let (at, idle) = {
+            let long = self.post.lock().tx.capacity() > FIRST_PIECES;
+            let flow = &mut *self.flow.lock();
+            if !long && !flow.recv.have_grown() {
+                flow.idle_at = None;
+                return;
+            }
+            match flow.idle_at {
+                Some(at) if now < at => (at, false),
+                before => {
+                    let at = now.saturating_add(self.idle_timeout());
+                    flow.idle_at = Some(at);
+                    (at, flow.recv.take_unused() && before.is_some())
+                }
+            }
+        };
+        if idle {
+            self.shrink();
+        }
+        self.work_at(at);
+    }
+
+    /// Gives up what an idle connection does not need. Sleeps.
+    fn shrink(&self) {
+        self.flow.lock().recv.shrink();
+        let Ok(mut spare) = Ring::new(FIRST_PIECES) else {
+            return;
+        };
+        {
+            let tx = &mut self.post.lock().tx;
+            // Who was given a place has one then, too.
+            if tx.is_empty() && tx.capacity() > FIRST_PIECES {
+                core::mem::swap(tx, &mut spare);
+            }
+        }
+        drop(spare);
+    }
+
+    /// `net.sdp.idle_timeout`, in nanoseconds.
+    fn idle_timeout(&self) -> u64 {
+        u64::from(settings::idle_timeout_ms(&self.net)).saturating_mul(1_000_000)
     }
 
     /// Gives the connection to a socket, with the failure that it may have had by now.
@@ -954,6 +1005,7 @@ impl Conn {
         self.settle_account();
         if self.link() == Link::Up {
             self.fill();
+            self.check_idle();
             let now = self.now();
             self.with(|m| m.expired(now));
             self.arm_held();
@@ -976,7 +1028,7 @@ impl Conn {
             }
             tx.capacity()
         };
-        let more = capacity.saturating_mul(2).clamp(8, SEND_PIECES);
+        let more = capacity.saturating_mul(2).clamp(FIRST_PIECES, SEND_PIECES);
         if more <= capacity {
             return Ok(false);
         }
@@ -990,6 +1042,9 @@ impl Conn {
             post.tx.lengthen(longer)
         };
         drop(unused);
+        if more > FIRST_PIECES {
+            self.work_at(self.now().saturating_add(self.idle_timeout()));
+        }
         Ok(true)
     }
 

@@ -92,8 +92,7 @@ impl Flow {
     /// Under the lock under which the message was taken in: no reader is to think that there will be no more.
     pub(super) fn want_buffers(&mut self, limit: usize, returns: bool) {
         if is_under_pressure() {
-            // Those that are posted go when the peer has used them up.
-            self.recv.wanted = self.recv.wanted.min(FIRST);
+            self.recv.shrink();
         } else if self.is_short(returns.into()) {
             self.recv.grow(limit);
         }

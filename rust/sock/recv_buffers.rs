@@ -102,6 +102,8 @@ pub(super) struct RecvBuffers {
     /// before it may know of the larger size (`B-64`).
     pub(super) posted: u16,
     pub(super) smaller: u16,
+    /// Messages that came since the connection was last looked at.
+    pub(super) came: u16,
 }
 
 impl RecvBuffers {
@@ -114,6 +116,7 @@ impl RecvBuffers {
             count: 0,
             posted: 0,
             smaller: 0,
+            came: 0,
         }
     }
 
@@ -125,6 +128,22 @@ impl RecvBuffers {
     pub(super) fn used(&mut self) {
         self.posted = self.posted.saturating_sub(1);
         self.smaller = self.smaller.saturating_sub(1);
+        self.came = self.came.saturating_add(1);
+    }
+
+    /// Whether there were enough of them since this was last asked, had none been posted again.
+    pub(super) fn take_unused(&mut self) -> bool {
+        core::mem::take(&mut self.came) <= self.count
+    }
+
+    /// Whether there are more than at first.
+    pub(super) fn have_grown(&self) -> bool {
+        self.wanted.max(self.count) > FIRST
+    }
+
+    /// Lets those beyond the first go as the peer uses them up: a receive cannot be taken back.
+    pub(super) fn shrink(&mut self) {
+        self.wanted = self.wanted.min(FIRST);
     }
 
     /// Bytes of a buffer that is made now.

@@ -20,7 +20,7 @@ use kernel::{
 };
 
 /// How many knobs there are.
-const COUNT: usize = 5;
+const COUNT: usize = 6;
 
 /// The `net.sdp` directory.
 pub(crate) struct Sdp;
@@ -69,6 +69,14 @@ static KNOBS: Knobs<Sdp, COUNT> = Knobs::new([
         has_off: false,
         of_host: true,
     },
+    Knob {
+        name: c"idle_timeout",
+        default: 60,
+        min: 1,
+        max: 3600,
+        has_off: false,
+        of_host: false,
+    },
 ]);
 
 impl Directory<COUNT> for Sdp {
@@ -107,6 +115,11 @@ pub(super) fn max_orphans(net: &Net) -> u32 {
 /// How long a closed socket waits for its peer without progress, in milliseconds.
 pub(super) fn fin_timeout_ms(net: &Net) -> u32 {
     get(net, 2).saturating_mul(1000)
+}
+
+/// After how long an idle connection gives memory back, in milliseconds.
+pub(super) fn idle_timeout_ms(net: &Net) -> u32 {
+    get(net, 5).saturating_mul(1000)
 }
 
 /// The least call that moves its bytes without a copy, or 0 for none; what a new socket has.

@@ -533,6 +533,24 @@ impl Sock {
         .map(|_| value)
     }
 
+    /// The bytes that it is charged for what the kernel holds of it, of `SO_MEMINFO`.
+    pub fn charged(&self) -> Result<u32> {
+        // SK_MEMINFO_FWD_ALLOC is the last of these.
+        let mut values = [0u32; 5];
+        let mut len = mem::size_of_val(&values) as socklen_t;
+        // SAFETY: The kernel writes at most `len` bytes to `values`.
+        Errno::check(unsafe {
+            libc::getsockopt(
+                self.fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                values.as_mut_ptr().cast(),
+                &mut len,
+            )
+        })?;
+        Ok(values[4])
+    }
+
     /// `getsockopt(SO_LINGER)`: whether it is on, and its seconds.
     pub fn linger(&self) -> Result<(c_int, c_int)> {
         let mut value = libc::linger {

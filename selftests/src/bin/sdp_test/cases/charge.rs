@@ -14,6 +14,7 @@ use crate::{
     peers::{
         becomes,
         command,
+        pair,
         sdp_only,
         A,
         B, //
@@ -30,14 +31,19 @@ use std::{
     fs,
     path::Path,
     process,
+    thread,
     time::Duration, //
 };
 
 cases! {
     charge_cgroup(60) "memory.max ends the connects of its cgroup with ENOBUFS, kills nobody, and stops nobody else",
     charge_limit(60) "net.sdp.mem ends connects with ENOBUFS; what is closed makes room again",
+    charge_idle(30) "net.sdp.idle_timeout: a connection that has grown gives its buffers back as they are used",
     charge_orphans(30) "net.sdp.max_orphans: a connection more than that is reset at its close",
 }
+
+/// Bytes of a page.
+const PAGE: u32 = 4096;
 
 /// A memory cgroup of the case's own.
 const CGROUP: &str = "/sys/fs/cgroup/sdp_test_charge";
@@ -163,6 +169,45 @@ fn charge_limit() {
     let (more, error) = connect_all(&to, 5);
     check!((more.len(), error), (5, None));
     drop((socks, more, listener));
+}
+
+fn charge_idle() {
+    sdp_only("TCP has no such setting");
+    let idle_timeout = |seconds| {
+        B.command(&["sysctl", "-q", &format!("net.sdp.idle_timeout={seconds}")]);
+    };
+    idle_timeout(1);
+    let (a, b) = pair();
+    let first = must!(b.charged());
+    step!("much that nobody reads");
+    must!(a.set_nonblocking(true));
+    let mut sent = 0;
+    let grown = becomes(patience(10), || {
+        while let Ok(n) = a.send(&[7; 2048], 0) {
+            sent += n;
+        }
+        must!(b.charged()) >= first + 64 * PAGE
+    });
+    assert!(
+        grown,
+        "{} of {first} bytes after {sent}",
+        must!(b.charged())
+    );
+    must!(b.recv_bytes(sent));
+    step!("little after a pause");
+    must!(a.set_nonblocking(false));
+    // They are larger than at first, and this may take a few more.
+    let most = first + 32 * PAGE;
+    let shrunk = becomes(patience(10), || {
+        thread::sleep(Duration::from_millis(2500));
+        for _ in 0..40 {
+            must!(a.send_all(b"x"));
+            check!(b.recv(&mut [0; 2], 0), Ok(1));
+        }
+        must!(b.charged()) <= most
+    });
+    idle_timeout(60);
+    assert!(shrunk, "{} bytes, of {first} at first", must!(b.charged()));
 }
 
 fn charge_orphans() {
