@@ -140,7 +140,7 @@ const _: () = assert!(HELLO_ACK_LEN == 28);
 
 /// What one end says about itself when the connection is set up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Offer {
+pub(super) struct Greeting {
     /// Advertisements that it can have outstanding from the other end.
     pub(super) max_adverts: u16,
     /// RDMA Reads that it may have in flight.
@@ -153,8 +153,8 @@ pub(super) struct Offer {
     pub(super) recv_depth: u16,
 }
 
-impl Offer {
-    /// Holds the offer against the rules that bind both ends.
+impl Greeting {
+    /// Holds the greeting against the rules that bind both ends.
     pub(super) fn check(&self) -> Result<(), Violation> {
         let zero = if self.max_adverts == 0 {
             "MaxAdverts is 0"
@@ -213,40 +213,40 @@ impl Offer {
     }
 
     /// Reads the Hello at the start of the CM's private data; the CM may have padded it.
-    pub(super) fn parse_hello(private_data: &[u8]) -> Result<Offer, Violation> {
+    pub(super) fn parse_hello(private_data: &[u8]) -> Result<Greeting, Violation> {
         let hello: Hello = parse(private_data)?;
         check_base(&hello.bsdh, mid::HELLO, HELLO_LEN)?;
         check_version(hello.version, VERSION)?;
-        let offer = Offer {
+        let greeting = Greeting {
             max_adverts: hello.max_adverts.get(),
             ord: hello.ord.get(),
             ird: hello.ird.get(),
             recv_size: hello.recv_size.get(),
             recv_depth: hello.bsdh.bufs.get(),
         };
-        offer.check()?;
-        Ok(offer)
+        greeting.check()?;
+        Ok(greeting)
     }
 
     /// Reads the HelloAck at the start of the CM's private data; the CM may have padded it.
-    pub(super) fn parse_hello_ack(private_data: &[u8]) -> Result<Offer, Violation> {
+    pub(super) fn parse_hello_ack(private_data: &[u8]) -> Result<Greeting, Violation> {
         let ack: HelloAck = parse(private_data)?;
         check_base(&ack.bsdh, mid::HELLO_ACK, HELLO_ACK_LEN)?;
         check_version(ack.version, VERSION)?;
-        let offer = Offer {
+        let greeting = Greeting {
             max_adverts: ack.max_adverts.get(),
             ord: ack.ord.get(),
             ird: ack.ird.get(),
             recv_size: ack.recv_size.get(),
             recv_depth: ack.bsdh.bufs.get(),
         };
-        offer.check()?;
-        Ok(offer)
+        greeting.check()?;
+        Ok(greeting)
     }
 }
 
 // InfiniBand's form. Its Hellos say nothing of RDMA Reads: the CM does.
-impl Offer {
+impl Greeting {
     pub(super) fn hello_ib(
         &self,
         version: IbVersion,
@@ -289,8 +289,10 @@ impl Offer {
         u8::try_from(self.max_adverts).unwrap_or(u8::MAX)
     }
 
-    /// Reads a Hello: the offer, the version and the addresses.
-    pub(super) fn parse_hello_ib(private_data: &[u8]) -> Result<(Offer, u8, Endpoints), Violation> {
+    /// Reads a Hello: the greeting, the version and the addresses.
+    pub(super) fn parse_hello_ib(
+        private_data: &[u8],
+    ) -> Result<(Greeting, u8, Endpoints), Violation> {
         let hello: HelloIb = parse(private_data)?;
         check_base(&hello.bsdh, mid::HELLO, HELLO_IB_LEN)?;
         let known = [IbVersion::V1_1 as u8, IbVersion::V2_2 as u8];
@@ -313,23 +315,26 @@ impl Offer {
             source: address(hello.source),
             destination: address(hello.destination),
         };
-        let offer = Offer::ib(&hello.bsdh, hello.max_adverts, hello.recv_size);
-        offer.check()?;
-        Ok((offer, hello.version, endpoints))
+        let greeting = Greeting::ib(&hello.bsdh, hello.max_adverts, hello.recv_size);
+        greeting.check()?;
+        Ok((greeting, hello.version, endpoints))
     }
 
     /// Reads a HelloAck, which has to be of the `version` that the Hello asked for (`B-6`).
-    pub(super) fn parse_hello_ack_ib(private_data: &[u8], version: u8) -> Result<Offer, Violation> {
+    pub(super) fn parse_hello_ack_ib(
+        private_data: &[u8],
+        version: u8,
+    ) -> Result<Greeting, Violation> {
         let ack: HelloAckIb = parse(private_data)?;
         check_base(&ack.bsdh, mid::HELLO_ACK, HELLO_ACK_IB_LEN)?;
         check_version(ack.version, version)?;
-        let offer = Offer::ib(&ack.bsdh, ack.max_adverts, ack.recv_size);
-        offer.check()?;
-        Ok(offer)
+        let greeting = Greeting::ib(&ack.bsdh, ack.max_adverts, ack.recv_size);
+        greeting.check()?;
+        Ok(greeting)
     }
 
-    fn ib(bsdh: &Bsdh, max_adverts: u8, recv_size: U32) -> Offer {
-        Offer {
+    fn ib(bsdh: &Bsdh, max_adverts: u8, recv_size: U32) -> Greeting {
+        Greeting {
             max_adverts: max_adverts.into(),
             ord: 1,
             ird: 1,
@@ -380,7 +385,7 @@ fn check_version(version: u8, own: u8) -> Result<(), Violation> {
 mod tests {
     use super::*;
 
-    const OFFER: Offer = Offer {
+    const GREETING: Greeting = Greeting {
         max_adverts: 0x0102,
         ord: 0x0304,
         ird: 0x0506,
@@ -391,7 +396,7 @@ mod tests {
     #[test]
     fn a_5_hello_layout() {
         assert_eq!(
-            OFFER.hello(0x0d0e_0f10),
+            GREETING.hello(0x0d0e_0f10),
             [
                 0, 0, 0x0b, 0x0c, 0, 0, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, // BSDH
                 0x11, 0, 1, 2, 0x0d, 0x0e, 0x0f, 0x10, 7, 8, 9, 10, 3, 4, 5, 6,
@@ -402,7 +407,7 @@ mod tests {
     #[test]
     fn a_5_hello_ack_layout() {
         assert_eq!(
-            OFFER.hello_ack(),
+            GREETING.hello_ack(),
             [
                 1, 0, 0x0b, 0x0c, 0, 0, 0, 28, 0, 0, 0, 0, 0, 0, 0, 0, // BSDH
                 0x11, 0, 1, 2, 7, 8, 9, 10, 3, 4, 5, 6,
@@ -413,25 +418,25 @@ mod tests {
     #[test]
     fn a_5_reads_what_it_writes_and_skips_padding() {
         let mut padded = [0xee; 56];
-        padded[..HELLO_LEN].copy_from_slice(&OFFER.hello(0));
-        assert_eq!(Offer::parse_hello(&padded), Ok(OFFER));
-        padded[..HELLO_ACK_LEN].copy_from_slice(&OFFER.hello_ack());
-        assert_eq!(Offer::parse_hello_ack(&padded), Ok(OFFER));
+        padded[..HELLO_LEN].copy_from_slice(&GREETING.hello(0));
+        assert_eq!(Greeting::parse_hello(&padded), Ok(GREETING));
+        padded[..HELLO_ACK_LEN].copy_from_slice(&GREETING.hello_ack());
+        assert_eq!(Greeting::parse_hello_ack(&padded), Ok(GREETING));
     }
 
     #[test]
     fn a_5_too_short_is_refused() {
-        let hello = OFFER.hello(0);
+        let hello = GREETING.hello(0);
         for len in 0..HELLO_LEN {
             assert_eq!(
-                Offer::parse_hello(&hello[..len]).unwrap_err().rule,
+                Greeting::parse_hello(&hello[..len]).unwrap_err().rule,
                 Rule::A(5)
             );
         }
-        let ack = OFFER.hello_ack();
+        let ack = GREETING.hello_ack();
         for len in 0..HELLO_ACK_LEN {
             assert_eq!(
-                Offer::parse_hello_ack(&ack[..len]).unwrap_err().rule,
+                Greeting::parse_hello_ack(&ack[..len]).unwrap_err().rule,
                 Rule::A(5)
             );
         }
@@ -439,9 +444,9 @@ mod tests {
 
     /// The rule that a Hello with one byte changed breaks.
     fn refused(at: usize, value: u8) -> Option<Rule> {
-        let mut hello = OFFER.hello(0);
+        let mut hello = GREETING.hello(0);
         hello[at] = value;
-        Offer::parse_hello(&hello).err().map(|v| v.rule)
+        Greeting::parse_hello(&hello).err().map(|v| v.rule)
     }
 
     #[test]
@@ -459,11 +464,11 @@ mod tests {
     #[test]
     fn b_3_at_least_three_buffers() {
         for (depth, ok) in [(0, false), (2, false), (3, true)] {
-            let offer = Offer {
+            let greeting = Greeting {
                 recv_depth: depth,
-                ..OFFER
+                ..GREETING
             };
-            assert_eq!(Offer::parse_hello(&offer.hello(0)).is_ok(), ok);
+            assert_eq!(Greeting::parse_hello(&greeting.hello(0)).is_ok(), ok);
         }
     }
 
@@ -476,11 +481,11 @@ mod tests {
             (1 << 31, true),
             (u32::MAX, false),
         ] {
-            let offer = Offer {
+            let greeting = Greeting {
                 recv_size: size,
-                ..OFFER
+                ..GREETING
             };
-            assert_eq!(Offer::parse_hello_ack(&offer.hello_ack()).is_ok(), ok);
+            assert_eq!(Greeting::parse_hello_ack(&greeting.hello_ack()).is_ok(), ok);
         }
     }
 
@@ -493,15 +498,15 @@ mod tests {
 
     #[test]
     fn b_5_nothing_is_zero() {
-        for offer in [
-            Offer {
+        for greeting in [
+            Greeting {
                 max_adverts: 0,
-                ..OFFER
+                ..GREETING
             },
-            Offer { ord: 0, ..OFFER },
-            Offer { ird: 0, ..OFFER },
+            Greeting { ord: 0, ..GREETING },
+            Greeting { ird: 0, ..GREETING },
         ] {
-            let refused = Offer::parse_hello(&offer.hello(0)).unwrap_err();
+            let refused = Greeting::parse_hello(&greeting.hello(0)).unwrap_err();
             assert_eq!(refused.rule, Rule::B(5));
         }
     }
@@ -512,11 +517,11 @@ mod tests {
         destination: IpAddr::V4(Ipv4Addr::new(10, 27, 0, 2)),
     };
 
-    const OFFER_IB: Offer = Offer {
+    const OFFER_IB: Greeting = Greeting {
         max_adverts: 3,
         ord: 1,
         ird: 1,
-        ..OFFER
+        ..GREETING
     };
 
     #[test]
@@ -555,11 +560,11 @@ mod tests {
         for endpoints in [ENDPOINTS, v6] {
             let hello = OFFER_IB.hello_ib(IbVersion::V1_1, 0, &endpoints);
             assert_eq!(
-                Offer::parse_hello_ib(&hello),
+                Greeting::parse_hello_ib(&hello),
                 Ok((OFFER_IB, 0x11, endpoints))
             );
             for len in 0..HELLO_IB_LEN {
-                assert!(Offer::parse_hello_ib(&hello[..len]).is_err());
+                assert!(Greeting::parse_hello_ib(&hello[..len]).is_err());
             }
         }
     }
@@ -568,7 +573,7 @@ mod tests {
     fn a_3_ip_version_is_4_or_6() {
         let mut hello = OFFER_IB.hello_ib(IbVersion::V1_1, 0, &ENDPOINTS);
         hello[17] = 0x50;
-        let refused = Offer::parse_hello_ib(&hello).unwrap_err();
+        let refused = Greeting::parse_hello_ib(&hello).unwrap_err();
         assert_eq!(refused.rule, Rule::A(3));
     }
 
@@ -577,15 +582,15 @@ mod tests {
         for (version, ok) in [(0x11, true), (0x1f, true), (0x22, true), (0x33, false)] {
             let mut hello = OFFER_IB.hello_ib(IbVersion::V1_1, 0, &ENDPOINTS);
             hello[16] = version;
-            assert_eq!(Offer::parse_hello_ib(&hello).is_ok(), ok);
+            assert_eq!(Greeting::parse_hello_ib(&hello).is_ok(), ok);
         }
     }
 
     #[test]
     fn b_6_hello_ack_repeats_the_major_version() {
         let ack = OFFER_IB.hello_ack_ib(0x22);
-        assert_eq!(Offer::parse_hello_ack_ib(&ack, 0x20), Ok(OFFER_IB));
-        let refused = Offer::parse_hello_ack_ib(&ack, 0x11).unwrap_err();
+        assert_eq!(Greeting::parse_hello_ack_ib(&ack, 0x20), Ok(OFFER_IB));
+        let refused = Greeting::parse_hello_ack_ib(&ack, 0x11).unwrap_err();
         assert_eq!(refused.rule, Rule::B(5));
     }
 }

@@ -21,8 +21,8 @@ use super::{
     hello::{
         self,
         Endpoints,
+        Greeting,
         IbVersion,
-        Offer,
         HELLO_ACK_IB_LEN,
         HELLO_ACK_LEN,
         HELLO_IB_LEN,
@@ -36,12 +36,12 @@ use super::{
     },
     resize::Resize,
     send::{
-        How,
+        Constraints, //
         Next,
         SendHalf,
         SendTag,
         Source,
-        Terms, //
+        Transfer,
     },
     sink::{
         Offers,
@@ -161,7 +161,7 @@ pub struct Transmit {
 #[derive(Debug)]
 pub struct Machine {
     side: Side,
-    offer: Offer,
+    greeting: Greeting,
     send_size: u32,
     desired_remote: u32,
     /// The fabric wants the connecting end to talk first (`B-9a`), and this end has to.
@@ -203,14 +203,14 @@ impl Machine {
     pub fn new(config: Config) -> Result<Machine, Violation> {
         // CAST: 8.
         let max_adverts = config.max_adverts.min(ADVERTS as u16);
-        let offer = Offer {
+        let greeting = Greeting {
             max_adverts,
             ord: config.ord,
             ird: config.ird,
             recv_size: config.recv_size,
             recv_depth: config.recv_depth,
         };
-        offer.check()?;
+        greeting.check()?;
         if config.recv_depth < DEPTH_MIN {
             return Err(Violation::new(Rule::B(3), "fewer than 4 receive buffers"));
         }
@@ -223,7 +223,7 @@ impl Machine {
         }
         Ok(Machine {
             side: config.side,
-            offer,
+            greeting,
             send_size: config.send_size,
             desired_remote: config.desired_remote,
             initiator_first: false,
@@ -262,7 +262,7 @@ impl Machine {
     /// (`B-3`).
     pub fn hello(&mut self) -> [u8; HELLO_LEN] {
         self.advance(Input::HelloOut);
-        self.offer.hello(self.desired_remote)
+        self.greeting.hello(self.desired_remote)
     }
 
     /// Takes the Hello of the connection request and gives the HelloAck to accept it with (`B-2`). Bytes after the Hello are the
@@ -275,9 +275,9 @@ impl Machine {
         &mut self,
         private_data: &[u8],
     ) -> Result<[u8; HELLO_ACK_LEN], Violation> {
-        let result = Offer::parse_hello(private_data);
+        let result = Greeting::parse_hello(private_data);
         self.accept(result)?;
-        Ok(self.offer.hello_ack())
+        Ok(self.greeting.hello_ack())
     }
 
     /// Takes the HelloAck: the connection is established. Bytes after it are the CM's padding.
@@ -288,14 +288,15 @@ impl Machine {
     ///
     /// The rule that the HelloAck breaks: the connection is aborted.
     pub fn hello_ack_received(&mut self, private_data: &[u8]) -> Result<(), Violation> {
-        self.accepted(Offer::parse_hello_ack(private_data))
+        self.accepted(Greeting::parse_hello_ack(private_data))
     }
 
     /// As [`Machine::hello`], in InfiniBand's form.
     pub fn hello_ib(&mut self, version: IbVersion, endpoints: &Endpoints) -> [u8; HELLO_IB_LEN] {
         self.advance(Input::HelloOut);
         self.version = version as u8;
-        self.offer.hello_ib(version, self.desired_remote, endpoints)
+        self.greeting
+            .hello_ib(version, self.desired_remote, endpoints)
     }
 
     /// As [`Machine::hello_received`], in InfiniBand's form; gives the addresses as well, which the caller has to hold against the
@@ -308,9 +309,9 @@ impl Machine {
         &mut self,
         private_data: &[u8],
     ) -> Result<([u8; HELLO_ACK_IB_LEN], Endpoints), Violation> {
-        let result = Offer::parse_hello_ib(private_data);
+        let result = Greeting::parse_hello_ib(private_data);
         self.accept(result.map(|(offer, _, _)| offer))?;
-        result.map(|(_, version, endpoints)| (self.offer.hello_ack_ib(version), endpoints))
+        result.map(|(_, version, endpoints)| (self.greeting.hello_ack_ib(version), endpoints))
     }
 
     /// As [`Machine::hello_ack_received`], in InfiniBand's form.
@@ -319,14 +320,14 @@ impl Machine {
     ///
     /// The rule that the HelloAck breaks: the connection is aborted.
     pub fn hello_ib_ack_received(&mut self, private_data: &[u8]) -> Result<(), Violation> {
-        self.accepted(Offer::parse_hello_ack_ib(private_data, self.version))
+        self.accepted(Greeting::parse_hello_ack_ib(private_data, self.version))
     }
 
-    fn accept(&mut self, peer: Result<Offer, Violation>) -> Result<(), Violation> {
+    fn accept(&mut self, peer: Result<Greeting, Violation>) -> Result<(), Violation> {
         self.set_up(peer, State::Idle, Side::Accepting, Input::HelloIn)
     }
 
-    fn accepted(&mut self, peer: Result<Offer, Violation>) -> Result<(), Violation> {
+    fn accepted(&mut self, peer: Result<Greeting, Violation>) -> Result<(), Violation> {
         self.set_up(peer, State::HelloSent, Side::Connecting, Input::HelloAckIn)?;
         if self.initiator_first {
             self.greets = true;
@@ -337,7 +338,7 @@ impl Machine {
 
     fn set_up(
         &mut self,
-        peer: Result<Offer, Violation>,
+        peer: Result<Greeting, Violation>,
         state: State,
         side: Side,
         input: Input,
@@ -364,7 +365,7 @@ impl Machine {
         }
     }
 
-    fn start(&mut self, peer: Offer) {
+    fn start(&mut self, peer: Greeting) {
         self.credits.start(peer.recv_depth);
         self.peer_max_adverts = peer.max_adverts;
         self.offers.start(peer.max_adverts);
@@ -820,7 +821,7 @@ impl Machine {
         if self.send.is_idle() && !self.send.shut {
             return self.poll_update(control);
         }
-        let next = self.send.next(Terms {
+        let next = self.send.next(Constraints {
             mode: self.send_mode.mode(),
             wanted: self.send_mode.wanted(),
             max_adverts: self.peer_max_adverts,
@@ -836,19 +837,19 @@ impl Machine {
             }
             return self.poll_update(control);
         };
-        let (message, bytes, write) = match next.how {
-            How::Data if payload => {
+        let (message, bytes, write) = match next.transfer {
+            Transfer::Data if payload => {
                 self.sinks.payload();
                 (Message::Data, next.bytes, None)
             }
-            How::SrcAvail if payload || (control && next.bytes == 0) => {
+            Transfer::SrcAvail if payload || (control && next.bytes == 0) => {
                 let region = self.send.offered()?;
                 if next.bytes > 0 {
                     self.sinks.payload();
                 }
                 (Message::SrcAvail(region), next.bytes, None)
             }
-            How::Write if control => {
+            Transfer::Write if control => {
                 let to = self.sinks.take(next.bytes);
                 (Message::RdmaWrCompl(next.bytes), 0, to)
             }

@@ -22,7 +22,7 @@ use super::{
     },
 };
 
-/// How long a corked partial message waits at most, as in TCP.
+/// Transfer long a corked partial message waits at most, as in TCP.
 const HOLD_NS: u64 = 200_000_000;
 /// Bytes of a SrcAvail's extended header (`A.6`).
 const SRC_AH_LEN: u32 = 16;
@@ -50,7 +50,7 @@ pub enum Source {
 
 /// How bytes go to the peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum How {
+pub(super) enum Transfer {
     Data,
     /// The advertisement of [`SendHalf::offered`], with these bytes in the message.
     SrcAvail,
@@ -61,14 +61,14 @@ pub(super) enum How {
 /// What the send half would send next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Next {
-    pub(super) how: How,
+    pub(super) transfer: Transfer,
     pub(super) bytes: u32,
     pub(super) source: Source,
 }
 
-/// What the send half needs to know of its surroundings.
+/// What the rest of the machine lets the send half do.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Terms {
+pub(super) struct Constraints {
     pub(super) mode: Mode,
     /// The mode to be in; a change may wait until nothing is open.
     pub(super) wanted: Mode,
@@ -79,7 +79,7 @@ pub(super) struct Terms {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Way {
+enum BufferState {
     /// Its turn has not come.
     Waiting,
     /// The peer may read it.
@@ -87,7 +87,7 @@ enum Way {
     /// The rest goes by Data (`B-33`).
     Copying,
     /// Nothing of it is left to send.
-    Gone,
+    Done,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -98,7 +98,7 @@ struct Buffer {
     before: usize,
     /// Bytes transferred, or in a message.
     done: u32,
-    way: Way,
+    state: BufferState,
     /// The last message whose send reads the buffer, until it completes.
     in_use: Option<u32>,
     /// The user takes back what cannot be sent any more without the peer's help.
@@ -125,10 +125,10 @@ impl Buffer {
 
     /// Its advertisement is over: what is left goes by Data, or not at all.
     fn fall_back(&mut self) {
-        self.way = if self.left() == 0 || self.withdrawn {
-            Way::Gone
+        self.state = if self.left() == 0 || self.withdrawn {
+            BufferState::Done
         } else {
-            Way::Copying
+            BufferState::Copying
         };
     }
 }
@@ -207,7 +207,11 @@ impl SendHalf {
 
     /// All that was written is in messages, and every buffer's transfer ended (`B-68`).
     pub(super) fn is_drained(&self) -> bool {
-        self.unsent() == 0 && self.buffers.iter().all(|buffer| buffer.way == Way::Gone)
+        self.unsent() == 0
+            && self
+                .buffers
+                .iter()
+                .all(|buffer| buffer.state == BufferState::Done)
     }
 
     pub(super) fn has_buffers(&self) -> bool {
@@ -218,7 +222,7 @@ impl SendHalf {
     pub(super) fn is_open(&self) -> bool {
         self.buffers
             .iter()
-            .any(|buffer| buffer.way == Way::Advertised)
+            .any(|buffer| buffer.state == BufferState::Advertised)
     }
 
     pub(super) fn write(&mut self, bytes: usize, now: u64) {
@@ -236,7 +240,7 @@ impl SendHalf {
             region,
             before: self.tail,
             done: 0,
-            way: Way::Waiting,
+            state: BufferState::Waiting,
             in_use: None,
             withdrawn: false,
         });
@@ -265,25 +269,27 @@ impl SendHalf {
 
     /// What is to go next if nothing but the peer's credit forbids it.
     #[inline]
-    pub(super) fn next(&self, terms: Terms) -> Option<Next> {
+    pub(super) fn next(&self, constraints: Constraints) -> Option<Next> {
         if self.buffers.is_empty() {
-            return self.next_stream(self.tail, false, terms);
+            return self.next_stream(self.tail, false, constraints);
         }
         let mut open: usize = 0;
         for buffer in self.buffers.iter() {
             // Bytes behind an open SrcAvail are not sent, so that they cannot overtake what a SendSm may ask for.
-            match buffer.way {
+            match buffer.state {
                 _ if buffer.before > 0 && open > 0 => return None,
-                _ if buffer.before > 0 => return self.next_stream(buffer.before, true, terms),
-                Way::Gone => {}
-                Way::Advertised => open = open.saturating_add(1),
-                Way::Copying if open > 0 => return None,
-                Way::Copying => return Some(self.next_copy(buffer, terms)),
-                Way::Waiting => return self.next_buffer(buffer, open, terms),
+                _ if buffer.before > 0 => {
+                    return self.next_stream(buffer.before, true, constraints)
+                }
+                BufferState::Done => {}
+                BufferState::Advertised => open = open.saturating_add(1),
+                BufferState::Copying if open > 0 => return None,
+                BufferState::Copying => return Some(self.next_copy(buffer, constraints)),
+                BufferState::Waiting => return self.next_buffer(buffer, open, constraints),
             }
         }
         match open {
-            0 => self.next_stream(self.tail, false, terms),
+            0 => self.next_stream(self.tail, false, constraints),
             _ => None,
         }
     }
@@ -293,7 +299,12 @@ impl SendHalf {
     /// Messages cost credit, not bytes (`B-22`), so a partial one waits for more bytes: while the user says that there are more,
     /// and, as Nagle's algorithm has it in TCP, while an earlier partial message has not reached the peer.
     #[inline]
-    fn next_stream(&self, available: usize, pushed: bool, terms: Terms) -> Option<Next> {
+    fn next_stream(
+        &self,
+        available: usize,
+        pushed: bool,
+        constraints: Constraints,
+    ) -> Option<Next> {
         let urgent = self.urgent.limit();
         let available = urgent.map_or(available, |at| at.min(available));
         let bytes = match u32::try_from(available) {
@@ -308,41 +319,42 @@ impl SendHalf {
             }
             _ => self.limit,
         };
-        let (how, bytes) = match terms.sink {
+        let (transfer, bytes) = match constraints.sink {
             // An urgent byte has to come by Data (B-78).
-            Some(room) if urgent.is_none() => (How::Write, bytes.min(room)),
-            _ => (How::Data, bytes),
+            Some(room) if urgent.is_none() => (Transfer::Write, bytes.min(room)),
+            _ => (Transfer::Data, bytes),
         };
         let bytes = bytes.min(self.gather);
         (bytes > 0).then_some(Next {
-            how,
+            transfer,
             bytes,
             source: Source::Stream,
         })
     }
 
-    fn next_copy(&self, buffer: &Buffer, terms: Terms) -> Next {
-        let (how, most) = match terms.sink {
-            Some(room) => (How::Write, room),
-            None => (How::Data, self.limit),
+    fn next_copy(&self, buffer: &Buffer, constraints: Constraints) -> Next {
+        let (transfer, most) = match constraints.sink {
+            Some(room) => (Transfer::Write, room),
+            None => (Transfer::Data, self.limit),
         };
         Next {
-            how,
+            transfer,
             bytes: buffer.left().min(most),
             source: buffer.source(),
         }
     }
 
-    fn next_buffer(&self, buffer: &Buffer, open: usize, terms: Terms) -> Option<Next> {
+    fn next_buffer(&self, buffer: &Buffer, open: usize, constraints: Constraints) -> Option<Next> {
         let small = buffer.left() <= self.limit;
-        if open == 0 && (terms.sink.is_some() || small || terms.mode == Mode::Buffered) {
-            return Some(self.next_copy(buffer, terms));
+        if open == 0 && (constraints.sink.is_some() || small || constraints.mode == Mode::Buffered)
+        {
+            return Some(self.next_copy(buffer, constraints));
         }
         // No new SrcAvail before the cancel is done (B-39).
         if self.cancel != Cancel::No {
             return None;
         }
-        let inline = match terms.mode {
+        let inline = match constraints.mode {
             // At least one byte: the limit is 21 at least, and the buffer longer (B-4, B-27).
             Mode::Combined if open == 0 => {
                 let most = self.limit.saturating_sub(SRC_AH_LEN);
@@ -350,12 +362,12 @@ impl SendHalf {
                 u32::try_from(before).map_or(most, |before| before.min(most))
             }
             // What is open is to come to an end when a change waits for it.
-            Mode::Pipelined if terms.wanted != Mode::Pipelined => return None,
-            Mode::Pipelined if open < usize::from(terms.max_adverts) && !small => 0,
+            Mode::Pipelined if constraints.wanted != Mode::Pipelined => return None,
+            Mode::Pipelined if open < usize::from(constraints.max_adverts) && !small => 0,
             _ => return None,
         };
         Some(Next {
-            how: How::SrcAvail,
+            transfer: Transfer::SrcAvail,
             bytes: inline,
             source: buffer.source(),
         })
@@ -375,7 +387,7 @@ impl SendHalf {
             if copied >= at {
                 break;
             }
-            if buffer.way != Way::Gone {
+            if buffer.state != BufferState::Done {
                 let left = usize::try_from(buffer.left()).unwrap_or(usize::MAX);
                 before = before.saturating_add(left);
             }
@@ -398,16 +410,16 @@ impl SendHalf {
             if next.bytes > 0 {
                 buffer.in_use = Some(mseq);
             }
-            if next.how == How::SrcAvail {
-                buffer.way = Way::Advertised;
+            if next.transfer == Transfer::SrcAvail {
+                buffer.state = BufferState::Advertised;
             } else if buffer.left() == 0 {
-                buffer.way = Way::Gone;
+                buffer.state = BufferState::Done;
             }
         }
         SendTag { mseq, stream: 0 }
     }
 
-    /// The memory that [`How::SrcAvail`] advertises.
+    /// The memory that [`Transfer::SrcAvail`] advertises.
     pub(super) fn offered(&mut self) -> Option<Region> {
         self.turn().map(|buffer| buffer.rest())
     }
@@ -421,7 +433,7 @@ impl SendHalf {
     fn turn(&mut self) -> Option<&mut Buffer> {
         self.buffers
             .iter_mut()
-            .find(|buffer| matches!(buffer.way, Way::Waiting | Way::Copying))
+            .find(|buffer| matches!(buffer.state, BufferState::Waiting | BufferState::Copying))
     }
 
     fn take_stream(&mut self, bytes: u32, mseq: u32) {
@@ -457,8 +469,8 @@ impl SendHalf {
 
     /// A buffer once neither the peer nor the fabric touches it any more.
     pub(super) fn finished(&mut self) -> Option<Finished> {
-        let gone = |buffer: &Buffer| buffer.way == Way::Gone && buffer.in_use.is_none();
-        let at = self.buffers.iter().position(gone)?;
+        let done = |buffer: &Buffer| buffer.state == BufferState::Done && buffer.in_use.is_none();
+        let at = self.buffers.iter().position(done)?;
         let buffer = self.buffers.remove(at)?;
         // Of one that was withdrawn nothing stands between the bytes before it and those behind.
         let behind = match self.buffers.iter_mut().nth(at) {
@@ -476,7 +488,7 @@ impl SendHalf {
     pub(super) fn buffered(&self) -> u64 {
         self.buffers
             .iter()
-            .filter(|buffer| buffer.way != Way::Gone)
+            .filter(|buffer| buffer.state != BufferState::Done)
             .map(|buffer| u64::from(buffer.left()))
             .fold(0, u64::saturating_add)
     }
@@ -484,7 +496,7 @@ impl SendHalf {
     fn oldest_open(&mut self) -> Option<&mut Buffer> {
         self.buffers
             .iter_mut()
-            .find(|buffer| buffer.way == Way::Advertised)
+            .find(|buffer| buffer.state == BufferState::Advertised)
     }
 
     /// An RdmaRdCompl came (`B-32`).
@@ -504,7 +516,7 @@ impl SendHalf {
         }
         buffer.done = buffer.done.saturating_add(len);
         if buffer.left() == 0 {
-            buffer.way = Way::Gone;
+            buffer.state = BufferState::Done;
         }
         self.answered();
         Ok(())
@@ -536,9 +548,9 @@ impl SendHalf {
     /// A usable SinkAvail came: it beats the SrcAvails, which both ends forget (`B-50`).
     pub(super) fn crossed(&mut self) {
         for buffer in self.buffers.iter_mut() {
-            if buffer.way == Way::Advertised {
+            if buffer.state == BufferState::Advertised {
                 match self.cancel {
-                    Cancel::No => buffer.way = Way::Waiting,
+                    Cancel::No => buffer.state = BufferState::Waiting,
                     _ => buffer.fall_back(),
                 }
             }
@@ -554,7 +566,7 @@ impl SendHalf {
             buffer.withdrawn = true;
         }
         for buffer in self.buffers.iter_mut() {
-            if buffer.way == Way::Waiting || buffer.way == Way::Copying {
+            if buffer.state == BufferState::Waiting || buffer.state == BufferState::Copying {
                 buffer.fall_back();
             }
         }
@@ -597,7 +609,7 @@ impl SendHalf {
         self.tail = self.unsent();
         for buffer in self.buffers.iter_mut() {
             buffer.before = 0;
-            buffer.way = Way::Gone;
+            buffer.state = BufferState::Done;
             buffer.in_use = None;
         }
     }
@@ -607,7 +619,7 @@ impl SendHalf {
 mod tests {
     use super::*;
 
-    const TERMS: Terms = Terms {
+    const CONSTRAINTS: Constraints = Constraints {
         mode: Mode::Combined,
         wanted: Mode::Combined,
         max_adverts: 2,
@@ -622,14 +634,14 @@ mod tests {
 
     fn data(bytes: u32) -> Option<Next> {
         Some(Next {
-            how: How::Data,
+            transfer: Transfer::Data,
             bytes,
             source: Source::Stream,
         })
     }
 
     fn send(half: &mut SendHalf, mseq: u32) -> SendTag {
-        let next = half.next(TERMS).unwrap();
+        let next = half.next(CONSTRAINTS).unwrap();
         half.take(next, mseq)
     }
 
@@ -643,11 +655,11 @@ mod tests {
         assert_eq!(partial.stream, 30);
         half.write(20, 0);
         half.push();
-        assert_eq!(half.next(TERMS), None);
+        assert_eq!(half.next(CONSTRAINTS), None);
         half.write(40, 0);
         half.push();
         half.sent(partial);
-        assert_eq!(half.next(TERMS), data(60));
+        assert_eq!(half.next(CONSTRAINTS), data(60));
     }
 
     #[test]
@@ -657,7 +669,7 @@ mod tests {
         half.write(250, 0);
         assert_eq!(send(&mut half, 1).stream, 100);
         assert_eq!(send(&mut half, 2).stream, 100);
-        assert_eq!(half.next(TERMS), None);
+        assert_eq!(half.next(CONSTRAINTS), None);
         half.write(50, 0);
         assert_eq!(send(&mut half, 3).stream, 100, "just full");
         assert_eq!(half.deadline(), None, "nothing is held");
@@ -668,7 +680,7 @@ mod tests {
         let mut half = half();
         half.nodelay = true;
         half.write(1, 0);
-        assert_eq!(half.next(TERMS), None, "more may follow");
+        assert_eq!(half.next(CONSTRAINTS), None, "more may follow");
         half.push();
         assert_eq!(send(&mut half, 1).stream, 1);
         half.write(2, 0);
@@ -683,7 +695,7 @@ mod tests {
         half.write(5, 1000);
         assert_eq!(half.deadline(), Some(1000 + HOLD_NS));
         half.expired(999 + HOLD_NS);
-        assert_eq!(half.next(TERMS), None);
+        assert_eq!(half.next(CONSTRAINTS), None);
         half.expired(1000 + HOLD_NS);
         assert_eq!(half.deadline(), None);
         assert_eq!(send(&mut half, 1).stream, 5);
@@ -702,9 +714,9 @@ mod tests {
         let mut half = half();
         half.cork = true;
         half.write(5, 0);
-        assert_eq!(half.next(TERMS), None);
+        assert_eq!(half.next(CONSTRAINTS), None);
         half.shut = true;
-        assert_eq!(half.next(TERMS), data(5));
+        assert_eq!(half.next(CONSTRAINTS), data(5));
     }
 
     #[test]
@@ -719,7 +731,7 @@ mod tests {
             mseq: 1,
             stream: 70,
         });
-        assert_eq!(half.next(TERMS), data(60));
+        assert_eq!(half.next(CONSTRAINTS), data(60));
     }
 
     #[test]

@@ -18,11 +18,11 @@ use super::{
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Way {
+enum OfferState {
     Waiting,
     Advertised,
     /// Nothing writes to it any more.
-    Gone,
+    Done,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +30,7 @@ struct Offer {
     id: BufferId,
     region: Region,
     written: u32,
-    way: Way,
+    state: OfferState,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,14 +70,14 @@ impl Offers {
             id,
             region,
             written: 0,
-            way: Way::Waiting,
+            state: OfferState::Waiting,
         })
     }
 
     fn open(&self) -> impl Iterator<Item = &Offer> {
         self.offers
             .iter()
-            .filter(|offer| offer.way == Way::Advertised)
+            .filter(|offer| offer.state == OfferState::Advertised)
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -92,7 +92,7 @@ impl Offers {
         if full || self.cancel != Cancel::No {
             return None;
         }
-        let waiting = |offer: &&Offer| offer.way == Way::Waiting;
+        let waiting = |offer: &&Offer| offer.state == OfferState::Waiting;
         let offer = self.offers.iter().find(waiting)?;
         Some((offer.region, self.non_discards))
     }
@@ -101,23 +101,23 @@ impl Offers {
         if let Some(offer) = self
             .offers
             .iter_mut()
-            .find(|offer| offer.way == Way::Waiting)
+            .find(|offer| offer.state == OfferState::Waiting)
         {
-            offer.way = Way::Advertised;
+            offer.state = OfferState::Advertised;
         }
     }
 
     fn oldest(&mut self) -> Option<&mut Offer> {
         self.offers
             .iter_mut()
-            .find(|offer| offer.way == Way::Advertised)
+            .find(|offer| offer.state == OfferState::Advertised)
     }
 
     /// A message with payload came: it uses up one offer (`B-48`), or counts (`B-49`). Whether it used up one.
     pub(super) fn payload(&mut self) -> bool {
         match self.oldest() {
             Some(offer) => {
-                offer.way = Way::Gone;
+                offer.state = OfferState::Done;
                 true
             }
             None => {
@@ -142,15 +142,15 @@ impl Offers {
             ));
         }
         offer.written = len;
-        offer.way = Way::Gone;
+        offer.state = OfferState::Done;
         Ok(())
     }
 
     /// The user wants back what was not advertised.
     pub(super) fn retract(&mut self) {
         for offer in self.offers.iter_mut() {
-            if offer.way == Way::Waiting {
-                offer.way = Way::Gone;
+            if offer.state == OfferState::Waiting {
+                offer.state = OfferState::Done;
             }
         }
     }
@@ -181,8 +181,8 @@ impl Offers {
         }
         for offer in self.offers.iter_mut() {
             // Those that were made since then wait for their turn.
-            if offer.way == Way::Advertised {
-                offer.way = Way::Gone;
+            if offer.state == OfferState::Advertised {
+                offer.state = OfferState::Done;
             }
         }
         self.cancel = Cancel::No;
@@ -192,7 +192,7 @@ impl Offers {
     /// The peer will write no more: it left Pipelined mode, or ended its stream, or is gone.
     pub(super) fn void(&mut self) {
         for offer in self.offers.iter_mut() {
-            offer.way = Way::Gone;
+            offer.state = OfferState::Done;
         }
         // The answer to a cancel that was sent still comes.
         if self.cancel == Cancel::Wanted {
@@ -202,7 +202,7 @@ impl Offers {
 
     /// The oldest offer once nothing writes to it.
     pub(super) fn finished(&mut self) -> Option<Finished> {
-        if self.offers.first()?.way != Way::Gone {
+        if self.offers.first()?.state != OfferState::Done {
             return None;
         }
         self.offers.pop().map(|offer| Finished {
