@@ -282,11 +282,14 @@ impl<P: Protocol> Sock<P> {
     }
 
     /// Charges so many pages of memory. Sleeps. Fails with `ENOBUFS` where that is too much for `memory.max`
-    /// of the socket's cgroup, or for all.
+    /// of the socket's cgroup, for all, or for the kernel's sum of what one socket is charged.
     pub(super) fn charge_pages(&self, pages: usize) -> Result {
         // CAST: `Charge` bounds it.
         let bytes = (pages * PAGE_SIZE) as c_int;
         let _account = self.account().lock();
+        // SAFETY: The sock is live, and its account locked.
+        let charged = unsafe { (*self.as_ptr()).sk_forward_alloc };
+        charged.checked_add(bytes).ok_or(ENOBUFS)?;
         let kind = bindings::SK_MEM_RECV as c_int;
         // SAFETY: The sock is live, and its account locked. Without BH disabled the cgroup may be made to
         // reclaim.

@@ -300,8 +300,11 @@ fn device_removed_idle() {
     while let Ok(server) = listener.accept() {
         let _ = server.recv(&mut [0], libc::MSG_DONTWAIT);
     }
-    drop((a, b, listener));
+    drop((a, b));
     rdma_restore(B);
+    step!("the listener serves the new device");
+    must!(listener.set_nonblocking(false));
+    pair_of(&listener, &to);
 }
 
 fn device_removed_zcopy() {
