@@ -192,15 +192,17 @@ impl Conn {
         }
     }
 
-    /// The step that can be taken now.
-    fn next_step(&self, setup: &mut Setup<Id>, in_work: bool) -> Option<Step> {
+    /// The step that can be taken now, and the end that was told after it: both at once, lest an end overtake its
+    /// step.
+    fn next_notes(&self, setup: &mut Setup<Id>, in_work: bool) -> (Option<Step>, Option<End>) {
         // Looked at first: who is admitted later queues the work.
         let waits = self.is_waiting();
         let mut notes = self.notes.lock();
         if let Some(id) = notes.id.take() {
             setup.id = Some(id);
         }
-        match notes.step {
+        let end = notes.end.take();
+        let step = match notes.step {
             Some(Step::Request(..)) if waits => None,
             // iWARP devices wait there for the TCP connection.
             Some(Step::Route) if !in_work && setup.id.as_ref().is_some_and(is_iwarp) => {
@@ -208,7 +210,8 @@ impl Conn {
                 None
             }
             _ => notes.step.take(),
-        }
+        };
+        (step, end)
     }
 
     /// Does what the CM, the device and time ask for. Sleeps; without the locks of a connection.
@@ -228,12 +231,12 @@ impl Conn {
 
     fn advance_in(&self, setup: &mut Setup<Id>, in_work: bool) {
         self.begin_work();
-        if let Some(step) = self.next_step(setup, in_work) {
+        let (step, end) = self.next_notes(setup, in_work);
+        if let Some(step) = step {
             if self.link() == Link::Up {
                 self.take_step(setup, step);
             }
         }
-        let end = self.notes.lock().end.take();
         if let Some(end) = end {
             self.take_end(setup, end);
         }
