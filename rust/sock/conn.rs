@@ -114,7 +114,7 @@ use crate::{
     },
 };
 use kernel::{
-    new_mutex, new_spinlock,
+    fmt, new_mutex, new_spinlock,
     page::PAGE_SIZE,
     sync::{
         aref::ARef,
@@ -194,6 +194,28 @@ pub(super) enum Progress {
     Failed,
 }
 
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::Disconnect => "disconnect",
+            Self::Disconnecting => "disconnecting",
+            Self::Disconnected => "disconnected",
+            Self::Closed => "closed",
+        })
+    }
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SettingUp => "setting-up",
+            Self::Established => "established",
+            Self::Failed => "failed",
+        })
+    }
+}
+
 /// Who hears of a connection.
 pub(super) enum Owner {
     /// Nobody: it ends by itself.
@@ -266,6 +288,28 @@ pub(super) struct Flow {
     pub(super) gathering: bool,
     /// The receive buffers.
     pub(super) recv: RecvBuffers,
+}
+
+impl Flow {
+    /// Decides what becomes of the set-up. False where that was decided before.
+    fn decide(&mut self, progress: Progress) -> bool {
+        let is_open = self.progress == Progress::SettingUp;
+        if is_open {
+            pr_debug!("set-up: {} -> {progress}\n", self.progress);
+            self.progress = progress;
+        }
+        is_open
+    }
+
+    /// Brings the connection nearer to its end. False where it is as near.
+    fn go_on_to(&mut self, link: Link) -> bool {
+        let is_nearer = self.link < link;
+        if is_nearer {
+            pr_debug!("link: {} -> {link}\n", self.link);
+            self.link = link;
+        }
+        is_nearer
+    }
 }
 
 /// What the lock that orders messages guards.
@@ -1074,8 +1118,7 @@ impl Conn {
             let flow = &mut *guard;
             flow.machine.set_now(now);
             let result = flow.machine.hello_ack_received(private_data);
-            if result.is_ok() && flow.progress == Progress::SettingUp {
-                flow.progress = Progress::Established;
+            if result.is_ok() && flow.decide(Progress::Established) {
                 core::mem::swap(&mut recycle, &mut flow.early);
                 // Taken in under the lock, so that none that comes now can overtake.
                 for _ in 0..recycle.len() {
@@ -1098,19 +1141,15 @@ impl Conn {
 
     /// The passive side's connection is there, though what came early may have ended it by now.
     pub(super) fn established(&self) {
-        self.flow.lock().progress = Progress::Established;
+        self.flow.lock().decide(Progress::Established);
         self.with(Machine::established);
     }
 
     /// The connection cannot be made: `e` is connect's to tell. False where what became of it was decided
     /// before. Any context.
     pub(super) fn fail_setup(&self, e: Error) -> bool {
-        {
-            let mut flow = self.flow.lock();
-            if flow.progress != Progress::SettingUp {
-                return false;
-            }
-            flow.progress = Progress::Failed;
+        if !self.flow.lock().decide(Progress::Failed) {
+            return false;
         }
         self.with_socket(|sk| {
             sk.set_state(TcpState::Close);
@@ -1149,12 +1188,8 @@ impl Conn {
 
     /// Brings the connection nearer to its end, and has the work see to it. Any context.
     pub(super) fn set_link(&self, link: Link) {
-        {
-            let mut flow = self.flow.lock();
-            if flow.link >= link {
-                return;
-            }
-            flow.link = link;
+        if !self.flow.lock().go_on_to(link) {
+            return;
         }
         self.update_state();
         self.queue();
@@ -1241,7 +1276,7 @@ impl Conn {
         self.collect();
         let events = {
             let mut flow = self.flow.lock();
-            flow.link = Link::Closed;
+            flow.go_on_to(Link::Closed);
             // Nothing is earlier.
             flow.armed = Some(0);
             self.cancel_later();
