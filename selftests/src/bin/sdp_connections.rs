@@ -115,6 +115,18 @@ fn charged() -> Result<i64> {
     Ok(bytes.trim().parse::<i64>()? / 1024)
 }
 
+/// Waits until no connection is left that was closed and waits for its peer's word.
+fn wait_for_orphans() {
+    loop {
+        thread::sleep(Duration::from_secs(2));
+        let stat = fs::read_to_string("/proc/thread-self/net/sdp_stat").unwrap_or_default();
+        let orphans = stat.lines().find_map(|line| number(line, "orphans "));
+        if orphans.unwrap_or(0) == 0 {
+            return;
+        }
+    }
+}
+
 /// Lets this process have so many files more.
 fn allow_files(more: u64) -> Result<()> {
     let files = more + 256;
@@ -151,8 +163,16 @@ fn open(options: &Options, count: u32, threads: u32) -> Result<Ends> {
     let start = Instant::now();
     thread::scope(|scope| {
         let accept = scope.spawn(|| -> Result<Vec<Sock>> {
-            let accepted = || listener.accept().map_err(|e| format!("accept: {e}").into());
-            (0..count).map(|_| accepted()).collect()
+            let accepted = |number: usize| {
+                if number > 0 && number % 1000 == 0 {
+                    eprintln!(
+                        "{number} connections after {:.0} s",
+                        start.elapsed().as_secs_f64()
+                    );
+                }
+                listener.accept().map_err(|e| format!("accept: {e}").into())
+            };
+            (0..count).map(accepted).collect()
         });
         let connecting: Vec<_> = (0..threads)
             .map(|thread| {
@@ -232,6 +252,7 @@ fn run(options: &Options) -> Result<()> {
     // What only the first connections cost is not theirs.
     drop(open(options, options.count.min(16), 1)?);
     let before = available()?;
+    let mut kept = None;
     for round in 1..=options.rounds {
         let mut speeds = Vec::new();
         let mut cost: f64 = 0.0;
@@ -245,8 +266,7 @@ fn run(options: &Options) -> Result<()> {
             cost = cost.max(taken / (2 * count) as f64);
             share = share.min((charged()? - uncharged) as f64 * 100.0 / taken);
             drop(ends);
-            // A connection that was closed waits for its peer's word.
-            thread::sleep(Duration::from_secs(2));
+            wait_for_orphans();
             let speed = count as f64 / took.as_secs_f64().max(1e-9);
             speeds.push(format!("{speed:>width$.0}", width = column.len()));
         }
@@ -255,6 +275,15 @@ fn run(options: &Options) -> Result<()> {
             "{round:>5}  {count:>11}  {cost:>12.1}  {share:>9.0}  {lost:>13}  {}",
             speeds.join("  ")
         );
+        // Caches fill in the first round, and then no more.
+        let most = *kept.get_or_insert(lost) + ((cost * count as f64) as i64 / 10).max(8 << 10);
+        if lost > most {
+            return Err(format!(
+                "{} KiB more were not freed than the first time",
+                lost - most
+            )
+            .into());
+        }
         if options.limit.is_some_and(|limit| cost > limit.into()) {
             return Err(format!("an end takes {cost:.1} KiB").into());
         }
