@@ -407,9 +407,11 @@ pub(crate) struct ChildId<'a> {
 }
 
 impl ChildId<'_> {
-    /// Takes the identifier over; its next events go to `handler`. Fails with `ENOMEM`.
-    pub(crate) fn adopt<D: CmHandler>(self, handler: D) -> Result<CmId<D>> {
-        let context = Context::new(handler, true)?;
+    /// Takes the identifier over; its next events go to `handler`. Without memory it gives itself back.
+    pub(crate) fn adopt<D: CmHandler>(self, handler: D) -> Result<CmId<D>, Self> {
+        let Ok(context) = Context::new(handler, true) else {
+            return Err(self);
+        };
         // SAFETY: A box is never null.
         let context = unsafe { NonNull::new_unchecked(KBox::into_raw(context)) };
         let id = self.id;

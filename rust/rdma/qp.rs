@@ -471,13 +471,20 @@ unsafe impl<C: CmHandler, D: Completions> Sync for Qp<C, D> {}
 impl<C: CmHandler, D: Completions> Qp<C, D> {
     /// Makes a QP of up to `caps` in `pd` on `id`. Sleeps.
     ///
-    /// The identifier has to be bound to the device of `pd`, and not connected. On failure it is dropped.
-    pub(crate) fn new(id: CmId<C>, pd: &Arc<Pd>, caps: Caps, completions: D) -> Result<Self> {
-        let shared = Self::create(&id, pd, caps, completions)?;
-        Ok(Self {
-            shared: ManuallyDrop::new(shared),
-            id,
-        })
+    /// The identifier has to be bound to the device of `pd`, and not connected. On failure it is given back.
+    pub(crate) fn new(
+        id: CmId<C>,
+        pd: &Arc<Pd>,
+        caps: Caps,
+        completions: D,
+    ) -> Result<Self, (Error, CmId<C>)> {
+        match Self::create(&id, pd, caps, completions) {
+            Ok(shared) => Ok(Self {
+                shared: ManuallyDrop::new(shared),
+                id,
+            }),
+            Err(e) => Err((e, id)),
+        }
     }
 
     fn create(
@@ -514,7 +521,9 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         // SAFETY: The identifier is live and the domain valid; rdma_cm checks that they are on one
         // device. It has no QP, because one would own it, and nobody else can connect it. An event of
         // rdma_cm that looks for the QP meanwhile finds none, or one that is ready.
-        to_result(unsafe { bindings::rdma_create_qp(id.as_ptr(), pd.as_ptr(), &mut attr) })?;
+        let created = unsafe { bindings::rdma_create_qp(id.as_ptr(), pd.as_ptr(), &mut attr) };
+        // rxe says ENFILE where it has no memory for a socket of its own.
+        to_result(created).map_err(|e| if e == ENFILE { ENOMEM } else { e })?;
         // Until the name is ours it is "rdma_cm"; whoever reads it meanwhile sees one or the other.
         //
         // SAFETY: That set the pointer to a live QP.

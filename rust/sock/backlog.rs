@@ -264,32 +264,38 @@ impl Backlog {
             (request, queues.options)
         };
         let owner = Owner::Listener(this.clone(), Place::Waiting);
-        let child = match Conn::unconnected(&this.net, Side::Accepting, owner, request, options) {
+        let child = Conn::unconnected(&this.net, Side::Accepting, owner, request, options)
+            .and_then(|child| this.wait(child.clone()).map(|()| child));
+        let child = match child {
             Ok(child) => child,
             Err(e) => {
-                id.reject(&REJECT_BUSY);
+                if e == ENOMEM {
+                    // There may be some when the peer comes again.
+                    id.reject(&REJECT_BUSY);
+                }
                 return Err(e);
             }
         };
-        let id = id.adopt(child.clone())?;
-        child.request(id, param, hello, names);
-        match this.wait(child) {
-            Ok(()) => this.admit(),
-            Err(child) => child.abandon(),
+        match id.adopt(child.clone()) {
+            Ok(id) => child.request(id, param, hello, names),
+            Err(id) => {
+                id.reject(&REJECT_BUSY);
+                this.free_place(&child);
+                return Err(ENOMEM);
+            }
         }
+        this.admit();
         Ok(())
     }
 
-    /// Has a request wait, or gives it back: where there is no memory for that, or nobody listens any more.
-    fn wait(&self, child: Arc<Conn>) -> Result<(), Arc<Conn>> {
-        if Ring::make_room(&self.queues, |queues| &mut queues.waiting).is_err() {
-            return Err(child);
-        }
+    /// Has a request wait. Fails with `ENOMEM`, and `ECONNREFUSED` where nobody listens any more.
+    fn wait(&self, child: Arc<Conn>) -> Result {
+        Ring::make_room(&self.queues, |queues| &mut queues.waiting)?;
         let mut queues = self.queues.lock();
         if !queues.listening {
-            return Err(child);
+            return Err(ECONNREFUSED);
         }
-        queues.waiting.push(child)
+        queues.waiting.push(child).map_err(|_| ENOMEM)
     }
 }
 

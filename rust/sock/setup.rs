@@ -79,7 +79,8 @@ use kernel::{
     page::PAGE_SIZE,
     sync::{
         atomic::Relaxed,
-        Arc, //
+        Arc,
+        UniqueArc, //
     },
 };
 
@@ -275,9 +276,8 @@ impl Conn {
         };
         if let Err(e) = done {
             pr_debug!("no connection: {e:?}\n");
-            if let (Step::Request(..), Some(id)) = (&step, &setup.id) {
-                // Nothing is set up for want of memory: the peer may come again.
-                let _ = id.reject(&REJECT_BUSY);
+            if matches!(step, Step::Request(..)) && (e == ENOMEM || e == ENOBUFS) {
+                self.reject_busy(setup);
             }
             self.fail_setup(e);
             self.set_link(Link::Disconnected);
@@ -527,10 +527,8 @@ impl Conn {
     fn make_qp(&self, setup: &mut Setup<Id>) -> Result {
         // All at once: where this fails nothing has been set up.
         self.charge_first(FIXED_PAGES)?;
-        let device = setup.id.as_ref().ok_or(ENOTCONN)?.device()?;
-        let pd = Pd::new(device)?;
+        let pd = Pd::new(setup.id.as_ref().ok_or(ENOTCONN)?.device()?)?;
         let limits = self.make_machine(pd.device())?;
-        let id = setup.id.take().ok_or(ENOTCONN)?;
         let caps = Caps {
             send_wr: SEND_SLOTS.saturating_add(BUFFER_SLOTS),
             recv_wr: limits.count.into(),
@@ -538,9 +536,18 @@ impl Conn {
             // CAST: There are a few.
             recv_sge: limits.pages as u32,
         };
-        let qp = Arc::new(Qp::new(id, &pd, caps, self.arc())?, GFP_KERNEL)?;
-        self.post.lock().qp = Some(qp);
-        Ok(())
+        let room = UniqueArc::new_uninit(GFP_KERNEL)?;
+        let id = setup.id.take().ok_or(ENOTCONN)?;
+        match Qp::new(id, &pd, caps, self.arc()) {
+            Ok(qp) => {
+                self.post.lock().qp = Some(room.write(qp).into());
+                Ok(())
+            }
+            Err((e, id)) => {
+                setup.id = Some(id);
+                Err(e)
+            }
+        }
     }
 
     fn make_machine(&self, device: &Device) -> Result<Limits> {
@@ -607,9 +614,18 @@ impl Conn {
         if self.now() < until {
             return self.work_at(until);
         }
-        let _ = id.reject(&REJECT_BUSY);
+        self.reject_busy(setup);
         self.fail_setup(ETIMEDOUT);
         self.set_link(Link::Disconnected);
+    }
+
+    /// Tells the peer to come again, unless it was told something already.
+    fn reject_busy(&self, setup: &Setup<Id>) {
+        let _ = match (&setup.id, self.qp()) {
+            (Some(id), _) => id.reject(&REJECT_BUSY),
+            (None, Some(qp)) => qp.id().reject(&REJECT_BUSY),
+            (None, None) => Ok(()),
+        };
     }
 
     /// Answers the Hello.
@@ -686,7 +702,14 @@ impl Conn {
         let cause = self.flow.lock().cause;
         let unmade = link > Link::Up && self.fail_setup(cause.unwrap_or(ECONNRESET));
         match link {
-            Link::Up | Link::Closed => return,
+            Link::Up => return,
+            Link::Closed => {
+                // A listener closed before a request had its cm id.
+                if setup.id.is_some() {
+                    self.destroy_id(setup);
+                }
+                return;
+            }
             Link::Disconnect if unmade => {}
             Link::Disconnect => {
                 if self.disconnect().is_ok() && !hurry {
