@@ -13,6 +13,7 @@ mod flags;
 mod handshake;
 mod loopback;
 mod netns;
+mod no_memory;
 mod poll;
 mod process;
 mod shutdown;
@@ -55,6 +56,7 @@ pub(crate) fn all() -> Vec<&'static Case> {
         zerocopy_wire::CASES,
         netns::CASES,
         charge::CASES,
+        no_memory::CASES,
         device::CASES,
     ]
     .into_iter()

@@ -5,6 +5,7 @@
 mod bsdh;
 mod cases;
 mod config;
+mod faults;
 mod harness;
 mod hole;
 mod leftovers;

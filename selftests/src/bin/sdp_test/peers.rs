@@ -7,6 +7,7 @@ use crate::{
         self,
         Family, //
     },
+    faults,
     harness::{
         join_scoped,
         must,
@@ -286,6 +287,7 @@ pub(crate) fn repair() {
         A.interface(),
         "root",
     ]);
+    faults::reset();
     let _ = fs::write("/proc/sys/vm/nr_hugepages", "0");
     let _ = B.set_somaxconn(SOMAXCONN);
     for interface in ["v2", "v4"] {

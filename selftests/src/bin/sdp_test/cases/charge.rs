@@ -140,7 +140,7 @@ fn host_mem() -> String {
 }
 
 /// A number of `/proc/net/sdp_stat`.
-fn of_host(name: &str) -> u64 {
+pub(super) fn of_host(name: &str) -> u64 {
     let text = must!(fs::read_to_string("/proc/thread-self/net/sdp_stat")
         .map_err(|e| Errno(e.raw_os_error().unwrap_or(0))));
     let line = text.lines().find_map(|line| line.strip_prefix(name));

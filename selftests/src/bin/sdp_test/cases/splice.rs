@@ -10,6 +10,7 @@ use crate::{
         tcp,
         volume, //
     },
+    faults::Faults,
     harness::{
         cases,
         check,
@@ -53,7 +54,6 @@ use std::{
         OwnedFd,
         RawFd, //
     },
-    path::Path,
     ptr, thread,
     time::{
         Duration,
@@ -404,49 +404,10 @@ fn splice_out_outlives() {
     );
 }
 
-/// Has the allocations of some task fail; none do any more once it is dropped.
-struct FailingPages;
-
-impl FailingPages {
-    const KNOBS: &str = "/sys/kernel/debug/fail_page_alloc";
-
-    fn new() -> Self {
-        if !Path::new(Self::KNOBS).exists() {
-            skip("this kernel does not let allocations fail");
-        }
-        for (knob, value) in [
-            ("task-filter", "Y"),
-            ("ignore-gfp-wait", "N"),
-            ("min-order", "0"),
-            ("times", "-1"),
-            ("verbose", "0"),
-            ("probability", "100"),
-        ] {
-            Self::set(knob, value);
-        }
-        Self
-    }
-
-    fn set(knob: &str, value: &str) {
-        io(fs::write(Path::new(Self::KNOBS).join(knob), value));
-    }
-
-    /// Says whether the calling thread is such a task.
-    fn apply(&self, on: bool) {
-        let text = if on { "1" } else { "0" };
-        io(fs::write("/proc/thread-self/make-it-fail", text));
-    }
-}
-
-impl Drop for FailingPages {
-    fn drop(&mut self) {
-        Self::set("probability", "0");
-    }
-}
-
 fn splice_out_no_memory() {
     sdp_only("TCP needs no memory for it");
-    let failing = FailingPages::new();
+    let faults = Faults::new();
+    faults.no_pages();
     let (a, b) = pair();
     let bytes = random(volume(512 << 10, 128 << 10));
     let feed = bytes.clone();
@@ -457,9 +418,9 @@ fn splice_out_no_memory() {
     let (mut from, to) = pipe();
     let len = bytes.len();
     let reader = spawn("reader", move || read(&mut from, len));
-    failing.apply(true);
+    faults.apply(true);
     splice_all(&b, &to, len / 2);
-    failing.apply(false);
+    faults.apply(false);
     let stats = must!(Stats::of(&b));
     check!((stats.recv_moved, stats.recv_copied), (len as u64 / 2, 0));
     // The receive buffers that are missing now are made in time.
