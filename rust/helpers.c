@@ -194,6 +194,16 @@ bool sdp_helper_is_local(struct net *net, __be32 addr)
 	return inet_addr_type(net, addr) == RTN_LOCAL;
 }
 
+u8 *sdp_helper_sa_path_get_dmac(struct sa_path_rec *rec)
+{
+	return sa_path_get_dmac(rec);
+}
+
+__be32 sdp_helper_sa_path_get_dlid(struct sa_path_rec *rec)
+{
+	return sa_path_get_dlid(rec);
+}
+
 const struct cred *sdp_helper_override_kernel_creds(void)
 {
 	return override_creds(kernel_cred());
@@ -214,7 +224,8 @@ __be32 sdp_helper_own_addr(struct net *net, unsigned int at)
 	rcu_read_lock();
 	for_each_netdev_rcu(net, dev) {
 		in_dev = __in_dev_get_rcu(dev);
-		if (!in_dev || dev->flags & IFF_LOOPBACK)
+		if (!in_dev || dev->flags & IFF_LOOPBACK ||
+		    !(dev->flags & IFF_UP))
 			continue;
 		in_dev_for_each_ifa_rcu(ifa, in_dev) {
 			if (!at--) {

@@ -82,6 +82,7 @@ bool sdp_helper_sendpage_ok(struct page *page);
 #include <linux/dma-direction.h>
 #include <linux/gfp.h>
 #include <linux/spinlock.h>
+#include <rdma/ib_sa.h>
 #include <rdma/ib_verbs.h>
 
 void sdp_helper_spin_lock_bh(spinlock_t *lock);
@@ -92,6 +93,8 @@ void *sdp_helper_page_address(struct page *page);
 bool sdp_helper_ib_device_try_get(struct ib_device *dev);
 bool sdp_helper_rdma_cap_iw_cm(struct ib_device *dev);
 void sdp_helper_ib_dealloc_pd(struct ib_pd *pd);
+u8 *sdp_helper_sa_path_get_dmac(struct sa_path_rec *rec);
+__be32 sdp_helper_sa_path_get_dlid(struct sa_path_rec *rec);
 const struct cred *sdp_helper_override_kernel_creds(void);
 void sdp_helper_revert_creds(const struct cred *old);
 u64 sdp_helper_ib_dma_map_page(struct ib_device *dev, struct page *page,

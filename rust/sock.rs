@@ -175,7 +175,9 @@ impl Locked {
         if let Some(conn) = self.conn.take() {
             conn.detach();
             conn.set_link(link);
-            self.former = Some(conn);
+            if let Some(older) = self.former.replace(conn) {
+                older.finish();
+            }
         }
         self.untold = false;
         sk.set_state(TcpState::Close);

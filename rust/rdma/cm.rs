@@ -122,8 +122,8 @@ impl<C: CmHandler> CmId<C> {
     /// asked for and it is in use for one, with `EADDRNOTAVAIL` too for an address that the namespace does not
     /// have, `ENODEV` for one that is on no RDMA device, and `EINVAL` if already bound.
     pub(crate) fn bind(&mut self, addr: &SocketAddr) -> Result<SocketAddr> {
+        let _creds = KernelCreds::for_port(addr.port());
         let mut addr = to_sockaddr(addr);
-        let _creds = KernelCreds::new();
         // SAFETY: The identifier is live and the address valid.
         to_result(unsafe { bindings::rdma_bind_addr(self.as_ptr(), (&raw mut addr).cast()) })?;
         // SAFETY: The identifier is live. Nobody changes the address of one that was just bound,
@@ -135,7 +135,7 @@ impl<C: CmHandler> CmId<C> {
     ///
     /// Fails with `EADDRINUSE` when another identifier shares the port by reuse.
     pub(crate) fn listen(&mut self, backlog: i32) -> Result {
-        let _creds = KernelCreds::new();
+        let _creds = KernelCreds::for_port(self.local_addr()?.port());
         // SAFETY: By the type invariants the identifier is live.
         to_result(unsafe { bindings::rdma_listen(self.as_ptr(), backlog) })
     }
@@ -281,8 +281,8 @@ impl<C> Context<C> {
     }
 }
 
-/// The privileges of the kernel for the current task, until dropped: rdma_cm, and the devices, have rules of their own for
-/// ports that need some.
+/// The privileges of the kernel for the current task, until dropped: rdma_cm, and some devices, have rules of their own
+/// for the first ports.
 ///
 /// # Invariants
 ///
@@ -293,13 +293,17 @@ struct KernelCreds {
 }
 
 impl KernelCreds {
-    fn new() -> Self {
+    /// Where the port needs them. With others the task remains what it is, also for a socket that siw makes.
+    fn for_port(port: u16) -> Option<Self> {
+        if u32::from(port) >= bindings::PROT_SOCK {
+            return None;
+        }
         // INVARIANT: They were just exchanged.
-        Self {
+        Some(Self {
             // SAFETY: They are put back by this task, before it does anything else with them.
             old: unsafe { bindings::sdp_helper_override_kernel_creds() },
             _not_send: NotThreadSafe,
-        }
+        })
     }
 }
 
@@ -439,13 +443,31 @@ impl ChildId<'_> {
     }
 
     /// Whether the answer goes to the very port of the device that the request came to: where the peer claims
-    /// an address of this host, that it is this host. iWARP's rests on TCP, which sees to that.
+    /// an address of this host, that it is this host. The claim itself, and the GIDs of the path, are only words of
+    /// the peer's; where the answer goes is taken from the packet. iWARP's rests on TCP, which sees to that.
     pub(crate) fn is_own(&self) -> bool {
-        // SAFETY: By the type invariants the identifier is live. The path of a request's is set before
-        // its handler runs, and stays.
+        // SAFETY: By the type invariants the identifier is live. The path and the addresses of a request's
+        // are set before its handler runs, and stay; a MAC has as many bytes as are read.
         unsafe {
-            let path = (*self.id.as_ptr()).route.path_rec;
-            path.is_null() || (*path).sgid.raw == (*path).dgid.raw
+            let id = self.id.as_ptr();
+            let path = (*id).route.path_rec;
+            if path.is_null() {
+                return true;
+            }
+            let mac = bindings::sdp_helper_sa_path_get_dmac(path);
+            if !mac.is_null() {
+                let own = &raw const (*id).route.addr.dev_addr.src_dev_addr;
+                return *mac.cast::<[u8; 6]>() == *own.cast::<[u8; 6]>();
+            }
+            let mut port = MaybeUninit::<bindings::ib_port_attr>::zeroed();
+            if bindings::ib_query_port((*id).device, (*id).port_num, port.as_mut_ptr()) != 0 {
+                return false;
+            }
+            // A port has 2^lmc addresses from its first on.
+            let port = port.assume_init();
+            let lid = u32::from_be(bindings::sdp_helper_sa_path_get_dlid(path));
+            lid.checked_sub(port.lid)
+                .is_some_and(|at| at.checked_shr(port.lmc.into()) == Some(0))
         }
     }
 

@@ -126,27 +126,27 @@ impl Backlog {
         self.queues.lock().options = options;
     }
 
-    /// Takes requests from now on, or changes how many may wait. False where it took them before. Sleeps; fails
-    /// with `ENOMEM`.
-    pub(super) fn open(&self, backlog: usize, options: Options) -> Result<bool> {
+    /// Takes requests from now on, or none. Any context.
+    pub(super) fn set_listening(&self, on: bool) {
+        self.queues.lock().listening = on;
+    }
+
+    /// Sets how many connections may wait, and what they inherit. Sleeps; fails with `ENOMEM`.
+    pub(super) fn set_limit(&self, backlog: usize, options: Options) -> Result {
         // As with TCP, a backlog of n holds n + 1.
         let limit = backlog.saturating_add(1);
         let mut ready = Ring::new(limit)?;
         let mut setting_up = Ring::new(limit)?;
-        let was_listening = {
+        {
             let mut queues = self.queues.lock();
             queues.limit = limit;
             // Those that are there stay.
             ready = queues.ready.lengthen(ready);
             setting_up = queues.setting_up.lengthen(setting_up);
             queues.options = options;
-            core::mem::replace(&mut queues.listening, true)
-        };
-        drop((ready, setting_up));
-        if was_listening {
-            self.admit();
         }
-        Ok(!was_listening)
+        drop((ready, setting_up));
+        Ok(())
     }
 
     /// Takes no requests any more, and ends what waits for accept. Without locks.
@@ -218,7 +218,7 @@ impl Backlog {
     }
 
     /// Gives places that are free to those who wait for one. Without locks.
-    fn admit(&self) {
+    pub(super) fn admit(&self) {
         loop {
             let child = {
                 let mut queues = self.queues.lock();
@@ -290,12 +290,19 @@ impl Backlog {
 
     /// Has a request wait. Fails with `ENOMEM`, and `ECONNREFUSED` where nobody listens any more.
     fn wait(&self, child: Arc<Conn>) -> Result {
-        Ring::make_room(&self.queues, |queues| &mut queues.waiting)?;
-        let mut queues = self.queues.lock();
-        if !queues.listening {
-            return Err(ECONNREFUSED);
+        let mut child = child;
+        loop {
+            Ring::make_room(&self.queues, |queues| &mut queues.waiting)?;
+            let mut queues = self.queues.lock();
+            if !queues.listening {
+                return Err(ECONNREFUSED);
+            }
+            match queues.waiting.push(child) {
+                Ok(()) => return Ok(()),
+                // Another request was quicker.
+                Err(back) => child = back,
+            }
         }
-        queues.waiting.push(child).map_err(|_| ENOMEM)
     }
 }
 

@@ -28,13 +28,9 @@ use core::net::{
 
 /// `connect(2)`.
 ///
-/// As with TCP no address at all is the host's own. A call that waits sets the connection up itself, so that this is the caller's time; otherwise the
+/// A call that waits sets the connection up itself, so that this is the caller's time; otherwise the
 /// connection's work does.
 pub(super) fn connect(sk: &Socket, peer: SocketAddrV4, nonblock: bool) -> Result {
-    let peer = match peer.ip().is_unspecified() {
-        true => SocketAddrV4::new(Ipv4Addr::LOCALHOST, peer.port()),
-        false => peer,
-    };
     let mut timeout = sk.send_timeout(nonblock);
     let mut s = sk.lock();
     match s.state() {
@@ -82,7 +78,17 @@ fn begin(sk: &Socket, s: &mut SockGuard<'_, Sdp>, peer: SocketAddrV4) -> Result 
     let owner = Owner::Socket(sk.into());
     let conn = Conn::unconnected(sk.net(), Side::Connecting, owner, 0, s.options)?;
     let bound = s.bound.as_ref().map(|bound| bound.addr());
+    // As with TCP no address is the own one.
+    let peer = match (peer.ip().is_unspecified(), bound) {
+        (false, _) => peer,
+        (true, Some(bound)) if !bound.ip().is_unspecified() => {
+            SocketAddrV4::new(*bound.ip(), peer.port())
+        }
+        (true, _) => SocketAddrV4::new(Ipv4Addr::LOCALHOST, peer.port()),
+    };
+    sk.set_state(TcpState::SynSent);
     if let Err(e) = conn.begin(bound, peer) {
+        sk.set_state(TcpState::Close);
         conn.discard();
         return Err(e);
     }
@@ -93,6 +99,5 @@ fn begin(sk: &Socket, s: &mut SockGuard<'_, Sdp>, peer: SocketAddrV4) -> Result 
     s.lends = false;
     s.untold = true;
     s.conn = Some(conn);
-    sk.set_state(TcpState::SynSent);
     Ok(())
 }

@@ -26,7 +26,10 @@ use core::net::{
     SocketAddr,
     SocketAddrV4, //
 };
-use kernel::sync::Arc;
+use kernel::sync::{
+    Arc,
+    UniqueArc, //
+};
 
 /// A local address, from bind on until the socket is closed.
 pub(super) struct Endpoint {
@@ -63,16 +66,17 @@ impl Endpoint {
 
     fn at(sk: &Socket, ip: Ipv4Addr, number: u16, backlog: &Arc<Backlog>) -> Result<Arc<Self>> {
         loop {
+            // Before there is a port that nobody uses.
+            let room = UniqueArc::new_uninit(GFP_KERNEL)?;
             let port = Port::get(sk.net(), number)?;
-            let this = Arc::new(
-                Self {
+            let this: Arc<Self> = room
+                .write(Self {
                     net: sk.net().into(),
                     port: port.clone(),
                     ip,
                     backlog: backlog.clone(),
-                },
-                GFP_KERNEL,
-            )?;
+                })
+                .into();
             match Port::add(&port, sk.net(), this.clone()) {
                 // Its last user had just gone.
                 Err(e) if e == EAGAIN => {}
@@ -108,10 +112,12 @@ impl Endpoint {
     /// Listens, or changes the backlog of one that does. Sleeps. Fails with `ENOMEM`, and as
     /// [`Port::listen`] does.
     pub(super) fn listen(&self, backlog: usize, options: Options) -> Result {
-        // Requests may come before the port says that it listens.
-        if !self.backlog.open(backlog, options)? {
+        self.backlog.set_limit(backlog, options)?;
+        if self.backlog.is_listening() {
+            self.backlog.admit();
             return Ok(());
         }
+        // A failure may come after a request.
         Port::listen(&self.port, &self.net, self).inspect_err(|_| self.backlog.close())
     }
 
@@ -140,6 +146,10 @@ impl User for Endpoint {
 
     fn is_listening(&self) -> bool {
         self.backlog.is_listening()
+    }
+
+    fn set_listening(&self, on: bool) {
+        self.backlog.set_listening(on);
     }
 
     fn request(&self, id: ChildId<'_>, param: PeerParam, hello: &[u8], names: Names) -> Result {

@@ -80,6 +80,9 @@ pub(super) trait User: Send + Sync {
     /// Whether it listens. Any context.
     fn is_listening(&self) -> bool;
 
+    /// Says so, or no more. Any context.
+    fn set_listening(&self, on: bool);
+
     /// A peer asks for a connection, by these names of its ends. In the handler of a cm id. An error refuses it.
     fn request(&self, id: ChildId<'_>, param: PeerParam, hello: &[u8], names: Names) -> Result;
 }
@@ -221,20 +224,26 @@ impl Port {
         users.push(user).map_err(|_| ENOMEM)
     }
 
-    /// Lets a user listen, which it says itself from then on. Sleeps. Fails with `EADDRINUSE` where another listens there,
-    /// or a connection was made from the port, and as [`CmId::listen`] does.
+    /// Has a user listen that does not. Sleeps. Fails with `EADDRINUSE` where another listens there, or a connection
+    /// was made from the port, and as [`CmId::listen`] does.
     pub(super) fn listen(this: &Arc<Self>, net: &Net, user: &dyn User) -> Result {
-        let mut guard = this.cm.lock();
-        let cm = &mut *guard;
-        let is_other = |other: &&Arc<dyn User>| !core::ptr::addr_eq(&raw const ***other, user);
+        let mut cm = this.cm.lock();
         let taken = {
             let users = this.users.lock();
-            let mut others = users.iter().filter(is_other);
-            others.any(|other| other.is_listening() && overlap(user, &**other))
+            let taken = users
+                .iter()
+                .any(|other| other.is_listening() && overlap(user, &**other));
+            taken
         };
         if taken {
             return Err(EADDRINUSE);
         }
+        // Requests may come before rdma_cm says that it listens.
+        user.set_listening(true);
+        Self::listen_below(this, net, &mut cm).inspect_err(|_| user.set_listening(false))
+    }
+
+    fn listen_below(this: &Arc<Self>, net: &Net, cm: &mut Cm) -> Result {
         if cm.is_listening {
             return Ok(());
         }

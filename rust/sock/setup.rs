@@ -325,7 +325,15 @@ impl Conn {
             self.hand_in();
             return Ok(());
         }
-        if let Err(violation) = self.hello_ack(private_data) {
+        // Before anybody is told that it is there.
+        self.with_socket(|sk| {
+            sk.set_local(names.local);
+            sk.set_peer(names.peer);
+            sk.set_state(TcpState::Established);
+        });
+        let acked = self.hello_ack(private_data);
+        self.update_state();
+        if let Err(violation) = acked {
             pr_debug!("the listener does not speak SDP: {violation:?}\n");
             // The peer has a connection that nobody here wants: it is told.
             self.fail_setup(EPROTO);
@@ -337,9 +345,6 @@ impl Conn {
             return Ok(());
         }
         self.with_socket(|sk| {
-            sk.set_local(names.local);
-            sk.set_peer(names.peer);
-            sk.set_state(TcpState::Established);
             sk.state_change();
             sk.write_space();
         });
@@ -416,27 +421,32 @@ impl Conn {
                 EINVAL
             });
         }
-        let Some(port) = Port::listening(&self.net, peer) else {
+        let Some(there) = Port::listening(&self.net, peer) else {
             // Told as if a peer had said so.
             self.note_end(End::Failed(ECONNREFUSED));
             return Ok(());
         };
         let is_own = |ip: &Ipv4Addr| !ip.is_loopback() && !ip.is_unspecified();
+        // With a port of its own, by which the request is known.
         let (id, from) = match [*peer.ip(), *bound.ip()].into_iter().find(is_own) {
-            Some(ip) => self.bind_id(SocketAddrV4::new(ip, bound.port()))?,
-            None => self.bind_to_device(bound.port())?,
+            Some(ip) => self.bind_id(SocketAddrV4::new(ip, 0))?,
+            None => self.bind_to_device()?,
         };
         let local = match bound.ip().is_unspecified() {
             true => Ipv4Addr::LOCALHOST,
             false => *bound.ip(),
         };
-        let local = SocketAddrV4::new(local, from.port());
+        let port = match bound.port() {
+            0 => from.port(),
+            port => port,
+        };
+        let local = SocketAddrV4::new(local, port);
         setup.names = Some(Names { local, peer });
         let seen = Names {
             local: peer,
             peer: local,
         };
-        setup.expectation = Some(Port::expect(port, from, seen)?);
+        setup.expectation = Some(Port::expect(there, from, seen)?);
         let id = setup.id.insert(id);
         let to = SocketAddrV4::new(*from.ip(), peer.port());
         id.resolve_addr(&SocketAddr::V4(to), ADDRESS_MS)
@@ -444,12 +454,12 @@ impl Conn {
 
     /// A cm id at the first address here that has an RDMA device, and that address. Sleeps. Fails with `ENODEV` where
     /// none has.
-    fn bind_to_device(&self, port: u16) -> Result<(Id, SocketAddrV4)> {
+    fn bind_to_device(&self) -> Result<(Id, SocketAddrV4)> {
         for at in 0.. {
             let Some(ip) = self.net.own_addr(at) else {
                 break;
             };
-            match self.bind_id(SocketAddrV4::new(ip, port)) {
+            match self.bind_id(SocketAddrV4::new(ip, 0)) {
                 // The address may have gone meanwhile.
                 Err(e) if e == ENODEV || e == EADDRNOTAVAIL => {}
                 done => return done,

@@ -3,10 +3,13 @@
 //! `bind()`: ports and addresses.
 
 use crate::{
+    config::volume,
     harness::{
         cases,
         check,
+        join,
         must,
+        spawn,
         step,
         Child, //
     },
@@ -26,9 +29,15 @@ use sdp_selftests::{
     },
 };
 use std::{
-    fs,
-    io,
-    net::Ipv4Addr, //
+    fs, io,
+    net::Ipv4Addr,
+    sync::{
+        atomic::{
+            AtomicBool,
+            Ordering::Relaxed, //
+        },
+        Arc, //
+    },
 };
 
 cases! {
@@ -43,6 +52,7 @@ cases! {
     bind_source(5) "connect() keeps the address and port that bind() chose",
     bind_loopback(10) "a listener on 127.0.0.1 is not there for others",
     bind_shared(10) "SO_REUSEADDR of both: an address may be bound twice, and one may listen there",
+    bind_listen_fails(20) "a listen() that fails because another listens takes no connection from that",
     bind_kept(10) "a listener that was shut down keeps its port, and listens again",
     bind_range(20) "port 0 gives one of ip_local_port_range, and none of ip_local_reserved_ports",
     bind_unprivileged(10) "net.ipv4.ip_unprivileged_port_start says which ports are privileged",
@@ -125,6 +135,32 @@ fn bind_shared() {
     B.enter();
     check!(second.listen(1), Ok(()));
     pair_of(&second, &B.at(port));
+}
+
+fn bind_listen_fails() {
+    let first = B.socket();
+    reuse(&first);
+    must!(first.bind(&addr(Ipv4Addr::UNSPECIFIED, 0)));
+    let port = must!(first.name()).to_v4().port();
+    let second = B.socket();
+    reuse(&second);
+    must!(second.bind(&B.at(port)));
+    must!(first.listen(8));
+    let end = Arc::new(AtomicBool::new(false));
+    let tries = {
+        let end = end.clone();
+        spawn("second", move || {
+            B.enter();
+            while !end.load(Relaxed) {
+                check!(second.listen(1), Err(Errno::EADDRINUSE));
+            }
+        })
+    };
+    for _ in 0..volume(50, 10) {
+        pair_of(&first, &B.at(port));
+    }
+    end.store(true, Relaxed);
+    join(tries);
 }
 
 fn bind_kept() {

@@ -56,6 +56,7 @@ use std::{
 cases! {
     connect_blocking(10) "both ends can talk as soon as connect() and accept() return",
     connect_nonblocking(10) "EINPROGRESS, then POLLOUT and no error",
+    connect_names(20) "when poll() says that the connection is there, both names are",
     connect_self_host(10) "to the own address",
     connect_refused(10) "nobody listens: ECONNREFUSED at once, and the socket can connect later",
     connect_refused_nonblocking(10) "the same through SO_ERROR, reported once",
@@ -123,6 +124,33 @@ fn connect_nonblocking() {
     check!(b.send(b"hello", 0), Ok(5));
     must!(a.set_nonblocking(false));
     check!(a.recv_bytes(5), Ok(b"hello".to_vec()));
+}
+
+fn connect_names() {
+    let (listener, to) = B.listen();
+    let rounds = volume(60, 10);
+    let server = spawn("server", move || {
+        for _ in 0..rounds {
+            let b = must!(listener.accept());
+            // What it says first comes together with its answer, or nearly.
+            check!(b.send(b"x", 0), Ok(1));
+            check!(b.recv(&mut [0], 0), Ok(0));
+        }
+    });
+    for _ in 0..rounds {
+        let a = A.socket();
+        must!(a.set_nonblocking(true));
+        check!(a.connect(&to), Err(Errno::EINPROGRESS));
+        let mut seen = 0;
+        while seen == 0 {
+            seen = must!(a.poll(libc::POLLIN | libc::POLLOUT, Duration::from_millis(0)));
+        }
+        check!(must!(a.peer()).to_v4(), to.to_v4());
+        check!(*must!(a.name()).to_v4().ip(), A.ip());
+        must!(a.set_nonblocking(false));
+        check!(a.recv(&mut [0], 0), Ok(1));
+    }
+    join(server);
 }
 
 fn connect_self_host() {

@@ -35,6 +35,7 @@ use std::{
 cases! {
     loopback_any(20) "a listener on any address is reached at each that the host has, by that name",
     loopback_names(20) "both ends know each other by the addresses that they bound and connected to",
+    loopback_ports(20) "clients with one port at two addresses, to two servers with one port: nobody is mixed up",
     loopback_own(10) "listeners on 127.0.0.1 and on the own address share a port, and each has its own connections",
     loopback_refused(10) "nobody listens on 127.0.0.1: ECONNREFUSED, without blocking through SO_ERROR",
     loopback_foreign(10) "from 127.0.0.1 to another host: EINVAL",
@@ -100,14 +101,45 @@ fn loopback_names() {
         (OTHER, LOCALHOST),
         (A.ip(), LOCALHOST),
         (OTHER, A.ip()),
+        (A.ip(), ANY),
         (A.ip(), A.ip()),
     ] {
         step!("from {from} to {to}");
         let client = A.socket();
         must!(client.bind(&addr(from, 0)));
         let name = must!(client.name()).to_v4();
-        check_names(&listener, &client, &addr(to, port), from, to);
+        let at = if to == ANY { from } else { to };
+        check_names(&listener, &client, &addr(to, port), from, at);
         check!(must!(client.name()).to_v4(), name);
+    }
+}
+
+fn loopback_ports() {
+    let (inner, port) = listen(LOCALHOST, 0, 8);
+    let (outer, _) = listen(A.ip(), port, 8);
+    for _ in 0..10 {
+        let client = |ip, from| {
+            let client = A.socket();
+            must!(client.bind(&addr(ip, from)));
+            client
+        };
+        let first = client(LOCALHOST, 0);
+        let from = must!(first.name()).to_v4().port();
+        let second = client(OTHER, from);
+        let connect = |client: Sock, to: Ipv4Addr| {
+            spawn("client", move || {
+                check!(client.connect(&addr(to, port)), Ok(()));
+                check!(client.send(&to.octets(), 0), Ok(4));
+                check!(client.recv(&mut [0], 0), Ok(0));
+            })
+        };
+        let clients = [connect(first, LOCALHOST), connect(second, A.ip())];
+        for (listener, from, at) in [(&inner, LOCALHOST, LOCALHOST), (&outer, OTHER, A.ip())] {
+            let (server, peer) = must!(listener.accept_from(0));
+            check!(*peer.to_v4().ip(), from);
+            check!(server.recv_bytes(4), Ok(at.octets().to_vec()));
+        }
+        clients.into_iter().for_each(join);
     }
 }
 
