@@ -127,7 +127,7 @@ pub(crate) struct Locked {
     /// The connection before, which may hold the address still.
     former: Option<Arc<Conn>>,
     /// No connect has told of the connection yet.
-    untold: bool,
+    connect_unreported: bool,
     options: Options,
     /// Payload that the readers have taken over from the connection.
     rx: Ring<Unread>,
@@ -171,7 +171,7 @@ impl Locked {
     }
 
     /// Leaves the connection to itself, on its way to the end. `sk` is the socket that this is of.
-    fn let_go(&mut self, sk: &Socket, link: Link) {
+    fn drop_conn(&mut self, sk: &Socket, link: Link) {
         if let Some(conn) = self.conn.take() {
             conn.detach();
             conn.set_link(link);
@@ -179,7 +179,7 @@ impl Locked {
                 older.finish();
             }
         }
-        self.untold = false;
+        self.connect_unreported = false;
         sk.set_state(TcpState::Close);
         let bound = self.bound.as_ref();
         sk.set_local(bound.map_or(addr::ANY, |bound| bound.addr()));
@@ -189,7 +189,7 @@ impl Locked {
     /// A connection that was not made is no more. `sk` is the socket that this is of.
     fn forget_failed(&mut self, sk: &Socket) {
         if matches!(self.state(), State::Failed) {
-            self.let_go(sk, Link::Disconnected);
+            self.drop_conn(sk, Link::Disconnected);
         }
     }
 
@@ -222,7 +222,7 @@ impl Protocol for Sdp {
             bound: None,
             conn: None,
             former: None,
-            untold: false,
+            connect_unreported: false,
             options: Options {
                 zcopy_threshold: settings::zcopy_threshold(net),
                 ..Options::default()

@@ -114,10 +114,10 @@ impl Timeout {
 
     /// What a call gives whose wait ended so, with this time left: `EAGAIN`, or for a signal
     /// `ERESTARTSYS` where the call can be restarted without a loss of time, else `EINTR`.
-    pub(crate) fn error(self, woken: Woken) -> Error {
+    pub(crate) fn error(self, woken: WaitError) -> Error {
         match woken {
-            Woken::TimedOut => EAGAIN,
-            Woken::Signal => {
+            WaitError::TimedOut => EAGAIN,
+            WaitError::Signal => {
                 // SAFETY: A pure function of its argument.
                 Error::from_errno(unsafe { bindings::sdp_helper_sock_intr_errno(self.0) })
             }
@@ -618,7 +618,7 @@ impl<P: Protocol> Drop for SockGuard<'_, P> {
 }
 
 /// Why a wait ended without what it waited for.
-pub(crate) enum Woken {
+pub(crate) enum WaitError {
     /// The time is used up.
     TimedOut,
     /// A signal is pending.
@@ -633,7 +633,7 @@ impl<'a, P: Protocol> SockGuard<'a, P> {
         &mut self,
         timeout: &mut Timeout,
         done: impl FnMut(&mut Self) -> bool,
-    ) -> Result<(), Woken> {
+    ) -> Result<(), WaitError> {
         self.sleep(timeout, bindings::TASK_INTERRUPTIBLE, done)
     }
 
@@ -644,7 +644,7 @@ impl<'a, P: Protocol> SockGuard<'a, P> {
         timeout: &mut Timeout,
         slice: &mut Timeout,
         done: impl FnMut(&mut Self) -> bool,
-    ) -> Result<bool, Woken> {
+    ) -> Result<bool, WaitError> {
         let (whole, part) = (*timeout, *slice);
         if whole <= part {
             let woken = self.wait(timeout, done);
@@ -655,8 +655,8 @@ impl<'a, P: Protocol> SockGuard<'a, P> {
         timeout.spend(part, *slice);
         match woken {
             Ok(()) => Ok(true),
-            Err(Woken::TimedOut) => Ok(false),
-            Err(Woken::Signal) => Err(Woken::Signal),
+            Err(WaitError::TimedOut) => Ok(false),
+            Err(WaitError::Signal) => Err(WaitError::Signal),
         }
     }
 
@@ -685,7 +685,7 @@ impl<'a, P: Protocol> SockGuard<'a, P> {
         timeout: &mut Timeout,
         state: c_uint,
         mut done: impl FnMut(&mut Self) -> bool,
-    ) -> Result<(), Woken> {
+    ) -> Result<(), WaitError> {
         if done(self) {
             return Ok(());
         }
@@ -700,7 +700,7 @@ impl<'a, P: Protocol> SockGuard<'a, P> {
         let queue = unsafe { bindings::sdp_helper_sk_sleep(sk) };
         if queue.is_null() {
             // Nobody who has it open is there to wait.
-            return Err(Woken::TimedOut);
+            return Err(WaitError::TimedOut);
         }
         // SAFETY: As above.
         unsafe { bindings::add_wait_queue(queue, &raw mut entry) };
@@ -709,13 +709,13 @@ impl<'a, P: Protocol> SockGuard<'a, P> {
                 break Ok(());
             }
             if timeout.is_zero() {
-                break Err(Woken::TimedOut);
+                break Err(WaitError::TimedOut);
             }
             // SAFETY: The current task looks at its own signals.
             if unsafe {
                 bindings::sdp_helper_signal_pending_state(state, kernel::current!().as_ptr())
             } {
-                break Err(Woken::Signal);
+                break Err(WaitError::Signal);
             }
             // SAFETY: The lock is held; it is dropped for the sleep and taken again, so the type
             // invariant holds whenever this function's caller can look. `&mut self` means that no

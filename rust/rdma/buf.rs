@@ -542,7 +542,7 @@ impl Sge {
 /// # Invariants
 ///
 /// Of what was copied, `len` bytes of the chunk are mapped at `addr` for a device. Without
-/// [`Self::let_go`] the chunk is lost, since the device may read it.
+/// [`Self::unmap`] the chunk is lost, since the device may read it.
 #[derive(Default)]
 pub(super) enum Held {
     #[default]
@@ -565,7 +565,7 @@ impl Held {
     /// # Safety
     ///
     /// What is mapped is so for the device of `pd`, which does not read it any more.
-    pub(super) unsafe fn let_go(self, pd: &Pd) {
+    pub(super) unsafe fn unmap(self, pd: &Pd) {
         if let Self::Copied { chunk, addr, len } = self {
             // CAST: `usize` has at least 32 bits.
             //

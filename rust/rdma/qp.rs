@@ -257,7 +257,7 @@ impl Drop for Ready<'_> {
     fn drop(&mut self) {
         for held in &mut self.held {
             // SAFETY: By the type invariants.
-            unsafe { mem::take(held).let_go(self.pd) };
+            unsafe { mem::take(held).unmap(self.pd) };
         }
     }
 }
@@ -285,10 +285,10 @@ impl<R> Sent<R> {
     /// # Safety
     ///
     /// It was posted to a QP in `pd`, and has completed, or the QP is destroyed.
-    unsafe fn let_go(self, pd: &Pd) {
+    unsafe fn unmap(self, pd: &Pd) {
         for held in self.held {
             // SAFETY: It was mapped for that device, which is done with it.
-            unsafe { held.let_go(pd) };
+            unsafe { held.unmap(pd) };
         }
     }
 }
@@ -807,7 +807,7 @@ impl<C: CmHandler, D: Completions> Drop for Qp<C, D> {
         for slot in sends {
             if let Slot::Used(sent) = slot {
                 // SAFETY: The QP is destroyed.
-                unsafe { sent.let_go(&self.shared.pd) };
+                unsafe { sent.unmap(&self.shared.pd) };
             }
         }
         // SAFETY: It is not used again; no work request is left that could complete.
@@ -874,7 +874,7 @@ unsafe extern "C" fn send_done<D: Completions>(
         memory.set_valid(false);
     }
     // SAFETY: It has completed.
-    unsafe { sent.let_go(&shared.pd) };
+    unsafe { sent.unmap(&shared.pd) };
     if let Some(request) = request {
         shared.completions.sent(request, result);
     }

@@ -118,7 +118,7 @@ const PAUSE: u8 = 16;
 /// A write goes to one offer and ends it. So several offers at a time take several writes if each is
 /// as long as those; otherwise what came has to be moved together.
 #[derive(Default)]
-pub(super) struct Habit {
+pub(super) struct WritePattern {
     /// Bytes of the last write.
     size: usize,
     /// Whether the one before it had as many.
@@ -129,7 +129,7 @@ pub(super) struct Habit {
     several: u8,
 }
 
-impl Habit {
+impl WritePattern {
     /// The length of each buffer that a receive should offer who has room for so many bytes: all of it,
     /// or at least `least` and so much that two or more fit in.
     pub(super) fn next(&mut self, room: usize, least: usize) -> usize {
@@ -180,7 +180,7 @@ pub(super) struct Buffers {
     any_new: bool,
     /// What the call that waits to receive offers: oldest first, packed.
     offered: [Option<Offered>; BUFFERS],
-    pub(super) habit: Habit,
+    pub(super) pattern: WritePattern,
     /// In no order: the protocol may finish with a late one first.
     outgoing: [Option<Outgoing>; BUFFERS],
     /// Oldest first, packed.

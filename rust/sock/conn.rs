@@ -278,7 +278,7 @@ pub(super) struct Flow {
     /// When a connection that has grown is looked at next, in that too.
     idle_at: Option<u64>,
     /// The reason why the connection failed, if it did, was left to the user.
-    told: bool,
+    reported: bool,
     /// What went wrong below, where that is known better than as a reset.
     pub(super) cause: Option<Error>,
     /// Buffers are offered to the peer, or are to be, and nothing came yet that stands behind what
@@ -416,7 +416,7 @@ impl Conn {
             send_charged: 0,
             armed: None,
             idle_at: None,
-            told: false,
+            reported: false,
             cause: None,
             offering: false,
             gathering: false,
@@ -583,7 +583,7 @@ impl Conn {
         // Dropped after the lock.
         let _former = core::mem::replace(&mut *self.owner.lock(), Owner::Socket(sk.into()));
         self.update_state();
-        self.tell_failure();
+        self.report_failure();
     }
 
     /// The socket lets the connection go.
@@ -613,7 +613,7 @@ impl Conn {
     }
 
     /// A child is established, and goes to its listener's queue.
-    pub(super) fn hand_in(&self) {
+    pub(super) fn hand_to_backlog(&self) {
         let parent = match &mut *self.owner.lock() {
             Owner::Listener(parent, place) => {
                 *place = Place::Ready;
@@ -740,7 +740,7 @@ impl Conn {
     }
 
     /// Looks at the machine. Any context, without the spinlocks.
-    pub(super) fn look<R>(&self, f: impl FnOnce(&Machine) -> R) -> R {
+    pub(super) fn inspect<R>(&self, f: impl FnOnce(&Machine) -> R) -> R {
         f(&self.flow.lock().machine)
     }
 
@@ -861,7 +861,7 @@ impl Conn {
             return;
         }
         if events.contains(Events::FINISHED) {
-            self.settle();
+            self.invalidate_finished();
         }
         if events.contains(Events::PROBE) {
             if let Err(e) = self.probe() {
@@ -880,7 +880,7 @@ impl Conn {
         if events.contains(Events::ABORTED) {
             // What fails before the connection is established is told with that.
             if self.progress() == Progress::Established {
-                self.tell_failure();
+                self.report_failure();
             }
         }
         let has_changed = [
@@ -909,12 +909,12 @@ impl Conn {
 
     /// Leaves the reason why the connection failed, if it did, to the next call of its socket. Who
     /// accepts it later is told then.
-    fn tell_failure(&self) {
+    fn report_failure(&self) {
         let owner = self.owner.lock();
         let Owner::Socket(sk) = &*owner else { return };
         let (reason, cause) = {
             let flow = self.flow.lock();
-            if flow.told {
+            if flow.reported {
                 return;
             }
             (flow.machine.aborted(), flow.cause)
@@ -931,17 +931,17 @@ impl Conn {
         if let Some(errno) = errno {
             sk.fail(errno);
         }
-        self.flow.lock().told = true;
+        self.flow.lock().reported = true;
     }
 
     /// Bytes that were copied from the user and have not reached the peer.
     pub(super) fn copied(&self) -> usize {
-        self.look(|m| m.unsent().saturating_add(m.in_flight()))
+        self.inspect(|m| m.unsent().saturating_add(m.in_flight()))
     }
 
     /// Bytes that were written and have not reached the peer.
     pub(super) fn queued(&self) -> usize {
-        let buffered = self.look(Machine::buffered);
+        let buffered = self.inspect(Machine::buffered);
         let buffered = usize::try_from(buffered).unwrap_or(usize::MAX);
         self.copied().saturating_add(buffered)
     }
@@ -954,7 +954,7 @@ impl Conn {
 
     /// Whether the connection takes no more of the user's bytes, for whatever reason.
     pub(super) fn send_closed(&self) -> bool {
-        self.look(|m| !m.can_write())
+        self.inspect(|m| !m.can_write())
     }
 
     /// Whether no more payload will come. Where a failure is why, its reason is the user's to take
@@ -963,7 +963,7 @@ impl Conn {
         let flow = self.flow.lock();
         let machine = &flow.machine;
         let over = match machine.aborted() {
-            Some(_) => flow.told,
+            Some(_) => flow.reported,
             None => machine.state() == State::Closed,
         };
         machine.peer_closed() || over
@@ -1000,7 +1000,7 @@ impl Conn {
     /// Has what is held back for more bytes sent in time (`TCP_CORK`, `MSG_MORE`), and what else the machine
     /// wants to do later. Any context.
     pub(super) fn arm_held(&self) {
-        if let Some(at) = self.look(Machine::deadline) {
+        if let Some(at) = self.inspect(Machine::deadline) {
             self.work_at(at);
         }
     }
@@ -1035,7 +1035,7 @@ impl Conn {
     /// In the work: takes in what the device told, lets buffers go, and sends what was held back too
     /// long. Under [`Connection::setup`].
     pub(super) fn serve(&self) {
-        self.collect();
+        self.release_finished();
         let unfinished = self.progress() != Progress::Established;
         if self.came_early.load(Relaxed) && self.side == Side::Accepting && unfinished {
             if let Some(qp) = self.qp() {
@@ -1100,7 +1100,7 @@ impl Conn {
 
     /// The peer's memory that is to be fetched before anything that came behind it.
     pub(super) fn readable(&self) -> Option<Readable> {
-        self.look(Machine::readable)
+        self.inspect(Machine::readable)
     }
 
     /// Bytes of the peer's memory that can be fetched now.
@@ -1123,7 +1123,7 @@ impl Conn {
                 // Taken in under the lock, so that none that comes now can overtake.
                 for _ in 0..recycle.len() {
                     if let Some(buf) = recycle.pop() {
-                        if let Some(buf) = flow.take(buf) {
+                        if let Some(buf) = flow.receive(buf) {
                             let _ = recycle.push(buf);
                         }
                     }
@@ -1262,7 +1262,7 @@ impl Conn {
         setup.orphan = None;
         setup.expectation = None;
         self.flow.lock().machine.disconnected();
-        self.settle();
+        self.invalidate_finished();
         let (buffers, unsent) = {
             let mut post = self.post.lock();
             let tx = core::mem::replace(&mut post.tx, Ring::empty());
@@ -1270,10 +1270,10 @@ impl Conn {
         };
         drop(unsent);
         for memory in buffers.into_iter().flatten().flatten() {
-            self.let_go(memory);
+            self.release_memory(memory);
         }
         self.post.lock().buffers.ended();
-        self.collect();
+        self.release_finished();
         let events = {
             let mut flow = self.flow.lock();
             flow.go_on_to(Link::Closed);
@@ -1377,11 +1377,11 @@ impl Completions for Arc<Conn> {
             let mut flow = self.flow.lock();
             flow.buffer_used();
             let (recycle, early) = if flow.progress == Progress::Established {
-                (flow.take(buf), false)
+                (flow.receive(buf), false)
             } else if self.side == Side::Connecting {
                 (flow.early.push(buf).err(), false)
             } else {
-                (flow.take(buf), true)
+                (flow.receive(buf), true)
             };
             flow.want_buffers(limit, recycle.is_some());
             (recycle, early)

@@ -6,7 +6,7 @@ use crate::{
     net::sock::{
         SockGuard,
         TcpState,
-        Woken, //
+        WaitError, //
     },
     prelude::*,
     proto::Side,
@@ -44,7 +44,7 @@ pub(super) fn connect(sk: &Socket, peer: SocketAddrV4, nonblock: bool) -> Result
         State::Connecting if nonblock => return Err(EALREADY),
         State::Connecting | State::Failed => {}
         // The first call after it tells of success, as with TCP.
-        State::Connected if s.untold => {}
+        State::Connected if s.connect_unreported => {}
         State::Listening | State::Connected => return Err(EISCONN),
     }
     let Some(conn) = s.conn.clone() else {
@@ -58,11 +58,11 @@ pub(super) fn connect(sk: &Socket, peer: SocketAddrV4, nonblock: bool) -> Result
     conn.set_waiting(false);
     match waited {
         Ok(()) => {}
-        Err(Woken::TimedOut) => return Err(EINPROGRESS),
+        Err(WaitError::TimedOut) => return Err(EINPROGRESS),
         Err(woken) => return Err(timeout.error(woken)),
     }
     if s.has(&conn) && matches!(s.state(), State::Connected) {
-        s.untold = false;
+        s.connect_unreported = false;
         return Ok(());
     }
     s.forget_failed(sk);
@@ -97,7 +97,7 @@ fn begin(sk: &Socket, s: &mut SockGuard<'_, Sdp>, peer: SocketAddrV4) -> Result 
     s.consumed = 0;
     s.crossed_at = None;
     s.lends = false;
-    s.untold = true;
+    s.connect_unreported = true;
     s.conn = Some(conn);
     Ok(())
 }

@@ -42,7 +42,7 @@ const SMALL: usize = 1024;
 
 impl Flow {
     /// Takes in one message; gives the buffer back if it has nothing for the user.
-    pub(super) fn take(&mut self, buf: RecvBuf) -> Option<RecvBuf> {
+    pub(super) fn receive(&mut self, buf: RecvBuf) -> Option<RecvBuf> {
         let received = self.machine.received_head(buf.bytes(0), buf.len());
         let came = matches!(&received, Ok(received) if !received.payload.is_empty());
         let ended = came

@@ -20,7 +20,7 @@ use crate::{
         sock::{
             SockGuard,
             Timeout,
-            Woken, //
+            WaitError, //
         },
     },
     prelude::*,
@@ -157,11 +157,11 @@ impl Receiving<'_, '_, '_> {
             }
             let next = conn.take_unread(&mut self.s.rx)?;
             let (n, whole) = if peek {
-                let (n, whole) = look(self.s, &mut self.msg, self.peeked, next);
+                let (n, whole) = copy_peeked(self.s, &mut self.msg, self.peeked, next);
                 self.peeked = self.peeked.saturating_add(n);
                 (n, whole)
             } else {
-                take(self.s, conn, &mut self.msg, next)
+                deliver(self.s, conn, &mut self.msg, next)
             };
             self.copied = self.copied.saturating_add(n);
             if !whole {
@@ -186,7 +186,7 @@ impl Receiving<'_, '_, '_> {
                 if conn.unread() > 0 {
                     continue;
                 }
-                if !self.s.recv_shut && !conn.look(|m| m.peer_closed()) && self.copied == 0 {
+                if !self.s.recv_shut && !conn.inspect(|m| m.peer_closed()) && self.copied == 0 {
                     sk.take_error()?;
                 }
                 return Ok(());
@@ -219,7 +219,7 @@ impl Receiving<'_, '_, '_> {
         self.peeked > 0 && is_starved(self.s) && unread(self.s) <= self.peeked
     }
 
-    fn woken(&self, woken: Result<(), Woken>) -> Result {
+    fn woken(&self, woken: Result<(), WaitError>) -> Result {
         woken.map_err(|woken| self.timeout.error(woken))
     }
 
@@ -531,7 +531,7 @@ pub(super) fn before(s: &Locked, next: Readable) -> usize {
 
 /// Gives what there is before `next`, or drops it for `MSG_TRUNC`; and whether all that fits could
 /// be stored.
-fn take(
+fn deliver(
     s: &mut Locked,
     conn: &Conn,
     msg: &mut RecvMsg<'_>,
@@ -595,7 +595,7 @@ impl Locked {
 
 /// Shows what there is behind the first `skip` bytes and before `next`; and whether all that fits
 /// could be stored.
-fn look(
+fn copy_peeked(
     s: &Locked,
     msg: &mut RecvMsg<'_>,
     mut skip: usize,

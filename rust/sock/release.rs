@@ -46,7 +46,7 @@ pub(super) fn release(sk: &Socket) {
         bound.close();
     }
     if let Some(conn) = s.conn.take() {
-        let_go(&conn);
+        leave_to_itself(&conn);
     }
     sk.set_state(TcpState::Close);
     s.rx = Ring::empty();
@@ -79,7 +79,7 @@ fn close(sk: &Socket, s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
 }
 
 /// Leaves a connection to itself.
-fn let_go(conn: &Conn) {
+fn leave_to_itself(conn: &Conn) {
     if conn.progress() == Progress::Established {
         conn.detach();
         conn.wait_for_fin();

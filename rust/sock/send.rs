@@ -21,7 +21,7 @@ use crate::{
         sock::{
             SockGuard,
             Timeout,
-            Woken, //
+            WaitError, //
         },
         zerocopy::Notice,
     },
@@ -328,7 +328,11 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
 
     /// Waits until it is `done`, or the peer has made no progress for `patience`, or for a shorter time in
     /// which its own bytes were not read here: whether it was done.
-    fn wait_for_peer(&mut self, patience: Timeout, done: impl Fn() -> bool) -> Result<bool, Woken> {
+    fn wait_for_peer(
+        &mut self,
+        patience: Timeout,
+        done: impl Fn() -> bool,
+    ) -> Result<bool, WaitError> {
         let conn = self.conn;
         loop {
             let before = conn.queued();
@@ -361,7 +365,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         }
     }
 
-    fn woken(&self, woken: Result<(), Woken>) -> Result {
+    fn woken(&self, woken: Result<(), WaitError>) -> Result {
         woken.map_err(|woken| self.timeout.error(woken))
     }
 
@@ -507,8 +511,8 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
                 conn.count(Counter::CancelsTimeout, 1);
                 self.lending = Lending::No;
             }
-            Err(Woken::TimedOut) => conn.count(Counter::CancelsTimeout, 1),
-            Err(Woken::Signal) => conn.count(Counter::CancelsSignal, 1),
+            Err(WaitError::TimedOut) => conn.count(Counter::CancelsTimeout, 1),
+            Err(WaitError::Signal) => conn.count(Counter::CancelsSignal, 1),
         }
         let call = conn.call();
         if let Some(first) = call.first.filter(|_| call.left > 0) {

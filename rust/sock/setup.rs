@@ -235,11 +235,11 @@ impl Conn {
         let (step, end) = self.next_notes(setup, in_work);
         if let Some(step) = step {
             if self.link() == Link::Up {
-                self.take_step(setup, step);
+                self.run_step(setup, step);
             }
         }
         if let Some(end) = end {
-            self.take_end(setup, end);
+            self.handle_end(setup, end);
         }
         self.ask_again(setup);
         self.check_waiting(setup);
@@ -264,7 +264,7 @@ impl Conn {
         }
     }
 
-    fn take_step(&self, setup: &mut Setup<Id>, step: Step) {
+    fn run_step(&self, setup: &mut Setup<Id>, step: Step) {
         let done = match &step {
             Step::Address => self.find_route(setup),
             Step::Route => self.connect(setup),
@@ -272,7 +272,7 @@ impl Conn {
                 setup.names = Some(*names);
                 self.accept(setup, *param, hello.get())
             }
-            Step::Established(data) => self.take_established(setup, data.get()),
+            Step::Established(data) => self.handle_established(setup, data.get()),
         };
         if let Err(e) = done {
             pr_debug!("no connection: {e:?}\n");
@@ -284,10 +284,10 @@ impl Conn {
         }
     }
 
-    fn take_end(&self, setup: &mut Setup<Id>, end: End) {
+    fn handle_end(&self, setup: &mut Setup<Id>, end: End) {
         if self.progress() == Progress::SettingUp {
             let error = match end {
-                End::NoAnswer => match self.look_again(setup) {
+                End::NoAnswer => match self.resolve_again(setup) {
                     Ok(()) => return,
                     Err(e) => e,
                 },
@@ -306,7 +306,7 @@ impl Conn {
         self.set_link(Link::Disconnected);
     }
 
-    fn take_established(&self, setup: &mut Setup<Id>, private_data: &[u8]) -> Result {
+    fn handle_established(&self, setup: &mut Setup<Id>, private_data: &[u8]) -> Result {
         setup.expectation = None;
         let names = match setup.names {
             Some(names) => names,
@@ -322,7 +322,7 @@ impl Conn {
         if self.side == Side::Accepting {
             self.established();
             self.check_flushed();
-            self.hand_in();
+            self.hand_to_backlog();
             return Ok(());
         }
         // Before anybody is told that it is there.
@@ -469,7 +469,7 @@ impl Conn {
     }
 
     /// The peer did not say its address in time: looks for it again.
-    fn look_again(&self, setup: &mut Setup<Id>) -> Result {
+    fn resolve_again(&self, setup: &mut Setup<Id>) -> Result {
         // Frees the port, where the socket is bound to one.
         self.destroy_id(setup);
         match &mut setup.lookup {

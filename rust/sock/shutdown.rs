@@ -86,7 +86,7 @@ pub(super) fn disconnect(sk: &Socket) {
                 send::give_up_kept(&mut s, &conn);
                 recv::give_up_kept(&mut s, &conn);
                 conn.with(Machine::abort);
-                s.let_go(sk, Link::Disconnect);
+                s.drop_conn(sk, Link::Disconnect);
             }
             s.rx = Ring::empty();
             s.tx = None;

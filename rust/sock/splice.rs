@@ -64,7 +64,7 @@ pub(super) fn splice_read(
             if conn.unread() > 0 {
                 continue;
             }
-            if !s.recv_shut && !conn.look(|m| m.peer_closed()) {
+            if !s.recv_shut && !conn.inspect(|m| m.peer_closed()) {
                 sk.take_error()?;
             }
             return Ok(0);

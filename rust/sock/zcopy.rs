@@ -51,7 +51,7 @@ const KILLED_MS: u32 = 2000;
 
 impl Conn {
     /// Ends the keys of buffers that the protocol has finished with.
-    pub(super) fn settle(&self) {
+    pub(super) fn invalidate_finished(&self) {
         let mut over = false;
         {
             let mut guard = self.post.lock();
@@ -149,7 +149,7 @@ impl Conn {
     }
 
     /// Lets the buffers go that are over, which may make room for writers. Sleeps; any task.
-    pub(super) fn collect(&self) {
+    pub(super) fn release_finished(&self) {
         let mut any = false;
         loop {
             let Some(sent) = self.post.lock().buffers.take_sent() else {
@@ -157,7 +157,7 @@ impl Conn {
             };
             let read = u64::from(sent.bytes).saturating_sub(sent.pushed);
             self.count(Counter::SentRead, read);
-            self.let_go(sent.memory);
+            self.release_memory(sent.memory);
             if sent.owner.is_call() {
                 // Only now is the memory the caller's.
                 self.post.lock().buffers.call.returned(sent.bytes);
@@ -182,7 +182,7 @@ impl Conn {
     }
 
     /// Lets one buffer's memory go. Sleeps.
-    pub(super) fn let_go(&self, memory: Arc<Memory>) {
+    pub(super) fn release_memory(&self, memory: Arc<Memory>) {
         self.count(Counter::PagesUnpinned, memory.page_count() as u64);
         self.count(Counter::MrsInvalidated, 1);
         drop(memory);
@@ -195,7 +195,7 @@ impl Conn {
 
     /// How far the buffers of the call are, after those that are over were let go. Sleeps.
     pub(super) fn call(&self) -> Call {
-        self.collect();
+        self.release_finished();
         self.post.lock().buffers.call
     }
 
@@ -280,18 +280,18 @@ impl Conn {
 
     /// Whether the peer writes into memory that is offered to it.
     pub(super) fn takes_offers(&self) -> bool {
-        self.look(|m| m.receive_mode() == Mode::Pipelined)
+        self.inspect(|m| m.receive_mode() == Mode::Pipelined)
     }
 
     /// How long each buffer should be that a receive offers who has room for so many bytes: `least` or more.
     pub(super) fn offer_size(&self, room: usize, least: usize) -> usize {
-        self.post.lock().buffers.habit.next(room, least)
+        self.post.lock().buffers.pattern.next(room, least)
     }
 
     /// Learns of a receive that offered one buffer, to which the peer wrote so much, and all that fits if it
     /// is `filled`.
     pub(super) fn learn_from_one(&self, bytes: usize, filled: bool) {
-        self.post.lock().buffers.habit.wrote_one(bytes, filled);
+        self.post.lock().buffers.pattern.wrote_one(bytes, filled);
     }
 
     /// Learns of a receive that offered several buffers, to which the peer wrote so many bytes each, and
@@ -300,7 +300,7 @@ impl Conn {
         self.post
             .lock()
             .buffers
-            .habit
+            .pattern
             .wrote_several(written, helped);
     }
 
@@ -389,7 +389,7 @@ impl Conn {
         let mut written = written.iter_mut();
         for offered in offered.into_iter().flatten() {
             if let Some(memory) = offered.memory {
-                self.let_go(memory);
+                self.release_memory(memory);
             }
             if let Some(bytes) = written.next() {
                 // CAST: `usize` has at least 32 bits.
@@ -423,7 +423,7 @@ impl Conn {
         let read = self.post.lock().buffers.take_read()?;
         self.count(Counter::RecvRead, read.bytes.into());
         if let Some(memory) = read.memory {
-            self.let_go(memory);
+            self.release_memory(memory);
         }
         Some((read.len, read.bytes as usize))
     }
