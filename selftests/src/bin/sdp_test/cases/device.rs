@@ -28,6 +28,7 @@ use crate::{
         check_any,
         join,
         must,
+        note,
         skip,
         spawn,
         step, //
@@ -69,7 +70,10 @@ use std::{
         Arc, //
     },
     thread,
-    time::Duration, //
+    time::{
+        Duration,
+        Instant, //
+    },
 };
 
 cases! {
@@ -180,6 +184,7 @@ fn rdma_delete(side: Side) {
 fn rdma_delete_soon(side: Side) {
     step!("the device of {side:?} goes");
     let (done, end) = mpsc::channel();
+    let start = Instant::now();
     spawn("remover", move || {
         rdma_delete(side);
         let _ = done.send(());
@@ -196,6 +201,7 @@ fn rdma_delete_soon(side: Side) {
         gone,
         "after {limit:?} the device of {side:?} is still there"
     );
+    note(&format!("the device is gone after {:.1?}", start.elapsed()));
 }
 
 /// Adds the device of `side` again and waits until connections work.
