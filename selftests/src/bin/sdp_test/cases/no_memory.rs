@@ -25,7 +25,6 @@ use crate::{
         self,
         becomes,
         family,
-        sdp_only,
         Side,
         A,
         B, //
@@ -88,13 +87,6 @@ const KEPT_PAGES: u64 = 512;
 
 impl Before {
     fn look() -> Self {
-        if config::tcp() {
-            return Self {
-                sockets: [0; 2],
-                orphans: 0,
-                pages: 0,
-            };
-        }
         Self {
             sockets: [A, B].map(sockets),
             orphans: A.visit(|| of_host("orphans")),
@@ -133,11 +125,7 @@ fn sockets(side: Side) -> u64 {
 /// Takes an error that says that memory was lacking.
 #[track_caller]
 fn for_memory(error: Errno) {
-    let mut all = vec![Errno::ENOMEM, Errno::ENOBUFS, Errno::EFAULT];
-    if config::tcp() {
-        // Of files, of socket(), and of bind().
-        all.extend([Errno(libc::ENFILE), Errno::EADDRINUSE]);
-    }
+    let all = [Errno::ENOMEM, Errno::ENOBUFS, Errno::EFAULT];
     assert!(
         all.contains(&error),
         "expected one of {all:?}\n     got {error}"
@@ -177,7 +165,7 @@ fn accept_of(listener: &Sock, sock: &Sock) -> Sock {
 }
 
 fn no_memory_socket() {
-    let (before, faults) = (Before::look(), Faults::new());
+    let (faults, before) = (Faults::new(), Before::look());
     A.enter();
     faults.each(5, |nth| {
         drop(again(nth, || Sock::new(family(), libc::SOCK_STREAM, 0)));
@@ -186,7 +174,7 @@ fn no_memory_socket() {
 }
 
 fn no_memory_bind() {
-    let (before, faults) = (Before::look(), Faults::new());
+    let (faults, before) = (Faults::new(), Before::look());
     faults.each(5, |nth| {
         let sock = A.socket();
         again(nth, || sock.bind(&A.at(0)));
@@ -196,7 +184,7 @@ fn no_memory_bind() {
 }
 
 fn no_memory_listen() {
-    let (before, faults) = (Before::look(), Faults::new());
+    let (faults, before) = (Faults::new(), Before::look());
     faults.each(5, |nth| {
         let listener = B.socket();
         must!(listener.bind(&B.at(0)));
@@ -209,9 +197,9 @@ fn no_memory_listen() {
 }
 
 fn no_memory_connect() {
-    let (before, faults) = (Before::look(), Faults::new());
+    let (faults, before) = (Faults::new(), Before::look());
     let (listener, addr) = B.listen();
-    faults.each(13, |nth| {
+    faults.each(23, |nth| {
         let a = A.socket();
         must!(a.set_timeout(libc::SO_SNDTIMEO, patience(10)));
         again(nth, || a.connect(&addr));
@@ -222,7 +210,7 @@ fn no_memory_connect() {
 }
 
 fn no_memory_accept() {
-    let (before, faults) = (Before::look(), Faults::new());
+    let (faults, before) = (Faults::new(), Before::look());
     let (listener, addr) = B.listen();
     faults.each(5, |nth| {
         let a = A.connect(&addr);
@@ -260,7 +248,7 @@ fn recv_nth(nth: &Nth, sock: &Sock, room: &mut [u8]) {
 
 /// Sends `len` bytes over each of several new connections, with failures in the first call.
 fn sends(stride: usize, len: usize, pair: fn() -> (Sock, Sock)) {
-    let (before, faults) = (Before::look(), Faults::new());
+    let (faults, before) = (Faults::new(), Before::look());
     let bytes = random(1300, len);
     faults.each(stride, |nth| {
         let (a, b) = pair();
@@ -277,7 +265,7 @@ fn sends(stride: usize, len: usize, pair: fn() -> (Sock, Sock)) {
 
 /// The same of receiving.
 fn receives(stride: usize, len: usize, pair: fn() -> (Sock, Sock)) {
-    let (before, faults) = (Before::look(), Faults::new());
+    let (faults, before) = (Faults::new(), Before::look());
     let bytes = random(1301, len);
     faults.each(stride, |nth| {
         let (a, b) = pair();
@@ -310,23 +298,23 @@ fn no_memory_recv() {
 }
 
 fn no_memory_send_stream() {
-    sends(5, STREAM, peers::pair);
+    sends(9, STREAM, peers::pair);
 }
 
 fn no_memory_recv_stream() {
-    receives(5, STREAM, peers::pair);
+    receives(9, STREAM, peers::pair);
 }
 
 fn no_memory_zcopy_send() {
-    sends(7, LENT, zcopy::pair);
+    sends(9, LENT, zcopy::pair);
 }
 
 fn no_memory_zcopy_recv() {
-    receives(7, LENT, zcopy::pair);
+    receives(9, LENT, zcopy::pair);
 }
 
 fn no_memory_zcopy_async() {
-    let (before, faults) = (Before::look(), Faults::new());
+    let (faults, before) = (Faults::new(), Before::look());
     let bytes = random(1302, LENT);
     faults.each(5, |nth| {
         let (a, b) = zcopy::pair();
@@ -348,7 +336,7 @@ fn no_memory_zcopy_async() {
 }
 
 fn no_memory_close() {
-    let (before, faults) = (Before::look(), Faults::new());
+    let (faults, before) = (Faults::new(), Before::look());
     faults.each(3, |nth| {
         let (a, b) = peers::pair();
         check!(a.send(b"last", 0), Ok(4));
@@ -360,7 +348,7 @@ fn no_memory_close() {
 
 /// How long something is tried.
 fn time() -> Duration {
-    Duration::from_secs(if config::slow() { 4 } else { 30 })
+    Duration::from_secs(if config::slow() { 3 } else { 30 })
 }
 
 /// Percent of what the module asks for that fails.
@@ -387,8 +375,7 @@ fn connect(addr: &Addr) -> Option<Sock> {
 }
 
 fn no_memory_set_up() {
-    sdp_only("the module's alone can fail");
-    let (before, faults) = (Before::look(), Faults::new());
+    let (faults, before) = (Faults::new(), Before::look());
     let (listener, addr) = B.listen();
     must!(listener.set_nonblocking(true));
     // It refuses the peer by itself.
@@ -432,8 +419,7 @@ fn until_done<T>(mut call: impl FnMut() -> Result<T>) -> T {
 }
 
 fn no_memory_transfer() {
-    sdp_only("the module's alone can fail");
-    let (before, faults) = (Before::look(), Faults::new());
+    let (faults, before) = (Faults::new(), Before::look());
     let end = Instant::now() + time();
     let mut sizes = Random::new(config::get().seed, 1303);
     let pairs = [peers::pair(), zcopy::pair()];

@@ -405,7 +405,6 @@ fn splice_out_outlives() {
 }
 
 fn splice_out_no_memory() {
-    sdp_only("TCP needs no memory for it");
     let faults = Faults::new();
     faults.no_pages();
     let (a, b) = pair();
