@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The SDP socket: one file for each thing that a program does with it.
+//! The SDP socket: one file for each thing that a program does with it, and those of the connection below.
 //!
 //! State is in two places. What the caller of a socket decides about is [`Locked`], under
 //! `lock_sock()`; a connection has its own, and goes on without the socket, in [`conn`], where the
@@ -126,7 +126,7 @@ pub(crate) struct Locked {
     conn: Option<Arc<Conn>>,
     /// The connection before, which may hold the address still.
     former: Option<Arc<Conn>>,
-    /// No connect has told of the connection yet.
+    /// connect() has not yet returned the result of this connection.
     connect_unreported: bool,
     options: Options,
     /// Payload that the readers have taken over from the connection.

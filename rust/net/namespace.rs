@@ -37,7 +37,7 @@ impl Net {
 
     /// The host's own.
     pub(crate) fn host(&self) -> &Self {
-        // SAFETY: It is always there, and so is what this one is there for.
+        // SAFETY: `init_net` is never freed, and `self` shows that the rest of the condition holds.
         unsafe { Self::from_ptr(&raw mut bindings::init_net) }
     }
 

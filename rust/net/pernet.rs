@@ -99,18 +99,18 @@ impl<T: PerNet> Slot<T> {
 }
 
 /// What each namespace has one of, which needs nothing of the namespace to be made.
-pub(crate) trait Local: Sized + Send + Sync + 'static {
+pub(crate) trait PerNetValue: Sized + Send + Sync + 'static {
     /// The static that tells where the namespaces have theirs.
-    fn locals() -> &'static Locals<Self>;
+    fn values() -> &'static Values<Self>;
 
     /// That of a new namespace. May sleep.
     fn new() -> Result<Pin<KBox<Self>>>;
 }
 
 /// Those of all namespaces, to be kept in a static.
-pub(crate) struct Locals<T: Local>(Slot<Value<T>>);
+pub(crate) struct Values<T: PerNetValue>(Slot<Value<T>>);
 
-impl<T: Local> Locals<T> {
+impl<T: PerNetValue> Values<T> {
     /// Values to be registered.
     pub(crate) const fn new() -> Self {
         Self(Slot::new())
@@ -123,9 +123,9 @@ impl<T: Local> Locals<T> {
 }
 
 /// Values in every namespace, until dropped.
-pub(crate) struct LocalRegistration<T: Local>(Registration<Value<T>>);
+pub(crate) struct ValueRegistration<T: PerNetValue>(Registration<Value<T>>);
 
-impl<T: Local> LocalRegistration<T> {
+impl<T: PerNetValue> ValueRegistration<T> {
     /// Makes one in every namespace, now and to come. May sleep.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self(Registration::new()?))
@@ -134,9 +134,9 @@ impl<T: Local> LocalRegistration<T> {
 
 struct Value<T>(Pin<KBox<T>>);
 
-impl<T: Local> PerNet for Value<T> {
+impl<T: PerNetValue> PerNet for Value<T> {
     fn slot() -> &'static Slot<Self> {
-        &T::locals().0
+        &T::values().0
     }
 
     unsafe fn init(this: *mut Self, _net: *mut bindings::net) -> Result {

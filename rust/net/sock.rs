@@ -48,10 +48,10 @@ use kernel::{
 /// What [`Family`] has the socket layer allocate for each socket.
 #[repr(C)]
 pub(super) struct Layout<P: Protocol> {
-    /// First, since the socket layer allocates and frees the whole as a `struct sock`. What the kernel does with
-    /// sockets of IP expects more of it.
+    /// First, since the socket layer allocates and frees the whole as a `struct sock`. An `inet_sock`, since the
+    /// inet helpers used here expect one.
     inet: bindings::inet_sock,
-    /// Where the former expects it for IPv6.
+    /// Where inet code looks for IPv6 state.
     _pinet6: MaybeUninit<bindings::ipv6_pinfo>,
     locked: UnsafeCell<P::Locked>,
     account: Mutex<()>,
@@ -112,7 +112,7 @@ impl Timeout {
         }
     }
 
-    /// What a call gives whose wait ended so, with this time left: `EAGAIN`, or for a signal
+    /// The errno of a call whose wait ended with `woken`, with this time left: `EAGAIN`, or for a signal
     /// `ERESTARTSYS` where the call can be restarted without a loss of time, else `EINTR`.
     pub(crate) fn error(self, woken: WaitError) -> Error {
         match woken {
@@ -455,7 +455,7 @@ impl<P: Protocol> Sock<P> {
     }
 
     /// `SO_RCVBUF` as the kernel keeps it, in bytes, where the program has set it. Any context.
-    pub(crate) fn set_recv_buffer(&self) -> Option<usize> {
+    pub(crate) fn rcvbuf_if_set(&self) -> Option<usize> {
         // SAFETY: The sock is live; a bit and an integer that only setsockopt changes.
         let (locks, n) = unsafe {
             let sk = self.as_ptr();
@@ -477,7 +477,7 @@ impl<P: Protocol> Sock<P> {
     }
 
     /// Whether `SO_SNDBUF` was set by the program.
-    pub(crate) fn has_send_buffer(&self) -> bool {
+    pub(crate) fn is_sndbuf_locked(&self) -> bool {
         // SAFETY: The sock is live; a bit that only setsockopt changes.
         let locks = unsafe { (*self.as_ptr()).sk_userlocks };
         u32::from(locks) & bindings::SOCK_SNDBUF_LOCK != 0
@@ -490,7 +490,7 @@ impl<P: Protocol> Sock<P> {
     }
 
     /// `SO_REUSEADDR`.
-    pub(crate) fn reuse_address(&self) -> bool {
+    pub(crate) fn reuseaddr(&self) -> bool {
         // SAFETY: The sock is live; a bit that only setsockopt changes.
         unsafe { (*self.as_ptr()).__sk_common.skc_reuse() != 0 }
     }
@@ -500,11 +500,11 @@ impl<P: Protocol> Sock<P> {
     pub(crate) fn linger(&self) -> Option<Timeout> {
         // SAFETY: The current task is live, and only itself sets the flag.
         let exits = unsafe { (*kernel::current!().as_ptr()).flags } & bindings::PF_EXITING != 0;
-        self.set_linger()
+        self.linger_setting()
             .filter(|timeout| timeout.is_zero() || !exits)
     }
 
-    fn set_linger(&self) -> Option<Timeout> {
+    fn linger_setting(&self) -> Option<Timeout> {
         // SAFETY: The sock is live; the field is an integer.
         unsafe {
             bindings::sdp_helper_sock_flag(self.as_ptr(), bindings::sock_flags_SOCK_LINGER).then(

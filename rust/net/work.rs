@@ -2,8 +2,8 @@
 
 //! Objects that do work of their own in process context, now or later.
 //!
-//! Reference rules. A [`Work`] lives in an `Arc`. What is queued owns a reference, and so does what
-//! waits for its time; both references are given up on the workqueue, after the work has run. Every
+//! Reference rules. A [`Work`] lives in an `Arc`. Queued work owns a reference, and so does a pending timer. It is
+//! dropped on the workqueue after the work has run, or by [`Work::cancel_later`], whose caller has another. Every
 //! [`Work`] holds the module, and the module's removal waits for the workqueue: so no code here runs
 //! after it is gone, whoever gives up the last reference.
 
@@ -155,7 +155,7 @@ impl<T: Run> Work<T> {
         }
     }
 
-    /// Runs the work in `ms` milliseconds too, instead of when that was to be. Any context.
+    /// Arms the timer to run the work in `ms` milliseconds, in place of an earlier time. Any context.
     pub(crate) fn queue_in(&self, ms: u32) {
         let reference = Arc::into_raw(self.arc());
         // SAFETY: As in `queue()`. CAST: The bound of CPUs is a small number.

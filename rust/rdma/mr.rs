@@ -77,7 +77,7 @@ pub(super) struct FreeMrs {
 impl FreeMrs {
     pub(super) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            free <- new_mutex!(KVec::new(), "rdma_mrs"),
+            free <- new_mutex!(KVec::new(), "sdp::FreeMrs::free"),
             made: AtomicUsize::new(0),
         })
     }

@@ -111,9 +111,9 @@ impl Backlog {
     }
 
     /// `SO_REUSEADDR` of the socket. Any context.
-    pub(super) fn shares_address(&self) -> bool {
+    pub(super) fn reuseaddr(&self) -> bool {
         let owner = self.owner.lock();
-        owner.as_ref().is_some_and(|sk| sk.reuse_address())
+        owner.as_ref().is_some_and(|sk| sk.reuseaddr())
     }
 
     /// Whether a connection waits for accept.
@@ -321,9 +321,9 @@ impl Parent for Backlog {
         self.free_place(child);
     }
 
-    fn set_recv_buffer(&self) -> Option<usize> {
+    fn rcvbuf_if_set(&self) -> Option<usize> {
         let owner = self.owner.lock();
-        owner.as_ref().and_then(|sk| sk.set_recv_buffer())
+        owner.as_ref().and_then(|sk| sk.rcvbuf_if_set())
     }
 
     fn socket(&self) -> Option<ARef<Socket>> {

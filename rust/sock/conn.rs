@@ -6,7 +6,7 @@
 //! closed; its [`Owner`] is who hears of it. What the CM and the device tell is done by the
 //! connection's own work, which no program can hold up.
 //!
-//! Locks, in the order in which they may be taken:
+//! Locks, in the order in which they may be taken; Documentation/architecture.rst has the table of all:
 //!
 //! 1. `lock_sock()` of a socket;
 //! 2. [`Connection::setup`], for what sleeps: set-up and teardown;
@@ -19,7 +19,7 @@
 //! 8. [`Connection::flow`], the machine and what it received; held for a few hundred instructions;
 //! 9. [`Connection::notes`], what the CM told.
 //!
-//! Nobody touches a program's memory but under 1 alone. Completions run in softirq and take 5 to 8
+//! User memory is accessed with the socket lock held and no other. Completions run in softirq and take 5 to 8
 //! only; a handler of the CM takes spinlocks only.
 //!
 //! References: the QP's completions own an `Arc` of the connection and the connection owns the QP, and so
@@ -246,7 +246,7 @@ pub(super) trait Parent: Send + Sync {
     fn lost(&self, child: &Conn);
 
     /// `SO_RCVBUF` of the listener, where it was set. Any context.
-    fn set_recv_buffer(&self) -> Option<usize>;
+    fn rcvbuf_if_set(&self) -> Option<usize>;
 
     /// The socket that is charged for children until they are accepted. Any context.
     fn socket(&self) -> Option<ARef<Socket>>;
@@ -322,6 +322,8 @@ pub(super) struct Post {
     /// Requests for messages and registrations that have not completed; others of the callers' buffers have
     /// slots of their own.
     messages: usize,
+    /// No more were posted for want of a slot.
+    is_full: bool,
     pub(super) buffers: Buffers,
 }
 
@@ -426,6 +428,7 @@ impl Conn {
             tx: Ring::empty(),
             waiting: None,
             messages: 0,
+            is_full: false,
             buffers: Buffers::default(),
         };
         Work::new(pin_init!(Connection {
@@ -456,8 +459,8 @@ impl Conn {
     /// The bytes that receive buffers may take: `SO_RCVBUF` where it was set. Any context.
     pub(super) fn recv_limit(&self) -> usize {
         let set = match &*self.owner.lock() {
-            Owner::Socket(sk) => sk.set_recv_buffer(),
-            Owner::Listener(parent, _) => parent.set_recv_buffer(),
+            Owner::Socket(sk) => sk.rcvbuf_if_set(),
+            Owner::Listener(parent, _) => parent.rcvbuf_if_set(),
             Owner::Nobody => None,
         };
         set.unwrap_or(usize::MAX)
@@ -818,6 +821,7 @@ impl Conn {
                 _ => {}
             }
         }
+        post.is_full = post.messages.saturating_add(1) >= slots;
         Ok(())
     }
 
@@ -1260,7 +1264,6 @@ impl Conn {
         self.destroy_qp();
         self.destroy_id(setup);
         setup.orphan = None;
-        setup.expectation = None;
         self.flow.lock().machine.disconnected();
         self.invalidate_finished();
         let (buffers, unsent) = {
@@ -1340,7 +1343,7 @@ impl Completions for Arc<Conn> {
     type Request = Request;
 
     fn sent(&self, request: Request, result: Result<(), WcStatus>) {
-        let read = {
+        let wanted = {
             let mut post = self.post.lock();
             if matches!(
                 request,
@@ -1348,18 +1351,21 @@ impl Completions for Arc<Conn> {
             ) {
                 post.messages = post.messages.saturating_sub(1);
             }
-            matches!(request, Request::Read) && self.read_over(&mut post, result.is_ok())
+            match request {
+                // What comes behind it may have waited for the slot.
+                Request::Register => post.is_full,
+                Request::Read => self.read_over(&mut post, result.is_ok()),
+                _ => false,
+            }
         };
         match (request, &result) {
             (Request::Message(tag), Ok(())) => self.with(|m| m.sent(tag)),
-            // What comes behind it may have waited for the slot.
-            (Request::Register, Ok(())) => self.kick(),
             (Request::EndSend(id), _) => self.send_ended(id),
             (Request::EndRead, _) => self.read_ended(),
             (Request::EndOffer, _) => self.offer_ended(),
             _ => {}
         }
-        if read {
+        if wanted {
             self.kick();
         }
         if let Err(status) = result {

@@ -14,8 +14,8 @@ use crate::{
         addr::Names,
         backlog::Backlog,
         ports::{
+            Binding, //
             Port,
-            User, //
         },
         Options,
         Socket, //
@@ -44,7 +44,7 @@ impl Endpoint {
     /// Gives `sk` an address, with a port of its own where it says 0. Sleeps.
     ///
     /// Fails with `EADDRNOTAVAIL` for an address of no interface here, `ENODEV` for one of an interface without an
-    /// RDMA device, `EADDRINUSE` for a port that is taken, also by another user of rdma_cm, or where all are, and
+    /// RDMA device, `EADDRINUSE` for a port that is taken, also by another binding of rdma_cm, or where all are, and
     /// with `ENOMEM`.
     pub(super) fn bind(sk: &Socket, addr: SocketAddrV4) -> Result<Arc<Self>> {
         let backlog = Backlog::new(sk)?;
@@ -78,7 +78,7 @@ impl Endpoint {
                 })
                 .into();
             match Port::add(&port, sk.net(), this.clone()) {
-                // Its last user had just gone.
+                // Its last binding had just gone.
                 Err(e) if e == EAGAIN => {}
                 Err(e) => return Err(e),
                 Ok(()) => {
@@ -135,13 +135,13 @@ impl Endpoint {
     }
 }
 
-impl User for Endpoint {
+impl Binding for Endpoint {
     fn ip(&self) -> Ipv4Addr {
         self.ip
     }
 
-    fn shares(&self) -> bool {
-        self.backlog.shares_address()
+    fn reuseaddr(&self) -> bool {
+        self.backlog.reuseaddr()
     }
 
     fn is_listening(&self) -> bool {

@@ -3,26 +3,27 @@
 //! The ports of a network namespace.
 //!
 //! rdma_cm has a space of ports that all its users share, and gives a port to one of them for an address, or for
-//! all. A [`Port`] is a number that this module has there, for all addresses. Which of our sockets may
-//! have which address of it, and who of them gets a request, is decided here by TCP's rules.
+//! all. A [`Port`] is a number that this module has there, for all addresses: what a bind bucket is to TCP. Which
+//! of our sockets may have which address of it, and who of them gets a request, is decided here by TCP's rules.
 //!
 //! A connection of the host with itself goes by an address of a device, whatever the names are by which its
 //! ends know each other. Where one of those is a loopback address, the end that connects leaves word
 //! with the port: [`Port::expect`].
 //!
-//! Locks: [`Port::cm`] may be taken under `lock_sock()`, and [`Ports::table`] under that; a handler of the CM
-//! takes [`Port::users`] and [`Port::expected`] only, under none of which another is taken but a user's own.
+//! Locks: [`Port::cm`] may be taken under `lock_sock()`, and [`Ports::table`] under that, or under the set-up lock of a
+//! connection. A handler of the CM takes [`Port::holders`] and [`Port::expected`], under which no other is taken but
+//! a binding's own, and then those of the backlog.
 //!
-//! References: the cm id of a port has an `Arc` of it, and so has each of its users; the port has those of its users
-//! and the cm id. All this ends when the last user goes.
+//! References: the cm id of a port has an `Arc` of it, and so has each of its holders; the port has those of its holders
+//! and the cm id. All this ends when the last binding goes.
 
 use crate::{
     net::{
         namespace::Net,
         pernet::{
-            Local,
-            LocalRegistration,
-            Locals, //
+            PerNetValue,
+            ValueRegistration,
+            Values, //
         },
         spinlock_bh::{
             new_spinlock_bh,
@@ -70,12 +71,12 @@ use kernel::{
 const REQUESTS: usize = 128;
 
 /// What has an address at a port.
-pub(super) trait User: Send + Sync {
+pub(super) trait Binding: Send + Sync {
     /// Its address, or the unspecified one for all. Any context.
     fn ip(&self) -> Ipv4Addr;
 
     /// Whether others may have the address too while none of them listens (`SO_REUSEADDR`). Any context.
-    fn shares(&self) -> bool;
+    fn reuseaddr(&self) -> bool;
 
     /// Whether it listens. Any context.
     fn is_listening(&self) -> bool;
@@ -95,12 +96,12 @@ pub(crate) struct Ports {
 }
 
 /// The ports of all namespaces, while it lives.
-pub(crate) type Registration = LocalRegistration<Ports>;
+pub(crate) type Registration = ValueRegistration<Ports>;
 
-static PORTS: Locals<Ports> = Locals::new();
+static PORTS: Values<Ports> = Values::new();
 
-impl Local for Ports {
-    fn locals() -> &'static Locals<Self> {
+impl PerNetValue for Ports {
+    fn values() -> &'static Values<Self> {
         &PORTS
     }
 
@@ -121,7 +122,7 @@ pub(super) struct Port {
     #[pin]
     cm: Mutex<Cm>,
     #[pin]
-    users: SpinLockBh<Ring<Arc<dyn User>>>,
+    holders: SpinLockBh<Ring<Arc<dyn Binding>>>,
     /// The connections of the host with itself that are being made.
     #[pin]
     expected: SpinLockBh<Ring<Expected>>,
@@ -131,7 +132,7 @@ pub(super) struct Port {
 struct Cm {
     id: Option<CmId<Arc<Port>>>,
     is_listening: bool,
-    /// The last user has gone, and the port is not in the table any more.
+    /// The last binding has gone, and the port is not in the table any more.
     is_gone: bool,
 }
 
@@ -145,7 +146,7 @@ struct Expected {
 }
 
 impl Port {
-    /// The port with this number, which may have no users yet: [`Self::add`] comes next. Sleeps. Fails with `ENOMEM`.
+    /// The port with this number, which may have no holders yet: [`Self::add`] comes next. Sleeps. Fails with `ENOMEM`.
     pub(super) fn get(net: &Net, number: u16) -> Result<Arc<Self>> {
         let port = Arc::pin_init(
             pin_init!(Self {
@@ -155,7 +156,7 @@ impl Port {
                     is_listening: false,
                     is_gone: false,
                 }, "sdp::Port::cm"),
-                users <- new_spinlock_bh!(Ring::empty(), "sdp::Port::users"),
+                holders <- new_spinlock_bh!(Ring::empty(), "sdp::Port::holders"),
                 expected <- new_spinlock_bh!(Ring::empty(), "sdp::Port::expected"),
             }),
             GFP_KERNEL,
@@ -179,9 +180,9 @@ impl Port {
         self.number
     }
 
-    /// Gives `user` its address. Sleeps. Fails with `EADDRINUSE` where that is another's, with `EAGAIN` where
+    /// Gives `binding` its address. Sleeps. Fails with `EADDRINUSE` where that is another's, with `EAGAIN` where
     /// the port has gone meanwhile and is to be got anew, and as [`CmId::new`] does.
-    pub(super) fn add(this: &Arc<Self>, net: &Net, user: Arc<dyn User>) -> Result {
+    pub(super) fn add(this: &Arc<Self>, net: &Net, binding: Arc<dyn Binding>) -> Result {
         let mut cm = this.cm.lock();
         if cm.is_gone {
             return Err(EAGAIN);
@@ -190,8 +191,8 @@ impl Port {
             Some(_) => Ok(()),
             None => Self::reserve(this, net, &mut cm),
         }
-        .and_then(|()| this.insert(user));
-        if added.is_err() && this.users.lock().is_empty() {
+        .and_then(|()| this.insert(binding));
+        if added.is_err() && this.holders.lock().is_empty() {
             this.retire(net, &mut cm);
         }
         added
@@ -214,33 +215,33 @@ impl Port {
         }
     }
 
-    fn insert(&self, user: Arc<dyn User>) -> Result {
+    fn insert(&self, binding: Arc<dyn Binding>) -> Result {
         // Only added to under the mutex, which is held.
-        Ring::make_room(&self.users, |users| users)?;
-        let mut users = self.users.lock();
-        if users.iter().any(|other| conflict(&*user, &**other)) {
+        Ring::make_room(&self.holders, |holders| holders)?;
+        let mut holders = self.holders.lock();
+        if holders.iter().any(|other| conflict(&*binding, &**other)) {
             return Err(EADDRINUSE);
         }
-        users.push(user).map_err(|_| ENOMEM)
+        holders.push(binding).map_err(|_| ENOMEM)
     }
 
-    /// Has a user listen that does not. Sleeps. Fails with `EADDRINUSE` where another listens there, or a connection
+    /// Has a binding listen that does not. Sleeps. Fails with `EADDRINUSE` where another listens there, or a connection
     /// was made from the port, and as [`CmId::listen`] does.
-    pub(super) fn listen(this: &Arc<Self>, net: &Net, user: &dyn User) -> Result {
+    pub(super) fn listen(this: &Arc<Self>, net: &Net, binding: &dyn Binding) -> Result {
         let mut cm = this.cm.lock();
         let taken = {
-            let users = this.users.lock();
-            let taken = users
+            let holders = this.holders.lock();
+            let taken = holders
                 .iter()
-                .any(|other| other.is_listening() && overlap(user, &**other));
+                .any(|other| other.is_listening() && overlap(binding, &**other));
             taken
         };
         if taken {
             return Err(EADDRINUSE);
         }
         // Requests may come before rdma_cm says that it listens.
-        user.set_listening(true);
-        Self::listen_below(this, net, &mut cm).inspect_err(|_| user.set_listening(false))
+        binding.set_listening(true);
+        Self::listen_below(this, net, &mut cm).inspect_err(|_| binding.set_listening(false))
     }
 
     fn listen_below(this: &Arc<Self>, net: &Net, cm: &mut Cm) -> Result {
@@ -265,7 +266,7 @@ impl Port {
         }
     }
 
-    /// A user does not listen any more: requests come no longer when this returns, where nobody else does. Sleeps.
+    /// A binding does not listen any more: requests come no longer when this returns, where nobody else does. Sleeps.
     pub(super) fn stop(this: &Arc<Self>, net: &Net) {
         let mut cm = this.cm.lock();
         if cm.is_listening && !this.has_listener() {
@@ -282,16 +283,19 @@ impl Port {
     }
 
     fn has_listener(&self) -> bool {
-        self.users.lock().iter().any(|user| user.is_listening())
+        self.holders
+            .lock()
+            .iter()
+            .any(|binding| binding.is_listening())
     }
 
-    /// Takes the address from a user, which does not listen any more. Sleeps.
-    pub(super) fn remove(this: &Arc<Self>, net: &Net, user: &dyn User) {
+    /// Takes the address from a binding, which does not listen any more. Sleeps.
+    pub(super) fn remove(this: &Arc<Self>, net: &Net, binding: &dyn Binding) {
         let mut cm = this.cm.lock();
-        let is_user = |other: &Arc<dyn User>| core::ptr::addr_eq(&raw const **other, user);
-        let removed = this.users.lock().remove(is_user);
+        let is_it = |other: &Arc<dyn Binding>| core::ptr::addr_eq(&raw const **other, binding);
+        let removed = this.holders.lock().remove(is_it);
         drop(removed);
-        if this.users.lock().is_empty() {
+        if this.holders.lock().is_empty() {
             this.retire(net, &mut cm);
         } else if cm.is_listening && !this.has_listener() {
             Self::renew(this, net, &mut cm);
@@ -308,12 +312,12 @@ impl Port {
     }
 
     /// Who listens at an address.
-    fn listener(&self, ip: Ipv4Addr) -> Option<Arc<dyn User>> {
-        let users = self.users.lock();
+    fn listener(&self, ip: Ipv4Addr) -> Option<Arc<dyn Binding>> {
+        let holders = self.holders.lock();
         let at = |ip: Ipv4Addr| {
-            let mut there = users
+            let mut there = holders
                 .iter()
-                .filter(|user| user.ip() == ip && user.is_listening());
+                .filter(|binding| binding.ip() == ip && binding.is_listening());
             there.next().cloned()
         };
         at(ip).or_else(|| at(Ipv4Addr::UNSPECIFIED))
@@ -356,8 +360,8 @@ impl Port {
 
     fn request(&self, id: ChildId<'_>, param: PeerParam, hello: &[u8]) -> Result {
         let names = self.names(&id)?;
-        let user = self.listener(*names.local.ip()).ok_or(ECONNREFUSED)?;
-        user.request(id, param, hello, names)
+        let binding = self.listener(*names.local.ip()).ok_or(ECONNREFUSED)?;
+        binding.request(id, param, hello, names)
     }
 }
 
@@ -391,11 +395,13 @@ impl Drop for Expectation {
 }
 
 /// Whether there is an address that both have.
-fn overlap(a: &dyn User, b: &dyn User) -> bool {
+fn overlap(a: &dyn Binding, b: &dyn Binding) -> bool {
     a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified()
 }
 
-/// Whether the second has what the first wants.
-fn conflict(a: &dyn User, b: &dyn User) -> bool {
-    overlap(a, b) && !(a.shares() && b.shares() && !b.is_listening())
+/// Whether `new` must not be bound beside `bound`: their addresses overlap, and not both have `SO_REUSEADDR`, or
+/// `bound` listens.
+fn conflict(new: &dyn Binding, bound: &dyn Binding) -> bool {
+    let may_share = new.reuseaddr() && bound.reuseaddr() && !bound.is_listening();
+    overlap(new, bound) && !may_share
 }

@@ -303,7 +303,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
     /// Bytes that may be copied and not have reached the peer.
     fn limit(&self) -> usize {
         let set = self.sk.send_buffer();
-        if self.crossed && !self.sk.has_send_buffer() {
+        if self.crossed && !self.sk.is_sndbuf_locked() {
             set.max(self.sk.max_send_buffer())
         } else {
             set

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `net.sdp.*`: what each network namespace can tune.
+//! `net.sdp.*`: what each network namespace can tune, and what the host can. `mem` is in [`crate::net::account`].
 
 use crate::{
     net::{
@@ -18,6 +18,14 @@ use kernel::{
     page::PAGE_SIZE,
     str::CStr, //
 };
+
+/// Where each knob stands in [`KNOBS`].
+const RECV_BUFFER_SIZE: usize = 0;
+const RECV_BUFFERS: usize = 1;
+const FIN_TIMEOUT: usize = 2;
+const ZCOPY_THRESHOLD: usize = 3;
+const MAX_ORPHANS: usize = 4;
+const IDLE_TIMEOUT: usize = 5;
 
 /// How many knobs there are.
 const COUNT: usize = 6;
@@ -99,37 +107,37 @@ fn get_bounded(net: &Net, at: usize) -> u32 {
 
 /// The most bytes of one receive buffer, header included; used for connections made from now on.
 pub(super) fn recv_buffer_size(net: &Net) -> u32 {
-    get_bounded(net, 0)
+    get_bounded(net, RECV_BUFFER_SIZE)
 }
 
 /// The most receive buffers of one connection; used for connections made from now on.
 pub(super) fn recv_buffers(net: &Net) -> u32 {
-    get_bounded(net, 1)
+    get_bounded(net, RECV_BUFFERS)
 }
 
 /// How many connections of closed sockets there may be.
 pub(super) fn max_orphans(net: &Net) -> u32 {
-    get(net, 4)
+    get(net, MAX_ORPHANS)
 }
 
 /// How long a closed socket waits for its peer without progress, in milliseconds.
 pub(super) fn fin_timeout_ms(net: &Net) -> u32 {
-    get(net, 2).saturating_mul(1000)
+    get(net, FIN_TIMEOUT).saturating_mul(1000)
 }
 
 /// After how long an idle connection gives memory back, in milliseconds.
 pub(super) fn idle_timeout_ms(net: &Net) -> u32 {
-    get(net, 5).saturating_mul(1000)
+    get(net, IDLE_TIMEOUT).saturating_mul(1000)
 }
 
 /// The least call that moves its bytes without a copy, or 0 for none; what a new socket has.
 pub(super) fn zcopy_threshold(net: &Net) -> u32 {
-    get(net, 3)
+    get(net, ZCOPY_THRESHOLD)
 }
 
 /// The same as a program sets it for a socket, within the same bounds. Fails with `EINVAL`.
 pub(super) fn check_zcopy_threshold(value: c_int) -> Result<u32> {
-    if KNOBS.allows(3, value) {
+    if KNOBS.allows(ZCOPY_THRESHOLD, value) {
         Ok(value.unsigned_abs())
     } else {
         Err(EINVAL)

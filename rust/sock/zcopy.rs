@@ -81,7 +81,7 @@ impl Conn {
         }
     }
 
-    /// Whether buffers can be sent and read at all.
+    /// The most pages of one buffer; 0 where the send queue has no requests for buffers.
     pub(super) fn max_buffer_pages(&self) -> usize {
         let post = self.post.lock();
         let qp = post.qp.as_ref();
@@ -106,7 +106,7 @@ impl Conn {
     }
 
     /// Has all of `memory`, registered for the peer to read, sent behind what was written. It is let go
-    /// by [`Self::collect`]. Gives it back where it cannot be taken now.
+    /// by [`Self::release_finished`]. Gives it back where it cannot be taken now.
     pub(super) fn send_memory(&self, memory: Arc<Memory>, owner: Owner) -> Result<(), Arc<Memory>> {
         let pages = memory.page_count() as u64;
         {
