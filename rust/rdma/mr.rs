@@ -66,7 +66,8 @@ impl Drop for Mr {
     }
 }
 
-/// The regions of a domain that are not in use: as many as its connection ever used at a time.
+/// The regions of a domain that are not in use: as many as its connection ever used at a time. `made` counts those
+/// in use too.
 #[pin_data]
 pub(super) struct FreeMrs {
     #[pin]
@@ -84,7 +85,7 @@ impl FreeMrs {
 }
 
 impl FreeMrs {
-    /// Regions that were made, those in use too.
+    /// Regions that there are, those in use too.
     pub(super) fn made(&self) -> usize {
         self.made.load(Ordering::Relaxed)
     }
@@ -101,15 +102,28 @@ impl Mr {
         let mr = from_err_ptr(unsafe {
             bindings::ib_alloc_mr(pd.as_ptr(), bindings::ib_mr_type_IB_MR_TYPE_MEM_REG, pages)
         })?;
-        pd.mrs().made.fetch_add(1, Ordering::Relaxed);
         // INVARIANT: It was just allocated.
-        Ok(Self(NonNull::new(mr).ok_or(ENOMEM)?))
+        let mr = Self(NonNull::new(mr).ok_or(ENOMEM)?);
+        pd.mrs().made.fetch_add(1, Ordering::Relaxed);
+        Ok(mr)
     }
 
     /// Gives it back, no longer valid on the device. Sleeps.
     fn give_back(self, pd: &Pd) {
-        // Without memory for the list it is freed.
-        let _ = pd.mrs().free.lock().push(self, GFP_KERNEL);
+        let mut free = pd.mrs().free.lock();
+        if free.reserve(1, GFP_KERNEL).is_ok() {
+            // There is room.
+            let _ = free.push(self, GFP_KERNEL);
+        } else {
+            drop(free);
+            self.discard(pd);
+        }
+    }
+
+    /// Ends it, and with it a key that may be valid. Sleeps.
+    fn discard(self, pd: &Pd) {
+        drop(self);
+        pd.mrs().made.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -234,7 +248,13 @@ impl Memory {
             return Err(EINVAL);
         }
         let mr = Mr::take(pd)?;
-        let mapping = Mapping::new(pd, &pages)?;
+        let mapping = match Mapping::new(pd, &pages) {
+            Ok(mapping) => mapping,
+            Err(e) => {
+                mr.give_back(pd);
+                return Err(e);
+            }
+        };
         // SAFETY: The table is mapped; region and table are ours.
         unsafe {
             let table = mapping.table.get();
@@ -246,6 +266,7 @@ impl Memory {
                 PAGE_SIZE as c_uint,
             );
             if u32::try_from(count) != Ok((*table).nents) {
+                mr.give_back(pd);
                 return Err(EINVAL);
             }
             // The key alone has 8 bits that change: who guesses has to hit 50 bits more. The offset in
@@ -349,8 +370,9 @@ impl Drop for Memory {
     fn drop(&mut self) {
         // A key that may be valid ends with its region.
         if let Some(mr) = self.mr.take() {
-            if !self.valid.load(Acquire) {
-                mr.give_back(&self.mapping.pd);
+            match self.valid.load(Acquire) {
+                false => mr.give_back(&self.mapping.pd),
+                true => mr.discard(&self.mapping.pd),
             }
         }
     }

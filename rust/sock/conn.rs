@@ -563,6 +563,7 @@ impl Conn {
     /// Gives up what an idle connection does not need. Sleeps.
     fn shrink(&self) {
         self.flow.lock().recv.shrink();
+        self.no_more_buffers();
         let Ok(mut spare) = Ring::new(FIRST_PIECES) else {
             return;
         };
@@ -1067,7 +1068,7 @@ impl Conn {
     }
 
     /// Gives the send stream a place for another piece; false where that has to wait for some to be
-    /// sent. Sleeps; one caller at a time. Fails with `ENOMEM`.
+    /// sent. Sleeps; one caller at a time. Fails with `ENOMEM`, and with `EPIPE` where the connection has ended.
     pub(super) fn make_place(&self) -> Result<bool> {
         let capacity = {
             let tx = &self.post.lock().tx;
@@ -1085,7 +1086,7 @@ impl Conn {
             let mut post = self.post.lock();
             // What is written after the end goes nowhere.
             if post.qp.is_none() {
-                return Ok(false);
+                return Err(EPIPE);
             }
             post.tx.lengthen(longer)
         };
@@ -1240,6 +1241,10 @@ impl Conn {
         drop(qp);
         let mut early = Ring::empty();
         core::mem::swap(&mut early, &mut self.flow.lock().early);
+        while let Some(buf) = early.pop() {
+            drop(buf);
+            self.lost_buffer();
+        }
     }
 
     /// Destroys the cm id that no QP has, and forgets what its handler said last. Sleeps; under
@@ -1291,10 +1296,11 @@ impl Conn {
             self.dispatch(events);
         }
         self.leave_listener();
+        let received = self.flow.lock().recv.pages();
         let _ = self.account.lock().change(|parts| {
-            // What was received is charged until it is read, or the socket closed.
+            // What was received and not read is charged until the socket is closed.
             *parts = Parts {
-                recv: parts.recv,
+                recv: parts.recv.min(received),
                 ..Parts::default()
             };
         });
@@ -1376,6 +1382,7 @@ impl Completions for Arc<Conn> {
     fn received(&self, buf: RecvBuf, result: Result<(), WcStatus>) {
         if let Err(status) = result {
             drop(buf);
+            self.lost_buffer();
             return self.failed(status);
         }
         let limit = self.recv_limit();

@@ -170,16 +170,28 @@ impl Conn {
         };
         if let Err(e) = self.charge(|parts| parts.recv = parts.recv.max(all)) {
             self.lost_buffer();
-            let recv = &mut self.flow.lock().recv;
-            recv.give_up_growth();
+            let lacks = {
+                let recv = &mut self.flow.lock().recv;
+                recv.give_up_growth();
+                recv.lacks()
+            };
             // Fewer than at first are not enough.
-            return if recv.lacks() { Err(e) } else { Ok(true) };
+            if lacks {
+                return Err(e);
+            }
+            self.no_more_buffers();
+            return Ok(true);
         }
         let buf = RecvBuf::new(pages).inspect_err(|_| self.lost_buffer())?;
         match self.repost(buf) {
             Err(e) if e == ENOMEM => Err(e),
             posted => Ok(posted.is_ok()),
         }
+    }
+
+    /// No more buffers are to come: who waits for more than there is may have to be content with that.
+    pub(super) fn no_more_buffers(&self) {
+        self.with_socket(|sk| sk.data_ready());
     }
 
     /// Makes places for the payload of as many buffers as there should be. Sleeps. Fails with `ENOMEM`.
@@ -198,7 +210,7 @@ impl Conn {
         Ok(())
     }
 
-    fn lost_buffer(&self) {
+    pub(super) fn lost_buffer(&self) {
         let buffers = &mut self.flow.lock().recv;
         buffers.count = buffers.count.saturating_sub(1);
     }
@@ -256,6 +268,7 @@ impl Conn {
     pub(super) fn resize_wished(&self) {
         let limit = self.recv_limit();
         self.flow.lock().resize_wished(limit);
+        self.no_more_buffers();
         self.kick();
     }
 

@@ -198,6 +198,7 @@ impl Receiving<'_, '_, '_> {
             let woken = self.s.wait(&mut self.timeout, |s| {
                 !s.has(conn)
                     || unread(s) > peeked
+                    || (peek && peeked > 0 && is_starved(s))
                     || s.recv_shut
                     || conn.recv_closed()
                     || sk.has_error()

@@ -396,8 +396,15 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         let mut chunk = match self.s.tx.take() {
             Some(chunk) if chunk.room() > 0 => chunk,
             _ => {
-                let size = self.chunk_size(room);
-                self.conn.charge_send(size)?;
+                let mut size = self.chunk_size(room);
+                if let Err(e) = self.conn.charge_send(size) {
+                    // A page is charged from the start, so that what was connected can send.
+                    if self.conn.copied() > 0 || size <= PAGE_SIZE {
+                        return Err(e);
+                    }
+                    size = PAGE_SIZE;
+                    self.conn.charge_send(size)?;
+                }
                 SendBuf::new(size)?
             }
         };
