@@ -11,14 +11,18 @@ mod addr;
 mod backlog;
 mod bind;
 mod buffers;
+mod charge;
 mod conn;
 mod connect;
 mod endpoint;
+mod events;
 mod kept;
+mod link;
 mod listen;
 mod notes;
 mod option;
 mod orphan;
+mod owner;
 mod poll;
 pub(crate) mod ports;
 mod receive;
@@ -31,7 +35,10 @@ pub(crate) mod settings;
 mod setup;
 mod shutdown;
 mod splice;
+mod state;
 pub(crate) mod stats;
+mod teardown;
+mod transmit;
 mod turn;
 mod zcopy;
 
@@ -62,12 +69,12 @@ use crate::{
     proto::Machine,
     rdma::buf::SendBuf,
     sock::{
-        conn::{
-            Conn,
+        conn::Conn,
+        endpoint::Endpoint,
+        link::{
             Link,
             Progress, //
         },
-        endpoint::Endpoint,
         recv_buffers::Unread,
         ring::Ring, //
     },

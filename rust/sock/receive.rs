@@ -20,9 +20,9 @@ use crate::{
     sock::{
         conn::{
             Conn,
-            Flow,
-            Link, //
+            Flow, //
         },
+        link::Link,
         recv_buffers::{
             Unread,
             FIRST,

@@ -10,8 +10,8 @@ use crate::{
     prelude::*,
     proto::Machine,
     sock::{
-        conn::{
-            Conn,
+        conn::Conn,
+        link::{
             Link,
             Progress, //
         },

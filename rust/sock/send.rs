@@ -33,16 +33,14 @@ use crate::{
     },
     sock::{
         buffers::Owner,
-        conn::{
-            Conn,
-            SEND_ORDER, //
-        },
+        conn::Conn,
         kept::{
             Kept,
             RETURN_MS, //
         },
         recv,
         stats::Counter,
+        transmit::SEND_ORDER,
         Locked,
         Sdp,
         Socket,

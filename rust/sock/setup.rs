@@ -44,12 +44,11 @@ use crate::{
             Conn,
             Connection,
             Id,
+            READS, //
+        },
+        link::{
             Link,
-            Progress,
-            PAYLOAD_PIECES,
-            READS,
-            SEND_ORDER,
-            SEND_SLOTS, //
+            Progress, //
         },
         notes::{
             End,
@@ -68,6 +67,11 @@ use crate::{
         },
         ring::Ring,
         settings,
+        transmit::{
+            PAYLOAD_PIECES,
+            SEND_ORDER,
+            SEND_SLOTS, //
+        },
     },
 };
 use core::net::{

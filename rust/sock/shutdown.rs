@@ -10,7 +10,7 @@ use crate::{
     prelude::*,
     proto::Machine,
     sock::{
-        conn::Link,
+        link::Link,
         recv,
         ring::Ring,
         send,
