@@ -24,6 +24,7 @@ declare_err!(
     EHOSTUNREACH,
     EINPROGRESS,
     EISCONN,
+    ENETUNREACH,
     ENOBUFS,
     ENOPROTOOPT,
     ENOTCONN,
