@@ -66,6 +66,11 @@ connections: build ## tell what connections cost in the VM, memory and time, and
 	@$(run) --deadline 1800 -- build/cargo/release/sdp_connections
 	@$(run) --memory 3072 --deadline 3600 -- build/cargo/release/sdp_connections --count 5000 --parallel 64
 
+.PHONY: compare
+compare: ## measure throughput and latency against the module of another revision, in one VM: BASE=<revision> ROUNDS=5
+	@tools/vm/prepare release
+	@tools/compare $(or $(BASE),HEAD~1) $(ROUNDS)
+
 .PHONY: check
 check: ## run every test: on the host, of the packages, and in the VM on Debian's kernels and the debug kernel
 	@tools/check
