@@ -37,6 +37,7 @@ mod shutdown;
 mod splice;
 mod state;
 pub(crate) mod stats;
+mod stream;
 mod teardown;
 mod transmit;
 mod turn;
@@ -67,7 +68,6 @@ use crate::{
     },
     prelude::*,
     proto::Machine,
-    rdma::buf::SendBuf,
     sock::{
         conn::Conn,
         endpoint::Endpoint,
@@ -75,8 +75,7 @@ use crate::{
             Link,
             Progress, //
         },
-        recv_buffers::Unread,
-        ring::Ring, //
+        stream::Stream, //
     },
 };
 use kernel::sync::{
@@ -136,27 +135,13 @@ pub(crate) struct Locked {
     /// connect() has not yet returned the result of this connection.
     connect_unreported: bool,
     options: Options,
-    /// Payload that the readers have taken over from the connection.
-    rx: Ring<Unread>,
-    /// The chunk that written bytes go to.
-    tx: Option<SendBuf>,
-    /// `shutdown(2)` of the receive half.
-    recv_shut: bool,
+    stream: Stream,
     /// The buffers that calls left.
     kept_send: Option<kept::Kept>,
     kept_recv: Option<kept::Kept>,
     /// The calls that send, and those that fetch what the peer advertises, take turns.
     send_turn: turn::Turn,
     recv_turn: turn::Turn,
-    /// Payload bytes of messages that were read, modulo 2^64.
-    consumed: u64,
-    /// Times that bytes were received by the program.
-    taken: u64,
-    /// `taken` when a send found that it waited for a peer which seemed to wait for it: the two have
-    /// crossed until more is received.
-    crossed_at: Option<u64>,
-    /// What came last came without a copy, so that the next is expected to.
-    lends: bool,
 }
 
 impl Locked {
@@ -234,17 +219,11 @@ impl Protocol for Sdp {
                 zcopy_threshold: settings::zcopy_threshold(net),
                 ..Options::default()
             },
-            rx: Ring::empty(),
-            tx: None,
-            recv_shut: false,
+            stream: Stream::new(),
             kept_send: None,
             kept_recv: None,
             send_turn: turn::Turn::default(),
             recv_turn: turn::Turn::default(),
-            consumed: 0,
-            taken: 0,
-            crossed_at: None,
-            lends: false,
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{
             Conn,
             Owner, //
         },
-        ring::Ring,
+        stream::Stream,
         Sdp,
         Socket,
         State, //
@@ -92,11 +92,7 @@ fn begin(sk: &Socket, s: &mut SockGuard<'_, Sdp>, peer: SocketAddrV4) -> Result 
         conn.discard();
         return Err(e);
     }
-    s.rx = Ring::empty();
-    s.tx = None;
-    s.consumed = 0;
-    s.crossed_at = None;
-    s.lends = false;
+    s.stream = Stream::new();
     s.connect_unreported = true;
     s.conn = Some(conn);
     Ok(())

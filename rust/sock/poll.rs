@@ -42,7 +42,7 @@ pub(super) fn poll(sk: &Socket) -> u32 {
         }
         (State::Connecting, _) => {}
         (State::Connected, Some(conn)) => {
-            let recv_closed = s.recv_shut || conn.recv_closed();
+            let recv_closed = s.stream.recv_shut || conn.recv_closed();
             let send_closed = conn.send_closed();
             if recv_closed && send_closed {
                 events |= HUP;

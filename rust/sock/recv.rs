@@ -155,7 +155,7 @@ impl Receiving<'_, '_, '_> {
                 // Another thread undid the connection.
                 return Err(ENOTCONN);
             }
-            let next = conn.take_unread(&mut self.s.rx)?;
+            let next = conn.take_unread(&mut self.s.stream.rx)?;
             let (n, whole) = if peek {
                 let (n, whole) = copy_peeked(self.s, &mut self.msg, self.peeked, next);
                 self.peeked = self.peeked.saturating_add(n);
@@ -182,11 +182,14 @@ impl Receiving<'_, '_, '_> {
                 return Ok(());
             }
             // Everything that came before an end was read above, unless it came just now.
-            if self.s.recv_shut || conn.recv_closed() {
+            if self.s.stream.recv_shut || conn.recv_closed() {
                 if conn.unread() > 0 {
                     continue;
                 }
-                if !self.s.recv_shut && !conn.inspect(|m| m.peer_closed()) && self.copied == 0 {
+                if !self.s.stream.recv_shut
+                    && !conn.inspect(|m| m.peer_closed())
+                    && self.copied == 0
+                {
                     sk.take_error()?;
                 }
                 return Ok(());
@@ -199,7 +202,7 @@ impl Receiving<'_, '_, '_> {
                 !s.has(conn)
                     || unread(s) > peeked
                     || (peek && peeked > 0 && is_starved(s))
-                    || s.recv_shut
+                    || s.stream.recv_shut
                     || conn.recv_closed()
                     || sk.has_error()
             });
@@ -230,7 +233,7 @@ impl Receiving<'_, '_, '_> {
         // CAST: `usize` has at least 32 bits.
         let threshold = self.s.options.zcopy_threshold as usize;
         let partial = flags::PEEK | flags::TRUNC | flags::WAITALL;
-        self.s.lends
+        self.s.stream.lends
             && threshold > 0
             && self.copied == 0
             && self.msg.flags & partial == 0
@@ -263,13 +266,13 @@ impl Receiving<'_, '_, '_> {
             }
         }
         if parts.is_empty() {
-            self.s.lends = false;
+            self.s.stream.lends = false;
             return Ok(false);
         }
         self.s.recv_turn.take();
         let sk = self.sk;
         let woken = self.s.wait(&mut self.timeout, |s| {
-            conn.is_offer_due(target) || s.recv_shut || !s.has(conn) || sk.has_error()
+            conn.is_offer_due(target) || s.stream.recv_shut || !s.has(conn) || sk.has_error()
         });
         if !conn.are_offers_over() {
             conn.with(Machine::cancel_offers);
@@ -279,8 +282,8 @@ impl Receiving<'_, '_, '_> {
         let asked = parts.iter().map(Pages::len).fold(0, usize::saturating_add);
         self.msg.take_back(asked.saturating_sub(came));
         self.copied = self.copied.saturating_add(came);
-        self.s.lends = came > 0;
-        self.s.taken = self.s.taken.wrapping_add(u64::from(came > 0));
+        self.s.stream.lends = came > 0;
+        self.s.stream.taken = self.s.stream.taken.wrapping_add(u64::from(came > 0));
         self.end_turn();
         match woken {
             Err(_) if self.copied == 0 => self.woken(woken).map(|()| true),
@@ -323,7 +326,7 @@ impl Receiving<'_, '_, '_> {
         }
         if self.s.has(conn) {
             // Without memory the front is there, which is what is wanted next.
-            let _ = conn.take_unread(&mut self.s.rx);
+            let _ = conn.take_unread(&mut self.s.stream.rx);
         }
         let ends = written.iter().rposition(|bytes| *bytes > 0);
         let used = ends.map_or(0, |last| last.saturating_add(1));
@@ -331,10 +334,10 @@ impl Receiving<'_, '_, '_> {
         for (bytes, part) in written.iter().zip(parts).take(used) {
             let n = match *bytes {
                 // It is no longer than the part (`B-46`).
-                0 => match self.s.rx.front_mut() {
+                0 => match self.s.stream.rx.front_mut() {
                     Some(message) => {
                         let n = store(parts, to, message);
-                        self.s.consume(conn, n);
+                        self.s.stream.consume(conn, n);
                         copied = copied.saturating_add(n);
                         n
                     }
@@ -398,7 +401,7 @@ impl Receiving<'_, '_, '_> {
 
     /// Starts as many reads as there is memory and place for, or declines what is advertised.
     fn start(&mut self) -> Result {
-        let (conn, after) = (self.conn, self.s.consumed);
+        let (conn, after) = (self.conn, self.s.stream.consumed);
         loop {
             let next = conn.readable().filter(|next| next.after == after);
             // CAST: `usize` has at least 32 bits.
@@ -466,8 +469,8 @@ impl Receiving<'_, '_, '_> {
             conn.wait_return(self.s, READ_MS, || conn.is_read_over());
         }
         self.msg.take_back(missing);
-        self.s.lends |= any;
-        self.s.taken = self.s.taken.wrapping_add(1);
+        self.s.stream.lends |= any;
+        self.s.stream.taken = self.s.stream.taken.wrapping_add(1);
         any
     }
 }
@@ -498,8 +501,8 @@ pub(super) fn unread(s: &mut Locked) -> usize {
     if !s.recv_turn.ask() {
         return 0;
     }
-    let taken = (0..s.rx.len())
-        .filter_map(|at| s.rx.get(at))
+    let taken = (0..s.stream.rx.len())
+        .filter_map(|at| s.stream.rx.get(at))
         .fold(0usize, |sum, unread| sum.saturating_add(unread.len()));
     let Some(conn) = &s.conn else { return taken };
     let came = taken.saturating_add(conn.unread());
@@ -527,7 +530,7 @@ impl Locked {
 
 /// Bytes that stand before what the peer advertises and were not read.
 pub(super) fn before(s: &Locked, next: Readable) -> usize {
-    usize::try_from(next.after.wrapping_sub(s.consumed)).unwrap_or(usize::MAX)
+    usize::try_from(next.after.wrapping_sub(s.stream.consumed)).unwrap_or(usize::MAX)
 }
 
 /// Gives what there is before `next`, or drops it for `MSG_TRUNC`; and whether all that fits could
@@ -542,7 +545,9 @@ fn deliver(
     let mut copied: usize = 0;
     let mut whole = true;
     while !msg.data.is_empty() && left > 0 && whole {
-        let Some(front) = s.rx.front_mut() else { break };
+        let Some(front) = s.stream.rx.front_mut() else {
+            break;
+        };
         let bytes = front.bytes(0);
         let wanted = bytes.len().min(msg.data.len()).min(left);
         let n = if msg.flags & flags::TRUNC != 0 {
@@ -551,14 +556,14 @@ fn deliver(
         } else {
             msg.data.copy_to_iter(bytes.get(..wanted).unwrap_or(&[]))
         };
-        s.consume(conn, n);
+        s.stream.consume(conn, n);
         left = left.saturating_sub(n);
         copied = copied.saturating_add(n);
         whole = n == wanted;
     }
     if copied > 0 {
         conn.count(Counter::RecvCopied, copied as u64);
-        s.lends = false;
+        s.stream.lends = false;
     }
     (copied, whole)
 }
@@ -577,23 +582,6 @@ fn store(parts: &[Pages], to: usize, message: &Unread) -> usize {
     stored
 }
 
-impl Locked {
-    /// Counts the first `n` bytes of the first message in the reader's queue as read.
-    pub(super) fn consume(&mut self, conn: &Conn, n: usize) {
-        self.consumed = self.consumed.wrapping_add(n as u64);
-        self.taken = self.taken.wrapping_add(1);
-        let Some(front) = self.rx.front_mut() else {
-            return;
-        };
-        front.advance(n);
-        if front.is_empty() {
-            if let Some(read) = self.rx.pop() {
-                conn.finish_unread(read);
-            }
-        }
-    }
-}
-
 /// Shows what there is behind the first `skip` bytes and before `next`; and whether all that fits
 /// could be stored.
 fn copy_peeked(
@@ -606,8 +594,10 @@ fn copy_peeked(
         .map_or(usize::MAX, |next| before(s, next))
         .saturating_sub(skip);
     let mut copied: usize = 0;
-    for at in 0..s.rx.len() {
-        let Some(unread) = s.rx.get(at) else { break };
+    for at in 0..s.stream.rx.len() {
+        let Some(unread) = s.stream.rx.get(at) else {
+            break;
+        };
         while skip < unread.len() {
             let bytes = unread.bytes(skip);
             let wanted = bytes.len().min(msg.data.len()).min(left);

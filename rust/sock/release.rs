@@ -16,8 +16,8 @@ use crate::{
             Progress, //
         },
         recv,
-        ring::Ring,
         send,
+        stream::Stream,
         Sdp,
         Socket,
         State, //
@@ -49,15 +49,14 @@ pub(super) fn release(sk: &Socket) {
         leave_to_itself(&conn);
     }
     sk.set_state(TcpState::Close);
-    s.rx = Ring::empty();
-    s.tx = None;
+    s.stream = Stream::new();
 }
 
 fn close(sk: &Socket, s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
     send::give_up_kept(s, conn);
     recv::give_up_kept(s, conn);
     let linger = sk.linger();
-    let unread = !s.rx.is_empty() || conn.unread() > 0 || conn.advertised() > 0;
+    let unread = !s.stream.rx.is_empty() || conn.unread() > 0 || conn.advertised() > 0;
     if unread || linger.is_some_and(|timeout| timeout.is_zero()) {
         conn.with(Machine::abort);
         return;

@@ -175,7 +175,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             notice: None,
             crossed: false,
         };
-        if call.s.crossed_at == Some(call.s.taken) && call.is_unread() {
+        if call.s.stream.crossed_at == Some(call.s.stream.taken) && call.is_unread() {
             call.cross();
         }
         call
@@ -293,7 +293,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
     /// This call and one of the peer's program wait for each other: what is left is copied, beyond
     /// `SO_SNDBUF` unless that was set.
     fn cross(&mut self) {
-        self.s.crossed_at = Some(self.s.taken);
+        self.s.stream.crossed_at = Some(self.s.stream.taken);
         self.crossed = true;
         self.lending = Lending::No;
     }
@@ -336,7 +336,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             let before = conn.queued();
             let mut left = patience;
             let crossed = loop {
-                let (unread, taken) = (self.is_unread(), self.s.taken);
+                let (unread, taken) = (self.is_unread(), self.s.stream.taken);
                 let may_cross = unread && !self.crossed;
                 let mut slice = match may_cross {
                     true => left.min(Timeout::from_ms(CROSSED_MS)),
@@ -344,7 +344,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
                 };
                 let whole = slice;
                 let in_time = self.s.wait_slice(&mut self.timeout, &mut slice, |s| {
-                    done() || s.taken != taken || is_unread(s, conn) != unread
+                    done() || s.stream.taken != taken || is_unread(s, conn) != unread
                 })?;
                 if done() {
                     return Ok(true);
@@ -391,7 +391,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         if let Some(notice) = self.notice()? {
             notice.copied();
         }
-        let mut chunk = match self.s.tx.take() {
+        let mut chunk = match self.s.stream.tx.take() {
             Some(chunk) if chunk.room() > 0 => chunk,
             _ => {
                 let mut size = self.chunk_size(room);
@@ -413,7 +413,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         };
         let piece = chunk.append_iter(self.msg.data, room);
         // It may stay for as long as nothing is sent.
-        self.s.tx = Some(chunk).filter(|chunk| chunk.room() > 0);
+        self.s.stream.tx = Some(chunk).filter(|chunk| chunk.room() > 0);
         let piece = piece.ok_or(EFAULT)?;
         let len = piece.len();
         // The caller saw a place for it, and adds alone: it is gone with the connection only.

@@ -12,8 +12,8 @@ use crate::{
     sock::{
         link::Link,
         recv,
-        ring::Ring,
         send,
+        stream::Stream,
         Sdp,
         Socket,
         State, //
@@ -48,7 +48,7 @@ pub(super) fn shutdown(sk: &Socket, read: bool, write: bool) -> Result {
                 conn.with(Machine::shutdown_send);
                 conn.update_state();
             }
-            s.recv_shut |= read;
+            s.stream.recv_shut |= read;
             sk.state_change();
         }
     }
@@ -88,9 +88,7 @@ pub(super) fn disconnect(sk: &Socket) {
                 conn.with(Machine::abort);
                 s.drop_conn(sk, Link::Disconnect);
             }
-            s.rx = Ring::empty();
-            s.tx = None;
-            s.recv_shut = false;
+            s.stream = Stream::new();
             sk.state_change();
         }
     }

@@ -49,7 +49,7 @@ pub(super) fn splice_read(
         if s.kept_recv.is_some() {
             return Err(EBUSY);
         }
-        let next = conn.take_unread(&mut s.rx)?;
+        let next = conn.take_unread(&mut s.stream.rx)?;
         let before = next.map_or(usize::MAX, |next| recv::before(&s, next));
         let given = give(&mut s, &conn, pipe, len.min(before))?;
         if given > 0 {
@@ -60,11 +60,11 @@ pub(super) fn splice_read(
             conn.decline();
         }
         // Everything that came before an end was given above, unless it came just now.
-        if s.recv_shut || conn.recv_closed() {
+        if s.stream.recv_shut || conn.recv_closed() {
             if conn.unread() > 0 {
                 continue;
             }
-            if !s.recv_shut && !conn.inspect(|m| m.peer_closed()) {
+            if !s.stream.recv_shut && !conn.inspect(|m| m.peer_closed()) {
                 sk.take_error()?;
             }
             return Ok(0);
@@ -72,7 +72,7 @@ pub(super) fn splice_read(
         let woken = s.wait(&mut timeout, |s| {
             !s.has(&conn)
                 || recv::unread(s) > 0
-                || s.recv_shut
+                || s.stream.recv_shut
                 || conn.recv_closed()
                 || sk.has_error()
         });
@@ -87,7 +87,9 @@ pub(super) fn splice_read(
 fn give(s: &mut Locked, conn: &Conn, pipe: &mut Pipe<'_>, max: usize) -> Result<usize> {
     let mut given: usize = 0;
     while given < max {
-        let Some(front) = s.rx.front_mut() else { break };
+        let Some(front) = s.stream.rx.front_mut() else {
+            break;
+        };
         let left = max.saturating_sub(given);
         // What the pipe has no room for need not be prepared.
         let pushed = if pipe.is_full() {
@@ -115,7 +117,7 @@ fn give(s: &mut Locked, conn: &Conn, pipe: &mut Pipe<'_>, max: usize) -> Result<
             Err(_) => break,
         };
         given = given.saturating_add(n);
-        s.consume(conn, n);
+        s.stream.consume(conn, n);
     }
     Ok(given)
 }
