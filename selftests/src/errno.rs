@@ -43,7 +43,7 @@ errnos! {
 impl Errno {
     /// The calling thread's `errno`.
     pub fn last() -> Self {
-        Self(io::Error::last_os_error().raw_os_error().unwrap_or(0))
+        io::Error::last_os_error().into()
     }
 
     /// Turns the return value of a system call into a result.
@@ -58,6 +58,13 @@ impl Errno {
     /// The same for calls that return a length.
     pub fn check_len(ret: libc::ssize_t) -> Result<usize> {
         usize::try_from(ret).map_err(|_| Self::last())
+    }
+}
+
+impl From<io::Error> for Errno {
+    /// That of an error of the system, 0 for one of another kind.
+    fn from(error: io::Error) -> Self {
+        Self(error.raw_os_error().unwrap_or(0))
     }
 }
 

@@ -156,6 +156,32 @@ impl Side {
     }
 }
 
+/// Sets a file below `/proc/sys/net` in B for as long as it lives.
+pub(crate) struct Setting {
+    path: String,
+    former: String,
+}
+
+impl Setting {
+    pub(crate) fn new(name: &str, value: &str) -> Self {
+        let path = format!("/proc/sys/net/{name}");
+        let former = B.visit(|| must!(fs::read_to_string(&path).map_err(Errno::from)));
+        let this = Self { path, former };
+        this.set(value);
+        this
+    }
+
+    fn set(&self, value: &str) {
+        B.visit(|| must!(fs::write(&self.path, value).map_err(Errno::from)));
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        self.set(&self.former);
+    }
+}
+
 /// The first argument of `socket()`.
 pub(crate) fn family() -> libc::c_int {
     config::get().family.number()

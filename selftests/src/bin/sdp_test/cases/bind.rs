@@ -17,6 +17,8 @@ use crate::{
         addr,
         family,
         pair_of,
+        Setting,
+        Side,
         A,
         B, //
     },
@@ -29,7 +31,6 @@ use sdp_selftests::{
     },
 };
 use std::{
-    fs, io,
     net::Ipv4Addr,
     sync::{
         atomic::{
@@ -180,39 +181,9 @@ fn bind_kept() {
     pair_of(&listener, &at);
 }
 
-/// Sets a file of `net.ipv4` in B for as long as it lives.
-struct Ipv4Setting(&'static str, String);
-
-impl Ipv4Setting {
-    fn new(name: &'static str, value: &str) -> Self {
-        let former = B.visit(|| must!(fs::read_to_string(Self::path(name)).map_err(errno)));
-        let this = Self(name, former);
-        this.set(value);
-        this
-    }
-
-    fn path(name: &str) -> String {
-        format!("/proc/sys/net/ipv4/{name}")
-    }
-
-    fn set(&self, value: &str) {
-        B.visit(|| must!(fs::write(Self::path(self.0), value).map_err(errno)));
-    }
-}
-
-impl Drop for Ipv4Setting {
-    fn drop(&mut self) {
-        self.set(&self.1);
-    }
-}
-
-fn errno(error: io::Error) -> Errno {
-    Errno(error.raw_os_error().unwrap_or(0))
-}
-
 fn bind_range() {
-    let _range = Ipv4Setting::new("ip_local_port_range", "40000 40007");
-    let _reserved = Ipv4Setting::new("ip_local_reserved_ports", "40002,40004-40005");
+    let _range = Setting::new("ipv4/ip_local_port_range", "40000 40007");
+    let _reserved = Setting::new("ipv4/ip_local_reserved_ports", "40002,40004-40005");
     let mut socks = Vec::new();
     let mut ports = Vec::new();
     for _ in 0..5 {
@@ -228,10 +199,10 @@ fn bind_range() {
     check!(B.socket().bind(&B.at(40004)), Ok(()));
 }
 
-/// Runs `work` in a process of its own in B, without privileges.
-fn unprivileged(work: impl FnOnce()) {
+/// Runs `work` in a process of its own on `side`, without privileges.
+fn unprivileged(side: Side, work: impl FnOnce()) {
     let child = Child::start(|| {
-        B.enter();
+        side.enter();
         // SAFETY: `setuid()` takes no memory; this process has no other thread.
         must!(Errno::check(unsafe { libc::setuid(65534) }));
         work();
@@ -240,18 +211,18 @@ fn unprivileged(work: impl FnOnce()) {
 }
 
 fn bind_unprivileged() {
-    let _start = Ipv4Setting::new("ip_unprivileged_port_start", "1000");
+    let _start = Setting::new("ipv4/ip_unprivileged_port_start", "1000");
     let bind = |port| {
         let sock = must!(Sock::new(family(), libc::SOCK_STREAM, 0));
         sock.bind(&B.at(port))
     };
-    unprivileged(|| {
+    unprivileged(B, || {
         check!(bind(1000), Ok(()));
         check!(bind(999), Err(Errno::EACCES));
     });
     step!("more of them privileged");
-    let _start = Ipv4Setting::new("ip_unprivileged_port_start", "1500");
-    unprivileged(|| check!(bind(1499), Err(Errno::EACCES)));
+    let _start = Setting::new("ipv4/ip_unprivileged_port_start", "1500");
+    unprivileged(B, || check!(bind(1499), Err(Errno::EACCES)));
 }
 
 fn bind_privileges_dropped() {
@@ -260,7 +231,7 @@ fn bind_privileges_dropped() {
     must!(listener.bind(&B.at(1022)));
     let client = A.socket();
     must!(client.bind(&A.at(1023)));
-    unprivileged(|| {
+    unprivileged(B, || {
         check!(listener.listen(1), Ok(()));
         check!(client.connect(&to), Ok(()));
     });
@@ -290,13 +261,10 @@ fn bind_privileged() {
     A.enter();
     let sock = A.socket();
     check!(sock.bind(&A.at(1023)), Ok(()));
-    let child = Child::start(|| {
-        let sock = A.socket();
-        // SAFETY: `setuid()` takes no memory; this process has no other thread.
-        must!(Errno::check(unsafe { libc::setuid(65534) }));
+    unprivileged(A, || {
+        let sock = must!(Sock::new(family(), libc::SOCK_STREAM, 0));
         check!(sock.bind(&A.at(1022)), Err(Errno::EACCES));
     });
-    check!(child.wait(), 0);
 }
 
 fn bind_port_chosen() {

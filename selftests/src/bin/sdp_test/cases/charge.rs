@@ -16,6 +16,7 @@ use crate::{
         command,
         pair,
         sdp_only,
+        Setting,
         A,
         B, //
     },
@@ -75,7 +76,7 @@ fn charge_cgroup() {
     sdp_only("memory.max makes TCP wait");
     let cgroup = Path::new(CGROUP);
     let _ = fs::remove_dir(cgroup);
-    must!(fs::create_dir(cgroup).map_err(|e| Errno(e.raw_os_error().unwrap_or(0))));
+    must!(fs::create_dir(cgroup).map_err(Errno::from));
     let listener = B.socket();
     must!(listener.bind(&B.at(0)));
     must!(listener.listen(1000));
@@ -114,11 +115,10 @@ fn charge_cgroup() {
     step!("others are not concerned");
     let (socks, error) = connect_all(&to, 10);
     check!((socks.len(), error), (10, None));
-    let events = must!(fs::read_to_string(cgroup.join("memory.events"))
-        .map_err(|e| Errno(e.raw_os_error().unwrap_or(0))));
+    let events = must!(fs::read_to_string(cgroup.join("memory.events")).map_err(Errno::from));
     assert!(events.contains("oom_kill 0"), "{events}");
     drop((socks, listener));
-    must!(fs::remove_dir(cgroup).map_err(|e| Errno(e.raw_os_error().unwrap_or(0))));
+    must!(fs::remove_dir(cgroup).map_err(Errno::from));
 }
 
 /// Runs sysctl in the host's network namespace.
@@ -132,7 +132,7 @@ fn host_mem() -> String {
     let output = must!(process::Command::new("nsenter")
         .args(words)
         .output()
-        .map_err(|e| Errno(e.raw_os_error().unwrap_or(0))));
+        .map_err(Errno::from));
     String::from_utf8_lossy(&output.stdout)
         .replace('\t', " ")
         .trim()
@@ -141,8 +141,7 @@ fn host_mem() -> String {
 
 /// A number of `/proc/net/sdp_stat`.
 pub(super) fn of_host(name: &str) -> u64 {
-    let text = must!(fs::read_to_string("/proc/thread-self/net/sdp_stat")
-        .map_err(|e| Errno(e.raw_os_error().unwrap_or(0))));
+    let text = must!(fs::read_to_string("/proc/thread-self/net/sdp_stat").map_err(Errno::from));
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     let value = line.and_then(|line| line.trim().parse().ok());
     value.unwrap_or_else(|| panic!("no {name} in\n{text}"))
@@ -173,10 +172,7 @@ fn charge_limit() {
 
 fn charge_idle() {
     sdp_only("TCP has no such setting");
-    let idle_timeout = |seconds| {
-        B.command(&["sysctl", "-q", &format!("net.sdp.idle_timeout={seconds}")]);
-    };
-    idle_timeout(1);
+    let _timeout = Setting::new("sdp/idle_timeout", "1");
     let (a, b) = pair();
     let first = must!(b.charged());
     step!("much that nobody reads");
@@ -206,7 +202,6 @@ fn charge_idle() {
         }
         must!(b.charged()) <= most
     });
-    idle_timeout(60);
     assert!(shrunk, "{} bytes, of {first} at first", must!(b.charged()));
 }
 

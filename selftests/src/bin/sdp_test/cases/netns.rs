@@ -64,16 +64,14 @@ fn netns_sysctl() {
         let path = file.path();
         let value = read(&path);
         step!("{} is {value}", path.display());
-        let write = |text: &str| {
-            fs::write(&path, text).map_err(|error| Errno(error.raw_os_error().unwrap_or(0)))
-        };
+        let write = |text: &str| fs::write(&path, text).map_err(Errno::from);
         let Ok(number) = value.parse::<i64>() else {
             continue;
         };
         count += 1;
         let is_writable = || {
             let metadata = fs::metadata(&path);
-            let metadata = must!(metadata.map_err(|e| Errno(e.raw_os_error().unwrap_or(0))));
+            let metadata = must!(metadata.map_err(Errno::from));
             metadata.mode() & 0o200 != 0
         };
         if !is_writable() {
