@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The SDP socket: one file for each thing that a program does with it, and those of the connection below.
+//! The SDP socket: one file for each thing that a program does with it, and those of the connection
+//! below.
 //!
 //! State is in two places. What the caller of a socket decides about is [`Locked`], under
 //! `lock_sock()`; a connection has its own, and goes on without the socket, in [`conn`], where the

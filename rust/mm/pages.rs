@@ -73,9 +73,10 @@ impl Pages {
     /// Takes up to `max` bytes, in up to `max_pages` pages, off the front of what a caller sends, to
     /// be read. May sleep.
     ///
-    /// It takes what is contiguous, so perhaps less than `max`. What it has taken on failure is
-    /// the caller's to take back: `EFAULT` for memory that the caller does not have or nobody may keep, `ENOBUFS` beyond
-    /// `RLIMIT_MEMLOCK`, `EOPNOTSUPP` for memory that cannot be held, and `ENOMEM`.
+    /// It takes what is contiguous, so perhaps less than `max`. What it has taken on failure is the
+    /// caller's to take back: `EFAULT` for memory that the caller does not have or nobody may keep,
+    /// `ENOBUFS` beyond `RLIMIT_MEMLOCK`, `EOPNOTSUPP` for memory that cannot be held, and
+    /// `ENOMEM`.
     pub(crate) fn of_source(
         from: &mut IovIterSource<'_>,
         max: usize,
@@ -328,16 +329,16 @@ impl Drop for Held {
     }
 }
 
-/// Pins the pages of up to `len` bytes of a program's memory at `addr`, the front of `iter`, and takes them off
-/// it: where they start in the first page, and how many they are, at least one.
+/// Pins the pages of up to `len` bytes of a program's memory at `addr`, the front of `iter`, and
+/// takes them off it: where they start in the first page, and how many they are, at least one.
 ///
-/// A peer may keep them for as long as it likes, so they are moved away from where pages have to be movable, and
-/// refused where the kernel has to see each write to them.
+/// A peer may keep them for as long as it likes, so they are moved away from where pages have to be
+/// movable, and refused where the kernel has to see each write to them.
 ///
 /// # Safety
 ///
-/// `iter` is valid and nobody else uses it, has a program's memory with so many bytes in its first segment, and is
-/// a destination if `written`; `list` has room for the pages.
+/// `iter` is valid and nobody else uses it, has a program's memory with so many bytes in its first
+/// segment, and is a destination if `written`; `list` has room for the pages.
 unsafe fn pin(
     iter: *mut bindings::iov_iter,
     addr: usize,
@@ -355,8 +356,8 @@ unsafe fn pin(
     if unsafe { (*iter).nofault } {
         flags |= bindings::FOLL_NOFAULT;
     }
-    // CAST: `usize` has as many bits as an address, and pages are far fewer than 2^31: a list is limited by what a
-    // device takes.
+    // CAST: `usize` has as many bits as an address, and pages are far fewer than 2^31: a list is
+    // limited by what a device takes.
     let (start, count) = (addr.saturating_sub(offset) as c_ulong, count as c_int);
     // SAFETY: The list has room for them.
     let pinned = unsafe { bindings::pin_user_pages_fast(start, count, flags, list) };
@@ -368,8 +369,8 @@ unsafe fn pin(
     Ok((offset, len))
 }
 
-/// Lists the pages of up to `max` bytes of the kernel's memory, the front of `iter`, and takes them off it, as
-/// [`pin`] does.
+/// Lists the pages of up to `max` bytes of the kernel's memory, the front of `iter`, and takes them
+/// off it, as [`pin`] does.
 ///
 /// # Safety
 ///

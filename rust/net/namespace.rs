@@ -14,8 +14,8 @@ use kernel::types::Opaque;
 ///
 /// # Invariants
 ///
-/// It is live, and has all that the module keeps in each namespace ([`super::pernet`]): that is registered before the
-/// family, and goes after the last socket.
+/// It is live, and has all that the module keeps in each namespace ([`super::pernet`]): that is
+/// registered before the family, and goes after the last socket.
 #[repr(transparent)]
 pub(crate) struct Net(Opaque<bindings::net>);
 
@@ -29,7 +29,8 @@ impl Net {
     ///
     /// # Safety
     ///
-    /// For `'a` `net` is live, and a socket of the module is there, or is being made, or a file of its in `net` is in use.
+    /// For `'a` `net` is live, and a socket of the module is there, or is being made, or a file of
+    /// its in `net` is in use.
     pub(crate) unsafe fn from_ptr<'a>(net: *mut bindings::net) -> &'a Self {
         // SAFETY: INVARIANT: By the contract; the wrapper is transparent.
         unsafe { &*net.cast() }
@@ -62,7 +63,8 @@ impl Net {
         (addr != 0).then(|| Ipv4Addr::from(addr.to_ne_bytes()))
     }
 
-    /// Whether the caller may bind to a port, which is privileged below `net.ipv4.ip_unprivileged_port_start`.
+    /// Whether the caller may bind to a port, which is privileged below
+    /// `net.ipv4.ip_unprivileged_port_start`.
     pub(crate) fn may_bind(&self, port: u16) -> bool {
         // SAFETY: The namespace is live.
         unsafe { bindings::sdp_helper_may_bind(self.as_ptr(), port) }

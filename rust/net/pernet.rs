@@ -27,7 +27,8 @@ use kernel::{
     types::Opaque, //
 };
 
-/// What each namespace has one of, by a [`Registration`] that the module has for as long as it can have sockets.
+/// What each namespace has one of, by a [`Registration`] that the module has for as long as it can
+/// have sockets.
 pub(super) trait PerNet: Sized + Send + Sync + 'static {
     /// The static that tells where.
     fn slot() -> &'static Slot<Self>;

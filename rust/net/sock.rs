@@ -48,8 +48,8 @@ use kernel::{
 /// What [`Family`] has the socket layer allocate for each socket.
 #[repr(C)]
 pub(super) struct Layout<P: Protocol> {
-    /// First, since the socket layer allocates and frees the whole as a `struct sock`. An `inet_sock`, since the
-    /// inet helpers used here expect one.
+    /// First, since the socket layer allocates and frees the whole as a `struct sock`. An
+    /// `inet_sock`, since the inet helpers used here expect one.
     inet: bindings::inet_sock,
     /// Where inet code looks for IPv6 state.
     _pinet6: MaybeUninit<bindings::ipv6_pinfo>,
@@ -61,8 +61,8 @@ pub(super) struct Layout<P: Protocol> {
 ///
 /// # Invariants
 ///
-/// The `inet` of the layout is a valid C object and the rest is initialised. `locked` is only touched
-/// under `lock_sock()`, or by the destructor, and `sk_forward_alloc` under `account`.
+/// The `inet` of the layout is a valid C object and the rest is initialised. `locked` is only
+/// touched under `lock_sock()`, or by the destructor, and `sk_forward_alloc` under `account`.
 #[repr(transparent)]
 pub(crate) struct Sock<P: Protocol>(Opaque<Layout<P>>);
 
@@ -112,8 +112,8 @@ impl Timeout {
         }
     }
 
-    /// The errno of a call whose wait ended with `woken`, with this time left: `EAGAIN`, or for a signal
-    /// `ERESTARTSYS` where the call can be restarted without a loss of time, else `EINTR`.
+    /// The errno of a call whose wait ended with `woken`, with this time left: `EAGAIN`, or for a
+    /// signal `ERESTARTSYS` where the call can be restarted without a loss of time, else `EINTR`.
     pub(crate) fn error(self, woken: WaitError) -> Error {
         match woken {
             WaitError::TimedOut => EAGAIN,
@@ -269,8 +269,8 @@ impl<P: Protocol> Sock<P> {
     /// The socket layer calls it, once, for a sock without references.
     unsafe extern "C" fn on_destruct(sk: *mut bindings::sock) {
         let layout = sk.cast::<Layout<P>>();
-        // SAFETY: The last reference is gone, so nothing else can reach the sock and the state, which
-        // were initialised before `sk_destruct` was set.
+        // SAFETY: The last reference is gone, so nothing else can reach the sock and the state,
+        // which were initialised before `sk_destruct` was set.
         unsafe {
             core::ptr::drop_in_place(addr_of_mut!((*layout).locked));
             core::ptr::drop_in_place(addr_of_mut!((*layout).account));
@@ -527,8 +527,8 @@ impl<P: Protocol> Sock<P> {
     /// Sets the local name. Any context.
     pub(crate) fn set_local(&self, addr: SocketAddrV4) {
         let ip = u32::from_ne_bytes(addr.ip().octets());
-        // SAFETY: The sock is live and begins with an `inet_sock`; the fields are read at any time, and the
-        // address is one of IPv4.
+        // SAFETY: The sock is live and begins with an `inet_sock`; the fields are read at any time,
+        // and the address is one of IPv4.
         unsafe {
             let inet = addr_of_mut!((*self.0.get()).inet);
             let (addrs, ports) = self.pairs();
@@ -550,7 +550,8 @@ impl<P: Protocol> Sock<P> {
         }
     }
 
-    /// Where a `struct sock` has both ends' addresses, and their ports: unions, of which IPv4 uses these members.
+    /// Where a `struct sock` has both ends' addresses, and their ports: unions, of which IPv4 uses
+    /// these members.
     fn pairs(
         &self,
     ) -> (
@@ -628,7 +629,8 @@ pub(crate) enum WaitError {
 impl<'a, P: Protocol> SockGuard<'a, P> {
     /// Sleeps until `done`, without the lock while asleep; what is left of `timeout` remains.
     ///
-    /// `done` runs with the lock held, first before any sleep. A socket without a file does not wait.
+    /// `done` runs with the lock held, first before any sleep. A socket without a file does not
+    /// wait.
     pub(crate) fn wait(
         &mut self,
         timeout: &mut Timeout,

@@ -2,10 +2,11 @@
 
 //! Objects that do work of their own in process context, now or later.
 //!
-//! Reference rules. A [`Work`] lives in an `Arc`. Queued work owns a reference, and so does a pending timer. It is
-//! dropped on the workqueue after the work has run, or by [`Work::cancel_later`], whose caller has another. Every
-//! [`Work`] holds the module, and the module's removal waits for the workqueue: so no code here runs
-//! after it is gone, whoever gives up the last reference.
+//! Reference rules. A [`Work`] lives in an `Arc`. Queued work owns a reference, and so does a
+//! pending timer. It is dropped on the workqueue after the work has run, or by
+//! [`Work::cancel_later`], whose caller has another. Every [`Work`] holds the module, and the
+//! module's removal waits for the workqueue: so no code here runs after it is gone, whoever gives
+//! up the last reference.
 
 use crate::{
     bindings,
@@ -155,7 +156,8 @@ impl<T: Run> Work<T> {
         }
     }
 
-    /// Arms the timer to run the work in `ms` milliseconds, in place of an earlier time. Any context.
+    /// Arms the timer to run the work in `ms` milliseconds, in place of an earlier time. Any
+    /// context.
     pub(crate) fn queue_in(&self, ms: u32) {
         let reference = Arc::into_raw(self.arc());
         // SAFETY: As in `queue()`. CAST: The bound of CPUs is a small number.

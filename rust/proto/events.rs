@@ -53,8 +53,8 @@ impl Events {
     /// The peer moves: connect again when the LLP connection is gone
     /// (see [`Machine::resume_port`](super::Machine::resume_port)).
     pub const SUSPEND: Events = Events(0x0800);
-    /// The peer is silent: post an RDMA Write of no bytes, which fails if the peer is gone (`B-81`), and has its fabric look at
-    /// what came before (`B-9a`).
+    /// The peer is silent: post an RDMA Write of no bytes, which fails if the peer is gone
+    /// (`B-81`), and has its fabric look at what came before (`B-9a`).
     pub const PROBE: Events = Events(0x1000);
 
     /// Whether nothing happened.

@@ -2,8 +2,8 @@
 
 //! What happens when nothing does (`B-9a`, `B-74`, `B-76`, `B-81`). Times are nanoseconds of a clock of the caller's.
 
-/// How long the connecting end waits for the peer's first message before it probes (`B-9a`), which it does again after
-/// pauses that double, up to the longest.
+/// How long the connecting end waits for the peer's first message before it probes (`B-9a`), which
+/// it does again after pauses that double, up to the longest.
 const GREETING_NS: u64 = 100_000_000;
 const GREETING_MAX_NS: u64 = GREETING_NS << 9;
 

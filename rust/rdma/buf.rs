@@ -46,7 +46,8 @@ unsafe impl Send for Page {}
 unsafe impl Sync for Page {}
 
 impl Page {
-    /// Sleeps. Nobody is charged for it, lest the cgroup be twice: that is for who asks for the buffer.
+    /// Sleeps. Nobody is charged for it, lest the cgroup be twice: that is for who asks for the
+    /// buffer.
     fn new() -> Result<Self> {
         // SAFETY: It may be called anywhere that may sleep.
         let page = unsafe { bindings::sdp_helper_alloc_pages(bindings::GFP_KERNEL, 0) };

@@ -115,12 +115,13 @@ impl<C: CmHandler> CmId<C> {
         to_result(unsafe { bindings::rdma_set_reuseaddr(self.as_ptr(), on.into()) })
     }
 
-    /// Binds to a local address and gives what was bound, with the port that port 0 asked for. Whether the caller
-    /// may use the port is not asked.
+    /// Binds to a local address and gives what was bound, with the port that port 0 asked for.
+    /// Whether the caller may use the port is not asked.
     ///
-    /// Sleeps. Fails with `EADDRINUSE`, with `EADDRNOTAVAIL` where the port is in use for any address, or any is
-    /// asked for and it is in use for one, with `EADDRNOTAVAIL` too for an address that the namespace does not
-    /// have, `ENODEV` for one that is on no RDMA device, and `EINVAL` if already bound.
+    /// Sleeps. Fails with `EADDRINUSE`, with `EADDRNOTAVAIL` where the port is in use for any
+    /// address, or any is asked for and it is in use for one, with `EADDRNOTAVAIL` too for an
+    /// address that the namespace does not have, `ENODEV` for one that is on no RDMA device, and
+    /// `EINVAL` if already bound.
     pub(crate) fn bind(&mut self, addr: &SocketAddr) -> Result<SocketAddr> {
         let _creds = KernelCreds::for_port(addr.port());
         let mut addr = to_sockaddr(addr);
@@ -281,8 +282,8 @@ impl<C> Context<C> {
     }
 }
 
-/// The privileges of the kernel for the current task, until dropped: rdma_cm, and some devices, have rules of their own
-/// for the first ports.
+/// The privileges of the kernel for the current task, until dropped: rdma_cm, and some devices,
+/// have rules of their own for the first ports.
 ///
 /// # Invariants
 ///
@@ -293,7 +294,8 @@ struct KernelCreds {
 }
 
 impl KernelCreds {
-    /// Where the port needs them. With others the task remains what it is, also for a socket that siw makes.
+    /// Where the port needs them. With others the task remains what it is, also for a socket that
+    /// siw makes.
     fn for_port(port: u16) -> Option<Self> {
         if u32::from(port) >= bindings::PROT_SOCK {
             return None;
@@ -411,7 +413,8 @@ pub(crate) struct ChildId<'a> {
 }
 
 impl ChildId<'_> {
-    /// Takes the identifier over; its next events go to `handler`. Without memory it gives itself back.
+    /// Takes the identifier over; its next events go to `handler`. Without memory it gives itself
+    /// back.
     pub(crate) fn adopt<D: CmHandler>(self, handler: D) -> Result<CmId<D>, Self> {
         let Ok(context) = Context::new(handler, true) else {
             return Err(self);
@@ -442,12 +445,13 @@ impl ChildId<'_> {
         unsafe { read_sockaddr(&raw const (*self.id.as_ptr()).route.addr.dst_addr) }
     }
 
-    /// Whether the answer goes to the very port of the device that the request came to: where the peer claims
-    /// an address of this host, that it is this host. The claim itself, and the GIDs of the path, are only words of
-    /// the peer's; where the answer goes is taken from the packet. iWARP's rests on TCP, which sees to that.
+    /// Whether the answer goes to the very port of the device that the request came to: where the
+    /// peer claims an address of this host, that it is this host. The claim itself, and the GIDs of
+    /// the path, are only words of the peer's; where the answer goes is taken from the packet.
+    /// iWARP's rests on TCP, which sees to that.
     pub(crate) fn is_own(&self) -> bool {
-        // SAFETY: By the type invariants the identifier is live. The path and the addresses of a request's
-        // are set before its handler runs, and stay; a MAC has as many bytes as are read.
+        // SAFETY: By the type invariants the identifier is live. The path and the addresses of a
+        // request's are set before its handler runs, and stay; a MAC has as many bytes as are read.
         unsafe {
             let id = self.id.as_ptr();
             let path = (*id).route.path_rec;

@@ -66,8 +66,8 @@ impl Drop for Mr {
     }
 }
 
-/// The regions of a domain that are not in use: as many as its connection ever used at a time. `made` counts those
-/// in use too.
+/// The regions of a domain that are not in use: as many as its connection ever used at a time.
+/// `made` counts those in use too.
 #[pin_data]
 pub(super) struct FreeMrs {
     #[pin]

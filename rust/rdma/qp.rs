@@ -471,7 +471,8 @@ unsafe impl<C: CmHandler, D: Completions> Sync for Qp<C, D> {}
 impl<C: CmHandler, D: Completions> Qp<C, D> {
     /// Makes a QP of up to `caps` in `pd` on `id`. Sleeps.
     ///
-    /// The identifier has to be bound to the device of `pd`, and not connected. On failure it is given back.
+    /// The identifier has to be bound to the device of `pd`, and not connected. On failure it is
+    /// given back.
     pub(crate) fn new(
         id: CmId<C>,
         pd: &Arc<Pd>,

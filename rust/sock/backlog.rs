@@ -2,11 +2,11 @@
 
 //! The connections that wait for accept.
 //!
-//! A request is a connection from the start, of which nothing is set up before it has a place in the
-//! backlog. Where it has none it waits, and where too many wait it is told so.
+//! A request is a connection from the start, of which nothing is set up before it has a place in
+//! the backlog. Where it has none it waits, and where too many wait it is told so.
 //!
-//! Locks: both may be taken under the owner lock of a connection; neither is held while a connection is told
-//! something.
+//! Locks: both may be taken under the owner lock of a connection; neither is held while a
+//! connection is told something.
 
 use crate::{
     net::{
@@ -240,7 +240,8 @@ impl Backlog {
         }
     }
 
-    /// A peer asks for a connection, by these names of its ends. In the handler of a cm id. An error refuses it.
+    /// A peer asks for a connection, by these names of its ends. In the handler of a cm id. An
+    /// error refuses it.
     pub(super) fn request(
         this: &Arc<Self>,
         id: ChildId<'_>,

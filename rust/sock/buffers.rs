@@ -30,8 +30,9 @@ use kernel::sync::Arc;
 /// Buffers that may be sent at a time, and that may be filled: read into, or offered.
 pub(super) const BUFFERS: usize = 4;
 
-/// Requests of the send queue that the messages leave to the callers' buffers: one for each, to read into it
-/// and then to end its key. They are never out of one, so that no key is left valid for want of it.
+/// Requests of the send queue that the messages leave to the callers' buffers: one for each, to
+/// read into it and then to end its key. They are never out of one, so that no key is left valid
+/// for want of it.
 // CAST: It is 4.
 pub(super) const BUFFER_SLOTS: u32 = 2 * BUFFERS as u32;
 
@@ -49,7 +50,8 @@ pub(super) enum Stage {
 }
 
 impl Stage {
-    /// The protocol has finished with the buffer: whether its key is to be ended, which may never have been valid.
+    /// The protocol has finished with the buffer: whether its key is to be ended, which may never
+    /// have been valid.
     fn finish(&mut self) -> bool {
         let valid = *self != Stage::New;
         *self = if valid { Stage::Ending } else { Stage::Over };
@@ -170,7 +172,8 @@ impl WritePattern {
     }
 }
 
-/// A buffer whose key is to be made valid, and what is to be read into it: where from, and how much.
+/// A buffer whose key is to be made valid, and what is to be read into it: where from, and how
+/// much.
 pub(super) type New = (Arc<Memory>, Option<(Remote, usize)>);
 
 /// The buffers of one connection.
@@ -245,8 +248,8 @@ impl Buffers {
         None
     }
 
-    /// The protocol has finished with a buffer that was sent: its memory, if its key is to be ended. One whose
-    /// key was never valid is over.
+    /// The protocol has finished with a buffer that was sent: its memory, if its key is to be
+    /// ended. One whose key was never valid is over.
     pub(super) fn finish_send(&mut self, finished: Finished) -> Option<Arc<Memory>> {
         let buffer = self.outgoing(finished.id)?;
         buffer.bytes = finished.bytes;

@@ -10,6 +10,7 @@ use crate::{
             Parts, //
         },
         conn::{
+            ms,
             Conn,
             Owner, //
         },
@@ -28,12 +29,14 @@ use kernel::page::PAGE_SIZE;
 /// Pages that are charged for written bytes from the start: a small write takes no more.
 const SEND_FIRST: usize = 1;
 
-/// Pages in which more is charged; so many stay so when nothing waits, since the socket may keep a chunk.
+/// Pages in which more is charged; so many stay so when nothing waits, since the socket may keep a
+/// chunk.
 pub(super) const SEND_CHARGE: usize = 1 << SEND_ORDER;
 
 impl Conn {
-    /// Charges the owner what `change` makes of the account. Sleeps; without the spinlocks. Fails with `ENOBUFS`,
-    /// and changes nothing, where that is more than there may be; with `ENOTCONN` where nobody owns it.
+    /// Charges the owner what `change` makes of the account. Sleeps; without the spinlocks. Fails
+    /// with `ENOBUFS`, and changes nothing, where that is more than there may be; with `ENOTCONN`
+    /// where nobody owns it.
     pub(super) fn charge(&self, change: impl FnOnce(&mut Parts)) -> Result {
         self.charge_in(&mut self.account.lock(), change)
     }
@@ -50,8 +53,8 @@ impl Conn {
         account.change(change)
     }
 
-    /// Charges what a connection takes from the start, `fixed` pages of that for all but its buffers. Sleeps.
-    /// Fails with `ENOBUFS`.
+    /// Charges what a connection takes from the start, `fixed` pages of that for all but its
+    /// buffers. Sleeps. Fails with `ENOBUFS`.
     pub(super) fn charge_first(&self, fixed: usize) -> Result {
         self.charge(|parts| {
             *parts = Parts {
@@ -100,8 +103,8 @@ impl Conn {
         let _ = account.change(|now| *now = parts);
     }
 
-    /// Has a connection that has grown go back to what it took at first, when no more messages came for
-    /// as long as `net.sdp.idle_timeout` says than it has receive buffers. In the work.
+    /// Has a connection that has grown go back to what it took at first, when no more messages came
+    /// for as long as `net.sdp.idle_timeout` says than it has receive buffers. In the work.
     pub(super) fn check_idle(&self) {
         let now = self.now();
         let (at, idle) = {
@@ -145,6 +148,6 @@ impl Conn {
 
     /// `net.sdp.idle_timeout`, in nanoseconds.
     pub(super) fn idle_timeout(&self) -> u64 {
-        u64::from(settings::idle_timeout_ms(&self.net)).saturating_mul(1_000_000)
+        ms(settings::idle_timeout_ms(&self.net))
     }
 }

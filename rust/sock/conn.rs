@@ -6,11 +6,12 @@
 //! closed; its [`Owner`] is who hears of it. What the CM and the device tell is done by the
 //! connection's own work, which no program can hold up.
 //!
-//! Here is what a connection is made of, and what its work does. Its methods are in files for each thing that it does:
-//! `setup` and `teardown`, `state`, `owner` and `charge`; `transmit` and `receive` of messages, `zcopy` of buffers, and
-//! `events`, which the device and the machine tell.
+//! Here is what a connection is made of, and what its work does. Its methods are in files for each
+//! thing that it does: `setup` and `teardown`, `state`, `owner` and `charge`; `transmit` and
+//! `receive` of messages, `zcopy` of buffers, and `events`, which the device and the machine tell.
 //!
-//! Locks, in the order in which they may be taken; Documentation/architecture.rst has the table of all:
+//! Locks, in the order in which they may be taken; Documentation/architecture.rst has the table of
+//! all:
 //!
 //! 1. `lock_sock()` of a socket;
 //! 2. [`Connection::setup`], for what sleeps: set-up and teardown;
@@ -23,8 +24,8 @@
 //! 8. [`Connection::flow`], the machine and what it received; held for a few hundred instructions;
 //! 9. [`Connection::notes`], what the CM told.
 //!
-//! User memory is accessed with the socket lock held and no other. Completions run in softirq and take 5 to 8
-//! only; a handler of the CM takes spinlocks only.
+//! User memory is accessed with the socket lock held and no other. Completions run in softirq and
+//! take 5 to 8 only; a handler of the CM takes spinlocks only.
 //!
 //! References: the QP's completions own an `Arc` of the connection and the connection owns the QP, and so
 //! it is with its cm id. Both circles end in [`Conn::tear_down`], to which every connection comes that is
@@ -215,8 +216,8 @@ pub(super) struct Post {
     pub(super) tx: Ring<Sge>,
     /// The message that goes before any other: the device had no room to map it.
     pub(super) waiting: Option<Outbound>,
-    /// Requests for messages and registrations that have not completed; others of the callers' buffers have
-    /// slots of their own.
+    /// Requests for messages and registrations that have not completed; others of the callers'
+    /// buffers have slots of their own.
     pub(super) messages: usize,
     /// No more were posted for want of a slot.
     pub(super) is_full: bool,
@@ -277,6 +278,11 @@ pub(super) struct Connection {
     pub(super) post: SpinLockBh<Post>,
     #[pin]
     pub(super) flow: SpinLockBh<Flow>,
+}
+
+/// Milliseconds in the machine's time, which is in nanoseconds.
+pub(super) fn ms(ms: u32) -> u64 {
+    u64::from(ms).saturating_mul(1_000_000)
 }
 
 impl Conn {
@@ -431,10 +437,7 @@ impl Conn {
 
     /// Has the work run in so many milliseconds, or before. Any context.
     pub(super) fn work_in(&self, ms: u32) {
-        self.work_at(
-            self.now()
-                .saturating_add(u64::from(ms).saturating_mul(1_000_000)),
-        );
+        self.work_at(self.now().saturating_add(self::ms(ms)));
     }
 
     /// Has the work run at a time of [`Self::now`], or before. Any context.

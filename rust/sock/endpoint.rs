@@ -43,9 +43,9 @@ pub(super) struct Endpoint {
 impl Endpoint {
     /// Gives `sk` an address, with a port of its own where it says 0. Sleeps.
     ///
-    /// Fails with `EADDRNOTAVAIL` for an address of no interface here, `ENODEV` for one of an interface without an
-    /// RDMA device, `EADDRINUSE` for a port that is taken, also by another binding of rdma_cm, or where all are, and
-    /// with `ENOMEM`.
+    /// Fails with `EADDRNOTAVAIL` for an address of no interface here, `ENODEV` for one of an
+    /// interface without an RDMA device, `EADDRINUSE` for a port that is taken, also by another
+    /// user of rdma_cm, or where all are, and with `ENOMEM`.
     pub(super) fn bind(sk: &Socket, addr: SocketAddrV4) -> Result<Arc<Self>> {
         let backlog = Backlog::new(sk)?;
         let (ip, number) = (*addr.ip(), addr.port());

@@ -33,8 +33,8 @@ use kernel::sync::{
     atomic::{
         AtomicFlag,
         Relaxed, //
-    }, //
-    Arc,
+    },
+    Arc, //
 };
 
 impl Conn {
@@ -47,6 +47,7 @@ impl Conn {
         self.dispatch(events);
     }
 
+    /// Does what the machine asks for, and tells the socket. Any context, without the spinlocks.
     pub(super) fn dispatch(&self, events: Events) {
         if events.is_empty() {
             return;
@@ -110,8 +111,8 @@ impl Conn {
         self.dispatch(events);
     }
 
-    /// A request could not be posted. That the QP has no connection any more may be noticed so before any
-    /// completion says it, which on siw is the rule.
+    /// A request could not be posted. That the QP has no connection any more may be noticed so
+    /// before any completion says it, which on siw is the rule.
     pub(super) fn refused(&self, error: Error) {
         self.broken(if error == ENOTCONN || error == ESHUTDOWN {
             ECONNRESET

@@ -2,20 +2,22 @@
 
 //! The ports of a network namespace.
 //!
-//! rdma_cm has a space of ports that all its users share, and gives a port to one of them for an address, or for
-//! all. A [`Port`] is a number that this module has there, for all addresses: what a bind bucket is to TCP. Which
-//! of our sockets may have which address of it, and who of them gets a request, is decided here by TCP's rules.
+//! rdma_cm has a space of ports that all its users share, and gives a port to one of them for an
+//! address, or for all. A [`Port`] is a number that this module has there, for all addresses: what
+//! a bind bucket is to TCP. Which of our sockets may have which address of it, and who of them gets
+//! a request, is decided here by TCP's rules.
 //!
-//! A connection of the host with itself goes by an address of a device, whatever the names are by which its
-//! ends know each other. Where one of those is a loopback address, the end that connects leaves word
-//! with the port: [`Port::expect`].
+//! A connection of the host with itself goes by an address of a device, whatever the names are by
+//! which its ends know each other. Where one of those is a loopback address, the end that connects
+//! leaves word with the port: [`Port::expect`].
 //!
-//! Locks: [`Port::cm`] may be taken under `lock_sock()`, and [`Ports::table`] under that, or under the set-up lock of a
-//! connection. A handler of the CM takes [`Port::holders`] and [`Port::expected`], under which no other is taken but
-//! a binding's own, and then those of the backlog.
+//! Locks: [`Port::cm`] may be taken under `lock_sock()`, and [`Ports::table`] under that, or under
+//! the set-up lock of a connection. A handler of the CM takes [`Port::holders`] and
+//! [`Port::expected`], under which no other is taken but a binding's own, and then those of the
+//! backlog.
 //!
-//! References: the cm id of a port has an `Arc` of it, and so has each of its holders; the port has those of its holders
-//! and the cm id. All this ends when the last binding goes.
+//! References: the cm id of a port has an `Arc` of it, and so has each of its holders; the port has
+//! those of its holders and the cm id. All this ends when the last binding goes.
 
 use crate::{
     net::{
@@ -66,8 +68,8 @@ use kernel::{
     },
 };
 
-/// Requests that an iWARP device is to have room for, however few `net.core.somaxconn` lets wait: it forgets a
-/// connection that finds no room, and siw comes to harm when that one ends.
+/// Requests that an iWARP device is to have room for, however few `net.core.somaxconn` lets wait:
+/// it forgets a connection that finds no room, and siw comes to harm when that one ends.
 const REQUESTS: usize = 128;
 
 /// What has an address at a port.
@@ -75,7 +77,8 @@ pub(super) trait Binding: Send + Sync {
     /// Its address, or the unspecified one for all. Any context.
     fn ip(&self) -> Ipv4Addr;
 
-    /// Whether others may have the address too while none of them listens (`SO_REUSEADDR`). Any context.
+    /// Whether others may have the address too while none of them listens (`SO_REUSEADDR`). Any
+    /// context.
     fn reuseaddr(&self) -> bool;
 
     /// Whether it listens. Any context.
@@ -84,7 +87,8 @@ pub(super) trait Binding: Send + Sync {
     /// Says so, or no more. Any context.
     fn set_listening(&self, on: bool);
 
-    /// A peer asks for a connection, by these names of its ends. In the handler of a cm id. An error refuses it.
+    /// A peer asks for a connection, by these names of its ends. In the handler of a cm id. An
+    /// error refuses it.
     fn request(&self, id: ChildId<'_>, param: PeerParam, hello: &[u8], names: Names) -> Result;
 }
 
@@ -146,7 +150,8 @@ struct Expected {
 }
 
 impl Port {
-    /// The port with this number, which may have no holders yet: [`Self::add`] comes next. Sleeps. Fails with `ENOMEM`.
+    /// The port with this number, which may have no holders yet: [`Self::add`] comes next. Sleeps.
+    /// Fails with `ENOMEM`.
     pub(super) fn get(net: &Net, number: u16) -> Result<Arc<Self>> {
         let port = Arc::pin_init(
             pin_init!(Self {
@@ -180,8 +185,8 @@ impl Port {
         self.number
     }
 
-    /// Gives `binding` its address. Sleeps. Fails with `EADDRINUSE` where that is another's, with `EAGAIN` where
-    /// the port has gone meanwhile and is to be got anew, and as [`CmId::new`] does.
+    /// Gives `binding` its address. Sleeps. Fails with `EADDRINUSE` where that is another's, with
+    /// `EAGAIN` where the port has gone meanwhile and is to be got anew, and as [`CmId::new`] does.
     pub(super) fn add(this: &Arc<Self>, net: &Net, binding: Arc<dyn Binding>) -> Result {
         let mut cm = this.cm.lock();
         if cm.is_gone {
@@ -198,7 +203,8 @@ impl Port {
         added
     }
 
-    /// Takes the number in rdma_cm's space. It is shared there with the cm ids that connect from it.
+    /// Takes the number in rdma_cm's space. It is shared there with the cm ids that connect from
+    /// it.
     fn reserve(this: &Arc<Self>, net: &Net, cm: &mut Cm) -> Result {
         let mut id = CmId::new(net, this.clone())?;
         // That fails for listeners only, which a new one is not.
@@ -225,18 +231,12 @@ impl Port {
         holders.push(binding).map_err(|_| ENOMEM)
     }
 
-    /// Has a binding listen that does not. Sleeps. Fails with `EADDRINUSE` where another listens there, or a connection
-    /// was made from the port, and as [`CmId::listen`] does.
+    /// Has a binding listen that does not. Sleeps. Fails with `EADDRINUSE` where another listens
+    /// there, or a connection was made from the port, and as [`CmId::listen`] does.
     pub(super) fn listen(this: &Arc<Self>, net: &Net, binding: &dyn Binding) -> Result {
         let mut cm = this.cm.lock();
-        let taken = {
-            let holders = this.holders.lock();
-            let taken = holders
-                .iter()
-                .any(|other| other.is_listening() && overlap(binding, &**other));
-            taken
-        };
-        if taken {
+        let takes = |other: &Arc<dyn Binding>| other.is_listening() && overlap(binding, &**other);
+        if this.holders.lock().iter().any(takes) {
             return Err(EADDRINUSE);
         }
         // Requests may come before rdma_cm says that it listens.
@@ -266,11 +266,16 @@ impl Port {
         }
     }
 
-    /// A binding does not listen any more: requests come no longer when this returns, where nobody else does. Sleeps.
+    /// A binding does not listen any more: requests come no longer when this returns, where nobody
+    /// else does. Sleeps.
     pub(super) fn stop(this: &Arc<Self>, net: &Net) {
-        let mut cm = this.cm.lock();
-        if cm.is_listening && !this.has_listener() {
-            Self::renew(this, net, &mut cm);
+        Self::stop_below(this, net, &mut this.cm.lock());
+    }
+
+    fn stop_below(this: &Arc<Self>, net: &Net, cm: &mut Cm) {
+        let is_wanted = this.holders.lock().iter().any(|other| other.is_listening());
+        if cm.is_listening && !is_wanted {
+            Self::renew(this, net, cm);
         }
     }
 
@@ -282,13 +287,6 @@ impl Port {
         let _ = Self::reserve(this, net, cm);
     }
 
-    fn has_listener(&self) -> bool {
-        self.holders
-            .lock()
-            .iter()
-            .any(|binding| binding.is_listening())
-    }
-
     /// Takes the address from a binding, which does not listen any more. Sleeps.
     pub(super) fn remove(this: &Arc<Self>, net: &Net, binding: &dyn Binding) {
         let mut cm = this.cm.lock();
@@ -297,8 +295,8 @@ impl Port {
         drop(removed);
         if this.holders.lock().is_empty() {
             this.retire(net, &mut cm);
-        } else if cm.is_listening && !this.has_listener() {
-            Self::renew(this, net, &mut cm);
+        } else {
+            Self::stop_below(this, net, &mut cm);
         }
     }
 
@@ -332,8 +330,8 @@ impl Port {
         port.filter(|port| port.listener(*addr.ip()).is_some())
     }
 
-    /// Leaves word that a request from `from`, an address of a device here, is for a connection whose accepting end
-    /// knows it by `names`. Sleeps. Fails with `ENOMEM`.
+    /// Leaves word that a request from `from`, an address of a device here, is for a connection
+    /// whose accepting end knows it by `names`. Sleeps. Fails with `ENOMEM`.
     pub(super) fn expect(this: Arc<Self>, from: SocketAddrV4, names: Names) -> Result<Expectation> {
         loop {
             Ring::make_room(&this.expected, |expected| expected)?;
@@ -399,8 +397,8 @@ fn overlap(a: &dyn Binding, b: &dyn Binding) -> bool {
     a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified()
 }
 
-/// Whether `new` must not be bound beside `bound`: their addresses overlap, and not both have `SO_REUSEADDR`, or
-/// `bound` listens.
+/// Whether `new` must not be bound beside `bound`: their addresses overlap, and not both have
+/// `SO_REUSEADDR`, or `bound` listens.
 fn conflict(new: &dyn Binding, bound: &dyn Binding) -> bool {
     let may_share = new.reuseaddr() && bound.reuseaddr() && !bound.is_listening();
     overlap(new, bound) && !may_share

@@ -86,10 +86,11 @@ impl Flow {
         self.answer_wish();
     }
 
-    /// Has more buffers made for a peer that waits for them, if they take no more than `limit` bytes then. The
-    /// buffer that was used last may be about to be posted again.
+    /// Has more buffers made for a peer that waits for them, if they take no more than `limit`
+    /// bytes then. The buffer that was used last may be about to be posted again.
     ///
-    /// Under the lock under which the message was taken in: no reader is to think that there will be no more.
+    /// Under the lock under which the message was taken in: no reader is to think that there will
+    /// be no more.
     pub(super) fn want_buffers(&mut self, limit: usize, returns: bool) {
         if is_under_pressure() {
             self.recv.shrink();
@@ -189,7 +190,8 @@ impl Conn {
         }
     }
 
-    /// No more buffers are to come: who waits for more than there is may have to be content with that.
+    /// No more buffers are to come: who waits for more than there is may have to be content with
+    /// that.
     pub(super) fn no_more_buffers(&self) {
         self.with_socket(|sk| sk.data_ready());
     }

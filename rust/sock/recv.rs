@@ -489,8 +489,8 @@ pub(super) fn give_up_kept(s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
     }
 }
 
-/// Whether there is something to read before more can come, however little that is: messages take up
-/// buffers, not bytes.
+/// Whether there is something to read before more can come, however little that is: messages take
+/// up buffers, not bytes.
 pub(super) fn is_starved(s: &mut Locked) -> bool {
     s.conn.as_ref().is_some_and(|conn| conn.is_starved()) && unread(s) > 0
 }

@@ -154,8 +154,9 @@ impl<T> Ring<T> {
         (0..self.len).filter_map(|at| self.get(at))
     }
 
-    /// Makes room for another element of the queue that `ring` finds behind `lock`, which is not held while memory is
-    /// allocated: others may have taken the room by the time that this returns. Sleeps. Fails with `ENOMEM`.
+    /// Makes room for another element of the queue that `ring` finds behind `lock`, which is not
+    /// held while memory is allocated: others may have taken the room by the time that this
+    /// returns. Sleeps. Fails with `ENOMEM`.
     pub(super) fn make_room<S>(lock: &SpinLockBh<S>, ring: impl Fn(&mut S) -> &mut Self) -> Result
     where
         S: Unpin,

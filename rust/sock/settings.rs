@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `net.sdp.*`: what each network namespace can tune, and what the host can. `mem` is in [`crate::net::account`].
+//! `net.sdp.*`: what each network namespace can tune, and what the host can. `mem` is in
+//! [`crate::net::account`].
 
 use crate::{
     net::{

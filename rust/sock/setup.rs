@@ -41,6 +41,7 @@ use crate::{
         },
         buffers::BUFFER_SLOTS,
         conn::{
+            ms,
             Conn,
             Connection,
             Id,
@@ -122,10 +123,6 @@ fn is_iwarp(id: &Id) -> bool {
     id.device().is_ok_and(|device| device.is_iwarp())
 }
 
-fn ms(ms: u32) -> u64 {
-    u64::from(ms).saturating_mul(1_000_000)
-}
-
 impl CmHandler for Arc<Conn> {
     fn event(&self, event: CmEvent<'_>) {
         match event {
@@ -197,8 +194,8 @@ impl Conn {
         }
     }
 
-    /// The step that can be taken now, and the end that was told after it: both at once, lest an end overtake its
-    /// step.
+    /// The step that can be taken now, and the end that was told after it: both at once, lest an
+    /// end overtake its step.
     fn next_notes(&self, setup: &mut Setup<Id>, in_work: bool) -> (Option<Step>, Option<End>) {
         // Looked at first: who is admitted later queues the work.
         let waits = self.is_waiting();
@@ -366,9 +363,9 @@ impl Conn {
 
 /// The end that connects.
 impl Conn {
-    /// Begins to look for `peer`, from the address that the socket is bound to, if it is. Sleeps. Fails with `EINVAL` for
-    /// a loopback address at one end and a foreign one at the other, and as [`CmId::bind`] and
-    /// [`CmId::resolve_addr`] do.
+    /// Begins to look for `peer`, from the address that the socket is bound to, if it is. Sleeps.
+    /// Fails with `EINVAL` for a loopback address at one end and a foreign one at the other, and as
+    /// [`CmId::bind`] and [`CmId::resolve_addr`] do.
     pub(super) fn begin(&self, bound: Option<SocketAddrV4>, peer: SocketAddrV4) -> Result {
         let mut guard = self.setup.lock();
         let setup = &mut *guard;
@@ -405,13 +402,15 @@ impl Conn {
     /// A cm id at `addr`, and the address that it got. Sleeps. Fails as [`CmId::bind`] does.
     fn bind_id(&self, addr: SocketAddrV4) -> Result<(Id, SocketAddrV4)> {
         let mut id = CmId::new(&self.net, self.arc())?;
-        // The socket has the port, and shares it with its connections. That fails for listeners only.
+        // The socket has the port, and shares it with its connections. That fails for listeners
+        // only.
         let _ = id.set_reuseaddr(addr.port() > 0);
         let bound = addr::v4(id.bind(&SocketAddr::V4(addr))?)?;
         Ok((id, bound))
     }
 
-    /// The same where an end has a loopback address: over an address of a device, which is the host's own as well.
+    /// The same where an end has a loopback address: over an address of a device, which is the
+    /// host's own as well.
     fn resolve_loopback(
         &self,
         setup: &mut Setup<Id>,
@@ -456,8 +455,8 @@ impl Conn {
         id.resolve_addr(&SocketAddr::V4(to), ADDRESS_MS)
     }
 
-    /// A cm id at the first address here that has an RDMA device, and that address. Sleeps. Fails with `ENODEV` where
-    /// none has.
+    /// A cm id at the first address here that has an RDMA device, and that address. Sleeps. Fails
+    /// with `ENODEV` where none has.
     fn bind_to_device(&self) -> Result<(Id, SocketAddrV4)> {
         for at in 0.. {
             let Some(ip) = self.net.own_addr(at) else {

@@ -101,8 +101,8 @@ impl Conn {
         self.with(Machine::established);
     }
 
-    /// The connection cannot be made: `e` is connect's to tell. False where what became of it was decided
-    /// before. Any context.
+    /// The connection cannot be made: `e` is connect's to tell. False where what became of it was
+    /// decided before. Any context.
     pub(super) fn fail_setup(&self, e: Error) -> bool {
         if !self.flow.lock().decide(Progress::Failed) {
             return false;

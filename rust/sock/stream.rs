@@ -23,8 +23,8 @@ pub(super) struct Stream {
     pub(super) consumed: u64,
     /// Times that bytes were received by the program.
     pub(super) taken: u64,
-    /// `taken` when a send found that it waited for a peer which seemed to wait for it: the two have
-    /// crossed until more is received.
+    /// `taken` when a send found that it waited for a peer which seemed to wait for it: the two
+    /// have crossed until more is received.
     pub(super) crossed_at: Option<u64>,
     /// What came last came without a copy, so that the next is expected to.
     pub(super) lends: bool,

@@ -18,14 +18,14 @@ use crate::{
 };
 
 impl Conn {
-    /// Tells the peer that the connection ends. The CM's answer, or its silence, comes as an event. Sleeps;
-    /// under [`Connection::setup`].
+    /// Tells the peer that the connection ends. The CM's answer, or its silence, comes as an event.
+    /// Sleeps; under [`Connection::setup`].
     pub(super) fn disconnect(&self) -> Result {
         self.qp().ok_or(ENOTCONN)?.disconnect()
     }
 
-    /// Destroys the QP, with the cm id: when this returns no completion comes any more. Sleeps; under
-    /// [`Connection::setup`].
+    /// Destroys the QP, with the cm id: when this returns no completion comes any more. Sleeps;
+    /// under [`Connection::setup`].
     pub(super) fn destroy_qp(&self) {
         // Let go last: what is freed under the lock below must not be the last to hold the domain.
         let _pd = self.pd();

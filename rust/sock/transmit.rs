@@ -48,8 +48,8 @@ pub(super) const SEND_SLOTS: u32 = 6;
 /// Buffers for a message's payload, beside that for its header.
 pub(super) const PAYLOAD_PIECES: u32 = 2;
 
-/// Pieces of written data that may wait to be sent, at first and at most; a piece is a chunk, except at the
-/// ends.
+/// Pieces of written data that may wait to be sent, at first and at most; a piece is a chunk,
+/// except at the ends.
 pub(super) const FIRST_PIECES: usize = 8;
 const SEND_PIECES: usize = 1024;
 
@@ -89,7 +89,8 @@ impl Conn {
     }
 
     /// Gives the send stream a place for another piece; false where that has to wait for some to be
-    /// sent. Sleeps; one caller at a time. Fails with `ENOMEM`, and with `EPIPE` where the connection has ended.
+    /// sent. Sleeps; one caller at a time. Fails with `ENOMEM`, and with `EPIPE` where the
+    /// connection has ended.
     pub(super) fn make_place(&self) -> Result<bool> {
         let capacity = {
             let tx = &self.post.lock().tx;
@@ -141,6 +142,8 @@ impl Conn {
         self.inspect(|m| !m.can_write())
     }
 
+    /// Posts what the machine wants sent, as long as there is room for it. Any context, without the
+    /// spinlocks. Fails with the driver's error, after which no message goes any more.
     pub(super) fn transmit(&self) -> Result {
         let mut guard = self.post.lock();
         let post = &mut *guard;
@@ -196,8 +199,8 @@ impl Conn {
         Ok(())
     }
 
-    /// What the machine wants sent next, if anything, with what that carries of the send stream, in so many
-    /// pieces, or of a buffer.
+    /// What the machine wants sent next, if anything, with what that carries of the send stream, in
+    /// so many pieces, or of a buffer.
     fn next_message(
         &self,
         tx: &mut Ring<Sge>,

@@ -380,7 +380,8 @@ enum Ending {
 
 struct World {
     ends: [End; 2],
-    /// What the connecting end sends before that is not seen until something comes behind it (`B-9a`).
+    /// What the connecting end sends before that is not seen until something comes behind it
+    /// (`B-9a`).
     awake_at: u64,
     unseen: Vec<Vec<u8>>,
     now: u64,
