@@ -4,15 +4,24 @@
  */
 #include "helpers.h"
 
+#include <linux/cgroup.h>
 #include <linux/cred.h>
 #include <linux/inetdevice.h>
+#include <linux/memcontrol.h>
 #include <linux/proc_fs.h>
+#include <linux/net.h>
 #include <linux/sched/signal.h>
+#include <linux/siphash.h>
 #include <linux/splice.h>
 #include <linux/seq_file_net.h>
+#include <net/addrconf.h>
+#include <net/l3mdev.h>
 #include <net/net_namespace.h>
+#include <net/netlink.h>
 #include <net/netns/generic.h>
+#include <net/proto_memory.h>
 #include <net/route.h>
+#include <net/tcp.h>
 
 /* net */
 
@@ -52,6 +61,14 @@ void sdp_helper_sock_valbool_flag(struct sock *sk, enum sock_flags bit,
 	sock_valbool_flag(sk, bit, valbool);
 }
 
+#ifdef CONFIG_CGROUP_BPF
+bool sdp_helper_cgroup_bpf_sock_enabled(struct sock *sk,
+					enum cgroup_bpf_attach_type type)
+{
+	return cgroup_bpf_sock_enabled(sk, type);
+}
+#endif
+
 struct net *sdp_helper_sock_net(const struct sock *sk)
 {
 	return sock_net(sk);
@@ -69,6 +86,30 @@ void sdp_helper_sock_poll_wait(struct file *file, struct socket *sock,
 	sock_poll_wait(file, sock, p);
 }
 
+/* Closing takes the socket from the sock under the same lock, before its file goes. */
+void sdp_helper_sk_send_sigurg(struct sock *sk)
+{
+	read_lock_bh(&sk->sk_callback_lock);
+	sk_send_sigurg(sk);
+	read_unlock_bh(&sk->sk_callback_lock);
+}
+
+/* What is told once there is room, to who has O_ASYNC; under the socket lock. */
+void sdp_helper_sk_async_nospace(struct sock *sk)
+{
+	sk_set_bit(SOCKWQ_ASYNC_NOSPACE, sk);
+}
+
+void sdp_helper_sk_wake_async_out(struct sock *sk)
+{
+	sk_wake_async(sk, SOCK_WAKE_IO, POLL_OUT);
+}
+
+bool sdp_helper_signal_pending(struct task_struct *task)
+{
+	return signal_pending(task);
+}
+
 int sdp_helper_sock_error(struct sock *sk)
 {
 	return sock_error(sk);
@@ -82,6 +123,46 @@ long sdp_helper_sock_rcvtimeo(const struct sock *sk, bool noblock)
 int sdp_helper_sock_max_wmem(const struct sock *sk)
 {
 	return READ_ONCE(sock_net(sk)->ipv4.sysctl_tcp_wmem[2]);
+}
+
+int sdp_helper_sock_max_rmem(const struct sock *sk)
+{
+	return READ_ONCE(sock_net(sk)->ipv4.sysctl_tcp_rmem[2]);
+}
+
+u8 sdp_helper_pmtudisc(const struct net *net)
+{
+	return READ_ONCE(net->ipv4.sysctl_ip_no_pmtu_disc) ? IP_PMTUDISC_DONT :
+							     IP_PMTUDISC_WANT;
+}
+
+bool sdp_helper_is_fastopen_client(const struct net *net)
+{
+	return READ_ONCE(net->ipv4.sysctl_tcp_fastopen) & TFO_CLIENT_ENABLE;
+}
+
+bool sdp_helper_may_administer(const struct net *net)
+{
+	return ns_capable(net->user_ns, CAP_NET_ADMIN);
+}
+
+/* Fields that not every configuration has. */
+void sdp_helper_inherit_busy_poll(const struct sock *from, struct sock *to)
+{
+#ifdef CONFIG_NET_RX_BUSY_POLL
+	to->sk_ll_usec = READ_ONCE(from->sk_ll_usec);
+	to->sk_prefer_busy_poll = READ_ONCE(from->sk_prefer_busy_poll);
+	to->sk_busy_poll_budget = READ_ONCE(from->sk_busy_poll_budget);
+#endif
+}
+
+/* What a send is told beside its bytes: checked as TCP does, and without effect. */
+int sdp_helper_sock_cmsg_send(struct sock *sk, struct msghdr *msg)
+{
+	struct sockcm_cookie sockc;
+
+	sockcm_init(&sockc, sk);
+	return sock_cmsg_send(sk, msg, &sockc);
 }
 
 long sdp_helper_sock_sndtimeo(const struct sock *sk, bool noblock)
@@ -145,10 +226,11 @@ void *sdp_helper_net_generic(const struct net *net, unsigned int id)
 
 /* Without procfs there is no file, and nothing wrong. */
 bool sdp_helper_proc_create_net_single(const char *name, struct net *net,
-				       int (*show)(struct seq_file *, void *))
+				       int (*show)(struct seq_file *, void *),
+				       void *value)
 {
 	return !IS_ENABLED(CONFIG_PROC_FS) ||
-	       proc_create_net_single(name, 0444, net->proc_net, show, NULL);
+	       proc_create_net_single(name, 0444, net->proc_net, show, value);
 }
 
 void sdp_helper_remove_proc_entry(const char *name, struct net *net)
@@ -156,9 +238,222 @@ void sdp_helper_remove_proc_entry(const char *name, struct net *net)
 	remove_proc_entry(name, net->proc_net);
 }
 
-struct net *sdp_helper_seq_file_single_net(struct seq_file *seq)
+void *sdp_helper_seq_value(struct seq_file *seq)
 {
-	return seq_file_single_net(seq);
+	return pde_data(file_inode(seq->file));
+}
+
+/* The same, of lines that are looked for one by one. */
+bool sdp_helper_proc_create_net(const char *name, struct net *net,
+				const struct seq_operations *ops, void *value)
+{
+	return !IS_ENABLED(CONFIG_PROC_FS) ||
+	       proc_create_net_data(name, 0444, net->proc_net, ops,
+				    sizeof(struct seq_net_private), value);
+}
+
+u32 sdp_helper_seq_uid(struct seq_file *seq, u32 kuid)
+{
+	return from_kuid_munged(seq_user_ns(seq), KUIDT_INIT(kuid));
+}
+
+/* Differs from one boot to the next, and cannot be predicted. */
+u64 sdp_helper_hash(u64 first, u64 second, u64 third)
+{
+	static siphash_key_t key __read_mostly;
+
+	net_get_random_once(&key, sizeof(key));
+	return siphash_3u64(first, second, third, &key);
+}
+
+void sdp_helper_sock_prot_inuse_add(const struct sock *sk, int val)
+{
+	sock_prot_inuse_add(sock_net(sk), sk->sk_prot, val);
+}
+
+unsigned long sdp_helper_sock_i_ino(const struct sock *sk)
+{
+	return sock_i_ino((struct sock *)sk);
+}
+
+/* Zero where the kernel does not know cgroups of sockets. */
+u64 sdp_helper_sk_cgroup_id(const struct sock *sk)
+{
+#ifdef CONFIG_SOCK_CGROUP_DATA
+	return cgroup_id(sock_cgroup_ptr((void *)&sk->sk_cgrp_data));
+#else
+	return 0;
+#endif
+}
+
+/* What identifies the memory cgroup that is charged for a socket. */
+const void *sdp_helper_sk_memcg(const struct sock *sk)
+{
+#ifdef CONFIG_MEMCG
+	return sk->sk_memcg;
+#else
+	return NULL;
+#endif
+}
+
+/* Whether so many pages can be charged without reclaiming memory first. */
+bool sdp_helper_sk_has_room(const struct sock *sk, unsigned long pages)
+{
+#ifdef CONFIG_MEMCG
+	struct mem_cgroup *memcg;
+
+	if (!mem_cgroup_sk_enabled(sk) ||
+	    !cgroup_subsys_on_dfl(memory_cgrp_subsys))
+		return true;
+	for (memcg = mem_cgroup_from_sk(sk); memcg;
+	     memcg = parent_mem_cgroup(memcg)) {
+		if (page_counter_read(&memcg->memory) + pages >
+		    READ_ONCE(memcg->memory.max))
+			return false;
+	}
+#endif
+	return true;
+}
+
+/*
+ * Has the kernel reclaim memory, so that so many pages can be charged. It does
+ * that for a charge, all of which fits then or nothing, and kills nobody for
+ * one of more than eight pages. What is uncharged then has to be more than a
+ * CPU keeps of it. The charge is that of another socket, of which only what is
+ * set here and zeroes are used: so nobody waits for the account of this one,
+ * and net.sdp.mem does not count it. For one socket one task does so at a time,
+ * and in vain ten times a second: until @again_at, in jiffies, nothing is done.
+ */
+void sdp_helper_sk_reclaim(const struct sock *sk, unsigned int pages,
+			   unsigned long *again_at)
+{
+#ifdef CONFIG_MEMCG
+	int bytes = max(pages, MEMCG_CHARGE_BATCH + 1) << PAGE_SHIFT;
+	unsigned long at = READ_ONCE(*again_at);
+	bool charged = false;
+	struct sock *other;
+
+	if ((at && time_before(jiffies, at)) ||
+	    cmpxchg(again_at, at, jiffies + MAX_JIFFY_OFFSET) != at)
+		return;
+
+	other = kzalloc_obj(*other);
+	if (other) {
+		other->sk_prot = sk->sk_prot;
+		other->sk_memcg = sk->sk_memcg;
+		other->sk_bypass_prot_mem = 1;
+		charged = __sk_mem_schedule(other, bytes, SK_MEM_RECV);
+		if (charged)
+			__sk_mem_reclaim(other, bytes);
+		kfree(other);
+	}
+	WRITE_ONCE(*again_at, charged ? 0 : (jiffies + HZ / 10) | 1);
+#endif
+}
+
+bool sdp_helper_sk_under_memory_pressure(const struct sock *sk)
+{
+	return sk_under_memory_pressure(sk);
+}
+
+/*
+ * The user who answers for the current task: who has made the outermost user
+ * namespace that it is in. One that the host's root has made is for the root of
+ * it to answer for, or else the user.
+ */
+u32 sdp_helper_current_owner(void)
+{
+	struct user_namespace *ns = current_user_ns();
+	kuid_t owner = current_euid();
+
+	for (; ns->parent; ns = ns->parent) {
+		kuid_t root = make_kuid(ns, 0);
+
+		if (!uid_eq(ns->owner, GLOBAL_ROOT_UID))
+			owner = ns->owner;
+		else if (uid_valid(root) && !uid_eq(root, GLOBAL_ROOT_UID))
+			owner = root;
+	}
+	return __kuid_val(owner);
+}
+
+void sdp_helper_sk_meminfo(const struct sock *sk,
+			   struct inet_diag_meminfo *info)
+{
+	info->idiag_rmem = sk_rmem_alloc_get(sk);
+	info->idiag_wmem = READ_ONCE(sk->sk_wmem_queued);
+	info->idiag_fmem = READ_ONCE(sk->sk_forward_alloc);
+	info->idiag_tmem = sk_wmem_alloc_get(sk);
+}
+
+struct nlmsghdr *sdp_helper_nlmsg_put(struct sk_buff *skb,
+				      struct sk_buff *request,
+				      const struct nlmsghdr *nlh, int payload,
+				      int flags)
+{
+	return nlmsg_put(skb, NETLINK_CB(request).portid, nlh->nlmsg_seq,
+			 nlh->nlmsg_type, payload, flags);
+}
+
+void sdp_helper_nlmsg_end(struct sk_buff *skb, struct nlmsghdr *nlh)
+{
+	nlmsg_end(skb, nlh);
+}
+
+void sdp_helper_nlmsg_cancel(struct sk_buff *skb, struct nlmsghdr *nlh)
+{
+	nlmsg_cancel(skb, nlh);
+}
+
+int sdp_helper_nla_put_u64(struct sk_buff *skb, int type, u64 value, int pad)
+{
+	return nla_put_u64_64bit(skb, type, value, pad);
+}
+
+struct sk_buff *sdp_helper_nlmsg_new(size_t payload)
+{
+	return nlmsg_new(payload, GFP_KERNEL);
+}
+
+void sdp_helper_nlmsg_free(struct sk_buff *skb)
+{
+	nlmsg_free(skb);
+}
+
+struct net *sdp_helper_skb_net(const struct sk_buff *skb)
+{
+	return sock_net(skb->sk);
+}
+
+/* Takes skb over. */
+int sdp_helper_nlmsg_reply(struct sk_buff *skb, struct sk_buff *request)
+{
+	return nlmsg_unicast(sock_net(request->sk)->diag_nlsk, skb,
+			     NETLINK_CB(request).portid);
+}
+
+u32 sdp_helper_netlink_uid(struct sk_buff *request, u32 kuid)
+{
+	return from_kuid_munged(sk_user_ns(NETLINK_CB(request).sk),
+				KUIDT_INIT(kuid));
+}
+
+int sdp_helper_netlink_dump_start(struct sk_buff *skb,
+				  const struct nlmsghdr *nlh,
+				  int (*dump)(struct sk_buff *,
+					      struct netlink_callback *))
+{
+	struct netlink_dump_control control = {
+		.dump = dump,
+	};
+
+	return netlink_dump_start(sock_net(skb->sk)->diag_nlsk, skb, nlh,
+				  &control);
+}
+
+bool sdp_helper_net_admin(const struct net *net)
+{
+	return ns_capable(net->user_ns, CAP_NET_ADMIN);
 }
 
 int sdp_helper_copy_from_sockptr(void *dst, sockptr_t src, size_t size)
@@ -189,9 +484,55 @@ int sdp_helper_somaxconn(const struct net *net)
 	return READ_ONCE(net->core.sysctl_somaxconn);
 }
 
-bool sdp_helper_is_local(struct net *net, __be32 addr)
+void sdp_helper_tcp_sysctls(const struct net *net,
+			    struct sdp_helper_tcp_sysctls *to)
 {
-	return inet_addr_type(net, addr) == RTN_LOCAL;
+	const struct netns_ipv4 *ipv4 = &net->ipv4;
+
+	to->keepalive_time =
+		jiffies_to_msecs(READ_ONCE(ipv4->sysctl_tcp_keepalive_time));
+	to->keepalive_intvl =
+		jiffies_to_msecs(READ_ONCE(ipv4->sysctl_tcp_keepalive_intvl));
+	to->keepalive_probes = READ_ONCE(ipv4->sysctl_tcp_keepalive_probes);
+	to->retries2 = READ_ONCE(ipv4->sysctl_tcp_retries2);
+	to->syn_retries = READ_ONCE(ipv4->sysctl_tcp_syn_retries);
+	to->rto_max = READ_ONCE(ipv4->sysctl_tcp_rto_max_ms);
+}
+
+/* As seen from an interface, which may be of a VRF, or from none. */
+bool sdp_helper_is_local(struct net *net, __be32 addr, unsigned int interface)
+{
+	u32 table = 0;
+
+	if (interface)
+		table = l3mdev_fib_table_by_index(net, interface);
+	return inet_addr_type_table(net, addr, table ?: RT_TABLE_LOCAL) ==
+	       RTN_LOCAL;
+}
+
+/* The VRF that an interface is of, or 0. */
+unsigned int sdp_helper_l3mdev_master(struct net *net, unsigned int interface)
+{
+	return l3mdev_master_ifindex_by_index(net, interface);
+}
+
+bool sdp_helper_tcp_l3mdev_accept(const struct net *net)
+{
+#ifdef CONFIG_NET_L3_MASTER_DEV
+	return READ_ONCE(net->ipv4.sysctl_tcp_l3mdev_accept);
+#else
+	return true;
+#endif
+}
+
+bool sdp_helper_inet_can_nonlocal_bind(struct sock *sk)
+{
+	return inet_can_nonlocal_bind(sock_net(sk), inet_sk(sk));
+}
+
+bool sdp_helper_ipv6_can_nonlocal_bind(struct sock *sk)
+{
+	return ipv6_can_nonlocal_bind(sock_net(sk), inet_sk(sk));
 }
 
 u8 *sdp_helper_sa_path_get_dmac(struct sa_path_rec *rec)
@@ -239,10 +580,76 @@ found:
 	return addr;
 }
 
+/* As seen from an interface, which has none where it is not there, or from none. */
+bool sdp_helper_is_local6(struct net *net, const struct in6_addr *addr,
+			  unsigned int interface)
+{
+	const struct net_device *dev = NULL;
+	bool is_local = false;
+
+	rcu_read_lock();
+	if (interface)
+		dev = dev_get_by_index_rcu(net, interface);
+	if (dev || !interface)
+		is_local = ipv6_chk_addr(net, addr, dev, 0);
+	rcu_read_unlock();
+	return is_local;
+}
+
+bool sdp_helper_has_interface(struct net *net, unsigned int index)
+{
+	bool found;
+
+	rcu_read_lock();
+	found = dev_get_by_index_rcu(net, index);
+	rcu_read_unlock();
+	return found;
+}
+
+bool sdp_helper_bindv6only(const struct net *net)
+{
+	return READ_ONCE(net->ipv6.sysctl.bindv6only);
+}
+
+/* The scope id of the address, 0 for a global one, or an error where there is none. */
+int sdp_helper_own_addr6(struct net *net, unsigned int at,
+			 struct in6_addr *addr)
+{
+	const struct inet6_ifaddr *ifa;
+	const struct inet6_dev *idev;
+	struct net_device *dev;
+	int scope = -ENODEV;
+
+	rcu_read_lock();
+	for_each_netdev_rcu(net, dev) {
+		idev = __in6_dev_get(dev);
+		if (!idev || dev->flags & IFF_LOOPBACK ||
+		    !(dev->flags & IFF_UP))
+			continue;
+		list_for_each_entry_rcu(ifa, &idev->addr_list, if_list) {
+			if (ifa->flags & IFA_F_TENTATIVE || at--)
+				continue;
+			*addr = ifa->addr;
+			scope = ipv6_iface_scope_id(addr, dev->ifindex);
+			goto found;
+		}
+	}
+found:
+	rcu_read_unlock();
+	return scope;
+}
+
 bool sdp_helper_may_bind(struct net *net, unsigned short port)
 {
 	return !inet_port_requires_bind_service(net, port) ||
 	       ns_capable(net->user_ns, CAP_NET_BIND_SERVICE);
+}
+
+bool sdp_helper_has_reserved_ports(const struct net *net)
+{
+	const unsigned long *ports = net->ipv4.sysctl_local_reserved_ports;
+
+	return ports && !bitmap_empty(ports, 65536);
 }
 
 bool sdp_helper_is_reserved(struct net *net, unsigned short port)
@@ -266,19 +673,22 @@ bool sdp_helper_queue_work(struct workqueue_struct *wq,
 	return queue_work(wq, work);
 }
 
-struct workqueue_struct *sdp_helper_alloc_workqueue(const char *name)
+struct workqueue_struct *sdp_helper_alloc_workqueue(const char *name,
+						    int max_active)
 {
-	return alloc_workqueue("%s", WQ_UNBOUND, 0, name);
+	return alloc_workqueue("%s", WQ_UNBOUND, max_active, name);
 }
 
-void sdp_helper_sk_wake_up_all(struct sock *sk)
+/* All who wait, or but for those who poll: of whom none does so for EPOLLMSG. */
+void sdp_helper_sk_wake_up(struct sock *sk, bool polls)
 {
 	struct socket_wq *wq;
 
 	rcu_read_lock();
 	wq = rcu_dereference(sk->sk_wq);
 	if (skwq_has_sleeper(wq))
-		wake_up_all(&wq->wait);
+		__wake_up(&wq->wait, TASK_NORMAL, 0,
+			  poll_to_key(polls ? 0 : EPOLLMSG));
 	rcu_read_unlock();
 }
 
@@ -388,13 +798,6 @@ void sdp_helper_ib_dma_unmap_page(struct ib_device *dev, u64 addr, size_t size,
 				  enum dma_data_direction direction)
 {
 	ib_dma_unmap_page(dev, addr, size, direction);
-}
-
-void sdp_helper_ib_dma_sync_single_for_cpu(struct ib_device *dev, u64 addr,
-					   size_t size,
-					   enum dma_data_direction direction)
-{
-	ib_dma_sync_single_for_cpu(dev, addr, size, direction);
 }
 
 void sdp_helper_ib_dma_sync_single_for_device(struct ib_device *dev, u64 addr,

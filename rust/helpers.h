@@ -9,7 +9,10 @@
 #define SDP_HELPERS_H
 
 /* net */
+#include <linux/bpf-cgroup.h>
+#include <linux/inet_diag.h>
 #include <linux/mm.h>
+#include <linux/netlink.h>
 #include <linux/pipe_fs_i.h>
 #include <linux/poll.h>
 #include <linux/seq_file.h>
@@ -26,14 +29,28 @@ void sdp_helper_sock_graft(struct sock *sk, struct socket *sock);
 bool sdp_helper_sock_flag(const struct sock *sk, enum sock_flags flag);
 void sdp_helper_sock_valbool_flag(struct sock *sk, enum sock_flags bit,
 				  int valbool);
+#ifdef CONFIG_CGROUP_BPF
+bool sdp_helper_cgroup_bpf_sock_enabled(struct sock *sk,
+					enum cgroup_bpf_attach_type type);
+#endif
 struct net *sdp_helper_sock_net(const struct sock *sk);
 wait_queue_head_t *sdp_helper_sk_sleep(struct sock *sk);
 void sdp_helper_sock_poll_wait(struct file *file, struct socket *sock,
 			       struct poll_table_struct *p);
 int sdp_helper_sock_error(struct sock *sk);
+void sdp_helper_sk_send_sigurg(struct sock *sk);
+void sdp_helper_sk_async_nospace(struct sock *sk);
+void sdp_helper_sk_wake_async_out(struct sock *sk);
+bool sdp_helper_signal_pending(struct task_struct *task);
 long sdp_helper_sock_rcvtimeo(const struct sock *sk, bool noblock);
 long sdp_helper_sock_sndtimeo(const struct sock *sk, bool noblock);
 int sdp_helper_sock_max_wmem(const struct sock *sk);
+int sdp_helper_sock_max_rmem(const struct sock *sk);
+u8 sdp_helper_pmtudisc(const struct net *net);
+bool sdp_helper_is_fastopen_client(const struct net *net);
+bool sdp_helper_may_administer(const struct net *net);
+void sdp_helper_inherit_busy_poll(const struct sock *from, struct sock *to);
+int sdp_helper_sock_cmsg_send(struct sock *sk, struct msghdr *msg);
 int sdp_helper_sock_rcvlowat(const struct sock *sk, int waitall, int len);
 int sdp_helper_sock_intr_errno(long timeo);
 bool sdp_helper_skb_queue_empty_lockless(const struct sk_buff_head *list);
@@ -45,25 +62,83 @@ ssize_t sdp_helper_add_to_pipe(struct pipe_inode_info *pipe, struct page *page,
 			       unsigned int offset, unsigned int len);
 void *sdp_helper_net_generic(const struct net *net, unsigned int id);
 bool sdp_helper_proc_create_net_single(const char *name, struct net *net,
-				       int (*show)(struct seq_file *, void *));
+				       int (*show)(struct seq_file *, void *),
+				       void *value);
 void sdp_helper_remove_proc_entry(const char *name, struct net *net);
-struct net *sdp_helper_seq_file_single_net(struct seq_file *seq);
+void *sdp_helper_seq_value(struct seq_file *seq);
+bool sdp_helper_proc_create_net(const char *name, struct net *net,
+				const struct seq_operations *ops, void *value);
+u32 sdp_helper_seq_uid(struct seq_file *seq, u32 kuid);
+void sdp_helper_sock_prot_inuse_add(const struct sock *sk, int val);
+unsigned long sdp_helper_sock_i_ino(const struct sock *sk);
+u64 sdp_helper_sk_cgroup_id(const struct sock *sk);
+u64 sdp_helper_hash(u64 first, u64 second, u64 third);
+const void *sdp_helper_sk_memcg(const struct sock *sk);
+bool sdp_helper_sk_has_room(const struct sock *sk, unsigned long pages);
+void sdp_helper_sk_reclaim(const struct sock *sk, unsigned int pages,
+			   unsigned long *again_at);
+bool sdp_helper_sk_under_memory_pressure(const struct sock *sk);
+u32 sdp_helper_current_owner(void);
+void sdp_helper_sk_meminfo(const struct sock *sk,
+			   struct inet_diag_meminfo *info);
+struct nlmsghdr *sdp_helper_nlmsg_put(struct sk_buff *skb,
+				      struct sk_buff *request,
+				      const struct nlmsghdr *nlh, int payload,
+				      int flags);
+void sdp_helper_nlmsg_end(struct sk_buff *skb, struct nlmsghdr *nlh);
+void sdp_helper_nlmsg_cancel(struct sk_buff *skb, struct nlmsghdr *nlh);
+int sdp_helper_nla_put_u64(struct sk_buff *skb, int type, u64 value, int pad);
+struct sk_buff *sdp_helper_nlmsg_new(size_t payload);
+void sdp_helper_nlmsg_free(struct sk_buff *skb);
+struct net *sdp_helper_skb_net(const struct sk_buff *skb);
+int sdp_helper_nlmsg_reply(struct sk_buff *skb, struct sk_buff *request);
+u32 sdp_helper_netlink_uid(struct sk_buff *request, u32 kuid);
+int sdp_helper_netlink_dump_start(struct sk_buff *skb,
+				  const struct nlmsghdr *nlh,
+				  int (*dump)(struct sk_buff *,
+					      struct netlink_callback *));
+bool sdp_helper_net_admin(const struct net *net);
 int sdp_helper_copy_from_sockptr(void *dst, sockptr_t src, size_t size);
 int __percpu *sdp_helper_per_cpu_fw_alloc(void);
 struct net *sdp_helper_get_net(struct net *net);
 void sdp_helper_put_net(struct net *net);
 int sdp_helper_somaxconn(const struct net *net);
-bool sdp_helper_is_local(struct net *net, __be32 addr);
+
+/* net.ipv4.tcp_*; times are in milliseconds. */
+struct sdp_helper_tcp_sysctls {
+	unsigned int keepalive_time;
+	unsigned int keepalive_intvl;
+	unsigned int keepalive_probes;
+	unsigned int retries2;
+	unsigned int syn_retries;
+	unsigned int rto_max;
+};
+
+void sdp_helper_tcp_sysctls(const struct net *net,
+			    struct sdp_helper_tcp_sysctls *to);
+bool sdp_helper_is_local(struct net *net, __be32 addr, unsigned int interface);
 __be32 sdp_helper_own_addr(struct net *net, unsigned int at);
+bool sdp_helper_is_local6(struct net *net, const struct in6_addr *addr,
+			  unsigned int interface);
+unsigned int sdp_helper_l3mdev_master(struct net *net, unsigned int interface);
+bool sdp_helper_tcp_l3mdev_accept(const struct net *net);
+bool sdp_helper_inet_can_nonlocal_bind(struct sock *sk);
+bool sdp_helper_ipv6_can_nonlocal_bind(struct sock *sk);
+bool sdp_helper_has_interface(struct net *net, unsigned int index);
+bool sdp_helper_bindv6only(const struct net *net);
+int sdp_helper_own_addr6(struct net *net, unsigned int at,
+			 struct in6_addr *addr);
 bool sdp_helper_may_bind(struct net *net, unsigned short port);
+bool sdp_helper_has_reserved_ports(const struct net *net);
 bool sdp_helper_is_reserved(struct net *net, unsigned short port);
 void sdp_helper_INIT_DELAYED_WORK(struct delayed_work *work, work_func_t func);
 void sdp_helper_INIT_WORK(struct work_struct *work, work_func_t func);
 bool sdp_helper_queue_work(struct workqueue_struct *wq,
 			   struct work_struct *work);
-struct workqueue_struct *sdp_helper_alloc_workqueue(const char *name);
+struct workqueue_struct *sdp_helper_alloc_workqueue(const char *name,
+						    int max_active);
 
-void sdp_helper_sk_wake_up_all(struct sock *sk);
+void sdp_helper_sk_wake_up(struct sock *sk, bool polls);
 bool sdp_helper_signal_pending_state(unsigned int state,
 				     struct task_struct *task);
 
@@ -108,9 +183,6 @@ void sdp_helper_ib_dma_unmap_single(struct ib_device *dev, u64 addr,
 				    enum dma_data_direction direction);
 void sdp_helper_ib_dma_unmap_page(struct ib_device *dev, u64 addr, size_t size,
 				  enum dma_data_direction direction);
-void sdp_helper_ib_dma_sync_single_for_cpu(struct ib_device *dev, u64 addr,
-					   size_t size,
-					   enum dma_data_direction direction);
 void sdp_helper_ib_dma_sync_single_for_device(struct ib_device *dev, u64 addr,
 					      size_t size,
 					      enum dma_data_direction direction);

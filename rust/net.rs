@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Safe wrappers of the socket layer: what a protocol family needs of it, without SDP.
+//! Safe wrappers of the socket layer: what a protocol family needs of it. Of SDP they know only the
+//! numbers in `include/uapi`, and the name of `net.sdp.mem`.
+
+use crate::bindings;
 
 pub(crate) mod account;
+mod bpf;
+pub(crate) mod diag;
 pub(crate) mod errno;
 pub(crate) mod family;
+mod inet;
 mod module;
 pub(crate) mod msg;
 pub(crate) mod namespace;
@@ -12,10 +18,32 @@ pub(crate) mod ops;
 pub(crate) mod option;
 pub(crate) mod pernet;
 pub(crate) mod pipe;
-pub(crate) mod proc;
+mod proc;
 pub(crate) mod sock;
 pub(crate) mod sockaddr;
 pub(crate) mod spinlock_bh;
+pub(crate) mod stamp;
 pub(crate) mod sysctl;
+pub(crate) mod wait;
 pub(crate) mod work;
 pub(crate) mod zerocopy;
+
+/// Random bits that nobody can predict. Any context.
+pub(crate) fn random() -> u64 {
+    // SAFETY: It has no preconditions.
+    unsafe { bindings::get_random_u64() }
+}
+
+/// A hash of these words that nobody can predict, the same until the module is unloaded. Any
+/// context.
+pub(crate) fn hash([first, second, third]: [u64; 3]) -> u64 {
+    // SAFETY: It only reads its arguments.
+    unsafe { bindings::sdp_helper_hash(first, second, third) }
+}
+
+/// The user who answers for the current task: the owner of the outermost user namespace that it is
+/// in, if that is not the host's. Process context.
+pub(crate) fn current_owner() -> u32 {
+    // SAFETY: The current task looks at its own credentials.
+    unsafe { bindings::sdp_helper_current_owner() }
+}

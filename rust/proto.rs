@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The Sockets Direct Protocol, pure: bytes and events go into a [`Machine`], messages and events come out.
+//! The Sockets Direct Protocol, pure: bytes and events go into a [`Machine`], messages and events
+//! come out.
 //!
-//! It allocates nothing, never blocks, reads no clock and touches no memory that it was not handed. The peer is hostile: nothing
-//! that it sends can make this code panic (`B-86`). The rules are those of `Documentation/wire.rst`, cited by number.
+//! It allocates nothing, never blocks, reads no clock and touches no memory that it was not handed.
+//! The peer is hostile: nothing that it sends can make this code panic (`B-86`). The rules are
+//! those of `Documentation/wire.rst`, cited by number.
 //!
 //! The same files make the host crate `sdp-proto`, which `cargo test` runs.
 
@@ -41,7 +43,8 @@ pub use self::{
         HELLO_ACK_LEN,
         HELLO_IB_LEN,
         HELLO_LEN,
-        REJECT_BUSY, //
+        REJECT_BUSY,
+        REJECT_NOBODY, //
     },
     machine::{
         AbortReason,
@@ -57,6 +60,7 @@ pub use self::{
         SendTag,
         Source, //
     },
+    timer::KeepAlive,
     violation::{
         Rule,
         Violation, //

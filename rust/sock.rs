@@ -3,257 +3,184 @@
 //! The SDP socket: one file for each thing that a program does with it, and those of the connection
 //! below.
 //!
-//! State is in two places. What the caller of a socket decides about is [`Locked`], under
-//! `lock_sock()`; a connection has its own, and goes on without the socket, in [`conn`], where the
-//! order of all locks stands.
+//! - What a program calls: `bind`, `connect`, `listen`, `send`, `recv`, `splice`, `poll`,
+//!   `shutdown`, `release`, and `option` with `settings`, the sysctls.
+//! - What a socket is made of: its address (`endpoint`, `addr`) at a port (`ports`), with what
+//!   waits for accept (`backlog`); its state as calls see it (`locked`), with its `options`, what
+//!   they share (`stream`, `turn`), and buffers that they left (`kept`).
+//! - A connection, `conn`, with its `work` (of a `party`, where that may wait), from `setup` (of
+//!   the end that is `connecting` or `accepting`, by `resources`, with `notes` of what the CM told)
+//!   to `teardown` (and as an `orphan`); its `owner` and `state`; what it is charged (`charge`,
+//!   `account`), and gives back (`idle`); its messages (`output`, and `input` into `recv_buffers`),
+//!   large calls (`zcopy` with `buffers`), what the device tells (`events`), and whether the peer
+//!   is `alive`. `link`, `ring` and `time` are parts of it.
+//! - What each namespace has, `in_net`, and what an administrator sees: `seen`, `diag`, `info` and
+//!   `stats`.
+//!
+//! State is in two places: that of a socket, as its program sees it, is [`Locked`], under
+//! `lock_sock()`; that of a connection, which outlives its socket, is in [`conn`]. The order of all
+//! locks is in Documentation/architecture.rst.
 
+mod accepting;
 mod account;
 mod addr;
+mod alive;
 mod backlog;
 mod bind;
 mod buffers;
 mod charge;
 mod conn;
 mod connect;
+mod connecting;
+mod diag;
 mod endpoint;
 mod events;
+mod idle;
+mod in_net;
+mod info;
+mod input;
 mod kept;
 mod link;
 mod listen;
+mod locked;
+mod mark;
 mod notes;
 mod option;
+mod options;
 mod orphan;
+mod output;
 mod owner;
+mod party;
 mod poll;
-pub(crate) mod ports;
-mod receive;
+mod ports;
 mod recv;
 mod recv_buffers;
 mod release;
+mod resources;
 mod ring;
+mod seen;
 mod send;
-pub(crate) mod settings;
+mod settings;
 mod setup;
 mod shutdown;
 mod splice;
 mod state;
-pub(crate) mod stats;
+mod stats;
 mod stream;
 mod teardown;
-mod transmit;
+mod time;
 mod turn;
+mod urgent;
+mod work;
 mod zcopy;
 
 use crate::{
     net::{
-        family::{
-            Family,
-            Registration, //
-        },
+        family::Family,
         msg::{
             RecvMsg,
             SendMsg, //
         },
-        namespace::Net,
         ops::Protocol,
-        option::OptionRoom,
+        option::{
+            OptionRoom,
+            OptionValue, //
+        },
+        pernet,
         pipe::Pipe,
         sock::{
             Sock,
-            TcpState, //
+            SockGuard, //
         },
         sockaddr::{
+            IpVersion,
             SockAddr,
+            AF_INET6_SDP,
             AF_INET_SDP, //
         },
+        wait::OpenSock, //
     },
     prelude::*,
-    proto::Machine,
     sock::{
-        conn::Conn,
-        endpoint::Endpoint,
-        link::{
-            Link,
-            Progress, //
-        },
-        stream::Stream, //
-    },
+        in_net::InNet,
+        locked::Locked, //
+    }, //
 };
-use kernel::sync::{
-    aref::ARef,
-    Arc, //
-};
+use kernel::sync::aref::ARef;
 
 /// An SDP socket.
 pub(crate) type Socket = Sock<Sdp>;
 
+/// One whose file is open: its calls may wait.
+pub(crate) type OpenSocket = OpenSock<Sdp>;
+
+/// A namespace, with what the protocol keeps there.
+pub(crate) type Net = pernet::NetOf<Sdp>;
+
+/// A counted reference of one.
+pub(crate) type NetRef = pernet::NetRef<Sdp>;
+
 /// The protocol of the sockets.
 pub(crate) struct Sdp;
 
-/// What the caller of a socket has made of it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// Nothing, or a local address.
-    Idle,
-    /// It listens.
-    Listening,
-    /// Its connection is being made.
-    Connecting,
-    /// The connection was not made; connect tells why, once.
-    Failed,
-    /// It has, or had, a connection.
-    Connected,
-}
-
-/// What is set for a socket, and for the children of a listener.
-#[derive(Clone, Copy, Default)]
-struct Options {
-    nodelay: bool,
-    cork: bool,
-    /// The least call that moves its bytes without a copy, or 0 for none.
-    zcopy_threshold: u32,
-    /// A call that would block may leave its buffer here.
-    zcopy_retry: bool,
-}
-
-impl Options {
-    /// Has a machine go by them.
-    fn apply(&self, machine: &mut Machine) {
-        machine.set_nodelay(self.nodelay);
-        machine.set_cork(self.cork);
-        machine.set_zero_copy(self.zcopy_threshold > 0);
-        machine.set_pipeline_hint(self.zcopy_threshold > 0);
-    }
-}
-
-/// The part of a socket that `lock_sock()` guards.
-pub(crate) struct Locked {
-    /// The address that it is bound to.
-    bound: Option<Arc<Endpoint>>,
-    conn: Option<Arc<Conn>>,
-    /// The connection before, which may hold the address still.
-    former: Option<Arc<Conn>>,
-    /// connect() has not yet returned the result of this connection.
-    connect_unreported: bool,
-    options: Options,
-    stream: Stream,
-    /// The buffers that calls left.
-    kept_send: Option<kept::Kept>,
-    kept_recv: Option<kept::Kept>,
-    /// The calls that send, and those that fetch what the peer advertises, take turns.
-    send_turn: turn::Turn,
-    recv_turn: turn::Turn,
-}
-
-impl Locked {
-    fn state(&self) -> State {
-        match (&self.conn, &self.bound) {
-            (Some(conn), _) => match conn.progress() {
-                Progress::SettingUp => State::Connecting,
-                Progress::Established => State::Connected,
-                Progress::Failed => State::Failed,
-            },
-            (None, Some(bound)) if bound.backlog.is_listening() => State::Listening,
-            (None, _) => State::Idle,
-        }
-    }
-
-    /// Whether `conn` is still the connection that the socket has.
-    fn has(&self, conn: &Arc<Conn>) -> bool {
-        self.conn.as_ref().is_some_and(|own| Arc::ptr_eq(own, conn))
-    }
-
-    /// Leaves the connection to itself, on its way to the end. `sk` is the socket that this is of.
-    fn drop_conn(&mut self, sk: &Socket, link: Link) {
-        if let Some(conn) = self.conn.take() {
-            conn.detach();
-            conn.set_link(link);
-            if let Some(older) = self.former.replace(conn) {
-                older.finish();
-            }
-        }
-        self.connect_unreported = false;
-        sk.set_state(TcpState::Close);
-        let bound = self.bound.as_ref();
-        sk.set_local(bound.map_or(addr::ANY, |bound| bound.addr()));
-        sk.set_peer(addr::ANY);
-    }
-
-    /// A connection that was not made is no more. `sk` is the socket that this is of.
-    fn forget_failed(&mut self, sk: &Socket) {
-        if matches!(self.state(), State::Failed) {
-            self.drop_conn(sk, Link::Disconnected);
-        }
-    }
-
-    /// Waits until nothing of the connection before holds the address. Sleeps.
-    fn finish_former(&mut self) {
-        if let Some(conn) = self.former.take() {
-            conn.finish();
-        }
-    }
-}
-
-static FAMILY: Family<Sdp> = Family::new(c"SDP");
-
-/// The registered family; programs can open sockets while it lives.
-pub(crate) fn register() -> Result<Registration<Sdp>> {
-    Registration::new(&FAMILY)
-}
+static FAMILY: Family<Sdp> = Family::new(c"SDP", IpVersion::V4);
+static FAMILY6: Family<Sdp> = Family::new(c"SDPv6", IpVersion::V6);
 
 impl Protocol for Sdp {
     type Locked = Locked;
+    type InNet = InNet;
 
     const FAMILY: c_int = AF_INET_SDP as c_int;
+    const FAMILY6: c_int = AF_INET6_SDP as c_int;
 
-    fn family() -> &'static Family<Self> {
-        &FAMILY
-    }
-
-    fn new(net: &Net) -> Locked {
-        Locked {
-            bound: None,
-            conn: None,
-            former: None,
-            connect_unreported: false,
-            options: Options {
-                zcopy_threshold: settings::zcopy_threshold(net),
-                ..Options::default()
-            },
-            stream: Stream::new(),
-            kept_send: None,
-            kept_recv: None,
-            send_turn: turn::Turn::default(),
-            recv_turn: turn::Turn::default(),
+    fn family(version: IpVersion) -> &'static Family<Self> {
+        match version {
+            IpVersion::V4 => &FAMILY,
+            IpVersion::V6 => &FAMILY6,
         }
     }
 
-    fn release(sk: &Socket) {
+    fn new(net: &Net) -> Locked {
+        Locked::new(net)
+    }
+
+    fn default_rcvbuf(net: &Net) -> c_int {
+        // No value of the knob is greater.
+        c_int::try_from(settings::rmem_default(net)).unwrap_or(c_int::MAX)
+    }
+
+    fn release(sk: &OpenSocket) {
         release::release(sk);
     }
 
     fn bind(sk: &Socket, addr: SockAddr<'_>) -> Result {
-        bind::bind(sk, addr.to_v4(AF_INET_SDP)?)
+        let bound = addr::address(sk, &addr).and_then(|addr| bind::bind(sk, addr));
+        sk.lock().last_bind_error = match bound {
+            Ok(()) => 0,
+            Err(e) if e == ENODEV => ENOENT.to_errno(),
+            Err(e) => e.to_errno(),
+        };
+        bound
     }
 
-    fn connect(sk: &Socket, addr: SockAddr<'_>, nonblock: bool) -> Result {
-        if addr.is_unspecified()? {
-            shutdown::disconnect(sk);
-            return Ok(());
-        }
-        connect::connect(sk, addr.to_v4(AF_INET_SDP)?, nonblock)
+    fn connect(sk: &OpenSocket, addr: SockAddr<'_>, nonblock: bool) -> Result {
+        connect::connect_to(sk, addr, nonblock)
     }
 
     fn listen(sk: &Socket, backlog: c_int) -> Result {
         listen::listen(sk, backlog)
     }
 
-    fn accept(sk: &Socket, nonblock: bool) -> Result<ARef<Socket>> {
+    fn accept(sk: &OpenSocket, nonblock: bool) -> Result<ARef<Socket>> {
         listen::accept(sk, nonblock)
     }
 
     fn poll(sk: &Socket) -> u32 {
         poll::poll(sk)
+    }
+
+    fn set_keepalive(s: &mut SockGuard<'_, Self>, on: bool) {
+        option::set_keepalive(s, on);
     }
 
     fn ioctl(sk: &Socket, cmd: u32) -> Result<c_int> {
@@ -264,24 +191,31 @@ impl Protocol for Sdp {
         shutdown::shutdown(sk, read, write)
     }
 
-    fn set_option(sk: &Socket, level: c_int, name: c_int, value: c_int) -> Result {
-        option::set(sk, level, name, value)
+    fn set_option(sk: &Socket, name: c_int, value: OptionValue) -> Result {
+        option::set(sk, name, value)
     }
 
-    fn option(sk: &Socket, level: c_int, name: c_int, to: OptionRoom) -> Result {
-        option::get(sk, level, name, to)
+    fn option(sk: &Socket, name: c_int, to: OptionRoom) -> Result {
+        option::get(sk, name, to)
     }
 
-    fn sendmsg(sk: &Socket, msg: SendMsg<'_>) -> Result<usize> {
+    fn sendmsg(sk: &OpenSocket, msg: SendMsg<'_>) -> Result<usize> {
         let flags = msg.flags;
-        send::sendmsg(sk, msg).map_err(|e| sk.stream_error(flags, e))
+        connect::connect_to_send(sk, &msg)
+            .and_then(|()| send::sendmsg(sk, msg))
+            .map_err(|e| sk.stream_error(flags, e))
     }
 
-    fn recvmsg(sk: &Socket, msg: RecvMsg<'_>) -> Result<usize> {
+    fn recvmsg(sk: &OpenSocket, msg: RecvMsg<'_>) -> Result<usize> {
         recv::recvmsg(sk, msg)
     }
 
-    fn splice_read(sk: &Socket, pipe: &mut Pipe<'_>, len: usize, nonblock: bool) -> Result<usize> {
+    fn splice_read(
+        sk: &OpenSocket,
+        pipe: &mut Pipe<'_>,
+        len: usize,
+        nonblock: bool,
+    ) -> Result<usize> {
         splice::splice_read(sk, pipe, len, nonblock)
     }
 

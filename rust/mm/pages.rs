@@ -23,32 +23,32 @@ use kernel::{
     sync::Arc, //
 };
 
-/// What keeps the pages.
+/// How pages are held.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Hold {
-    /// A pin on each: they are a program's, and stay at their address in it.
+    /// A pin on each: they are a program's.
     Pinned,
     /// A reference on each: they are the kernel's.
     Referenced,
 }
 
-/// Who pays for pinned pages.
+/// To whose `RLIMIT_MEMLOCK` pinned pages count.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Account {
-    /// The calling task's user, up to `RLIMIT_MEMLOCK`.
+    /// To that of the calling task's user.
     Task,
-    /// Whoever called had it paid already.
+    /// To none: the caller has accounted them already.
     Paid,
 }
 
-/// Consecutive bytes of a caller's buffer, in pages that stay where they are until the last clone is
-/// dropped.
+/// Consecutive bytes of a caller's buffer, in pages that stay where they are until the last clone
+/// is dropped.
 ///
-/// May sleep when dropped, and so must be in process context.
+/// Has to be dropped in process context, without spinlocks, since that may sleep.
 #[derive(Clone)]
 pub(crate) struct Pages(Arc<Held>);
 
-/// What clones of [`Pages`] share.
+/// The part of [`Pages`] that clones share.
 ///
 /// # Invariants
 ///
@@ -70,13 +70,13 @@ unsafe impl Send for Held {}
 unsafe impl Sync for Held {}
 
 impl Pages {
-    /// Takes up to `max` bytes, in up to `max_pages` pages, off the front of what a caller sends, to
-    /// be read. May sleep.
+    /// Takes up to `max` bytes, in up to `max_pages` pages, off the front of what a caller sends,
+    /// to be read. May sleep.
     ///
-    /// It takes what is contiguous, so perhaps less than `max`. What it has taken on failure is the
-    /// caller's to take back: `EFAULT` for memory that the caller does not have or nobody may keep,
-    /// `ENOBUFS` beyond `RLIMIT_MEMLOCK`, `EOPNOTSUPP` for memory that cannot be held, and
-    /// `ENOMEM`.
+    /// It takes what is contiguous, so perhaps less than `max`. Fails with `EFAULT` for memory that
+    /// the caller does not have or that may not be pinned for long, `ENOBUFS` beyond
+    /// `RLIMIT_MEMLOCK`, `EOPNOTSUPP` for memory that cannot be held, `EINVAL` for none, and
+    /// `ENOMEM`. After a failure the caller has to take back what was taken off.
     pub(crate) fn of_source(
         from: &mut IovIterSource<'_>,
         max: usize,
@@ -87,7 +87,7 @@ impl Pages {
         unsafe { Self::extract(from.as_raw(), max, max_pages, account, false) }
     }
 
-    /// As [`Self::of_source`], of where a caller wants its bytes, to be written.
+    /// As [`Self::of_source`], for the memory of a caller that receives, to be written.
     pub(crate) fn of_dest(
         to: &mut IovIterDest<'_>,
         max: usize,
@@ -124,7 +124,7 @@ impl Pages {
         }
         // SAFETY: As above.
         let addr = unsafe { bindings::sdp_helper_iov_iter_addr(iter) };
-        // What is more than the pages hold is not to be paid for.
+        // Bytes beyond the pages are not to be accounted.
         let fits = max_pages.saturating_mul(PAGE_SIZE);
         let max = max.min(fits.saturating_sub(addr % PAGE_SIZE));
         let room = (max / PAGE_SIZE).saturating_add(2).min(max_pages);
@@ -210,7 +210,7 @@ impl Pages {
     }
 }
 
-/// Where a byte is in memory that may be written.
+/// The place of a byte in memory that may be written.
 ///
 /// # Invariants
 ///
@@ -222,7 +222,8 @@ struct Place<'a> {
     held: PhantomData<&'a Pages>,
 }
 
-/// Finds the byte that is `at` behind the first of `parts`, which follow each other.
+/// Finds the byte with offset `at` in `parts`, which follow each other. None beyond them, or where
+/// a part is not to be written.
 fn place(parts: &[Pages], mut at: usize) -> Option<Place<'_>> {
     let part = parts.iter().find(|part| {
         let found = at < part.len();
@@ -246,7 +247,7 @@ fn place(parts: &[Pages], mut at: usize) -> Option<Place<'_>> {
 }
 
 impl Place<'_> {
-    /// Runs `f` with where the byte is mapped.
+    /// Runs `f` with the address at which the byte is mapped.
     fn with<T>(&self, f: impl FnOnce(*mut u8) -> T) -> T {
         // SAFETY: By the type invariants it is a page.
         let page = unsafe { bindings::kmap_local_page(self.page.as_ptr()) };
@@ -257,8 +258,8 @@ impl Place<'_> {
     }
 }
 
-/// Stores `bytes` from the one on that is `at` behind the first of `parts`, which follow each other and
-/// to which no device writes any more: how many there was room for.
+/// Stores `bytes` at offset `at` of `parts`, which follow each other, and to which no device writes
+/// any more. Returns how many there was room for. Process context.
 pub(crate) fn store(parts: &[Pages], at: usize, bytes: &[u8]) -> usize {
     let mut done: usize = 0;
     while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
@@ -266,16 +267,16 @@ pub(crate) fn store(parts: &[Pages], at: usize, bytes: &[u8]) -> usize {
             break;
         };
         let n = rest.len().min(to.len);
-        // SAFETY: There are so many bytes at both, by the type invariants. That a program changes them
-        // meanwhile is its own affair: nobody has a reference to them.
+        // SAFETY: There are so many bytes at both, by the type invariants. That a program changes
+        // them meanwhile is its own affair: nobody has a reference to them.
         to.with(|to| unsafe { ptr::copy(rest.as_ptr(), to, n) });
         done = done.saturating_add(n);
     }
     done
 }
 
-/// Moves `len` bytes from the one on that is `from` behind the first of `parts` to where the one is that is
-/// `to` behind it, which is before: they may overlap. The parts are as in [`store`].
+/// Moves `len` bytes from offset `from` of `parts` to offset `to`, which is lower; the ranges may
+/// overlap. Otherwise as [`store`].
 pub(crate) fn move_down(parts: &[Pages], from: usize, to: usize, len: usize) {
     let mut done: usize = 0;
     while done < len {
@@ -332,8 +333,8 @@ impl Drop for Held {
 /// Pins the pages of up to `len` bytes of a program's memory at `addr`, the front of `iter`, and
 /// takes them off it: where they start in the first page, and how many they are, at least one.
 ///
-/// A peer may keep them for as long as it likes, so they are moved away from where pages have to be
-/// movable, and refused where the kernel has to see each write to them.
+/// A peer may use them for as long as it likes, so the pins are long-term: pages are migrated out
+/// of movable zones, and those of files whose file system has to track writes are refused.
 ///
 /// # Safety
 ///
@@ -399,7 +400,7 @@ fn to_result_len(len: isize) -> Result<usize> {
     }
 }
 
-/// How many bytes from the front on may be contiguous, at most.
+/// An upper bound of how many bytes from the front on are contiguous.
 ///
 /// # Safety
 ///
@@ -416,31 +417,32 @@ unsafe fn contiguous(iter: *const bindings::iov_iter) -> usize {
     }
 }
 
-/// What tells the calling task's memory from that of others.
+/// Identifies the address space of the calling task. Process context.
 pub(crate) fn current_mm() -> usize {
     // SAFETY: The current task is live, and only itself changes its memory.
     unsafe { (*kernel::current!().as_ptr()).mm }.addr()
 }
 
-/// Where the memory of what a caller sends starts, or 0 where that is no program's.
+/// The address of what a caller sends, or 0 if that is not memory of a program. Any context, as
+/// those that follow.
 pub(crate) fn source_address(from: &mut IovIterSource<'_>) -> usize {
     // SAFETY: The iterator is valid.
     unsafe { bindings::sdp_helper_iov_iter_addr(from.as_raw()) }
 }
 
-/// Where the memory starts where a caller wants its bytes, or 0 where that is no program's.
+/// The address of the memory in which a caller receives, or 0 if that is not memory of a program.
 pub(crate) fn dest_address(to: &mut IovIterDest<'_>) -> usize {
     // SAFETY: The iterator is valid.
     unsafe { bindings::sdp_helper_iov_iter_addr(to.as_raw()) }
 }
 
-/// Bytes that the next [`Pages`] of what a caller sends can have.
+/// How many bytes the next [`Pages`] of what a caller sends can have.
 pub(crate) fn source_extent(from: &mut IovIterSource<'_>) -> usize {
     // SAFETY: The iterator is valid.
     unsafe { contiguous(from.as_raw()) }
 }
 
-/// Bytes that the next [`Pages`] of where a caller wants its bytes can have.
+/// How many bytes the next [`Pages`] of the memory in which a caller receives can have.
 pub(crate) fn dest_extent(to: &mut IovIterDest<'_>) -> usize {
     // SAFETY: The iterator is valid.
     unsafe { contiguous(to.as_raw()) }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that sockets make the kernel hold, charged to the memory cgroup of who has them, and
-//! counted against a limit for all.
+//! Kernel memory that sockets use, charged to the memory cgroup of their owner, and counted against
+//! a limit for all.
 //!
 //! The kernel's own accounting of socket memory does both: `memory.max` of the cgroup and
-//! `net.sdp.mem` bound it, `/proc/net/protocols` and `SO_MEMINFO` tell it. All of what a socket is
-//! charged is in `sk_forward_alloc`, which no other code uses for our sockets, under the account
-//! lock of the socket.
+//! `net.sdp.mem` bound it, `/proc/net/protocols` and `SO_MEMINFO` show it. All that a socket is
+//! charged is in `sk_forward_alloc`, which no other code uses for our sockets, under
+//! `Sock::account`.
 
 use crate::{
     bindings,
@@ -31,38 +31,36 @@ use kernel::{
     sync::aref::ARef, //
 };
 
-/// Pages that are charged, but for what the CPUs count by themselves.
+/// Pages that are charged, except for what is in the per-CPU counters.
 static ALLOCATED: AtomicI64 = AtomicI64::new(0);
 
-/// `net.sdp.mem`: below the first there is no pressure, above the second there is, and the third is never
-/// exceeded; in pages.
+/// `net.sdp.mem`, in pages: below the first there is no pressure, above the second there is, and
+/// the third is never exceeded.
 static MEM: [AtomicI64; 3] = [const { AtomicI64::new(0) }; 3];
 
-/// Whether there is pressure.
+/// Whether there is memory pressure.
 static PRESSURE: AtomicUsize = AtomicUsize::new(0);
 
-/// Below so many received bytes, which we do not count, a socket gets memory under pressure.
+/// Stands in for tcp_rmem[0]: below so many received bytes, of which we count none, the kernel
+/// grants memory under pressure.
 static ALWAYS: AtomicI32 = AtomicI32::new(i32::MAX);
 
-/// The most pages that one socket is charged: the kernel counts bytes in an `int`.
-const MAX_PAGES: usize = (i32::MAX as usize) / PAGE_SIZE - HEADROOM;
+/// The most pages that one socket can be charged: the kernel counts bytes in an `int`.
+const MAX_PAGES: usize = (i32::MAX as usize) / PAGE_SIZE;
 
-/// Pages that have to be left in the cgroup when more is charged. So what a program touches next does not
-/// run into `memory.max`, for which it would be killed; and a charge of more than eight pages fails
-/// where a smaller one has the kernel look for somebody to kill.
-const HEADROOM: usize = 32;
+/// The most pages for which memory is reclaimed at a time.
+pub(super) const MOST_RECLAIMED: usize = 512;
 
-/// Whether memory is short: nothing should grow, and what can should shrink. Any context.
-pub(crate) fn is_under_pressure() -> bool {
-    PRESSURE.load(Ordering::Relaxed) != 0
-}
+/// Pages that have to be left in the cgroup when more is charged, so that the next page that a
+/// program touches does not exceed `memory.max`, for which it would be killed.
+pub(super) const HEADROOM: usize = 32;
 
-/// Pages that all sockets are charged, about. Any context.
+/// Pages that all sockets are charged, approximately. Any context.
 pub(crate) fn charged_pages() -> u64 {
     u64::try_from(ALLOCATED.load(Ordering::Relaxed)).unwrap_or(0)
 }
 
-/// Fills in what the kernel's accounting needs of a `struct proto`.
+/// Fills in the fields of a `struct proto` that the kernel's accounting uses.
 ///
 /// # Safety
 ///
@@ -71,18 +69,20 @@ pub(super) unsafe fn set_up(proto: *mut bindings::proto) {
     // SAFETY: A pure query.
     let pages = unsafe { bindings::nr_free_buffer_pages() };
     let pages = i64::try_from(pages).unwrap_or(i64::MAX);
-    // What counts here is all that a connection takes, unlike with TCP: most of that goes to what waits
-    // for data, so there is more of it.
+    // Unlike TCP's, these limits bound all memory of a connection, most of which is for buffers
+    // that wait for data. So they are higher.
     for (limit, sixteenths) in MEM.iter().zip([3, 4, 6]) {
         limit.store((pages / 16).saturating_mul(sixteenths), Ordering::Relaxed);
     }
-    // SAFETY: By the contract. The statics live as long as the module, and atomics have the layout of the
-    // integers that C takes them for.
+    // SAFETY: By the contract. The statics live as long as the module, and atomics have the layout
+    // of the integers that C takes them for.
     unsafe {
         (*proto).memory_allocated = ALLOCATED.as_ptr().cast();
         (*proto).per_cpu_fw_alloc = bindings::sdp_helper_per_cpu_fw_alloc();
         (*proto).sysctl_mem = MEM.as_ptr().cast_mut().cast();
         (*proto).sysctl_rmem = ALWAYS.as_ptr();
+        // The tracepoint of a charge that is refused reads it.
+        (*proto).sysctl_wmem = ALWAYS.as_ptr();
         (*proto).memory_pressure = PRESSURE.as_ptr();
         (*proto).enter_memory_pressure = Some(enter_memory_pressure);
     }
@@ -106,7 +106,7 @@ pub(crate) struct Charge<P: Protocol> {
 }
 
 impl<P: Protocol> Charge<P> {
-    /// Nothing, at first.
+    /// A charge of nothing yet. Any context.
     pub(crate) fn new(sk: &Sock<P>) -> Self {
         // INVARIANT: It is nothing.
         Self {
@@ -115,26 +115,27 @@ impl<P: Protocol> Charge<P> {
         }
     }
 
-    /// Charges so many pages instead. Sleeps. Fails with `ENOBUFS`, and changes nothing, where more would be
-    /// beyond `memory.max` or `net.sdp.mem`.
+    /// Charges so many pages in all. Any context. Fails with `ENOBUFS`, and changes nothing, where
+    /// more would exceed `net.sdp.mem`, or what is left in the cgroup: [`Sock::make_room`] may help
+    /// then.
     pub(crate) fn set(&mut self, pages: usize) -> Result {
         let pages = pages.min(MAX_PAGES);
-        let more = pages.saturating_sub(self.pages);
-        if more > 0 {
-            self.sk.charge_pages(more.saturating_add(HEADROOM))?;
-            self.sk.uncharge_pages(HEADROOM);
-        }
+        self.sk.charge_pages(pages.saturating_sub(self.pages))?;
         self.sk.uncharge_pages(self.pages.saturating_sub(pages));
-        // INVARIANT: The difference was just charged, or is no more.
+        // INVARIANT: The difference was just charged, or uncharged.
         self.pages = pages;
         Ok(())
     }
 
-    /// Charges another socket instead. Sleeps. Fails with `ENOBUFS`, and changes nothing, where it cannot be
-    /// charged.
+    /// Charges another socket instead. Any context. Fails with `ENOBUFS`, and changes nothing, as
+    /// [`Self::set`] does.
     pub(crate) fn move_to(&mut self, sk: &Sock<P>) -> Result {
         let mut charge = Self::new(sk);
-        charge.set(self.pages)?;
+        if self.sk.has_cgroup_of(sk) && sk.take_over_pages(&self.sk, self.pages).is_ok() {
+            // INVARIANT: They are moved.
+            charge.pages = core::mem::take(&mut self.pages);
+        }
+        charge.set(charge.pages.max(self.pages))?;
         *self = charge;
         Ok(())
     }
@@ -162,7 +163,7 @@ unsafe impl Send for Registration {}
 unsafe impl Sync for Registration {}
 
 impl Registration {
-    /// Makes the file, in the directory `path` below `/proc/sys`. May sleep.
+    /// Makes the file, in the directory `path` below `/proc/sys`. May sleep. Fails with `ENOMEM`.
     pub(crate) fn new(path: &'static CStr) -> Result<Self> {
         let table = bindings::ctl_table {
             procname: c"mem".as_char_ptr(),
@@ -173,8 +174,8 @@ impl Registration {
             ..pin_init::zeroed()
         };
         let mut table = KBox::new(table, GFP_KERNEL)?;
-        // SAFETY: The table lives until it is unregistered, and what it points to is static. The host's
-        // namespace is always there.
+        // SAFETY: The table lives until it is unregistered, and what it points to is static. The
+        // host's namespace is always there.
         let header = unsafe {
             bindings::register_net_sysctl_sz(
                 &raw mut bindings::init_net,

@@ -6,14 +6,19 @@ use crate::{
     bindings,
     net::{
         account,
+        diag,
         ops::{
+            ioctl,
             proto_ops,
             Protocol, //
         },
+        pernet,
         sock::{
+            pinet6_offset,
             Layout,
             Sock, //
-        }, //
+        },
+        sockaddr::IpVersion, //
     },
     prelude::*, //
 };
@@ -21,6 +26,11 @@ use core::marker::PhantomData;
 use kernel::{
     error::to_result,
     str::CStr,
+    sync::atomic::{
+        Acquire,
+        AtomicFlag,
+        Release, //
+    },
     types::Opaque, //
 };
 
@@ -29,6 +39,8 @@ pub(crate) struct Family<P: Protocol> {
     proto: Opaque<bindings::proto>,
     ops: bindings::proto_ops,
     family: bindings::net_proto_family,
+    /// Whether programs may make sockets of it.
+    is_open: AtomicFlag,
     _protocol: PhantomData<fn() -> P>,
 }
 
@@ -37,7 +49,7 @@ unsafe impl<P: Protocol> Sync for Family<P> {}
 
 impl<P: Protocol> Family<P> {
     /// A family to be registered. Its sockets keep this module loaded.
-    pub(crate) const fn new(name: &'static CStr) -> Self {
+    pub(crate) const fn new(name: &'static CStr, version: IpVersion) -> Self {
         // SAFETY: All zeroes are valid for this C structure of pointers and integers.
         let mut proto: bindings::proto = unsafe { core::mem::zeroed() };
         let from = name.to_bytes_with_nul();
@@ -48,23 +60,45 @@ impl<P: Protocol> Family<P> {
             i += 1;
         }
         proto.owner = &raw mut bindings::__this_module;
+        proto.ioctl = Some(ioctl::<P>);
         proto.obj_size = size_of::<Layout<P>>() as u32;
+        proto.keepalive = Some(Sock::<P>::on_keepalive);
+        let (family, create): (_, unsafe extern "C" fn(_, _, _, _) -> _) = match version {
+            IpVersion::V4 => (P::FAMILY, Self::create::<false>),
+            IpVersion::V6 => {
+                proto.ipv6_pinfo_offset = pinet6_offset::<P>();
+                (P::FAMILY6, Self::create::<true>)
+            }
+        };
         Self {
             proto: Opaque::new(proto),
-            ops: proto_ops::<P>(),
+            ops: proto_ops::<P>(family, version),
             family: bindings::net_proto_family {
-                family: P::FAMILY,
-                create: Some(Self::create),
+                family,
+                create: Some(create),
                 owner: &raw mut bindings::__this_module,
             },
+            is_open: AtomicFlag::new(false),
             _protocol: PhantomData,
         }
     }
 
+    /// Whether it is registered, and programs may make sockets of it.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_open.load(Acquire)
+    }
+
+    /// The number of the family.
+    pub(super) fn number(&self) -> c_int {
+        self.family.family
+    }
+
+    /// Its `struct proto`, which is only changed by the socket layer while registered.
     pub(super) fn proto(&'static self) -> *mut bindings::proto {
         self.proto.get()
     }
 
+    /// The calls of its sockets.
     pub(super) fn ops(&'static self) -> *const bindings::proto_ops {
         &raw const self.ops
     }
@@ -72,13 +106,16 @@ impl<P: Protocol> Family<P> {
     /// # Safety
     ///
     /// The socket layer calls it, with a live namespace and a socket under construction.
-    unsafe extern "C" fn create(
+    unsafe extern "C" fn create<const IS_V6: bool>(
         net: *mut bindings::net,
         sock: *mut bindings::socket,
         protocol: c_int,
         kern: c_int,
     ) -> c_int {
         kernel::error::from_result(|| {
+            if !(0..bindings::IPPROTO_MAX as c_int).contains(&protocol) {
+                return Err(EINVAL);
+            }
             // SAFETY: The socket layer calls with a live socket under construction.
             if c_int::from(unsafe { (*sock).type_ }) != bindings::sock_type_SOCK_STREAM as c_int {
                 return Err(ESOCKTNOSUPPORT);
@@ -86,24 +123,57 @@ impl<P: Protocol> Family<P> {
             if protocol != 0 && protocol != bindings::IPPROTO_TCP as c_int {
                 return Err(EPROTONOSUPPORT);
             }
-            // SAFETY: Both are what the socket layer handed in.
-            unsafe { Sock::<P>::create(net, sock, kern) }?;
+            let version = if IS_V6 { IpVersion::V6 } else { IpVersion::V4 };
+            if !P::family(version).is_open() {
+                return Err(EAFNOSUPPORT);
+            }
+            // SAFETY: It is open, and both are what the socket layer handed in.
+            unsafe { Sock::<P>::create(net, sock, version, kern) }?;
             Ok(0)
         })
     }
 }
 
-/// A registered family; unregistered when dropped.
+/// The families of a protocol with all that belongs to them, registered until dropped. Programs can
+/// make sockets while it is there. Fields are dropped in this order.
 ///
-/// The socket layer lets the module go only when no socket is left, so that dropping it cannot
-/// race with one.
-pub(crate) struct Registration<P: Protocol>(&'static Family<P>);
+/// The socket layer, and whoever else calls a function of this module, lets the module go only when
+/// nothing of it is left, so that dropping it cannot race with a socket. For the same reason it has
+/// to be the last thing that is made when the module is loaded, after which that cannot fail.
+pub(crate) struct Registration<P: Protocol> {
+    _v4: Registered<P>,
+    _v6: Registered<P>,
+    _diag: diag::Registration<P>,
+    _in_net: pernet::Registration<P>,
+}
 
 impl<P: Protocol> Registration<P> {
-    /// Registers `family`; from here on programs can open sockets of it.
-    ///
-    /// Fails with `EEXIST` where another module has the family number.
-    pub(crate) fn new(family: &'static Family<P>) -> Result<Self> {
+    /// Registers both families. May sleep. Fails with `EEXIST` where another module has the number
+    /// of one of them, with `ENOBUFS` and `ENOMEM` without memory, and as
+    /// [`InNet::new`](pernet::InNet::new) does.
+    pub(crate) fn new() -> Result<Self> {
+        let in_net = pernet::Registration::new()?;
+        let diag = diag::Registration::new()?;
+        let v4 = Registered::new(P::family(IpVersion::V4))?;
+        let v6 = Registered::new(P::family(IpVersion::V6))?;
+        // Nothing can fail any more, so no socket outlives the module.
+        v4.open();
+        v6.open();
+        Ok(Self {
+            _v4: v4,
+            _v6: v6,
+            _diag: diag,
+            _in_net: in_net,
+        })
+    }
+}
+
+/// A registered family; unregistered when dropped.
+struct Registered<P: Protocol>(&'static Family<P>);
+
+impl<P: Protocol> Registered<P> {
+    /// Registers `family`, of which programs can make sockets once it is [open](Self::open).
+    fn new(family: &'static Family<P>) -> Result<Self> {
         // SAFETY: The static `struct proto` is not registered yet.
         unsafe { account::set_up(family.proto()) };
         // SAFETY: The static `struct proto` is registered once, and unregistered below or in drop.
@@ -117,13 +187,19 @@ impl<P: Protocol> Registration<P> {
         }
         Ok(Self(family))
     }
+
+    /// Lets programs make sockets of it, and see them.
+    fn open(&self) {
+        self.0.is_open.store(true, Release);
+    }
 }
 
-impl<P: Protocol> Drop for Registration<P> {
+impl<P: Protocol> Drop for Registered<P> {
     fn drop(&mut self) {
+        self.0.is_open.store(false, Release);
         // SAFETY: Both were registered by `new()`. Every sock holds the module, so none is left.
         unsafe {
-            bindings::sock_unregister(P::FAMILY);
+            bindings::sock_unregister(self.0.family.family);
             bindings::proto_unregister(self.0.proto());
         }
     }

@@ -6,12 +6,12 @@ use crate::bindings;
 
 /// Keeps the module loaded.
 ///
-/// Whoever drops the last one has to be waited for by the module's removal, since it still runs code
-/// of the module then.
+/// The module's removal has to wait for whoever drops the last one, who still runs code of the
+/// module then.
 pub(super) struct ModuleRef(());
 
 impl ModuleRef {
-    /// Takes a reference. Any context, while the caller's own code cannot go.
+    /// Takes a reference. Any context, while something else keeps the caller's code loaded.
     pub(super) fn new() -> Self {
         // SAFETY: The module's code runs this, so something keeps it loaded.
         unsafe { bindings::__module_get(&raw mut bindings::__this_module) };

@@ -2,11 +2,29 @@
 
 //! `struct msghdr` of one sendmsg or recvmsg call.
 
-use crate::bindings;
-use core::ptr::null_mut;
-use kernel::iov::{
-    IovIterDest,
-    IovIterSource, //
+use crate::{
+    bindings,
+    net::{
+        ops::Protocol,
+        option::{
+            IPPROTO_TCP,
+            TCP_INQ, //
+        },
+        sock::Sock,
+        sockaddr::SockAddr, //
+    },
+    prelude::*, //
+};
+use core::{
+    ffi::c_void,
+    ptr::null_mut, //
+};
+use kernel::{
+    error::to_result,
+    iov::{
+        IovIterDest,
+        IovIterSource, //
+    },
 };
 
 /// What a sendmsg call sends.
@@ -15,10 +33,10 @@ pub(crate) struct SendMsg<'a> {
     pub(crate) data: &'a mut IovIterSource<'a>,
     /// `MSG_*`.
     pub(crate) flags: u32,
-    /// Whether the caller gave control messages.
-    pub(crate) has_control: bool,
-    /// Whom the caller wants told when its memory is no longer used, or NULL; of use with
-    /// [`flags::ZEROCOPY`] alone.
+    /// The message, valid for `'a`, whose iterator is `data`.
+    msg: *mut bindings::msghdr,
+    /// The caller's own notification for when its memory is no longer used, or NULL; only with
+    /// [`flags::ZEROCOPY`].
     pub(super) ubuf: *mut bindings::ubuf_info,
     /// The length of the bytes when the call began.
     len: usize,
@@ -37,7 +55,7 @@ impl<'a> SendMsg<'a> {
                 len: data.len(),
                 data,
                 flags: msg_flags,
-                has_control: (*msg).msg_controllen != 0,
+                msg,
                 // Not every caller without the flag sets it.
                 ubuf: if msg_flags & flags::ZEROCOPY != 0 {
                     (*msg).msg_ubuf
@@ -51,6 +69,28 @@ impl<'a> SendMsg<'a> {
     /// Whether the call may not sleep.
     pub(crate) fn nonblock(&self) -> bool {
         self.flags & bindings::MSG_DONTWAIT != 0
+    }
+
+    /// The address that the caller names, if it does.
+    pub(crate) fn name(&self) -> Option<SockAddr<'a>> {
+        // SAFETY: The message is valid for `'a`, and its name, if any, as long as it says.
+        unsafe {
+            let name = (*self.msg).msg_name.cast::<u8>();
+            let len = usize::try_from((*self.msg).msg_namelen).ok()?;
+            (!name.is_null()).then(|| SockAddr::new(core::slice::from_raw_parts(name, len)))
+        }
+    }
+
+    /// Checks the control messages, as TCP does: what they ask for is about packets. Fails with
+    /// `EINVAL` and `EPERM`.
+    pub(crate) fn check_control<P: Protocol>(&self, sk: &Sock<P>) -> Result {
+        // SAFETY: The message is valid, and its control messages are not changed.
+        unsafe {
+            if (*self.msg).msg_controllen == 0 {
+                return Ok(());
+            }
+            to_result(bindings::sdp_helper_sock_cmsg_send(sk.as_ptr(), self.msg))
+        }
     }
 
     /// Takes back the last `n` bytes by which `data` was advanced.
@@ -93,6 +133,38 @@ impl<'a> RecvMsg<'a> {
         self.flags & bindings::MSG_DONTWAIT != 0
     }
 
+    /// Gives the caller `MSG_*` flags of what was received.
+    pub(crate) fn tell(&mut self, flags: u32) {
+        // SAFETY: The message is valid, and this is no part of its iterator.
+        unsafe { (*self.msg).msg_flags |= flags };
+    }
+
+    /// Whether the caller in the kernel wants to be told how much is left to be read.
+    pub(crate) fn wants_unread(&self) -> bool {
+        // SAFETY: The message is valid.
+        unsafe { (*self.msg).msg_get_inq() }
+    }
+
+    /// Tells the caller how many bytes are left to be read, by a control message where a program
+    /// has asked for it (`TCP_INQ`). Without the socket lock.
+    pub(crate) fn tell_unread(&mut self, bytes: c_int, has_asked: bool) {
+        // SAFETY: The message is valid, and its room for control messages is nobody else's.
+        unsafe {
+            (*self.msg).msg_inq = bytes;
+            if !has_asked {
+                return;
+            }
+            // It says so by MSG_CTRUNC where there is no room. The message has the option's number.
+            bindings::put_cmsg(
+                self.msg,
+                IPPROTO_TCP,
+                TCP_INQ,
+                size_of::<c_int>() as c_int,
+                (&raw const bytes).cast_mut().cast::<c_void>(),
+            );
+        }
+    }
+
     /// Takes back the last `n` bytes by which `data` was advanced.
     pub(crate) fn take_back(&mut self, n: usize) {
         let advanced = self.len.saturating_sub(self.data.len());
@@ -117,6 +189,8 @@ pub(crate) mod flags {
     pub(crate) const MORE: u32 = bindings::MSG_MORE;
     /// Leave the bytes where they are, and tell when they are no longer used.
     pub(crate) const ZEROCOPY: u32 = bindings::MSG_ZEROCOPY;
+    /// Connect, and send with the request.
+    pub(crate) const FASTOPEN: u32 = bindings::MSG_FASTOPEN;
     /// The bytes are pages that may be kept, each by a reference of its own.
     pub(crate) const SPLICE_PAGES: u32 = bindings::MSG_SPLICE_PAGES;
     /// Read the error queue.

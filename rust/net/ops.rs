@@ -5,16 +5,33 @@
 use crate::{
     bindings,
     net::{
+        bpf::Hook,
         family::Family,
+        inet,
         msg::{
             RecvMsg,
             SendMsg, //
         },
-        namespace::Net,
-        option::OptionRoom,
+        option::{
+            OptionRoom,
+            OptionValue,
+            IPPROTO_IPV6,
+            IPPROTO_TCP, //
+        },
+        pernet::{
+            InNet,
+            NetOf, //
+        },
         pipe::Pipe,
-        sock::Sock,
-        sockaddr::SockAddr, //
+        sock::{
+            Sock,
+            SockGuard, //
+        },
+        sockaddr::{
+            IpVersion,
+            SockAddr, //
+        },
+        wait::OpenSock, //
     },
     prelude::*, //
 };
@@ -22,11 +39,11 @@ use core::ptr::null_mut;
 use kernel::{
     error::from_result,
     sync::aref::ARef,
-    uaccess::{
-        UserPtr,
-        UserSlice, //
-    },
+    uaccess::UserPtr, //
 };
+
+const SOL_SOCKET: c_int = bindings::SOL_SOCKET as c_int;
+const SOL_IP: c_int = bindings::SOL_IP as c_int;
 
 /// A stream protocol: what each call on one of its sockets does.
 ///
@@ -36,79 +53,97 @@ pub(crate) trait Protocol: Sized + 'static {
     /// The state of a socket, which `lock_sock()` guards.
     type Locked: Send;
 
-    /// The address family of its sockets.
+    /// What it keeps in each namespace.
+    type InNet: InNet<Self>;
+
+    /// The address family of its sockets over IPv4.
     const FAMILY: c_int;
 
-    /// The static that [`Family`] is registered from.
-    fn family() -> &'static Family<Self>;
+    /// That of those over IPv6.
+    const FAMILY6: c_int;
 
-    /// The state of a new socket. `net` is where it was made.
-    fn new(net: &Net) -> Self::Locked;
+    /// The static [`Family`] of the sockets over a version of IP.
+    fn family(version: IpVersion) -> &'static Family<Self>;
 
-    /// The file is closed: the last call of a socket.
-    fn release(sk: &Sock<Self>);
+    /// The state of a new socket in `net`.
+    fn new(net: &NetOf<Self>) -> Self::Locked;
+
+    /// `SO_RCVBUF` of a new socket, in bytes.
+    fn default_rcvbuf(net: &NetOf<Self>) -> c_int;
+
+    /// The last call on a socket: its file is closed.
+    fn release(sk: &OpenSock<Self>);
 
     /// `bind(2)`.
     fn bind(sk: &Sock<Self>, addr: SockAddr<'_>) -> Result;
 
     /// `connect(2)`.
-    fn connect(sk: &Sock<Self>, addr: SockAddr<'_>, nonblock: bool) -> Result;
+    fn connect(sk: &OpenSock<Self>, addr: SockAddr<'_>, nonblock: bool) -> Result;
 
     /// `listen(2)`.
     fn listen(sk: &Sock<Self>, backlog: c_int) -> Result;
 
     /// `accept(2)`: a connected socket that has no file yet.
-    fn accept(sk: &Sock<Self>, nonblock: bool) -> Result<ARef<Sock<Self>>>;
+    fn accept(sk: &OpenSock<Self>, nonblock: bool) -> Result<ARef<Sock<Self>>>;
 
-    /// The `EPOLL*` events that are now.
+    /// The `EPOLL*` events that are pending.
     fn poll(sk: &Sock<Self>) -> u32;
 
-    /// An `ioctl(2)` that stores an `int` for the caller; `ENOIOCTLCMD` where it is not ours.
+    /// `SO_KEEPALIVE` is set. The socket is locked.
+    fn set_keepalive(s: &mut SockGuard<'_, Self>, on: bool);
+
+    /// An `ioctl(2)` that gives a number; `ENOIOCTLCMD` where it is not ours.
     fn ioctl(sk: &Sock<Self>, cmd: u32) -> Result<c_int>;
 
     /// `shutdown(2)`; `read` and `write` are not both false.
     fn shutdown(sk: &Sock<Self>, read: bool, write: bool) -> Result;
 
-    /// `setsockopt(2)` of an option whose value is an `int`, at a level other than `SOL_SOCKET`.
-    fn set_option(sk: &Sock<Self>, level: c_int, name: c_int, value: c_int) -> Result;
+    /// `setsockopt(2)` at TCP's level.
+    fn set_option(sk: &Sock<Self>, name: c_int, value: OptionValue) -> Result;
 
-    /// `getsockopt(2)` at a level other than `SOL_SOCKET`; the value goes to `to`.
-    fn option(sk: &Sock<Self>, level: c_int, name: c_int, to: OptionRoom) -> Result;
+    /// `getsockopt(2)` at TCP's level; the value goes to `to`.
+    fn option(sk: &Sock<Self>, name: c_int, to: OptionRoom) -> Result;
 
-    /// `sendmsg(2)`: how many bytes were taken.
-    fn sendmsg(sk: &Sock<Self>, msg: SendMsg<'_>) -> Result<usize>;
+    /// `sendmsg(2)`. Returns the number of bytes that were taken.
+    fn sendmsg(sk: &OpenSock<Self>, msg: SendMsg<'_>) -> Result<usize>;
 
-    /// `recvmsg(2)`: how many bytes were given.
-    fn recvmsg(sk: &Sock<Self>, msg: RecvMsg<'_>) -> Result<usize>;
+    /// `recvmsg(2)`. Returns the number of bytes that were stored.
+    fn recvmsg(sk: &OpenSock<Self>, msg: RecvMsg<'_>) -> Result<usize>;
 
-    /// `splice(2)` and `sendfile(2)` out of the socket: how many bytes the pipe was given, 0 at the end of
-    /// the stream. Bytes that the pipe did not take stay.
+    /// `splice(2)` and `sendfile(2)` out of the socket. Returns the number of bytes that the pipe
+    /// was given, 0 at the end of the stream. Bytes that the pipe did not take stay.
     fn splice_read(
-        sk: &Sock<Self>,
+        sk: &OpenSock<Self>,
         pipe: &mut Pipe<'_>,
         len: usize,
         nonblock: bool,
     ) -> Result<usize>;
 
-    /// What was spliced into the socket with more to come ended early: no more comes.
+    /// What was spliced into the socket, with more to come, has ended early.
     fn splice_eof(sk: &Sock<Self>);
 }
 
 /// The C table for `P`.
-pub(super) const fn proto_ops<P: Protocol>() -> bindings::proto_ops {
+pub(super) const fn proto_ops<P: Protocol>(
+    family: c_int,
+    version: IpVersion,
+) -> bindings::proto_ops {
     bindings::proto_ops {
-        family: P::FAMILY,
+        family,
         owner: &raw mut bindings::__this_module,
         release: Some(release::<P>),
         bind: Some(bind::<P>),
         connect: Some(connect::<P>),
         socketpair: Some(bindings::sock_no_socketpair),
         accept: Some(accept::<P>),
-        getname: Some(bindings::inet_getname),
+        getname: Some(getname::<P>),
         poll: Some(poll::<P>),
-        ioctl: Some(ioctl::<P>),
+        ioctl: Some(match version {
+            IpVersion::V4 => bindings::inet_ioctl,
+            IpVersion::V6 => bindings::inet6_ioctl,
+        }),
         #[cfg(CONFIG_COMPAT)]
-        compat_ioctl: Some(ioctl::<P>),
+        compat_ioctl: Some(compat_ioctl::<P>),
         gettstamp: Some(bindings::sock_gettstamp),
         listen: Some(listen::<P>),
         shutdown: Some(shutdown::<P>),
@@ -117,6 +152,8 @@ pub(super) const fn proto_ops<P: Protocol>() -> bindings::proto_ops {
         sendmsg: Some(sendmsg::<P>),
         recvmsg: Some(recvmsg::<P>),
         mmap: Some(bindings::sock_no_mmap),
+        set_peek_off: Some(set_peek_off),
+        set_rcvlowat: Some(set_rcvlowat::<P>),
         splice_read: Some(splice_read::<P>),
         splice_eof: Some(splice_eof::<P>),
         ..pin_init::zeroed()
@@ -128,9 +165,10 @@ pub(super) const fn proto_ops<P: Protocol>() -> bindings::proto_ops {
 /// # Safety
 ///
 /// `sock` is a live socket of protocol `P` that has not been released, for `'a`.
-unsafe fn sk<'a, P: Protocol>(sock: *mut bindings::socket) -> &'a Sock<P> {
-    // SAFETY: By the contract `sk` is a `Sock<P>`, which the socket holds a reference to.
-    unsafe { &*(*sock).sk.cast::<Sock<P>>() }
+unsafe fn sk<'a, P: Protocol>(sock: *mut bindings::socket) -> &'a OpenSock<P> {
+    // SAFETY: By the contract `sk` is a `Sock<P>`, which the socket holds a reference to, and the
+    // socket is live.
+    unsafe { OpenSock::new(&*(*sock).sk.cast::<Sock<P>>()) }
 }
 
 /// The address argument of bind and connect.
@@ -159,7 +197,9 @@ unsafe extern "C" fn release<P: Protocol>(sock: *mut bindings::socket) -> c_int 
     if let Some(raw) = core::ptr::NonNull::new(raw.cast::<Sock<P>>()) {
         // SAFETY: The socket owned a reference to its sock, which passes to `sk`.
         let sk = unsafe { ARef::from_raw(raw) };
-        P::release(&sk);
+        sk.lock().filter_release();
+        // SAFETY: The socket is live until this returns.
+        P::release(unsafe { OpenSock::new(&sk) });
     }
     0
 }
@@ -213,6 +253,39 @@ unsafe extern "C" fn accept<P: Protocol>(
 
 /// # Safety
 ///
+/// The socket layer calls it, as said above, with room for any address.
+unsafe extern "C" fn getname<P: Protocol>(
+    sock: *mut bindings::socket,
+    addr: *mut bindings::sockaddr,
+    peer: c_int,
+) -> c_int {
+    from_result(|| {
+        // SAFETY: As said above.
+        let mut len = unsafe {
+            match sk::<P>(sock).version() {
+                IpVersion::V4 => bindings::inet_getname(sock, addr, peer),
+                IpVersion::V6 => bindings::inet6_getname(sock, addr, peer),
+            }
+        };
+        if len < 0 {
+            return Err(Error::from_errno(len));
+        }
+        let hook = if peer == 0 {
+            Hook::SockName
+        } else {
+            Hook::PeerName
+        };
+        // SAFETY: As said above.
+        unsafe {
+            let mut guard = sk::<P>(sock).lock();
+            guard.filter_name(hook, addr.cast(), &mut len)?;
+        }
+        Ok(len)
+    })
+}
+
+/// # Safety
+///
 /// The socket layer calls it, as said above.
 unsafe extern "C" fn poll<P: Protocol>(
     file: *mut bindings::file,
@@ -226,23 +299,68 @@ unsafe extern "C" fn poll<P: Protocol>(
     }
 }
 
+/// `ioctl` of a `struct proto`: a call of a program, or of io_uring.
+///
+/// # Safety
+///
+/// `sk` is a live socket of protocol `P`, and `value` has room for an integer.
+pub(super) unsafe extern "C" fn ioctl<P: Protocol>(
+    sk: *mut bindings::sock,
+    cmd: c_int,
+    value: *mut c_int,
+) -> c_int {
+    from_result(|| {
+        // SAFETY: By the contract. CAST: It is a bit pattern.
+        let given = unsafe { P::ioctl(&*sk.cast::<Sock<P>>(), cmd as u32) }?;
+        // SAFETY: By the contract.
+        unsafe { *value = given };
+        Ok(0)
+    })
+}
+
+/// The same for a 32-bit program, whose arguments are those of a 64-bit one but for routes.
+///
 /// # Safety
 ///
 /// The socket layer calls it, as said above.
-unsafe extern "C" fn ioctl<P: Protocol>(
+#[cfg(CONFIG_COMPAT)]
+unsafe extern "C" fn compat_ioctl<P: Protocol>(
     sock: *mut bindings::socket,
     cmd: c_uint,
     arg: c_ulong,
 ) -> c_int {
-    from_result(|| {
-        // SAFETY: As said above.
-        let value = P::ioctl(unsafe { sk::<P>(sock) }, cmd)?;
-        let user = UserPtr::from_addr(arg);
-        UserSlice::new(user, size_of::<c_int>())
-            .writer()
-            .write(&value)?;
-        Ok(0)
-    })
+    if matches!(cmd, bindings::SIOCADDRT | bindings::SIOCDELRT) {
+        return ENOIOCTLCMD.to_errno();
+    }
+    // SAFETY: As said above.
+    unsafe {
+        match sk::<P>(sock).version() {
+            IpVersion::V4 => bindings::inet_ioctl(sock, cmd, arg),
+            IpVersion::V6 => bindings::inet6_ioctl(sock, cmd, arg),
+        }
+    }
+}
+
+// The kernel crate has no fields of the sock of these two.
+
+/// # Safety
+///
+/// The socket layer calls it, for a live socket.
+unsafe extern "C" fn set_peek_off(sk: *mut kernel::bindings::sock, value: c_int) -> c_int {
+    // SAFETY: By the contract.
+    unsafe { bindings::sk_set_peek_off(sk.cast(), value) }
+}
+
+/// # Safety
+///
+/// The socket layer calls it, with the socket locked.
+unsafe extern "C" fn set_rcvlowat<P: Protocol>(
+    sk: *mut kernel::bindings::sock,
+    value: c_int,
+) -> c_int {
+    // SAFETY: A live socket of protocol `P`.
+    unsafe { &*sk.cast::<Sock<P>>() }.set_recv_low_water(value);
+    0
 }
 
 /// # Safety
@@ -279,37 +397,28 @@ unsafe extern "C" fn setsockopt<P: Protocol>(
     value: bindings::sockptr_t,
     len: c_uint,
 ) -> c_int {
-    let is_generic = level == bindings::SOL_SOCKET as c_int;
-    // Of its own level the socket layer knows all but this one, which it keeps from our family.
-    let is_zerocopy = is_generic && name == bindings::SO_ZEROCOPY as c_int;
-    if is_generic && !is_zerocopy {
-        // SAFETY: As said above.
-        return unsafe { bindings::sock_setsockopt(sock, level, name, value, len) };
-    }
     from_result(|| {
-        if (len as usize) < size_of::<c_int>() {
-            return Err(EINVAL);
-        }
-        let mut int: c_int = 0;
-        // SAFETY: `int` has the room; a `sockptr_t` knows whether it is the caller's memory.
-        let failed = unsafe {
-            bindings::sdp_helper_copy_from_sockptr((&raw mut int).cast(), value, size_of::<c_int>())
-        };
-        if failed != 0 {
-            return Err(EFAULT);
-        }
         // SAFETY: As said above.
-        let sk = unsafe { sk::<P>(sock) };
-        if is_zerocopy {
-            let on = match int {
-                0 => false,
-                1 => true,
-                _ => return Err(EINVAL),
-            };
-            sk.lock().set_zerocopy(on);
-            return Ok(0);
+        let (sk, option) = unsafe { (sk::<P>(sock), OptionValue::new(value, len)) };
+        match level {
+            SOL_SOCKET => {
+                if !sk.set_socket_option(name, option)? {
+                    // SAFETY: As said above.
+                    return Ok(unsafe { bindings::sock_setsockopt(sock, level, name, value, len) });
+                }
+            }
+            SOL_IP => {
+                inet::check_option(name, option)?;
+                // SAFETY: The socket is live, and begins with an `inet_sock`.
+                return Ok(unsafe {
+                    bindings::ip_setsockopt(sk.as_ptr(), level, name, value, len)
+                });
+            }
+            IPPROTO_TCP => P::set_option(sk, name, option)?,
+            IPPROTO_IPV6 if sk.version() == IpVersion::V6 => inet::set_option6(sk, name, option)?,
+            _ => return Err(ENOPROTOOPT),
         }
-        P::set_option(sk, level, name, int).map(|()| 0)
+        Ok(0)
     })
 }
 
@@ -324,12 +433,21 @@ unsafe extern "C" fn getsockopt<P: Protocol>(
     len: *mut c_int,
 ) -> c_int {
     from_result(|| {
+        // SAFETY: As said above.
+        let sk = unsafe { sk::<P>(sock) };
+        if level != IPPROTO_TCP {
+            let get = match sk.version() {
+                IpVersion::V4 => bindings::ip_getsockopt,
+                IpVersion::V6 => bindings::ipv6_getsockopt,
+            };
+            // SAFETY: The socket is live, and begins with an `inet_sock`, which has what is IPv6's.
+            return Ok(unsafe { get(sk.as_ptr(), level, name, value, len) });
+        }
         let room = OptionRoom::new(
             UserPtr::from_ptr(value.cast()),
             UserPtr::from_ptr(len.cast()),
         )?;
-        // SAFETY: As said above.
-        P::option(unsafe { sk::<P>(sock) }, level, name, room)?;
+        P::option(sk, name, room)?;
         Ok(0)
     })
 }
@@ -381,8 +499,8 @@ unsafe extern "C" fn splice_read<P: Protocol>(
         if unsafe { *at } != 0 {
             return Err(ESPIPE);
         }
-        // SAFETY: As said above; the call came by the socket's file. Its own flag alone tells whether to
-        // wait for data: that of the call is about the pipe.
+        // SAFETY: As said above; the call came by the socket's file. Its own flag alone tells
+        // whether to wait for data: that of the call is about the pipe.
         let nonblock = unsafe { (*(*sock).file).f_flags } & bindings::O_NONBLOCK != 0;
         // SAFETY: As said above; whoever calls keeps the pipe locked, or knows it alone.
         let mut pipe = unsafe { Pipe::from_ptr(pipe) }?;

@@ -1,18 +1,38 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory of our own in each network namespace.
+//! What a protocol keeps in each network namespace.
+//!
+//! Each namespace has one value of the protocol's, with the files that show it and the settings. A
+//! [`Registration`] makes them in all namespaces, those that exist and those to come. It is a part
+//! of that of the families, so there is a value wherever there is a socket: what knows a namespace
+//! by a socket has a [`NetOf`], which gives the value.
 
 use crate::{
     bindings,
-    net::namespace::Net,
+    net::{
+        diag,
+        module::ModuleRef,
+        namespace::Net,
+        ops::Protocol,
+        proc::{
+            self,
+            File, //
+        },
+        sysctl::{
+            Knob,
+            Table, //
+        },
+    },
     prelude::*, //
 };
 use core::{
     marker::PhantomData,
+    ops::Deref,
     pin::Pin,
     ptr::{
         addr_of_mut,
-        drop_in_place, //
+        drop_in_place,
+        NonNull, //
     },
     sync::atomic::{
         AtomicU32,
@@ -24,155 +44,269 @@ use kernel::{
         from_result,
         to_result, //
     },
+    seq_file::SeqFile,
+    str::CStr,
+    sync::{
+        atomic::{
+            AtomicFlag,
+            Full,
+            Release, //
+        },
+        Arc, //
+    },
     types::Opaque, //
 };
 
-/// What each namespace has one of, by a [`Registration`] that the module has for as long as it can
-/// have sockets.
-pub(super) trait PerNet: Sized + Send + Sync + 'static {
-    /// The static that tells where.
-    fn slot() -> &'static Slot<Self>;
+/// What protocol `P` keeps in each namespace.
+pub(crate) trait InNet<P: Protocol>: Send + Sync + Sized + 'static {
+    /// The name of the file in `/proc/net` with a line for each socket.
+    const SOCKETS: &'static CStr;
 
-    /// Initialises the value of a namespace. May sleep.
+    /// The name of the file in `/proc/net` with counters.
+    const COUNTERS: &'static CStr;
+
+    /// The directory of the settings, below `/proc/sys`.
+    const SETTINGS: &'static CStr;
+
+    /// The settings.
+    fn knobs() -> &'static [Knob];
+
+    /// The value of a new namespace. May sleep. An error fails the creation of the namespace.
+    fn new() -> impl PinInit<Self, Error>;
+
+    /// The first socket whose number is at least `from`, and that number, which does not change and
+    /// is at least 1. May sleep.
+    fn next(&self, from: u64) -> Option<(u64, Arc<dyn diag::Visible<P>>)>;
+
+    /// Prints the counters. May sleep.
+    fn show_counters(&self, to: &SeqFile);
+}
+
+/// What a namespace has. Fields are dropped in this order: the files show the value.
+struct Place<P: Protocol> {
+    _sockets: File,
+    _counters: File,
+    settings: Table,
+    value: Pin<KBox<P::InNet>>,
+}
+
+impl<P: Protocol> Place<P> {
+    /// Makes the value, and then the files. Fails with `ENOMEM`, and as [`InNet::new`] does.
     ///
     /// # Safety
     ///
-    /// `this` is memory for the value, which stays there until it was dropped, unless this fails; until
-    /// then `net` is live. Nobody else knows of the memory, except through what this call makes.
-    unsafe fn init(this: *mut Self, net: *mut bindings::net) -> Result;
-}
-
-/// Where the values of all namespaces are found, to be kept in a static.
-pub(super) struct Slot<T: PerNet> {
-    ops: Opaque<bindings::pernet_operations>,
-    /// Valid while registered.
-    id: AtomicU32,
-    _value: PhantomData<fn() -> T>,
-}
-
-// SAFETY: The C structure is only changed by registration, which happens once.
-unsafe impl<T: PerNet> Sync for Slot<T> {}
-
-impl<T: PerNet> Slot<T> {
-    /// A slot to be registered.
-    pub(super) const fn new() -> Self {
-        Self {
-            ops: Opaque::new(pin_init::zeroed()),
-            id: AtomicU32::new(0),
-            _value: PhantomData,
+    /// `net` is live until this was dropped.
+    unsafe fn new(net: &Net) -> Result<Self> {
+        let value = KBox::pin_init(P::InNet::new(), GFP_KERNEL)?;
+        let shown: *const P::InNet = &raw const *value;
+        // SAFETY: By the contract. The value stays where it is, and goes after the files; the
+        // functions take it for what it is.
+        unsafe {
+            Ok(Self {
+                settings: Table::new(net, P::InNet::SETTINGS, P::InNet::knobs())?,
+                _counters: File::whole(net, P::InNet::COUNTERS, shown.cast(), show_counters::<P>)?,
+                _sockets: File::lines(net, P::InNet::SOCKETS, shown.cast(), diag::lines::<P>())?,
+                value,
+            })
         }
     }
-
-    /// The value of `net`. Any context.
-    pub(super) fn get<'a>(&self, net: &'a Net) -> &'a T {
-        // SAFETY: By the invariant of `Net` the namespace has an initialised value.
-        unsafe { &*self.place(net.as_ptr()) }
-    }
-
-    /// # Safety
-    ///
-    /// Registered; `net` is live, and not before its `init` began.
-    unsafe fn place(&self, net: *mut bindings::net) -> *mut T {
-        let id = self.id.load(Ordering::Relaxed);
-        // SAFETY: By the contract.
-        unsafe { bindings::sdp_helper_net_generic(net, id) }.cast()
-    }
-
-    /// # Safety
-    ///
-    /// The kernel calls it, while registered, for each namespace once.
-    unsafe extern "C" fn init(net: *mut bindings::net) -> c_int {
-        from_result(|| {
-            // SAFETY: Called during registration with a live namespace, whose memory for the value is
-            // freed after `exit`, or after this failed.
-            unsafe { T::init(T::slot().place(net), net) }?;
-            Ok(0)
-        })
-    }
-
-    /// # Safety
-    ///
-    /// The kernel calls it for each namespace whose [`Self::init`] succeeded, once.
-    unsafe extern "C" fn exit(net: *mut bindings::net) {
-        // SAFETY: `init` succeeded for this namespace, and its memory is freed after this.
-        unsafe { drop_in_place(T::slot().place(net)) };
-    }
 }
 
-/// What each namespace has one of, which needs nothing of the namespace to be made.
-pub(crate) trait PerNetValue: Sized + Send + Sync + 'static {
-    /// The static that tells where the namespaces have theirs.
-    fn values() -> &'static Values<Self>;
-
-    /// That of a new namespace. May sleep.
-    fn new() -> Result<Pin<KBox<Self>>>;
+/// # Safety
+///
+/// The kernel calls it, with an open file that is of [`Place::new`].
+unsafe extern "C" fn show_counters<P: Protocol>(
+    seq: *mut bindings::seq_file,
+    _: *mut c_void,
+) -> c_int {
+    // SAFETY: By the contract the value is of this type.
+    unsafe { proc::value::<P::InNet>(seq).show_counters(SeqFile::from_raw(seq)) };
+    0
 }
 
-/// Those of all namespaces, to be kept in a static.
-pub(crate) struct Values<T: PerNetValue>(Slot<Value<T>>);
+/// The number by which values are found, while they are registered.
+static ID: AtomicU32 = AtomicU32::new(0);
 
-impl<T: PerNetValue> Values<T> {
-    /// Values to be registered.
-    pub(crate) const fn new() -> Self {
-        Self(Slot::new())
-    }
+/// The C side of the registration.
+static OPS: Ops = Ops {
+    ops: Opaque::new(pin_init::zeroed()),
+    is_taken: AtomicFlag::new(false),
+};
 
-    /// That of `net`. Any context.
-    pub(crate) fn get<'a>(&self, net: &'a Net) -> &'a T {
-        &self.0.get(net).0
-    }
+struct Ops {
+    ops: Opaque<bindings::pernet_operations>,
+    /// There is a registration, which alone may use `ops` and `ID`.
+    is_taken: AtomicFlag,
 }
 
-/// Values in every namespace, until dropped.
-pub(crate) struct ValueRegistration<T: PerNetValue>(Registration<Value<T>>);
+// SAFETY: `is_taken` says who may use the C structure.
+unsafe impl Sync for Ops {}
 
-impl<T: PerNetValue> ValueRegistration<T> {
-    /// Makes one in every namespace, now and to come. May sleep.
-    pub(crate) fn new() -> Result<Self> {
-        Ok(Self(Registration::new()?))
-    }
-}
+/// The values of `P` in every namespace, until dropped.
+///
+/// # Invariants
+///
+/// [`OPS`] and [`ID`] are this value's. They are registered, for `P`.
+pub(super) struct Registration<P: Protocol>(PhantomData<fn() -> P>);
 
-struct Value<T>(Pin<KBox<T>>);
-
-impl<T: PerNetValue> PerNet for Value<T> {
-    fn slot() -> &'static Slot<Self> {
-        &T::values().0
-    }
-
-    unsafe fn init(this: *mut Self, _net: *mut bindings::net) -> Result {
-        let value = T::new()?;
-        // SAFETY: By the contract the memory is there, and ours alone.
-        unsafe { this.write(Self(value)) };
-        Ok(())
-    }
-}
-
-/// Values in every namespace, now and to come; dropped with it.
-pub(super) struct Registration<T: PerNet>(PhantomData<fn() -> T>);
-
-impl<T: PerNet> Registration<T> {
-    /// Makes a value for every namespace. May sleep. Once at a time.
+impl<P: Protocol> Registration<P> {
+    /// Makes a value in every namespace, present and future. May sleep. Fails with `EBUSY` while
+    /// there is another registration, with `ENOMEM`, and as [`InNet::new`] does.
     pub(super) fn new() -> Result<Self> {
-        let slot = T::slot();
-        let ops = slot.ops.get();
-        // SAFETY: The static is not registered yet, so nobody else looks at it.
-        unsafe {
-            addr_of_mut!((*ops).init).write(Some(Slot::<T>::init));
-            addr_of_mut!((*ops).exit).write(Some(Slot::<T>::exit));
+        const {
+            // The kernel allocates a place by kzalloc().
+            assert!(align_of::<Place<P>>() <= align_of::<u64>());
+        }
+        if OPS.is_taken.xchg(true, Full) {
+            return Err(EBUSY);
+        }
+        let ops = OPS.ops.get();
+        // SAFETY: By `is_taken` nobody else looks at the static, which is not registered.
+        let registered = to_result(unsafe {
+            addr_of_mut!((*ops).init).write(Some(init::<P>));
+            addr_of_mut!((*ops).exit).write(Some(exit::<P>));
             addr_of_mut!((*ops).id)
                 .cast::<*mut c_uint>()
-                .write(slot.id.as_ptr());
-            addr_of_mut!((*ops).size).write(size_of::<T>());
-            to_result(bindings::register_pernet_subsys(ops))?;
+                .write(ID.as_ptr());
+            addr_of_mut!((*ops).size).write(size_of::<Place<P>>());
+            bindings::register_pernet_subsys(ops)
+        });
+        if registered.is_err() {
+            OPS.is_taken.store(false, Release);
         }
-        Ok(Self(PhantomData))
+        // INVARIANT: Just registered.
+        registered.map(|()| Self(PhantomData))
     }
 }
 
-impl<T: PerNet> Drop for Registration<T> {
+impl<P: Protocol> Drop for Registration<P> {
     fn drop(&mut self) {
-        // SAFETY: Registered by `new()`; the family went first, so no socket can look any more.
-        unsafe { bindings::unregister_pernet_subsys(T::slot().ops.get()) };
+        // SAFETY: Registered, by the type invariant.
+        unsafe { bindings::unregister_pernet_subsys(OPS.ops.get()) };
+        OPS.is_taken.store(false, Release);
+    }
+}
+
+/// The memory for what `net` has.
+///
+/// # Safety
+///
+/// Between the begin of [`init`] and the end of [`exit`] for this namespace, which both are `P`'s.
+unsafe fn place<P: Protocol>(net: *mut bindings::net) -> *mut Place<P> {
+    // SAFETY: By the contract.
+    unsafe { bindings::sdp_helper_net_generic(net, ID.load(Ordering::Relaxed)) }.cast()
+}
+
+/// # Safety
+///
+/// The kernel calls it, while registered, for each namespace once.
+unsafe extern "C" fn init<P: Protocol>(net: *mut bindings::net) -> c_int {
+    from_result(|| {
+        // SAFETY: This is that. The memory is there until `exit` has returned, or this failed, and
+        // the namespace is live until then.
+        unsafe { place::<P>(net).write(Place::new(Net::from_ptr(net))?) };
+        Ok(0)
+    })
+}
+
+/// # Safety
+///
+/// The kernel calls it for each namespace whose [`init`] succeeded, once.
+unsafe extern "C" fn exit<P: Protocol>(net: *mut bindings::net) {
+    // SAFETY: `init` succeeded for this namespace, and its memory is freed after this.
+    unsafe { drop_in_place(place::<P>(net)) };
+}
+
+/// A borrowed namespace with what protocol `P` keeps there; dereferences to the namespace.
+///
+/// # Invariants
+///
+/// It is live, and for as long as it is borrowed there is a [`Registration`] of `P` that has made
+/// the values of all namespaces.
+#[repr(transparent)]
+pub(crate) struct NetOf<P: Protocol>(Net, PhantomData<fn() -> P>);
+
+impl<P: Protocol> NetOf<P> {
+    /// Borrows a C namespace.
+    ///
+    /// # Safety
+    ///
+    /// For `'a` `net` is live, and the families of `P` are registered and open.
+    pub(super) unsafe fn from_ptr<'a>(net: *mut bindings::net) -> &'a Self {
+        // SAFETY: INVARIANT: By the contract: the families are registered after the values of all
+        // namespaces were made, and unregistered before these go. The wrapper is transparent.
+        unsafe { &*net.cast() }
+    }
+
+    /// The initial namespace. Any context.
+    pub(crate) fn host(&self) -> &Self {
+        // SAFETY: `init_net` is never freed, and `self` shows that the families are open.
+        unsafe { Self::from_ptr(&raw mut bindings::init_net) }
+    }
+
+    /// What the protocol keeps here. Any context.
+    pub(crate) fn own(&self) -> &P::InNet {
+        // SAFETY: By the type invariant it is there.
+        unsafe { &(*place::<P>(self.as_ptr())).value }
+    }
+
+    /// The value of a setting, by its index in [`InNet::knobs`]; it is one that the knob allows.
+    /// Any context.
+    pub(crate) fn setting(&self, at: usize) -> i32 {
+        // SAFETY: By the type invariant it is there.
+        unsafe { (*place::<P>(self.as_ptr())).settings.get(at) }
+    }
+}
+
+impl<P: Protocol> Deref for NetOf<P> {
+    type Target = Net;
+
+    fn deref(&self) -> &Net {
+        &self.0
+    }
+}
+
+/// A counted reference of a namespace with what protocol `P` keeps there.
+///
+/// # Invariants
+///
+/// `net` is live, and this value owns one of its references. The families are open, as long as the
+/// module is there.
+pub(crate) struct NetRef<P: Protocol> {
+    net: NonNull<NetOf<P>>,
+    _module: ModuleRef,
+}
+
+// SAFETY: A namespace may be used and let go on any thread.
+unsafe impl<P: Protocol> Send for NetRef<P> {}
+// SAFETY: As above.
+unsafe impl<P: Protocol> Sync for NetRef<P> {}
+
+impl<P: Protocol> From<&NetOf<P>> for NetRef<P> {
+    fn from(net: &NetOf<P>) -> Self {
+        // SAFETY: The namespace is live.
+        unsafe { bindings::sdp_helper_get_net(net.as_ptr()) };
+        // INVARIANT: The reference was just taken, and the families are open by the invariant of
+        // `NetOf`.
+        Self {
+            net: net.into(),
+            _module: ModuleRef::new(),
+        }
+    }
+}
+
+impl<P: Protocol> Deref for NetRef<P> {
+    type Target = NetOf<P>;
+
+    fn deref(&self) -> &NetOf<P> {
+        // SAFETY: By the type invariant.
+        unsafe { self.net.as_ref() }
+    }
+}
+
+impl<P: Protocol> Drop for NetRef<P> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the reference is ours.
+        unsafe { bindings::sdp_helper_put_net(self.as_ptr()) };
     }
 }

@@ -21,8 +21,8 @@ use kernel::page::PAGE_SIZE;
 ///
 /// # Invariants
 ///
-/// One reference of the pages that `page` heads is this value's. `len` bytes from `offset` on lie in
-/// them, are initialised, and never change.
+/// One reference of the pages that `page` heads is this value's. `len` bytes from `offset` on lie
+/// in them, are initialised, and never change.
 pub(crate) struct Slice {
     page: NonNull<bindings::page>,
     offset: u32,
@@ -30,12 +30,13 @@ pub(crate) struct Slice {
 }
 
 impl Slice {
-    /// Bytes `range` of the pages that `page` heads, of which it takes a reference.
+    /// Bytes `range` of the pages that `page` heads, of which it takes a reference. Any context.
+    /// Fails with `EINVAL` beyond 4 GiB.
     ///
     /// # Safety
     ///
-    /// The pages are compound if there are more than one, live for now, and hold initialised bytes in
-    /// `range`, which nobody writes before the last reference of the pages is gone.
+    /// The pages are compound if there are more than one, live for now, and hold initialised bytes
+    /// in `range`, which nobody writes before the last reference of the pages is gone.
     pub(crate) unsafe fn new(page: NonNull<bindings::page>, range: Range<usize>) -> Result<Self> {
         let (offset, len) = (u32::try_from(range.start)?, u32::try_from(range.len())?);
         // SAFETY: By the contract the pages are live.
@@ -44,7 +45,8 @@ impl Slice {
         Ok(Self { page, offset, len })
     }
 
-    /// A copy of the first of `bytes`, as many as a page has room for. Sleeps. Fails with `ENOMEM`.
+    /// A copy of the first `bytes`, at most a page of them, charged to the cgroup of the task.
+    /// Sleeps. Fails with `ENOMEM`.
     pub(crate) fn copy_of(bytes: &[u8]) -> Result<Self> {
         let len = bytes.len().min(PAGE_SIZE);
         // SAFETY: A single page may always be asked for.
@@ -71,7 +73,7 @@ impl Drop for Slice {
     }
 }
 
-/// The pipe of one call, for whose time nobody else fills it.
+/// A pipe for the time of one call, during which nobody else fills it.
 ///
 /// # Invariants
 ///
@@ -93,18 +95,19 @@ impl Pipe<'_> {
         })
     }
 
-    /// Whether it takes no more.
+    /// Whether it is full.
     pub(crate) fn is_full(&self) -> bool {
         // SAFETY: Live by the type invariant.
         unsafe { bindings::sdp_helper_pipe_is_full(self.pipe.as_ptr()) }
     }
 
-    /// Appends `slice`, and gives its length. Fails with `EAGAIN` where the pipe is full, and with `EPIPE`
-    /// and its signal where nobody can read it.
+    /// Appends `slice`, and returns its length. Process context. Fails with `EAGAIN` where the pipe
+    /// is full, and with `EPIPE`, raising SIGPIPE, where it has no reader.
     pub(crate) fn push(&mut self, slice: Slice) -> Result<usize> {
         // Its reference goes to the pipe, or with a failure.
         let slice = ManuallyDrop::new(slice);
-        // SAFETY: The pipe is live and filled by nobody else by its invariant, the slice is valid by its.
+        // SAFETY: The pipe is live and filled by nobody else by its invariant, the slice is valid
+        // by its.
         let n = unsafe {
             bindings::sdp_helper_add_to_pipe(
                 self.pipe.as_ptr(),

@@ -1,123 +1,90 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files below `/proc/net` that show what each network namespace has.
+//! Files below `/proc/net`.
 
 use crate::{
     bindings,
-    net::{
-        namespace::Net,
-        pernet::{
-            self,
-            PerNet,
-            Slot, //
-        },
-    },
+    net::namespace::Net,
     prelude::*, //
 };
-use core::ptr::{
-    addr_of_mut,
-    drop_in_place, //
-};
-use kernel::{
-    seq_file::SeqFile,
-    str::CStr, //
-};
+use kernel::str::CStr;
 
-/// What each namespace has, and shows in a file.
-pub(crate) trait Show: Sized + Send + Sync + 'static {
-    /// The name of the file.
-    const NAME: &'static CStr;
-
-    /// The static that tells where the namespaces have theirs.
-    fn files() -> &'static Files<Self>;
-
-    /// That of a new namespace.
-    fn new() -> Self;
-
-    /// Prints the file. May sleep.
-    fn show(&self, to: &SeqFile);
-}
-
-/// The files of all namespaces, to be kept in a static.
-pub(crate) struct Files<T: Show>(Slot<File<T>>);
-
-impl<T: Show> Files<T> {
-    /// Files to be registered.
-    pub(crate) const fn new() -> Self {
-        Self(Slot::new())
-    }
-
-    /// What `net` has. Any context.
-    pub(crate) fn get<'a>(&self, net: &'a Net) -> &'a T {
-        &self.0.get(net).value
-    }
-}
-
-/// Files in every namespace, until dropped.
-pub(crate) struct Registration<T: Show>(pernet::Registration<File<T>>);
-
-impl<T: Show> Registration<T> {
-    /// Makes the file in every namespace, now and to come. May sleep.
-    pub(crate) fn new() -> Result<Self> {
-        Ok(Self(pernet::Registration::new()?))
-    }
-}
-
+/// A file of a namespace, until dropped.
+///
 /// # Invariants
 ///
-/// `net` is the live namespace that this is of, and has the file.
-struct File<T: Show> {
-    value: T,
+/// `net` is live, and has the file.
+pub(super) struct File {
+    name: &'static CStr,
     net: *mut bindings::net,
 }
 
-// SAFETY: A namespace may be used by any thread, and `value` too by the trait.
-unsafe impl<T: Show> Send for File<T> {}
-// SAFETY: As above.
-unsafe impl<T: Show> Sync for File<T> {}
+// SAFETY: A namespace may be used by any thread.
+unsafe impl Send for File {}
+// SAFETY: Nothing can be done with a reference.
+unsafe impl Sync for File {}
 
-impl<T: Show> File<T> {
+impl File {
+    /// A file that `show` prints, which is called with it and finds `value` by [`value`]. May
+    /// sleep. Fails with `ENOMEM`.
+    ///
     /// # Safety
     ///
-    /// The kernel calls it, with an open file that is of [`Self::init`].
-    unsafe extern "C" fn show(seq: *mut bindings::seq_file, _: *mut c_void) -> c_int {
-        // SAFETY: The file goes before the value of its namespace does.
-        unsafe {
-            let net = Net::from_ptr(bindings::sdp_helper_seq_file_single_net(seq));
-            T::files().get(net).show(SeqFile::from_raw(seq));
-        }
-        0
-    }
-}
-
-impl<T: Show> PerNet for File<T> {
-    fn slot() -> &'static Slot<Self> {
-        &T::files().0
-    }
-
-    unsafe fn init(this: *mut Self, net: *mut bindings::net) -> Result {
-        let value = T::new();
-        // SAFETY: By the contract; the file can be read as soon as it is there, so the value comes first.
-        unsafe {
-            this.write(Self { value, net });
-            let made = bindings::sdp_helper_proc_create_net_single(
-                T::NAME.as_char_ptr(),
+    /// Until this was dropped `net` is live, and `value` is as `show` needs it.
+    pub(super) unsafe fn whole(
+        net: &Net,
+        name: &'static CStr,
+        value: *const c_void,
+        show: unsafe extern "C" fn(*mut bindings::seq_file, *mut c_void) -> c_int,
+    ) -> Result<Self> {
+        let net = net.as_ptr();
+        // SAFETY: By the contract, as what the file calls is said to be.
+        let made = unsafe {
+            bindings::sdp_helper_proc_create_net_single(
+                name.as_char_ptr(),
                 net,
-                Some(Self::show),
-            );
-            if !made {
-                drop_in_place(addr_of_mut!((*this).value));
-                return Err(ENOMEM);
-            }
-        }
+                Some(show),
+                value.cast_mut(),
+            )
+        };
         // INVARIANT: The file was just made.
-        Ok(())
+        made.then_some(Self { name, net }).ok_or(ENOMEM)
+    }
+
+    /// A file whose lines `ops` look for, otherwise as [`Self::whole`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::whole`].
+    pub(super) unsafe fn lines(
+        net: &Net,
+        name: &'static CStr,
+        value: *const c_void,
+        ops: &'static bindings::seq_operations,
+    ) -> Result<Self> {
+        let net = net.as_ptr();
+        // SAFETY: As above.
+        let made = unsafe {
+            bindings::sdp_helper_proc_create_net(name.as_char_ptr(), net, ops, value.cast_mut())
+        };
+        // INVARIANT: The file was just made.
+        made.then_some(Self { name, net }).ok_or(ENOMEM)
     }
 }
 
-impl<T: Show> Drop for File<T> {
+impl Drop for File {
     fn drop(&mut self) {
         // SAFETY: By the type invariant; who reads the file now is waited for.
-        unsafe { bindings::sdp_helper_remove_proc_entry(T::NAME.as_char_ptr(), self.net) };
+        unsafe { bindings::sdp_helper_remove_proc_entry(self.name.as_char_ptr(), self.net) };
     }
+}
+
+/// What an open file shows.
+///
+/// # Safety
+///
+/// The file calls with `seq`. It is a [`File`], and was made with a `T`.
+pub(super) unsafe fn value<'a, T>(seq: *mut bindings::seq_file) -> &'a T {
+    // SAFETY: By the contracts of this and of who made the file.
+    unsafe { &*bindings::sdp_helper_seq_value(seq).cast() }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A spinlock that softirqs and processes share.
+//! A spinlock for softirq and process context.
 
 use crate::{
     bindings,
@@ -22,7 +22,7 @@ macro_rules! new_spinlock_bh {
 }
 pub(crate) use new_spinlock_bh;
 
-/// A spinlock whose holder keeps softirqs off its CPU.
+/// A spinlock that disables softirqs on the holder's CPU.
 ///
 /// It may be taken in process and in softirq context, never in a hard interrupt nor with hard
 /// interrupts disabled.

@@ -4,19 +4,12 @@
 
 use crate::{
     bindings,
-    net::{
-        namespace::Net,
-        pernet::{
-            self,
-            PerNet,
-            Slot, //
-        },
-    },
+    net::namespace::Net,
     prelude::*, //
 };
 use core::{
-    marker::PhantomData,
-    ptr::null_mut,
+    ptr::NonNull,
+    slice,
     sync::atomic::{
         AtomicI32,
         Ordering, //
@@ -24,144 +17,133 @@ use core::{
 };
 use kernel::str::CStr;
 
+/// The most integers in one file.
+const MAX_IN_FILE: usize = 3;
+
 /// One integer: its file's name, the value of a new namespace, and what may be written.
 pub(crate) struct Knob {
-    /// The name of its file.
-    pub(crate) name: &'static CStr,
-    /// What a new namespace starts with.
+    /// The name of its file; none if it is in the file of the knob before it.
+    pub(crate) name: Option<&'static CStr>,
+    /// What a new namespace starts with, or the host.
     pub(crate) default: i32,
     /// The least value that a write may set.
     pub(crate) min: i32,
     /// The greatest value that a write may set.
     pub(crate) max: i32,
-    /// Whether 0, below `min`, turns off what the knob is for.
+    /// Whether 0 is allowed although it is below `min`, and turns the feature off.
     pub(crate) has_off: bool,
-    /// Whether the host's namespace alone sets it; others show its value.
-    pub(crate) of_host: bool,
+    /// Where the value is if only the initial namespace can set it, and the others show that. Such
+    /// a knob is alone in its file.
+    pub(crate) of_host: Option<&'static AtomicI32>,
 }
 
 impl Knob {
-    fn allows(&self, value: i32) -> bool {
+    /// Whether it allows `value`. Any context.
+    pub(crate) fn allows(&self, value: i32) -> bool {
         (self.min..=self.max).contains(&value) || (self.has_off && value == 0)
     }
 }
 
-/// A directory of `N` knobs, to be kept in a static.
-pub(crate) trait Directory<const N: usize>: Sized + 'static {
-    /// Its path below `/proc/sys`.
-    const PATH: &'static CStr;
-
-    /// The static that keeps the knobs and what C needs of them.
-    fn knobs() -> &'static Knobs<Self, N>;
-}
-
-/// The knobs of a [`Directory`].
-pub(crate) struct Knobs<D: Directory<N>, const N: usize> {
-    knobs: [Knob; N],
-    /// The values of those that are the host's.
-    host: [AtomicI32; N],
-    slot: Slot<Values<D, N>>,
-}
-
-impl<D: Directory<N>, const N: usize> Knobs<D, N> {
-    /// Knobs to be registered.
-    pub(crate) const fn new(knobs: [Knob; N]) -> Self {
-        Self {
-            knobs,
-            host: [const { AtomicI32::new(0) }; N],
-            slot: Slot::new(),
-        }
-    }
-
-    /// The value of the knob with index `at` in `net`, one that the knob allows. Any context.
-    pub(crate) fn get(&self, net: &Net, at: usize) -> i32 {
-        let is_host = self.knobs.get(at).is_some_and(|knob| knob.of_host);
-        let values = match is_host {
-            true => &self.host,
-            false => &self.slot.get(net).values,
-        };
-        values.get(at).map_or(0, |v| v.load(Ordering::Relaxed))
-    }
-
-    /// Whether the knob with index `at` could be set to `value`.
-    pub(crate) fn allows(&self, at: usize, value: i32) -> bool {
-        self.knobs.get(at).is_some_and(|knob| knob.allows(value))
-    }
-}
-
-/// What each namespace has.
+/// The values and files of one namespace, until dropped.
 ///
 /// # Invariants
 ///
-/// `header` is the registration of `table`, whose entries point to a knob and its value.
-struct Values<D, const N: usize> {
-    header: *mut bindings::ctl_table_header,
-    table: [bindings::ctl_table; N],
-    values: [AtomicI32; N],
-    _directory: PhantomData<fn() -> D>,
+/// `header` is the registration of `entries`, in a live namespace. Each entry points to its first
+/// knob and that one's value, behind which those of as many follow as `maxlen` has room for.
+pub(super) struct Table {
+    header: NonNull<bindings::ctl_table_header>,
+    knobs: &'static [Knob],
+    values: KVec<AtomicI32>,
+    _entries: KVec<bindings::ctl_table>,
 }
 
 // SAFETY: The C structures are only used by registration, and the values are atomic.
-unsafe impl<D, const N: usize> Send for Values<D, N> {}
+unsafe impl Send for Table {}
 // SAFETY: As above.
-unsafe impl<D, const N: usize> Sync for Values<D, N> {}
+unsafe impl Sync for Table {}
 
-impl<D: Directory<N>, const N: usize> PerNet for Values<D, N> {
-    fn slot() -> &'static Slot<Self> {
-        &D::knobs().slot
-    }
-
-    unsafe fn init(this: *mut Self, net: *mut bindings::net) -> Result {
-        // SAFETY: By the contract the memory is ours alone and may be written.
-        let values = unsafe {
-            this.write(Self {
-                header: null_mut(),
-                table: [pin_init::zeroed(); N],
-                values: [const { AtomicI32::new(0) }; N],
-                _directory: PhantomData,
-            });
-            &mut *this
-        };
-        let own = values.values.iter().zip(&mut values.table);
-        let knobs = D::knobs();
-        for ((knob, host), (own, entry)) in knobs.knobs.iter().zip(&knobs.host).zip(own) {
-            let is_host = net == &raw mut bindings::init_net;
-            let is_shown = knob.of_host && !is_host;
-            let value = if knob.of_host { host } else { own };
-            if !is_shown {
-                value.store(knob.default, Ordering::Relaxed);
-            }
-            *entry = bindings::ctl_table {
-                procname: knob.name.as_char_ptr(),
-                data: value.as_ptr().cast(),
-                maxlen: size_of::<c_int>() as c_int,
-                mode: if is_shown { 0o444 } else { 0o644 },
-                proc_handler: Some(access),
-                extra1: (&raw const *knob).cast_mut().cast(),
-                ..pin_init::zeroed()
-            };
+impl Table {
+    /// Makes the files, in the directory `path` below `/proc/sys`. May sleep. Fails with `ENOMEM`,
+    /// and with `EINVAL` where a knob of the host is not alone in its file.
+    ///
+    /// # Safety
+    ///
+    /// `net` is live until this was dropped.
+    pub(super) unsafe fn new(
+        net: &Net,
+        path: &'static CStr,
+        knobs: &'static [Knob],
+    ) -> Result<Self> {
+        let is_host = net.as_ptr() == &raw mut bindings::init_net;
+        let mut values = KVec::with_capacity(knobs.len(), GFP_KERNEL)?;
+        for knob in knobs {
+            values.push(AtomicI32::new(knob.default), GFP_KERNEL)?;
         }
-        // SAFETY: The table lives in the namespace until the value was dropped, which unregisters it.
-        values.header = unsafe {
+        let mut entries = KVec::<bindings::ctl_table>::with_capacity(knobs.len(), GFP_KERNEL)?;
+        let mut is_alone = true;
+        for (at, knob) in knobs.iter().enumerate() {
+            match knob.name {
+                Some(name) => {
+                    is_alone = knob.of_host.is_some();
+                    let is_shown = is_alone && !is_host;
+                    let value = match knob.of_host {
+                        Some(value) => {
+                            if is_host {
+                                value.store(knob.default, Ordering::Relaxed);
+                            }
+                            &raw const *value
+                        }
+                        None => values.as_ptr().wrapping_add(at),
+                    };
+                    let entry = bindings::ctl_table {
+                        procname: name.as_char_ptr(),
+                        data: value.cast_mut().cast(),
+                        mode: if is_shown { 0o444 } else { 0o644 },
+                        proc_handler: Some(access),
+                        extra1: knobs.as_ptr().wrapping_add(at).cast_mut().cast(),
+                        ..pin_init::zeroed()
+                    };
+                    entries.push(entry, GFP_KERNEL)?;
+                }
+                None if is_alone || knob.of_host.is_some() => return Err(EINVAL),
+                None => {}
+            }
+            if let Some(entry) = entries.last_mut() {
+                entry.maxlen += size_of::<c_int>() as c_int;
+            }
+        }
+        // SAFETY: The namespace is live by the contract. What the entries point to is on the heap,
+        // or static, and lives until the drop has unregistered them.
+        let header = unsafe {
             bindings::register_net_sysctl_sz(
-                net,
-                D::PATH.as_char_ptr(),
-                values.table.as_mut_ptr(),
-                N,
+                net.as_ptr(),
+                path.as_char_ptr(),
+                entries.as_mut_ptr(),
+                entries.len(),
             )
         };
-        if values.header.is_null() {
-            return Err(ENOMEM);
-        }
         // INVARIANT: It was just registered.
-        Ok(())
+        Ok(Self {
+            header: NonNull::new(header).ok_or(ENOMEM)?,
+            knobs,
+            values,
+            _entries: entries,
+        })
+    }
+
+    /// The value of the knob with index `at`; it is one that the knob allows. Any context.
+    pub(super) fn get(&self, at: usize) -> i32 {
+        let of_host = self.knobs.get(at).and_then(|knob| knob.of_host);
+        of_host
+            .or_else(|| self.values.get(at))
+            .map_or(0, |value| value.load(Ordering::Relaxed))
     }
 }
 
-impl<D, const N: usize> Drop for Values<D, N> {
+impl Drop for Table {
     fn drop(&mut self) {
         // SAFETY: By the type invariant; who reads or writes a file now is waited for.
-        unsafe { bindings::unregister_net_sysctl_table(self.header) };
+        unsafe { bindings::unregister_net_sysctl_table(self.header.as_ptr()) };
     }
 }
 
@@ -169,7 +151,7 @@ impl<D, const N: usize> Drop for Values<D, N> {
 ///
 /// # Safety
 ///
-/// The kernel calls it, with an entry of a registered [`Values`].
+/// The kernel calls it, with an entry of a registered [`Table`].
 unsafe extern "C" fn access(
     entry: *const bindings::ctl_table,
     write: c_int,
@@ -177,18 +159,27 @@ unsafe extern "C" fn access(
     len: *mut usize,
     at: *mut bindings::loff_t,
 ) -> c_int {
-    // SAFETY: By the invariant of `Values` both live as long as the entry.
-    let (knob, value) = unsafe {
+    // SAFETY: By the invariant of `Table`, which lives as long as the entry. CAST: It is a few
+    // bytes.
+    let (knobs, values) = unsafe {
+        let count = (*entry).maxlen as usize / size_of::<c_int>();
         (
-            &*(*entry).extra1.cast::<Knob>(),
-            &*(*entry).data.cast::<AtomicI32>(),
+            slice::from_raw_parts((*entry).extra1.cast::<Knob>(), count),
+            slice::from_raw_parts((*entry).data.cast::<AtomicI32>(), count),
         )
     };
-    let mut int: c_int = value.load(Ordering::Relaxed);
-    // SAFETY: The entry is a valid one for an `int` once `data` is; the rest is what the kernel gave.
+    let mut ints: [c_int; MAX_IN_FILE] = [0; MAX_IN_FILE];
+    let Some(ints) = ints.get_mut(..values.len()) else {
+        return EINVAL.to_errno();
+    };
+    for (int, value) in ints.iter_mut().zip(values) {
+        *int = value.load(Ordering::Relaxed);
+    }
+    // SAFETY: The entry is a valid one for these integers once `data` is; the rest is what the
+    // kernel gave.
     let result = unsafe {
         let copy = bindings::ctl_table {
-            data: (&raw mut int).cast(),
+            data: ints.as_mut_ptr().cast(),
             ..*entry
         };
         bindings::proc_dointvec(&raw const copy, write, buffer, len, at)
@@ -196,19 +187,15 @@ unsafe extern "C" fn access(
     if write == 0 || result != 0 {
         return result;
     }
-    if !knob.allows(int) {
+    if !knobs
+        .iter()
+        .zip(&*ints)
+        .all(|(knob, int)| knob.allows(*int))
+    {
         return EINVAL.to_errno();
     }
-    value.store(int, Ordering::Relaxed);
-    0
-}
-
-/// A registered directory; gone from every namespace when dropped.
-pub(crate) struct Registration<D: Directory<N>, const N: usize>(pernet::Registration<Values<D, N>>);
-
-impl<D: Directory<N>, const N: usize> Registration<D, N> {
-    /// Makes the directory in every namespace, now and to come. May sleep.
-    pub(crate) fn new() -> Result<Self> {
-        Ok(Self(pernet::Registration::new()?))
+    for (value, int) in values.iter().zip(ints) {
+        value.store(*int, Ordering::Relaxed);
     }
+    0
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How a program learns that it may change the memory again that it sent without a copy.
+//! Tells a program when it may change memory again that it sent without a copy.
 
 use crate::{
     bindings,
@@ -31,12 +31,12 @@ use kernel::{
     types::Opaque, //
 };
 
-/// One call that is told when its memory is its own again: by the error queue for `MSG_ZEROCOPY`,
-/// by a completion for io_uring's `SEND_ZC`.
+/// The notification of one call that its memory is no longer used: by the error queue for
+/// `MSG_ZEROCOPY`, by a completion for io_uring's `SEND_ZC`.
 ///
 /// Whoever uses the memory keeps a clone; the program is told when the last one is dropped, which
-/// may happen in any context. Notices of one socket that follow each other in the order of their
-/// calls become one entry of the error queue.
+/// may happen in any context. Notices of consecutive calls on a socket, if given in that order, are
+/// merged into one entry of the error queue.
 #[derive(Clone)]
 pub(crate) struct Notice(Arc<Ubuf>);
 
@@ -54,7 +54,7 @@ unsafe impl Send for Ubuf {}
 // SAFETY: As above; the flags are atomic.
 unsafe impl Sync for Ubuf {}
 
-/// A packet that stands for what carried the memory.
+/// A packet that stands for whatever carried the memory.
 struct Packet(Opaque<bindings::sk_buff>);
 
 // SAFETY: It is only ever compared with NULL.
@@ -66,17 +66,19 @@ static PACKET: Packet = Packet(
 );
 
 impl SendMsg<'_> {
-    /// The notice that the call asks for with `MSG_ZEROCOPY`, to be told about its `len` bytes.
+    /// The notice that the call asks for with `MSG_ZEROCOPY`, about its `len` bytes; none if it
+    /// does not.
     ///
-    /// As with TCP a flag without `SO_ZEROCOPY` has no meaning, and the memory of `MSG_ZEROCOPY` calls
-    /// counts towards `RLIMIT_MEMLOCK` until they are told. Fails with `ENOBUFS`. Sleeps.
+    /// As with TCP the flag has no effect without `SO_ZEROCOPY`, and the memory of `MSG_ZEROCOPY`
+    /// calls counts towards `RLIMIT_MEMLOCK` until the notice is given. Fails with `ENOBUFS`.
+    /// Sleeps.
     ///
-    /// This takes the call's number in the error queue. A call that sends nothing has none: it has to
-    /// give it back by [`Notice::abort`] before the lock of `s` is ever dropped, so call this once there
-    /// is room for what is sent, after all waits.
-    pub(crate) fn notice<P: Protocol>(
+    /// This takes the call's number in the error queue. A call that sends nothing must not have
+    /// one: it has to return it by [`Notice::abort`] before it releases the lock of `s`. So this is
+    /// to be called after all waits, once there is room for what is sent.
+    pub(crate) fn notice<P: Protocol, F>(
         &self,
-        s: &SockGuard<'_, P>,
+        s: &SockGuard<'_, P, F>,
         len: usize,
     ) -> Result<Option<Notice>> {
         let sk = s.sock();
@@ -108,23 +110,23 @@ impl SendMsg<'_> {
 }
 
 impl Notice {
-    /// Notes that bytes of the call were copied after all, which the program is told. Any context.
+    /// Notes that bytes of the call were copied after all, which the notice tells. Any context.
     pub(crate) fn copied(&self) {
         self.0.copied.store(true, Relaxed);
     }
 
-    /// Takes the notice back, of a call that sent nothing: the program is not told, and the number in
-    /// the error queue is the next call's.
+    /// Withdraws the notice of a call that sent nothing: the program is not told, and the next call
+    /// gets the number in the error queue.
     ///
-    /// The socket has been locked without a break since [`SendMsg::notice`].
+    /// The socket must have been locked without a break since [`SendMsg::notice`].
     pub(crate) fn abort(self) {
         self.0.aborted.store(true, Relaxed);
         let ubuf = self.0.ubuf.as_ptr();
         // SAFETY: Live by the type invariant.
         let is_ours = unsafe { (*ubuf).ops == addr_of!(bindings::msg_zerocopy_ubuf_ops) };
         if is_ours {
-            // SAFETY: It is one of `msg_zerocopy_realloc()`; its reference remains, which the drop of
-            // the last clone puts.
+            // SAFETY: It is one of `msg_zerocopy_realloc()`; its reference remains, which the drop
+            // of the last clone puts.
             unsafe { bindings::msg_zerocopy_put_abort(ubuf, false) };
         }
     }
@@ -133,8 +135,8 @@ impl Notice {
 impl Drop for Ubuf {
     fn drop(&mut self) {
         let ubuf = self.ubuf.as_ptr();
-        // io_uring tells a call that nothing was sent for apart from one that was sent without a copy by
-        // whether there was a packet, of which it wants to know nothing else.
+        // Whether there is a packet tells io_uring whether anything was sent; it does not look at
+        // the packet.
         let packet = if self.aborted.load(Relaxed) {
             null_mut()
         } else {

@@ -18,7 +18,8 @@ impl BufferId {
     }
 }
 
-/// A buffer that the peer can touch no more: its key may be invalidated and its pages let go (`B-35`, `B-85`).
+/// A buffer that the peer can touch no more: its key may be invalidated and its pages let go
+/// (`B-35`, `B-85`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Finished {
     /// The buffer.

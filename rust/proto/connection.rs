@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The state of the connection (`B-1`, `B-2`, `B-9`, `B-68` to `B-76`): the only place where it changes.
+//! The state of the connection (`B-1`, `B-2`, `B-9`, `B-68` to `B-76`): the only place where it
+//! changes.
 
 use core::fmt;
 

@@ -2,8 +2,9 @@
 
 //! Sequence numbers and credits of both directions (`B-12` to `B-23`).
 //!
-//! A *limit* is the last sequence number that fits into the buffers one end has told the other of: MSeqAck + Bufs. Limits and
-//! sequence numbers live in the ring of integers modulo 2^32, so that they are only ever subtracted.
+//! A *limit* is the last sequence number that fits into the buffers one end has told the other of:
+//! MSeqAck + Bufs. Limits and sequence numbers live in the ring of integers modulo 2^32, so that
+//! they are only ever subtracted.
 
 use super::{
     sequence::ahead,
@@ -47,7 +48,8 @@ pub(super) struct Credits {
 }
 
 impl Credits {
-    /// The start after Hello and HelloAck, which carry sequence number 0 and each end's posted buffers.
+    /// The start after Hello and HelloAck, which carry sequence number 0 and each end's posted
+    /// buffers.
     pub(super) fn new(own_depth: u16) -> Credits {
         Credits {
             sent: 0,
@@ -91,11 +93,13 @@ impl Credits {
 
     /// Whether an empty Data should tell the peer of new buffers (`B-19`, `B-20`).
     ///
-    /// The peer knows of `peer` more messages, and `gain` would be news. With plenty on its side, news can wait until it doubles
-    /// what the peer has: that bounds updates to a fraction of the messages they answer. When the peer has too little to send
-    /// payload, each returned buffer counts, except that a buffer which an update of the peer's took must not alone call for an
-    /// update in turn: two idle ends would never fall silent. A peer with nothing gets whatever there is. Once all of four buffers
-    /// or more are back, this leaves the peer with credit for payload.
+    /// The peer knows of `peer` more messages, and `gain` would be news. With plenty on its side,
+    /// news can wait until it doubles what the peer has: that bounds updates to a fraction of the
+    /// messages they answer. When the peer has too little to send payload, each returned buffer
+    /// counts, except that a buffer which an update of the peer's took must not alone call for an
+    /// update in turn: two idle ends would never fall silent. A peer with nothing gets whatever
+    /// there is. Once all of four buffers or more are back, this leaves the peer with credit for
+    /// payload.
     pub(super) fn update_due(&self) -> bool {
         let gain = self.gain();
         let peer = self.known();
@@ -135,8 +139,9 @@ impl Credits {
         self.held = None;
     }
 
-    /// `B-13`, as far as the field can say. Messages that MSeqAck leaves out do not count as received here either: the peer takes
-    /// them for outstanding, and two ends short of buffers could otherwise hold each other up for ever.
+    /// `B-13`, as far as the field can say. Messages that MSeqAck leaves out do not count as
+    /// received here either: the peer takes them for outstanding, and two ends short of buffers
+    /// could otherwise hold each other up for ever.
     fn own_bufs(&self) -> u16 {
         let held = self.received.wrapping_sub(self.mseq_ack());
         u16::try_from(self.posted.saturating_add(held)).unwrap_or(u16::MAX)
@@ -154,8 +159,9 @@ impl Credits {
         self.posted = self.posted.saturating_add(u32::from(buffers));
     }
 
-    /// Counts a received message and takes the credit it brings; `update` says that it did nothing else, and `cancelling` that the
-    /// peer may hold MSeqAck back, so that its limit may fall (`B-41`).
+    /// Counts a received message and takes the credit it brings; `update` says that it did nothing
+    /// else, and `cancelling` that the peer may hold MSeqAck back, so that its limit may fall
+    /// (`B-41`).
     pub(super) fn receive(
         &mut self,
         mseq: u32,

@@ -7,11 +7,12 @@ use core::ops::{
     BitOrAssign, //
 };
 
-/// A set of things that happened since [`Machine::take_events`](super::Machine::take_events) was last called.
+/// A set of things that happened since [`Machine::take_events`](super::Machine::take_events) was
+/// last called.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Events(u16);
 
-const NAMES: [(Events, &str); 13] = [
+const NAMES: [(Events, &str); 14] = [
     (Events::CONNECTED, "CONNECTED"),
     (Events::READABLE, "READABLE"),
     (Events::WRITABLE, "WRITABLE"),
@@ -25,6 +26,7 @@ const NAMES: [(Events, &str); 13] = [
     (Events::RESIZE, "RESIZE"),
     (Events::SUSPEND, "SUSPEND"),
     (Events::PROBE, "PROBE"),
+    (Events::NUDGE, "NUDGE"),
 ];
 
 impl Events {
@@ -48,14 +50,18 @@ impl Events {
     pub const CLOSED: Events = Events(0x0100);
     /// A buffer came back: see [`Machine::finished`](super::Machine::finished).
     pub const FINISHED: Events = Events(0x0200);
-    /// The peer wishes other receive buffers: see [`Machine::resize_wish`](super::Machine::resize_wish).
+    /// The peer wishes other receive buffers: see
+    /// [`Machine::resize_wish`](super::Machine::resize_wish).
     pub const RESIZE: Events = Events(0x0400);
     /// The peer moves: connect again when the LLP connection is gone
     /// (see [`Machine::resume_port`](super::Machine::resume_port)).
     pub const SUSPEND: Events = Events(0x0800);
-    /// The peer is silent: post an RDMA Write of no bytes, which fails if the peer is gone
-    /// (`B-81`), and has its fabric look at what came before (`B-9a`).
+    /// The peer is silent: post an RDMA operation of no bytes that its fabric has to answer, and
+    /// hand the answer to [`Machine::probed`](super::Machine::probed) (`B-81`).
     pub const PROBE: Events = Events(0x1000);
+    /// The peer was not heard yet: post an RDMA Write of no bytes, which has its fabric look at
+    /// what came before (`B-9a`).
+    pub const NUDGE: Events = Events(0x2000);
 
     /// Whether nothing happened.
     pub fn is_empty(self) -> bool {

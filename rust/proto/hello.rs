@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Connection set-up: Hello and HelloAck in the CM's private data, in the short form (`A.5`) and in that of InfiniBand's service
-//! identifiers for SDP (`A.3`, `A.4`).
+//! Connection set-up: Hello and HelloAck in the CM's private data, in the short form (`A.5`) and in
+//! that of InfiniBand's service identifiers for SDP (`A.3`, `A.4`).
 
 use super::{
     violation::{
@@ -37,10 +37,14 @@ use zerocopy_derive::{
     Unaligned, //
 };
 
-/// The start of the CM's private data with which a listener refuses a connection that has no room in its
-/// backlog now: who connects may come again. An extension, which other implementations take for any
-/// other refusal.
+/// The start of the CM's private data with which a listener refuses a connection that has no room
+/// in its backlog now: who connects may come again. An extension, which other implementations take
+/// for any other refusal.
 pub const REJECT_BUSY: [u8; 8] = *b"SDP busy";
+
+/// The CM's private data with which a port refuses a connection where nobody listens at the
+/// address. An extension, which over iWARP tells it from a reject that has lost what it said.
+pub const REJECT_NOBODY: [u8; 8] = *b"SDP none";
 
 /// Bytes of a Hello.
 pub const HELLO_LEN: usize = size_of::<Hello>();

@@ -6,7 +6,8 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
-// A module tree under `rust/`, as the kernel crate has it, so that both builds find the same files by the same names.
+// A module tree under `rust/`, as the kernel crate has it, so that both builds find the same files
+// by the same names.
 #[path = ".."]
 mod rust {
     pub(crate) mod proto;

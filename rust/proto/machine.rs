@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One end of a connection: composes the states of the other files, in the order in which the wire sees them.
+//! One end of a connection: composes the states of the other files, in the order in which the wire
+//! sees them.
 
 use super::{
     buffer::{
@@ -50,6 +51,9 @@ use super::{
     suspend::Suspend,
     timer::{
         earlier,
+        Due,
+        KeepAlive,
+        Pending,
         Timers, //
     },
     violation::{
@@ -86,7 +90,8 @@ pub const DEPTH_MIN: u16 = 4;
 pub struct Config {
     /// Which end it is.
     pub side: Side,
-    /// Advertisements that the peer may have outstanding here, at least 1 (`B-5`); no more than [`ADVERTS`] are offered.
+    /// Advertisements that the peer may have outstanding here, at least 1 (`B-5`); no more than
+    /// [`ADVERTS`] are offered.
     pub max_adverts: u16,
     /// RDMA Reads that this end may have in flight, at least 1 (`B-5`).
     pub ord: u16,
@@ -94,8 +99,9 @@ pub struct Config {
     pub ird: u16,
     /// Bytes of one receive buffer, header included; at least 37 (`B-4`).
     pub recv_size: u32,
-    /// Receive buffers posted when the Hello or HelloAck leaves, at least 4: the 3 of `B-3`, and one for a credit update, which is
-    /// not answered by another. The caller never lets the ring shrink below that.
+    /// Receive buffers posted when the Hello or HelloAck leaves, at least 4: the 3 of `B-3`, and
+    /// one for a credit update, which is not answered by another. The caller never lets the ring
+    /// shrink below that.
     pub recv_depth: u16,
     /// The longest message that this end sends, header included; at least 37 (`B-4`).
     pub send_size: u32,
@@ -116,6 +122,8 @@ pub enum AbortReason {
     PeerAborted,
     /// The LLP connection went away before both ends had closed (`B-72`, `B-76`).
     PeerReset,
+    /// The peer did not answer, or made no progress, for too long (`B-76`).
+    TimedOut,
 }
 
 /// What a received message brought.
@@ -125,7 +133,8 @@ pub struct Received {
     pub payload: Range<usize>,
     /// The last payload byte is urgent (`B-78`).
     pub urgent: bool,
-    /// An urgent byte was announced: signal the user (`B-77`).
+    /// An urgent byte was announced, or came without that: signal the user (`B-77`). It takes the
+    /// place of one before it.
     pub urgent_pending: bool,
 }
 
@@ -148,7 +157,8 @@ pub struct Transmit {
     pub payload: u32,
     /// Where the payload, or what is written, comes from.
     pub source: Source,
-    /// Before the message, post an RDMA Write of the next bytes of `source` to all of this memory (`B-47`).
+    /// Before the message, post an RDMA Write of the next bytes of `source` to all of this memory
+    /// (`B-47`).
     pub write: Option<Region>,
     /// Post it with the solicited-event flag (`B-82`).
     pub solicited: bool,
@@ -156,8 +166,9 @@ pub struct Transmit {
 
 /// The protocol state of one end of one connection.
 ///
-/// Every method takes constant time and neither blocks nor allocates. The caller serialises them, hands in receive completions in
-/// order, and after any call may find events in [`Machine::take_events`] and messages in [`Machine::poll_transmit`].
+/// Every method takes constant time and neither blocks nor allocates. The caller serialises them,
+/// hands in receive completions in order, and after any call may find events in
+/// [`Machine::take_events`] and messages in [`Machine::poll_transmit`].
 #[derive(Debug)]
 pub struct Machine {
     side: Side,
@@ -179,10 +190,13 @@ pub struct Machine {
     offers: Offers,
     /// The user wants the receive half out of Buffered (`B-56`).
     combine: bool,
-    /// The user would like the peer to use Pipelined mode (`B-60`), and the peer that this end does.
+    /// The user would like the peer to use Pipelined mode (`B-60`), and the peer that this end
+    /// does.
     hint: bool,
     peer_hint: bool,
     resize: Resize,
+    /// Empty messages to send, which use up the buffers of the size that the peer had before.
+    flush: u32,
     suspend: Suspend,
     timers: Timers,
     next_buffer: u32,
@@ -190,6 +204,8 @@ pub struct Machine {
     disconn: Option<u32>,
     /// The AbortConn sent.
     abort: Option<u32>,
+    /// The peer announced an urgent byte that has not come.
+    urgent_announced: bool,
     aborted: Option<AbortReason>,
     events: Events,
 }
@@ -241,11 +257,13 @@ impl Machine {
             hint: false,
             peer_hint: false,
             resize: Resize::new(config.side, config.recv_size),
+            flush: 0,
             suspend: Suspend::new(config.side),
             timers: Timers::default(),
             next_buffer: 0,
             disconn: None,
             abort: None,
+            urgent_announced: false,
             aborted: None,
             events: Events::default(),
         })
@@ -258,15 +276,15 @@ impl Machine {
         self.initiator_first = true;
     }
 
-    /// The Hello for the CM's connection request. `config.recv_depth` receive buffers must stand posted by the time that it leaves
-    /// (`B-3`).
+    /// The Hello for the CM's connection request. `config.recv_depth` receive buffers must stand
+    /// posted by the time that it leaves (`B-3`).
     pub fn hello(&mut self) -> [u8; HELLO_LEN] {
         self.advance(Input::HelloOut);
         self.greeting.hello(self.desired_remote)
     }
 
-    /// Takes the Hello of the connection request and gives the HelloAck to accept it with (`B-2`). Bytes after the Hello are the
-    /// CM's padding.
+    /// Takes the Hello of the connection request and gives the HelloAck to accept it with (`B-2`).
+    /// Bytes after the Hello are the CM's padding.
     ///
     /// # Errors
     ///
@@ -299,8 +317,8 @@ impl Machine {
             .hello_ib(version, self.desired_remote, endpoints)
     }
 
-    /// As [`Machine::hello_received`], in InfiniBand's form; gives the addresses as well, which the caller has to hold against the
-    /// path on which the request came.
+    /// As [`Machine::hello_received`], in InfiniBand's form; gives the addresses as well, which the
+    /// caller has to hold against the path on which the request came.
     ///
     /// # Errors
     ///
@@ -357,8 +375,8 @@ impl Machine {
         .inspect_err(|&violation| self.give_up(AbortReason::Violation(violation)))
     }
 
-    /// The accepting end learns from the CM that the connecting end has the HelloAck. A first message says so too (`B-9`), and
-    /// must where that end is to talk first (`B-9a`).
+    /// The accepting end learns from the CM that the connecting end has the HelloAck. A first
+    /// message says so too (`B-9`), and must where that end is to talk first (`B-9a`).
     pub fn established(&mut self) {
         if !self.initiator_first {
             self.advance(Input::Confirmed);
@@ -398,11 +416,13 @@ impl Machine {
     /// Takes one received message of `len` bytes, as the completion counted them; `head` are its
     /// first, all of its headers at least.
     ///
-    /// Its buffer counts as used up; [`Machine::posted`] tells when it, or another, is posted again.
+    /// Its buffer counts as used up; [`Machine::posted`] tells when it, or another, is posted
+    /// again.
     ///
     /// # Errors
     ///
-    /// The rule that the message breaks. The machine has given the connection up then, and says so in its events.
+    /// The rule that the message breaks. The machine has given the connection up then, and says so
+    /// in its events.
     pub fn received_head(&mut self, head: &[u8], len: usize) -> Result<Received, Violation> {
         if self.state == State::HelloAcked {
             self.advance(Input::Confirmed);
@@ -439,6 +459,7 @@ impl Machine {
         self.timers.heard();
         self.receive.acknowledged(base.mseq_ack, held);
         self.send_mode.acknowledged(base.mseq_ack);
+        self.sinks.acknowledged(base.mseq_ack);
 
         let mut payload = payload;
         match message {
@@ -464,6 +485,7 @@ impl Machine {
             }
             Message::RdmaRdCompl(len) => {
                 self.send.read(len)?;
+                self.timers.progressed();
                 self.hinted(base.flags);
                 self.events |= Events::WRITABLE | Events::FINISHED;
             }
@@ -512,7 +534,9 @@ impl Machine {
                 }
             }
             Message::ChRcvBufAck(size) => {
-                self.resize.answered(size)?;
+                if self.resize.answered(size)? {
+                    self.flush = self.credits.available();
+                }
                 self.limit();
             }
             Message::SuspComm(id) => {
@@ -544,18 +568,22 @@ impl Machine {
         if !payload.is_empty() {
             self.events |= Events::READABLE;
         }
-        if base.flags.urgent_pending {
+        let urgent = base.flags.urgent && !payload.is_empty();
+        // One is announced at a time, however often a peer says so.
+        let urgent_pending = (base.flags.urgent_pending || urgent) && !self.urgent_announced;
+        self.urgent_announced = (self.urgent_announced || urgent_pending) && !urgent;
+        if urgent_pending {
             self.events |= Events::URGENT;
         }
         Ok(Received {
             payload,
-            urgent: base.flags.urgent,
-            urgent_pending: base.flags.urgent_pending,
+            urgent,
+            urgent_pending,
         })
     }
 
-    /// The flags of an RdmaRdCompl, whose sender is sink of this end's send half, or of an RdmaWrCompl, which means the opposite half
-    /// and so the same (`B-60`).
+    /// The flags of an RdmaRdCompl, whose sender is sink of this end's send half, or of an
+    /// RdmaWrCompl, which means the opposite half and so the same (`B-60`).
     fn hinted(&mut self, flags: Flags) {
         self.peer_hint |= flags.pipeline && self.send_mode.mode() != Mode::Buffered;
     }
@@ -575,11 +603,13 @@ impl Machine {
         }
     }
 
-    /// The send of a [`Transmit`] completed with success: RC says so when the peer's adapter has the message. Failed sends are not
-    /// told; [`Machine::disconnected`] follows them.
+    /// The send of a [`Transmit`] completed with success: RC says so when the peer's adapter has
+    /// the message. Failed sends are not told; [`Machine::disconnected`] follows them.
     pub fn sent(&mut self, tag: SendTag) {
-        self.send.sent(tag);
         self.timers.heard();
+        if self.send.sent(tag) {
+            self.timers.progressed();
+        }
         if self.send.has_buffers() {
             self.events |= Events::FINISHED;
         }
@@ -605,8 +635,8 @@ impl Machine {
     pub fn disconnected(&mut self) {
         match self.state {
             State::Closed => return,
-            // Nothing is left that could be lost. In Closing, the peer dropped the connection on our DisConn before the fabric
-            // told us that it arrived.
+            // Nothing is left that could be lost. In Closing, the peer dropped the connection on
+            // our DisConn before the fabric told us that it arrived.
             State::Closing | State::Aborting | State::Disconnecting => {}
             _ if self.suspend.is_done() => {}
             _ => self.fail(AbortReason::PeerReset),
@@ -619,21 +649,54 @@ impl Machine {
 
     // User.
 
-    /// So many bytes more stand at the tail of the send stream; they may share a message with others (`B-22`). The last of them
-    /// may wait for more until [`Machine::push`]. Does nothing unless [`Machine::can_write`].
+    /// So many bytes more stand at the tail of the send stream; they may share a message with
+    /// others (`B-22`). The last of them may wait for more until [`Machine::push`]. Does nothing
+    /// unless [`Machine::can_write`].
     pub fn write(&mut self, bytes: usize) {
         if self.can_write() {
+            self.begins();
             self.send.write(bytes, self.timers.now);
         }
     }
 
-    /// The most copied bytes that the next message can carry, since they lie in too many pieces for more.
+    /// The most copied bytes that the next message can carry, since they lie in too many pieces for
+    /// more.
     pub fn set_gather(&mut self, bytes: u32) {
         self.send.gather = bytes;
     }
 
-    /// No more bytes will follow soon: do not hold a partial message back for them (the end of a write without `MSG_MORE`, or a
-    /// writer that is about to sleep).
+    /// Something is to be sent: if nothing was, its time begins.
+    fn begins(&mut self) {
+        if self.pending() == Pending::Nothing {
+            self.timers.progressed();
+        }
+    }
+
+    /// What becomes of what was written, the end of the stream included.
+    fn pending(&self) -> Pending {
+        if self.send.is_in_flight() || self.disconn.is_some() {
+            Pending::InFlight
+        } else if self.send.is_open() {
+            Pending::Lent
+        } else if !self.send.is_drained() || (self.send.shut && !self.state.disconn_sent()) {
+            Pending::Held
+        } else {
+            Pending::Nothing
+        }
+    }
+
+    /// The most payload of one message, whatever the peer has room for (`TCP_MAXSEG`).
+    pub fn set_max_payload(&mut self, bytes: u32) {
+        self.send.set_most(bytes);
+    }
+
+    /// The most payload of one message that is sent now.
+    pub fn max_payload(&self) -> u32 {
+        self.send.limit()
+    }
+
+    /// No more bytes will follow soon: do not hold a partial message back for them (the end of a
+    /// write without `MSG_MORE`, or a writer that is about to sleep).
     pub fn push(&mut self) {
         self.send.push();
     }
@@ -650,6 +713,7 @@ impl Machine {
 
     /// No more writes: a DisConn goes after all that was written (`B-68`).
     pub fn shutdown_send(&mut self) {
+        self.begins();
         self.send.shut = true;
         self.note_closed();
         self.events |= Events::WRITABLE;
@@ -668,21 +732,24 @@ impl Machine {
         }
     }
 
-    /// The last of the bytes written so far is urgent (`B-77`): it goes without delay, as the last byte of its message.
+    /// The last of the bytes written so far is urgent (`B-77`): it goes without delay, as the last
+    /// byte of its message.
     pub fn mark_urgent(&mut self) {
         if self.send.unsent() > 0 {
             self.send.urgent.write(self.send.unsent());
         }
     }
 
-    /// Gives the connection up: by AbortConn after a DisConn, by dropping the LLP connection otherwise (`B-71`).
+    /// Gives the connection up: by AbortConn after a DisConn, by dropping the LLP connection
+    /// otherwise (`B-71`).
     pub fn abort(&mut self) {
         self.give_up(AbortReason::Local);
     }
 
     // Out.
 
-    /// The next message to post, if one is to go. Call it only with a free send slot, and post what it gives, in this order.
+    /// The next message to post, if one is to go. Call it only with a free send slot, and post what
+    /// it gives, in this order.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         if self.state == State::Aborting {
             if self.abort.is_some() {
@@ -716,6 +783,15 @@ impl Machine {
     /// An empty Data, for want of anything to say with the news of credit or of an urgent byte.
     #[inline]
     fn poll_update(&mut self, control: bool) -> Option<Transmit> {
+        // Not so that the peer has to answer each of them.
+        let flushes = self.flush > 0
+            && self.credits.allow(Cost::Payload)
+            && !self.suspend.draining()
+            && !self.state.disconn_sent();
+        if flushes {
+            self.flush = self.flush.saturating_sub(1);
+            return Some(self.transmit(Message::Data, 0));
+        }
         let due = control
             && (self.greets
                 || self.credits.update_due()
@@ -726,7 +802,8 @@ impl Machine {
     /// What the peer waits for.
     #[inline]
     fn poll_answer(&mut self) -> Option<Transmit> {
-        // While the peer holds MSeqAck back for a cancel, it could not say whether its Data answers a SendSm.
+        // While the peer holds MSeqAck back for a cancel, it could not say whether its Data answers
+        // a SendSm.
         let undecided = |answer: &Answer| {
             *answer == Answer::SendSm && self.send.cancelling() && !self.receive.releases()
         };
@@ -875,7 +952,14 @@ impl Machine {
         let bytes = usize::try_from(stream).unwrap_or(usize::MAX);
         let flags = self.flags(bytes, message);
         let (header, mseq) = self.header(flags, message, payload);
+        if flags.urgent {
+            self.sinks.urgent(mseq);
+        }
         self.greets = false;
+        // The peer let it go. What follows one that has no answer shows nothing of the kind.
+        if !self.send.is_in_flight() {
+            self.timers.progressed();
+        }
         self.events |= Events::WRITABLE;
         Transmit {
             tag: self.send.take(next, mseq),
@@ -941,28 +1025,35 @@ impl Machine {
 
     // Zero copy. A caller that uses none of this is a correct peer that copies.
 
-    /// The bytes of `region` follow in the send stream, behind all that was written, to be fetched by the peer, written to it, or
-    /// copied, as the modes have it. The caller has registered the memory for the peer to read, and keeps it so until
-    /// [`Machine::finished`]. None when it cannot be taken: copy it instead.
+    /// The bytes of `region` follow in the send stream, behind all that was written, to be fetched
+    /// by the peer, written to it, or copied, as the modes have it. The caller has registered the
+    /// memory for the peer to read, and keeps it so until [`Machine::finished`]. None when it
+    /// cannot be taken: copy it instead.
     pub fn send_buffer(&mut self, region: Region) -> Option<BufferId> {
         let id = BufferId(self.next_buffer);
         let sane = region.len > 0 && region.len <= wire::SIZE_MAX;
-        if !sane || !self.can_write() || !self.send.add(id, region) {
+        if !sane || !self.can_write() {
+            return None;
+        }
+        self.begins();
+        if !self.send.add(id, region) {
             return None;
         }
         self.next_buffer = self.next_buffer.wrapping_add(1);
         Some(id)
     }
 
-    /// The sender will not wait for the peer to fetch its buffers (`B-36`): what is left of them goes by copy. To `withdraw`, the
-    /// last of them is not sent any further, unless something was written behind it.
+    /// The sender will not wait for the peer to fetch its buffers (`B-36`): what is left of them
+    /// goes by copy. To `withdraw`, the last of them is not sent any further, unless something was
+    /// written behind it.
     pub fn cancel_send(&mut self, withdraw: bool) {
         self.send.cancel(withdraw);
         self.events |= Events::FINISHED;
     }
 
-    /// Takes back what was not transferred of `from` and the buffers handed in after it, unless something was written behind them.
-    /// Each still has to come out of [`Machine::finished`], which needs the peer where it may be reading.
+    /// Takes back what was not transferred of `from` and the buffers handed in after it, unless
+    /// something was written behind them. Each still has to come out of [`Machine::finished`],
+    /// which needs the peer where it may be reading.
     pub fn withdraw_send(&mut self, from: BufferId) {
         self.send.withdraw(from);
         self.events |= Events::FINISHED;
@@ -978,18 +1069,21 @@ impl Machine {
         self.send.finished()
     }
 
-    /// The user fetches what the peer advertises, see [`Machine::readable`]. Otherwise the peer is asked to copy (`B-38`).
+    /// The user fetches what the peer advertises, see [`Machine::readable`]. Otherwise the peer is
+    /// asked to copy (`B-38`).
     pub fn set_zero_copy(&mut self, on: bool) {
         self.receive.zero_copy = on;
     }
 
-    /// The peer's memory that is next in the stream to fetch, if any. Its length is 0 while reads in flight fetch all of it: bytes
-    /// behind it have to wait for them. What is fetched next stands right behind what is being fetched.
+    /// The peer's memory that is next in the stream to fetch, if any. Its length is 0 while reads
+    /// in flight fetch all of it: bytes behind it have to wait for them. What is fetched next
+    /// stands right behind what is being fetched.
     pub fn readable(&self) -> Option<Readable> {
         self.receive.readable()
     }
 
-    /// An RDMA Read of up to `len` bytes of [`Machine::readable`] starts; gives what to read. Reads are posted in this order.
+    /// An RDMA Read of up to `len` bytes of [`Machine::readable`] starts; gives what to read. Reads
+    /// are posted in this order.
     pub fn start_read(&mut self, len: u32) -> Option<Region> {
         self.receive.start_read(len)
     }
@@ -999,13 +1093,15 @@ impl Machine {
         self.receive.read(len);
     }
 
-    /// What the peer advertised is to come by copy (`B-33`). False when that is too late: it must be fetched.
+    /// What the peer advertised is to come by copy (`B-33`). False when that is too late: it must
+    /// be fetched.
     pub fn decline(&mut self) -> bool {
         self.receive.decline()
     }
 
-    /// Memory for the peer to write the next bytes of the stream into, larger than a receive buffer (`B-46`); it is advertised in
-    /// Pipelined mode only, and stays the fabric's until [`Machine::offer_finished`]. None when it cannot be taken.
+    /// Memory for the peer to write the next bytes of the stream into, larger than a receive buffer
+    /// (`B-46`); it is advertised in Pipelined mode only, and stays the fabric's until
+    /// [`Machine::offer_finished`]. None when it cannot be taken.
     pub fn offer_buffer(&mut self, region: Region) -> Option<BufferId> {
         let id = BufferId(self.next_buffer);
         let sane = region.len > self.resize.own() && region.len <= wire::SIZE_MAX;
@@ -1017,20 +1113,23 @@ impl Machine {
         Some(id)
     }
 
-    /// Takes back those of [`Machine::offer_buffer`] that were not advertised: something came before them.
+    /// Takes back those of [`Machine::offer_buffer`] that were not advertised: something came
+    /// before them.
     pub fn retract_offers(&mut self) {
         self.offers.retract();
         self.events |= Events::FINISHED;
     }
 
-    /// Takes back all of [`Machine::offer_buffer`] (`B-53`); each still has to come out of [`Machine::offer_finished`].
+    /// Takes back all of [`Machine::offer_buffer`] (`B-53`); each still has to come out of
+    /// [`Machine::offer_finished`].
     pub fn cancel_offers(&mut self) {
         self.offers.cancel();
         self.events |= Events::FINISHED;
     }
 
-    /// The oldest buffer of [`Machine::offer_buffer`] once nobody writes to it. Ask after each [`Machine::received`]: the bytes
-    /// written stand in the stream where the message of that call does.
+    /// The oldest buffer of [`Machine::offer_buffer`] once nobody writes to it. Ask after each
+    /// [`Machine::received`]: the bytes written stand in the stream where the message of that call
+    /// does.
     pub fn offer_finished(&mut self) -> Option<Finished> {
         self.offers.finished()
     }
@@ -1040,7 +1139,8 @@ impl Machine {
         self.send_mode.want(mode);
     }
 
-    /// Should the peer have put the receive half into Buffered mode, take it back to Combined (`B-56`).
+    /// Should the peer have put the receive half into Buffered mode, take it back to Combined
+    /// (`B-56`).
     pub fn want_combined(&mut self) {
         self.combine = true;
     }
@@ -1057,18 +1157,20 @@ impl Machine {
 
     // Receive buffer sizes.
 
-    /// Whether the caller answers the peer's wishes for other receive buffers. Otherwise each is refused (`B-65`).
+    /// Whether the caller answers the peer's wishes for other receive buffers. Otherwise each is
+    /// refused (`B-65`).
     pub fn set_resizable(&mut self, on: bool) {
         self.resize.willing = on;
     }
 
-    /// The receive buffer size that the peer wishes and [`Machine::resized`] has not answered (`B-63`).
+    /// The receive buffer size that the peer wishes and [`Machine::resized`] has not answered
+    /// (`B-63`).
     pub fn resize_wish(&self) -> Option<u32> {
         self.resize.wish()
     }
 
-    /// From now on receive buffers have `size` bytes. For larger ones, all of the old size were consumed (`B-64`). The present size
-    /// refuses. False when the wish allows no such answer.
+    /// From now on receive buffers have `size` bytes. For larger ones, all of the old size were
+    /// consumed (`B-64`). The present size refuses. False when the wish allows no such answer.
     pub fn resized(&mut self, size: u32) -> bool {
         wire::buffer_size(size).is_ok() && self.resize.answer(size)
     }
@@ -1083,15 +1185,17 @@ impl Machine {
         self.credits.known() < PAYLOAD_CREDIT
     }
 
-    /// Asks the peer for receive buffers of `size` bytes (`B-63`). False when it refused before, or is being asked.
+    /// Asks the peer for receive buffers of `size` bytes (`B-63`). False when it refused before, or
+    /// is being asked.
     pub fn ask_resize(&mut self, size: u32) -> bool {
         wire::buffer_size(size).is_ok() && self.resize.ask(size)
     }
 
     // Moving.
 
-    /// Asks the peer to connect again, to `port`, once transfers are done (`B-83`). The caller listens there already. False when a
-    /// move is under way or the connection is not open. What [`Machine::unsent`] counts then is for the machine of the new connection.
+    /// Asks the peer to connect again, to `port`, once transfers are done (`B-83`). The caller
+    /// listens there already. False when a move is under way or the connection is not open. What
+    /// [`Machine::unsent`] counts then is for the machine of the new connection.
     pub fn suspend(&mut self, port: u16) -> bool {
         port != 0 && self.state.is_open() && self.suspend.want(port)
     }
@@ -1108,19 +1212,32 @@ impl Machine {
         self.timers.now = now;
     }
 
-    /// Probe a silent peer after so many nanoseconds, by [`Events::PROBE`] (`B-81`).
-    pub fn set_keepalive(&mut self, interval: Option<u64>) {
-        self.timers.set_keepalive(interval);
+    /// Probe an idle peer, by [`Events::PROBE`], and give it up if it does not answer (`B-76`,
+    /// `B-81`).
+    pub fn set_keepalive(&mut self, keepalive: Option<KeepAlive>) {
+        self.timers.set_keepalive(keepalive);
     }
 
-    /// Abort when both halves are shut here and the peer has not closed for so many nanoseconds (`B-74`).
+    /// Give the peer up when what was written makes no progress for `user_timeout` nanoseconds,
+    /// whatever the fabric says, or when the fabric has no answer to it for `silence`.
+    pub fn set_limits(&mut self, user_timeout: Option<u64>, silence: Option<u64>) {
+        self.timers.set_limits(user_timeout, silence);
+    }
+
+    /// The peer's fabric answered a probe.
+    pub fn probed(&mut self) {
+        self.timers.heard();
+    }
+
+    /// Abort when both halves are shut here and the peer has not closed for so many nanoseconds
+    /// (`B-74`).
     pub fn set_close_timeout(&mut self, timeout: Option<u64>) {
         self.timers.set_close_timeout(timeout);
     }
 
     /// When [`Machine::expired`] is to be called, if nothing else happens before.
     pub fn deadline(&self) -> Option<u64> {
-        let deadline = || earlier(self.timers.deadline(), self.send.deadline());
+        let deadline = || earlier(self.timers.deadline(self.pending()), self.send.deadline());
         self.state
             .is_open()
             .then(|| earlier(deadline(), self.greeting_at()))?
@@ -1141,12 +1258,16 @@ impl Machine {
         self.send.expired(now);
         if self.greeting_at().is_some_and(|at| at <= now) {
             self.timers.greets_again();
-            self.events |= Events::PROBE;
+            self.events |= Events::NUDGE;
         }
         if self.timers.close_expired() {
-            self.give_up(AbortReason::Local);
-        } else if self.timers.keepalive_expired() {
-            self.events |= Events::PROBE;
+            return self.give_up(AbortReason::Local);
+        }
+        match self.timers.due(self.pending()) {
+            None => {}
+            Some(Due::Probe) => self.events |= Events::PROBE,
+            Some(Due::Copy) => self.cancel_send(false),
+            Some(Due::GiveUp) => self.give_up(AbortReason::TimedOut),
         }
     }
 
@@ -1156,7 +1277,10 @@ impl Machine {
         if let Some(state) = self.state.after(input) {
             self.state = state;
             match state {
-                State::Established => self.events |= Events::CONNECTED,
+                State::Established => {
+                    self.timers.heard();
+                    self.events |= Events::CONNECTED;
+                }
                 State::Disconnecting => self.events |= Events::DISCONNECT,
                 _ => {}
             }
@@ -1180,10 +1304,10 @@ impl Machine {
         }
         self.fail(reason);
         self.advance(Input::Abort);
-        // Without the credit for it, or after the peer aborted itself, dropping the LLP connection has to say it.
-        if self.state == State::Aborting
-            && (reason == AbortReason::PeerAborted || !self.credits.allow(Cost::Control))
-        {
+        // Without the credit for it, after the peer aborted itself, or where it does not answer,
+        // dropping the LLP connection has to say it.
+        let is_deaf = matches!(reason, AbortReason::PeerAborted | AbortReason::TimedOut);
+        if self.state == State::Aborting && (is_deaf || !self.credits.allow(Cost::Control)) {
             self.advance(Input::AbortDone);
         }
     }
@@ -1205,6 +1329,11 @@ impl Machine {
     /// Whether the send half is shut.
     pub fn send_shut(&self) -> bool {
         self.send.shut
+    }
+
+    /// Payload bytes of the messages that came, modulo 2^64: what [`Readable::after`] counts by.
+    pub fn received_bytes(&self) -> u64 {
+        self.receive.bytes()
     }
 
     /// Whether the peer's DisConn came: after the payload before it, the stream ends.

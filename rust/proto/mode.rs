@@ -14,8 +14,8 @@ use super::{
     },
 };
 
-/// Who may change a half's mode from what to what: the source tells the receive half ([`Half::Receive`]), the sink the send half
-/// (`B-55` to `B-58`).
+/// Who may change a half's mode from what to what: the source tells the receive half
+/// ([`Half::Receive`]), the sink the send half (`B-55` to `B-58`).
 const CHANGES: [(Mode, Half, Mode); 4] = [
     (Mode::Combined, Half::Receive, Mode::Buffered),
     (Mode::Buffered, Half::Send, Mode::Combined),
@@ -45,8 +45,8 @@ pub(super) fn check(from: Mode, half: Half, to: Mode) -> Result<(), Violation> {
 pub(super) struct SendMode {
     mode: Mode,
     wanted: Mode,
-    /// The ModeChange out of Pipelined, until the peer acknowledged it: nothing may change before, and SinkAvails that it crossed
-    /// still arrive (`B-58`, `B-60b`).
+    /// The ModeChange out of Pipelined, until the peer acknowledged it: nothing may change before,
+    /// and SinkAvails that it crossed still arrive (`B-58`, `B-60b`).
     leaving: Option<u32>,
 }
 
@@ -71,8 +71,9 @@ impl SendMode {
         self.wanted = mode;
     }
 
-    /// The change to announce now. `open` says that a SrcAvail is outstanding: leaving Combined for Buffered has to wait for it
-    /// (`B-55`), and leaving Pipelined waits as well, so that no answer can mean the SrcAvail of another mode.
+    /// The change to announce now. `open` says that a SrcAvail is outstanding: leaving Combined for
+    /// Buffered has to wait for it (`B-55`), and leaving Pipelined waits as well, so that no answer
+    /// can mean the SrcAvail of another mode.
     pub(super) fn next(&self, open: impl Fn() -> bool) -> Option<Mode> {
         if self.mode == self.wanted || self.leaving.is_some() {
             return None;
@@ -107,7 +108,8 @@ impl SendMode {
         }
     }
 
-    /// What a SinkAvail that arrives now is worth: to be used, to be discarded, or a violation (`B-46`, `B-60b`).
+    /// What a SinkAvail that arrives now is worth: to be used, to be discarded, or a violation
+    /// (`B-46`, `B-60b`).
     pub(super) fn sink_avail(&self) -> Result<bool, Violation> {
         if self.mode == Mode::Pipelined {
             Ok(true)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The receive half (`B-24` to `B-45`): what payload may come, and the peer's buffers that this end may read.
+//! The receive half (`B-24` to `B-45`): what payload may come, and the peer's buffers that this end
+//! may read.
 
 use super::{
     buffer::ADVERTS,
@@ -21,7 +22,8 @@ use super::{
 /// Peer memory that is next in the stream, to be fetched by RDMA Read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Readable {
-    /// Payload bytes of messages that come before it in the stream, since the connection began, modulo 2^64.
+    /// Payload bytes of messages that come before it in the stream, since the connection began,
+    /// modulo 2^64.
     pub after: u64,
     /// What is left to read.
     pub region: Region,
@@ -70,13 +72,15 @@ pub(super) struct ReceiveHalf {
     /// The user fetches what is advertised; otherwise each SrcAvail is declined at once (`B-38`).
     pub(super) zero_copy: bool,
     open: Ring<Open, ADVERTS>,
-    /// A SrcAvailCancel, or a ModeChange out of Pipelined, waits for reads in flight (`B-40`, `B-58`); whether a SendSm answers.
+    /// A SrcAvailCancel, or a ModeChange out of Pipelined, waits for reads in flight (`B-40`,
+    /// `B-58`); whether a SendSm answers.
     ending: Option<bool>,
     /// The SendSms that the peer may not have yet, and the bytes that each asks for.
     answers: Ring<(u32, u64), ADVERTS>,
     /// Bytes that the peer knows to send by Data: they stand before any SrcAvail that is open.
     rest: u64,
-    /// Data came behind an open SrcAvail: what is advertised cannot be declined any more, for it would come too late.
+    /// Data came behind an open SrcAvail: what is advertised cannot be declined any more, for it
+    /// would come too late.
     behind: bool,
     /// Payload bytes received.
     bytes: u64,
@@ -111,6 +115,10 @@ impl ReceiveHalf {
         self.ended
     }
 
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub(super) fn is_open(&self) -> bool {
         !self.open.is_empty()
     }
@@ -120,8 +128,9 @@ impl ReceiveHalf {
         self.is_open() || !self.answers.is_empty() || self.rest > 0 || self.ending.is_some()
     }
 
-    /// The peer has seen our messages up to `mseq_ack`, or more if it may hold MSeqAck back for a cancel of ours: then no SendSm but
-    /// an answer to a cancel of its own went after that, and it is taken as seen.
+    /// The peer has seen our messages up to `mseq_ack`, or more if it may hold MSeqAck back for a
+    /// cancel of ours: then no SendSm but an answer to a cancel of its own went after that, and it
+    /// is taken as seen.
     pub(super) fn acknowledged(&mut self, mseq_ack: u32, held: bool) {
         while let Some(&(mseq, bytes)) = self.answers.first() {
             let seen = reached(mseq_ack, mseq) || (held && bytes == 0);
@@ -170,7 +179,8 @@ impl ReceiveHalf {
         Ok(())
     }
 
-    /// A SrcAvail came with so much payload. `offered` says that this end has a SinkAvail outstanding, which beats it (`B-50`).
+    /// A SrcAvail came with so much payload. `offered` says that this end has a SinkAvail
+    /// outstanding, which beats it (`B-50`).
     pub(super) fn src_avail(
         &mut self,
         region: Region,
@@ -209,7 +219,8 @@ impl ReceiveHalf {
         }
         self.bytes = self.bytes.wrapping_add(u64::from(payload));
         if self.answers.is_empty() {
-            // The peer knows what was declined: if it were to send more of it, it would have done so first.
+            // The peer knows what was declined: if it were to send more of it, it would have done
+            // so first.
             self.rest = 0;
         }
         let declined = self.open.iter().filter(|open| open.declined);
@@ -231,7 +242,8 @@ impl ReceiveHalf {
         Ok(())
     }
 
-    /// What of the peer's memory is next in the stream: no byte that came later may be read before all of it was fetched.
+    /// What of the peer's memory is next in the stream: no byte that came later may be read before
+    /// all of it was fetched.
     pub(super) fn readable(&self) -> Option<Readable> {
         let oldest = self.open.iter().find(|open| !open.is_complete())?;
         let open = self.open.iter().find(|open| open.is_next(oldest.after));
@@ -242,7 +254,8 @@ impl ReceiveHalf {
         })
     }
 
-    /// An RDMA Read of the first `len` bytes of [`ReceiveHalf::readable`] starts; the part that it may read.
+    /// An RDMA Read of the first `len` bytes of [`ReceiveHalf::readable`] starts; the part that it
+    /// may read.
     pub(super) fn start_read(&mut self, len: u32) -> Option<Region> {
         let after = self.open.iter().find(|open| !open.is_complete())?.after;
         let open = self.open.iter_mut().find(|open| open.is_next(after))?;
@@ -268,8 +281,9 @@ impl ReceiveHalf {
         }
     }
 
-    /// The user will not fetch what is advertised: it is to come by Data (`B-33`). All that is open is declined, in order, for
-    /// what is later in the stream would have to wait for it anyway. False when bytes behind it have come already.
+    /// The user will not fetch what is advertised: it is to come by Data (`B-33`). All that is open
+    /// is declined, in order, for what is later in the stream would have to wait for it anyway.
+    /// False when bytes behind it have come already.
     pub(super) fn decline(&mut self) -> bool {
         if !self.behind {
             for open in self.open.iter_mut() {
@@ -313,8 +327,8 @@ impl ReceiveHalf {
         wait
     }
 
-    /// The answer to send now, oldest buffer first: what was read since the last report (`B-37a`), then that the rest is to come by
-    /// Data.
+    /// The answer to send now, oldest buffer first: what was read since the last report (`B-37a`),
+    /// then that the rest is to come by Data.
     pub(super) fn next_answer(&self) -> Option<Answer> {
         let Some(open) = self.open.first() else {
             return (self.ending == Some(true)).then_some(Answer::SendSm);
@@ -328,13 +342,14 @@ impl ReceiveHalf {
         open.declined.then_some(Answer::SendSm)
     }
 
-    /// Whether the answer that [`ReceiveHalf::next_answer`] gives is the SendSm that ends a cancel, and says so by its MSeqAck
-    /// (`B-42`).
+    /// Whether the answer that [`ReceiveHalf::next_answer`] gives is the SendSm that ends a cancel,
+    /// and says so by its MSeqAck (`B-42`).
     pub(super) fn releases(&self) -> bool {
         self.ending == Some(true) && self.open.is_empty()
     }
 
-    /// The answer goes out as this message; true when a cancel that needs no SendSm is over with it.
+    /// The answer goes out as this message; true when a cancel that needs no SendSm is over with
+    /// it.
     pub(super) fn answered(&mut self, answer: Answer, mseq: u32) -> bool {
         match answer {
             Answer::Read(_) => {
@@ -349,7 +364,8 @@ impl ReceiveHalf {
             Answer::SendSm => {
                 // After a cancel it is the peer's affair how much of it still comes.
                 let bytes = self.open.first().map_or(0, |open| open.region.len.into());
-                // Cannot be full: each stands for a SrcAvail at least, of which there are no more than that, answered or open.
+                // Cannot be full: each stands for a SrcAvail at least, of which there are no more
+                // than that, answered or open.
                 let _ = self.answers.push((mseq, bytes));
                 if self.open.is_empty() {
                     self.ending = None;

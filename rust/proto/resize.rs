@@ -20,8 +20,8 @@ enum Ask {
     Sent(u32),
 }
 
-/// Whether buffers of `old` bytes may become ones of `new` for a wish: that or more to grow, that at least to shrink, or as they were
-/// (`B-64`, `B-65`).
+/// Whether buffers of `old` bytes may become ones of `new` for a wish: that or more to grow, that
+/// at least to shrink, or as they were (`B-64`, `B-65`).
 fn grants(wish: u32, old: u32, new: u32) -> bool {
     if wish > old {
         new >= wish || new == old
@@ -68,7 +68,8 @@ impl Resize {
         self.peer = peer;
     }
 
-    /// The longest message that the peer takes. An end that asked for smaller buffers keeps to them at once (`B-64`).
+    /// The longest message that the peer takes. An end that asked for smaller buffers keeps to them
+    /// at once (`B-64`).
     pub(super) fn peer(&self) -> u32 {
         match self.ask {
             Ask::Sent(size) => self.peer.min(size),
@@ -80,7 +81,8 @@ impl Resize {
         self.own
     }
 
-    /// Asks for peer buffers of `size` when that is legal; false when it is pointless (`B-63`, `B-65`).
+    /// Asks for peer buffers of `size` when that is legal; false when it is pointless (`B-63`,
+    /// `B-65`).
     pub(super) fn ask(&mut self, size: u32) -> bool {
         let refused = if size > self.peer {
             self.no_larger
@@ -94,7 +96,8 @@ impl Resize {
         true
     }
 
-    /// The request to send. Not while the peer waits for an answer: it would take the request for a collision.
+    /// The request to send. Not while the peer waits for an answer: it would take the request for a
+    /// collision.
     pub(super) fn next_ask(&self) -> Option<u32> {
         match self.ask {
             Ask::Wanted(size) if self.wish.is_none() && self.answer.is_none() => Some(size),
@@ -106,8 +109,8 @@ impl Resize {
         self.ask = Ask::Sent(size);
     }
 
-    /// A ChRcvBufAck came.
-    pub(super) fn answered(&mut self, size: u32) -> Result<(), Violation> {
+    /// A ChRcvBufAck came. Whether the peer's buffers are smaller than before.
+    pub(super) fn answered(&mut self, size: u32) -> Result<bool, Violation> {
         let Ask::Sent(wish) = self.ask else {
             return Err(Violation::new(
                 Rule::B(63),
@@ -127,9 +130,10 @@ impl Resize {
                 self.no_smaller = true;
             }
         }
+        let smaller = size < self.peer;
         self.peer = size;
         self.ask = Ask::Nothing;
-        Ok(())
+        Ok(smaller)
     }
 
     /// A ChRcvBuf came.
@@ -141,7 +145,8 @@ impl Resize {
             ));
         }
         if let Ask::Sent(own_wish) = self.ask {
-            // Both asked: the accepting end's request stands, the connecting end answers and repeats its own (B-66).
+            // Both asked: the accepting end's request stands, the connecting end answers and
+            // repeats its own (B-66).
             match self.side {
                 Side::Accepting => return Ok(()),
                 Side::Connecting => self.ask = Ask::Wanted(own_wish),

@@ -6,8 +6,8 @@
 ///
 /// # Invariants
 ///
-/// The first `len` slots are taken, the others are not. Moving all of a few entries is cheaper to reason about than indices that
-/// wrap, and most of the time there are none.
+/// The first `len` slots are taken, the others are not. Moving all of a few entries is cheaper to
+/// reason about than indices that wrap, and most of the time there are none.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ring<T, const N: usize> {
     slots: [Option<T>; N],

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The send half (`B-24` to `B-45`): the stream of copied bytes and of the user's buffers, and what of it goes next.
+//! The send half (`B-24` to `B-45`): the stream of copied bytes and of the user's buffers, and what
+//! of it goes next.
 
 use super::{
     buffer::{
@@ -26,8 +27,8 @@ use super::{
 const HOLD_NS: u64 = 200_000_000;
 /// Bytes of a SrcAvail's extended header (`A.6`).
 const SRC_AH_LEN: u32 = 16;
-/// A SrcAvail that has to carry payload carries what comes before the next multiple of this, which is a page on most machines
-/// (`B-27`).
+/// A SrcAvail that has to carry payload carries what comes before the next multiple of this, which
+/// is a page on most machines (`B-27`).
 const INLINE_ALIGN: u64 = 4096;
 
 /// What [`Machine::sent`](super::Machine::sent) wants back of a [`Transmit`](super::Transmit).
@@ -74,7 +75,7 @@ pub(super) struct Constraints {
     pub(super) wanted: Mode,
     /// SrcAvails that the peer takes at a time (`B-30`).
     pub(super) max_adverts: u16,
-    /// Room in the peer's oldest SinkAvail.
+    /// Room in the peer's oldest SinkAvail, or 0 where that is to be used up by Data.
     pub(super) sink: Option<u32>,
 }
 
@@ -145,6 +146,10 @@ enum Cancel {
 pub(super) struct SendHalf {
     /// The most payload that one Data message may have (`B-24`).
     limit: u32,
+    /// What the peer's buffers have room for.
+    size: u32,
+    /// What the user wants at most.
+    most: u32,
     /// The most copied bytes that one message can carry, for the number of pieces that they lie in.
     pub(super) gather: u32,
     /// The user's buffers that are not finished, oldest first.
@@ -173,6 +178,8 @@ impl SendHalf {
     pub(super) fn new() -> SendHalf {
         SendHalf {
             limit: 0,
+            size: 0,
+            most: u32::MAX,
             gather: u32::MAX,
             buffers: Ring::new(),
             tail: 0,
@@ -192,7 +199,19 @@ impl SendHalf {
     /// The longest message, header included, that may be sent now.
     pub(super) fn set_size(&mut self, size: u32) {
         // No underflow: sizes are 37 at least (B-4).
-        self.limit = size.saturating_sub(BASE_LEN as u32);
+        self.size = size.saturating_sub(BASE_LEN as u32);
+        self.limit = self.size.min(self.most);
+    }
+
+    /// The most payload of a message that the user wants.
+    pub(super) fn set_most(&mut self, bytes: u32) {
+        self.most = bytes;
+        self.limit = self.size.min(bytes);
+    }
+
+    /// The most payload of a message that may be sent now.
+    pub(super) fn limit(&self) -> u32 {
+        self.limit
     }
 
     pub(super) fn unsent(&self) -> usize {
@@ -203,6 +222,11 @@ impl SendHalf {
 
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
+    }
+
+    /// Some of what was written is in the fabric, which has not answered.
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.in_flight > 0 || self.buffers.iter().any(|buffer| buffer.in_use.is_some())
     }
 
     /// All that was written is in messages, and every buffer's transfer ended (`B-68`).
@@ -275,7 +299,8 @@ impl SendHalf {
         }
         let mut open: usize = 0;
         for buffer in self.buffers.iter() {
-            // Bytes behind an open SrcAvail are not sent, so that they cannot overtake what a SendSm may ask for.
+            // Bytes behind an open SrcAvail are not sent, so that they cannot overtake what a
+            // SendSm may ask for.
             match buffer.state {
                 _ if buffer.before > 0 && open > 0 => return None,
                 _ if buffer.before > 0 => {
@@ -296,8 +321,9 @@ impl SendHalf {
 
     /// Copied bytes, of which `available` may go.
     ///
-    /// Messages cost credit, not bytes (`B-22`), so a partial one waits for more bytes: while the user says that there are more,
-    /// and, as Nagle's algorithm has it in TCP, while an earlier partial message has not reached the peer.
+    /// Messages cost credit, not bytes (`B-22`), so a partial one waits for more bytes: while the
+    /// user says that there are more, and, as Nagle's algorithm has it in TCP, while an earlier
+    /// partial message has not reached the peer.
     #[inline]
     fn next_stream(
         &self,
@@ -321,7 +347,7 @@ impl SendHalf {
         };
         let (transfer, bytes) = match constraints.sink {
             // An urgent byte has to come by Data (B-78).
-            Some(room) if urgent.is_none() => (Transfer::Write, bytes.min(room)),
+            Some(room) if room > 0 && urgent.is_none() => (Transfer::Write, bytes.min(room)),
             _ => (Transfer::Data, bytes),
         };
         let bytes = bytes.min(self.gather);
@@ -334,8 +360,8 @@ impl SendHalf {
 
     fn next_copy(&self, buffer: &Buffer, constraints: Constraints) -> Next {
         let (transfer, most) = match constraints.sink {
-            Some(room) => (Transfer::Write, room),
-            None => (Transfer::Data, self.limit),
+            Some(room) if room > 0 => (Transfer::Write, room),
+            _ => (Transfer::Data, self.limit),
         };
         Next {
             transfer,
@@ -373,7 +399,8 @@ impl SendHalf {
         })
     }
 
-    /// Whether a message that takes so many copied bytes has to announce the urgent byte `at` (`B-77`).
+    /// Whether a message that takes so many copied bytes has to announce the urgent byte `at`
+    /// (`B-77`).
     pub(super) fn announces(&self, bytes: usize, at: usize) -> bool {
         self.urgent.announce(bytes, self.before(at))
     }
@@ -453,18 +480,21 @@ impl SendHalf {
         self.urgent.take(bytes);
     }
 
-    /// The message reached the peer.
-    pub(super) fn sent(&mut self, tag: SendTag) {
+    /// The message reached the peer: whether it was one with bytes of the user's.
+    pub(super) fn sent(&mut self, tag: SendTag) -> bool {
         let bytes = usize::try_from(tag.stream).unwrap_or(usize::MAX);
         self.in_flight = self.in_flight.saturating_sub(bytes);
         if self.partial == Some(tag.mseq) {
             self.partial = None;
         }
+        let mut brought = bytes > 0;
         for buffer in self.buffers.iter_mut() {
             if buffer.in_use == Some(tag.mseq) {
                 buffer.in_use = None;
+                brought = true;
             }
         }
+        brought
     }
 
     /// A buffer once neither the peer nor the fabric touches it any more.
@@ -507,7 +537,8 @@ impl SendHalf {
                 "RdmaRdCompl without a SrcAvail",
             ));
         };
-        // Something is left of each open one: only a small buffer fits into its SrcAvail, and such are copied.
+        // Something is left of each open one: only a small buffer fits into its SrcAvail, and such
+        // are copied.
         if len == 0 || len > buffer.left() {
             return Err(Violation::new(
                 Rule::B(32),
@@ -558,8 +589,9 @@ impl SendHalf {
         self.cancel = Cancel::No;
     }
 
-    /// The user will not wait for the peer to read: what is advertised goes by Data (`B-36`), or, to `withdraw`, the last buffer
-    /// gives back what is left of it, unless bytes behind it are to go.
+    /// The user will not wait for the peer to read: what is advertised goes by Data (`B-36`), or,
+    /// to `withdraw`, the last buffer gives back what is left of it, unless bytes behind it are to
+    /// go.
     pub(super) fn cancel(&mut self, withdraw: bool) {
         let last = withdraw && self.tail == 0;
         if let (true, Some(buffer)) = (last, self.buffers.iter_mut().next_back()) {
@@ -707,6 +739,20 @@ mod tests {
         assert_eq!(half.deadline(), None);
         half.write(5, 0);
         assert_eq!(half.deadline(), Some(3 * HOLD_NS), "more to come");
+    }
+
+    #[test]
+    fn sends_no_more_than_the_user_wants() {
+        let mut half = half();
+        half.set_size(16 + 100);
+        half.set_most(88);
+        assert_eq!(half.limit(), 88);
+        half.write(200, 0);
+        assert_eq!(half.next(CONSTRAINTS), data(88));
+        half.set_size(16 + 60);
+        assert_eq!(half.next(CONSTRAINTS), data(60));
+        half.set_most(u32::MAX);
+        assert_eq!(half.next(CONSTRAINTS), data(60));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Write zero copy (`B-46` to `B-53`): the SinkAvails that this end sent as sink, and those that it got as source.
+//! Write zero copy (`B-46` to `B-53`): the SinkAvails that this end sent as sink, and those that it
+//! got as source.
 
 use super::{
     buffer::{
@@ -9,7 +10,10 @@ use super::{
         ADVERTS, //
     },
     ring::Ring,
-    sequence::ahead,
+    sequence::{
+        ahead,
+        reached, //
+    },
     violation::{
         Rule,
         Violation, //
@@ -113,7 +117,8 @@ impl Offers {
             .find(|offer| offer.state == OfferState::Advertised)
     }
 
-    /// A message with payload came: it uses up one offer (`B-48`), or counts (`B-49`). Whether it used up one.
+    /// A message with payload came: it uses up one offer (`B-48`), or counts (`B-49`). Whether it
+    /// used up one.
     pub(super) fn payload(&mut self) -> bool {
         match self.oldest() {
             Some(offer) => {
@@ -231,6 +236,10 @@ pub(super) struct Sinks {
     payloads: u32,
     /// The same as it was when this end left Pipelined mode.
     left: u32,
+    /// The message with the last urgent byte, until the peer has it.
+    urgent: Option<u32>,
+    /// So many of the oldest were offered before the peer had it.
+    before_urgent: usize,
     max_adverts: u16,
     /// A SinkAvailCancel is to be answered.
     owes_ack: bool,
@@ -242,6 +251,8 @@ impl Sinks {
             sinks: Ring::new(),
             payloads: 0,
             left: 0,
+            urgent: None,
+            before_urgent: 0,
             max_adverts,
             owes_ack: false,
         }
@@ -259,11 +270,15 @@ impl Sinks {
                 "more SinkAvails than MaxAdverts",
             ));
         }
+        if self.urgent.is_some() {
+            self.before_urgent = self.sinks.len();
+        }
         Ok(true)
     }
 
-    /// A SinkAvail came that crossed the ModeChange by which this end left Pipelined mode. The peer forgets it with that message
-    /// (`B-58`, `B-60b`), unless payload before the message uses it up.
+    /// A SinkAvail came that crossed the ModeChange by which this end left Pipelined mode. The peer
+    /// forgets it with that message (`B-58`, `B-60b`), unless payload before the message uses it
+    /// up.
     pub(super) fn add_late(&mut self, non_discards: u32) -> Result<(), Violation> {
         if stale(non_discards, self.left)? {
             self.left = self.left.wrapping_sub(1);
@@ -272,9 +287,24 @@ impl Sinks {
         Ok(())
     }
 
-    /// Bytes of the oldest, which is next to be written to.
+    /// An urgent byte goes out in this message. What is behind it is not written to memory that the
+    /// peer's reader offered before: that reader would have it with what comes before the byte
+    /// (`B-80`).
+    pub(super) fn urgent(&mut self, mseq: u32) {
+        self.urgent = Some(mseq);
+        self.before_urgent = self.sinks.len();
+    }
+
+    /// The peer has our messages up to `mseq_ack`.
+    pub(super) fn acknowledged(&mut self, mseq_ack: u32) {
+        self.urgent = self.urgent.filter(|&mseq| !reached(mseq_ack, mseq));
+    }
+
+    /// Bytes of the oldest that may be written, which is next; 0 where it is to be used up by Data.
     pub(super) fn room(&self) -> Option<u32> {
-        self.sinks.first().map(|region| region.len)
+        let writable = self.before_urgent == 0;
+        let room = |region: &Region| if writable { region.len } else { 0 };
+        self.sinks.first().map(room)
     }
 
     /// The oldest is written to, with so many bytes: where to.
@@ -288,18 +318,22 @@ impl Sinks {
             self.payloads = self.payloads.wrapping_add(1);
         } else {
             self.sinks.pop();
+            self.before_urgent = self.before_urgent.saturating_sub(1);
         }
     }
 
     /// This end leaves Pipelined mode (`B-58`).
     pub(super) fn discard(&mut self) {
         self.sinks.clear();
+        self.before_urgent = 0;
         self.left = self.payloads;
     }
 
-    /// A SinkAvailCancel came (`B-53`): writes under way were announced before, so that the answer can go at once.
+    /// A SinkAvailCancel came (`B-53`): writes under way were announced before, so that the answer
+    /// can go at once.
     pub(super) fn cancelled(&mut self) {
         self.sinks.clear();
+        self.before_urgent = 0;
         self.owes_ack = true;
     }
 

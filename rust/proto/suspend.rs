@@ -93,7 +93,8 @@ impl Suspend {
             return Err(Violation::new(Rule::A(6), "SuspComm to no TCP port"));
         };
         match (self.step, self.side) {
-            // Both at once: the accepting end's request stands; the connecting end may repeat its own on the new connection.
+            // Both at once: the accepting end's request stands; the connecting end may repeat its
+            // own on the new connection.
             (Step::Asked(_), Side::Accepting) => return Ok(()),
             (Step::None | Step::Wanted(_), _) | (Step::Asked(_), Side::Connecting) => {}
             _ => return Err(Violation::new(Rule::B(83), "second SuspComm")),

@@ -5,7 +5,8 @@
 /// The most bytes between the announcement of an urgent byte and the byte (`B-77`).
 const DISTANCE_MAX: usize = 65535;
 
-/// The urgent bytes that stand in the send stream, by the number of unsent bytes up to and with each.
+/// The urgent bytes that stand in the send stream, by the number of unsent bytes up to and with
+/// each.
 #[derive(Debug, Default)]
 pub(super) struct Urgent {
     /// The next one, and whether the peer was told of it.
@@ -15,7 +16,8 @@ pub(super) struct Urgent {
 }
 
 impl Urgent {
-    /// The last of `unsent` bytes is urgent. As in TCP, only the newest counts; one that was announced is kept all the same.
+    /// The last of `unsent` bytes is urgent. As in TCP, only the newest counts; one that was
+    /// announced is kept all the same.
     pub(super) fn write(&mut self, unsent: usize) {
         match self.next {
             Some((at, true)) if at == unsent => {}
@@ -29,7 +31,8 @@ impl Urgent {
         self.next.map(|(at, _)| at)
     }
 
-    /// Whether the next message, which takes so many bytes, announces one (`B-77`); `others` stand before it as well.
+    /// Whether the next message, which takes so many bytes, announces one (`B-77`); `others` stand
+    /// before it as well.
     pub(super) fn announce(&self, bytes: usize, others: usize) -> bool {
         self.next.is_some_and(|(at, announced)| {
             let distance = at.saturating_add(others);

@@ -22,7 +22,8 @@ impl fmt::Display for Rule {
     }
 }
 
-/// The peer broke the protocol: the connection is aborted (`B-73`), or refused when it was being set up (`B-2`).
+/// The peer broke the protocol: the connection is aborted (`B-73`), or refused when it was being
+/// set up (`B-2`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Violation {
     /// The rule.

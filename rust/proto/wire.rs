@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The wire format of messages (`A.1`, `A.2`, `A.6`): raw big-endian headers and the validated [`Message`].
+//! The wire format of messages (`A.1`, `A.2`, `A.6`): raw big-endian headers and the validated
+//! [`Message`].
 //!
 //! Nothing outside this file and `hello.rs` sees raw bytes.
 
@@ -213,7 +214,8 @@ pub enum Message {
     SuspComm(u64),
     /// Answer to [`Message::SuspComm`].
     SuspCommAck,
-    /// Memory of the sink that the receiver may write (`B-46`), with the sink's NonDiscards (`B-49`).
+    /// Memory of the sink that the receiver may write (`B-46`), with the sink's NonDiscards
+    /// (`B-49`).
     SinkAvail(Region, u32),
     /// Memory of the source that the receiver may read (`B-26`).
     SrcAvail(Region),
@@ -235,7 +237,8 @@ impl Message {
         matches!(self, Message::RdmaRdCompl(_) | Message::RdmaWrCompl(_))
     }
 
-    /// Whether the receiver should be woken for it (`B-82`); Data with an urgent byte is solicited as well.
+    /// Whether the receiver should be woken for it (`B-82`); Data with an urgent byte is solicited
+    /// as well.
     pub fn solicited(self) -> bool {
         matches!(
             self,
@@ -263,7 +266,8 @@ pub struct Parsed {
     pub payload: Range<usize>,
 }
 
-/// Reads one received message. `bytes` are exactly those that the receive completion counted. As [`parse_head`].
+/// Reads one received message. `bytes` are exactly those that the receive completion counted. As
+/// [`parse_head`].
 ///
 /// # Errors
 ///
@@ -272,13 +276,14 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, Violation> {
     parse_head(bytes, bytes.len())
 }
 
-/// Reads one received message of `len` bytes, which the receive completion counted; `head` are its first, all of
-/// its headers at least.
+/// Reads one received message of `len` bytes, which the receive completion counted; `head` are its
+/// first, all of its headers at least.
 ///
 /// # Errors
 ///
-/// A [`Violation`] for bytes that are no message of A.2: too short, a length that differs from what arrived (`A.1`), an
-/// unknown identifier (`A.2`), a field out of its range, payload or an urgent byte where there may be none.
+/// A [`Violation`] for bytes that are no message of A.2: too short, a length that differs from what
+/// arrived (`A.1`), an unknown identifier (`A.2`), a field out of its range, payload or an urgent
+/// byte where there may be none.
 #[inline]
 pub fn parse_head(head: &[u8], len: usize) -> Result<Parsed, Violation> {
     let (bsdh, rest) = Bsdh::read_from_prefix(head)

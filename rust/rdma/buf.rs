@@ -33,7 +33,7 @@ use kernel::{
 const TO_DEVICE: bindings::dma_data_direction = bindings::dma_data_direction::DMA_TO_DEVICE;
 const FROM_DEVICE: bindings::dma_data_direction = bindings::dma_data_direction::DMA_FROM_DEVICE;
 
-/// A page of one's own.
+/// A page that this value owns.
 ///
 /// # Invariants
 ///
@@ -46,8 +46,8 @@ unsafe impl Send for Page {}
 unsafe impl Sync for Page {}
 
 impl Page {
-    /// Sleeps. Nobody is charged for it, lest the cgroup be twice: that is for who asks for the
-    /// buffer.
+    /// Allocates one. Sleeps. Fails with `ENOMEM`. It is not charged to a cgroup, since the owner
+    /// of the buffer charges for it.
     fn new() -> Result<Self> {
         // SAFETY: It may be called anywhere that may sleep.
         let page = unsafe { bindings::sdp_helper_alloc_pages(bindings::GFP_KERNEL, 0) };
@@ -73,7 +73,7 @@ impl Drop for Page {
 pub(super) struct Chunk(KVec<MaybeUninit<u8>>);
 
 impl Chunk {
-    /// So many bytes. Sleeps. Fails with `ENOMEM`.
+    /// Allocates so many bytes. Sleeps. Fails with `ENOMEM`.
     fn new(size: usize) -> Result<Self> {
         Ok(Self(KVec::with_capacity(size, GFP_KERNEL)?))
     }
@@ -82,14 +82,14 @@ impl Chunk {
         self.0.capacity()
     }
 
-    /// The first byte; `size()` bytes from there are valid as long as `self`, and the vector makes no
-    /// use of them.
+    /// The first byte; `size()` bytes from there are valid as long as `self`, and the vector makes
+    /// no use of them.
     fn start(&self) -> *mut u8 {
         self.0.as_ptr().cast_mut().cast()
     }
 
-    /// Maps `range` for `device` to read, and gives its address there. Any context. Fails with `ENOMEM`,
-    /// and with `EINVAL` where the chunk does not have the range.
+    /// Maps `range` for `device` to read, and returns its DMA address. Any context. Fails with
+    /// `ENOMEM`, and with `EINVAL` where the range is not in the chunk.
     fn map(&self, device: &Device, range: Range<usize>) -> Result<u64> {
         if range.is_empty() || range.end > self.size() {
             return Err(EINVAL);
@@ -119,10 +119,10 @@ unsafe fn unmap(device: &Device, addr: u64, size: usize) {
     unsafe { bindings::sdp_helper_ib_dma_unmap_single(device.as_ptr(), addr, size, TO_DEVICE) };
 }
 
-/// The room for the first bytes of each send.
+/// The room for the header of each send, in bytes.
 pub(crate) const HEADER_ROOM: usize = 64;
 
-/// Memory for the first bytes of the sends that a QP can have in flight.
+/// Memory for the headers of the sends that a QP can have in flight.
 ///
 /// # Invariants
 ///
@@ -134,7 +134,7 @@ pub(super) struct Headers {
 }
 
 impl Headers {
-    /// Memory for `count` sends. Fails with `ENOMEM`.
+    /// Memory for `count` sends. Sleeps. Fails with `ENOMEM`.
     pub(super) fn new(pd: &Arc<Pd>, count: u32) -> Result<Self> {
         let size = usize::try_from(count)?
             .checked_mul(HEADER_ROOM)
@@ -148,7 +148,7 @@ impl Headers {
         })
     }
 
-    /// Writes the first bytes of the send `slot` and describes them for its work request.
+    /// Writes the header of the send `slot`, and describes it for its work request. Any context.
     ///
     /// Fails with `EINVAL` for more than [`HEADER_ROOM`] bytes.
     ///
@@ -198,16 +198,17 @@ pub(crate) const MAX_RECV_PAGES: usize = 16;
 /// A page of a [`RecvBuf`].
 struct RecvPage {
     page: Page,
-    /// Others read it, so that nobody may write to it any more.
+    /// Others may read it ([`RecvBuf::share`]), so nobody may write to it any more.
     shared: bool,
-    /// What takes its place then before the device writes again, if there was memory for it.
+    /// The page that replaces it before the device writes again, if there was memory for one.
     fresh: Option<Page>,
-    /// Where the device has it, while it is mapped.
+    /// Its DMA address, while it is mapped.
     addr: u64,
 }
 
 impl RecvPage {
-    /// Replaces it if it is shared, and maps it for `device`. Any context. Fails with `ENOMEM`.
+    /// Replaces it if it is shared, and maps it for `device`. Any context. Fails with `ENOMEM`,
+    /// also without a replacement.
     fn map(&mut self, device: &Device) -> Result {
         if self.shared {
             self.page = self.fresh.take().ok_or(ENOMEM)?;
@@ -242,13 +243,13 @@ impl RecvPage {
 
 /// A buffer of single pages that receives one message at a time.
 ///
-/// It is the device's from when it is posted until the receive completes, and mapped only then: who
-/// reads what was received keeps no device.
+/// The device has it from when it is posted until the receive completes, and it is mapped only for
+/// that time: unread data does not keep a device.
 ///
 /// # Invariants
 ///
-/// The first `filled` bytes were written, by the device or by [`Self::append`]. While it is `mapped`,
-/// all pages are so at their `addr` for a device; otherwise no device writes to them.
+/// The first `filled` bytes were written, by the device or by [`Self::append`]. While it is
+/// `mapped`, all pages are so at their `addr` for a device; otherwise no device writes to them.
 pub(crate) struct RecvBuf {
     pages: KVec<RecvPage>,
     filled: u32,
@@ -278,24 +279,30 @@ impl RecvBuf {
         })
     }
 
-    /// The bytes that it can receive, which is also the memory that it takes.
+    /// How many pages it takes. Any context.
+    pub(crate) fn page_count(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// How many bytes it can receive, which is also the memory that it takes. Any context.
     pub(crate) fn size(&self) -> usize {
         // OVERFLOW: There are a few.
         self.pages.len() * PAGE_SIZE
     }
 
-    /// The bytes that were received; none after a failed receive.
+    /// How many bytes were received; none after a failed receive. Any context.
     pub(crate) fn len(&self) -> usize {
         // CAST: `usize` has at least 32 bits.
         self.filled as usize
     }
 
-    /// What was received from `at` on, as far as it lies in one page.
+    /// The bytes that were received from offset `at` on, as far as they lie in one page. Any
+    /// context.
     pub(crate) fn bytes(&self, at: usize) -> &[u8] {
         let (offset, len) = self.in_page(at);
         match self.pages.get(at / PAGE_SIZE) {
-            // SAFETY: By the type invariants these bytes are initialised, and no device writes to them
-            // until the buffer is posted again, for which it has to be moved away.
+            // SAFETY: By the type invariants these bytes are initialised, and no device writes to
+            // them until the buffer is posted again, for which it has to be moved away.
             Some(page) if len > 0 => unsafe {
                 slice::from_raw_parts(page.page.start().add(offset), len)
             },
@@ -303,7 +310,7 @@ impl RecvBuf {
         }
     }
 
-    /// The offset in its page of byte `at`, and how many bytes were received from there on in that.
+    /// The offset of byte `at` in its page, and how many bytes were received in that from there on.
     fn in_page(&self, at: usize) -> (usize, usize) {
         let offset = at % PAGE_SIZE;
         // OVERFLOW: It is the smaller.
@@ -311,10 +318,11 @@ impl RecvBuf {
         (offset, len)
     }
 
-    /// At most `max` of the bytes that [`Self::bytes`] gives, to be kept for as long as wanted. Sleeps.
+    /// At most `max` of the bytes that [`Self::bytes`] returns, to be kept for any time. Sleeps.
+    /// Fails with `EINVAL` beyond the buffer.
     ///
-    /// The page is replaced when the buffer is posted next, by one that is allocated now. Without memory
-    /// for that it cannot be posted any more.
+    /// The page is replaced when the buffer is posted next, by one that is allocated now. Without
+    /// memory for that the buffer cannot be posted any more.
     pub(crate) fn share(&mut self, at: usize, max: usize) -> Result<Slice> {
         let (offset, len) = self.in_page(at);
         let len = len.min(max);
@@ -323,39 +331,49 @@ impl RecvBuf {
             page.shared = true;
             page.fresh = Page::new().ok();
         }
-        // SAFETY: These bytes are initialised by the type invariant. They are not written before the
-        // page has been replaced: not by a device, to which `map` hands the other, nor by `append`,
-        // which writes to pages only that are not shared.
+        // SAFETY: These bytes are initialised by the type invariant. They are not written before
+        // the page has been replaced: not by a device, to which `map` hands the other, nor by
+        // `append`, which writes to pages only that are not shared.
         unsafe { Slice::new(page.page.0, offset..offset + len) }
     }
 
-    /// Appends a copy of `bytes` to what was received, or does nothing where there is no room for all of
-    /// it in the last page. Any context.
-    pub(crate) fn append(&mut self, bytes: &[u8]) -> bool {
-        let at = self.len();
-        let offset = at % PAGE_SIZE;
-        // OVERFLOW: It is the smaller.
-        let room = PAGE_SIZE - offset;
-        let page = match self.pages.get_mut(at / PAGE_SIZE) {
-            Some(page) if !page.shared && bytes.len() <= room => page,
-            _ => return false,
-        };
-        if self.mapped {
+    /// Appends a copy of `range` of what `other` received. False, and nothing is changed, if there
+    /// is no room for all of it. Any context.
+    pub(crate) fn append(&mut self, other: &Self, range: Range<usize>) -> bool {
+        let end = self.len().saturating_add(range.len());
+        let pages = self
+            .pages
+            .get(self.len() / PAGE_SIZE..end.div_ceil(PAGE_SIZE));
+        let has_room = pages.is_some_and(|pages| pages.iter().all(|page| !page.shared));
+        if self.mapped || !has_room || range.end > other.len() {
             return false;
         }
-        // SAFETY: By the type invariants no device writes to the page, others read it only if it is
-        // shared, and `&mut self` is exclusive; the bytes fit in.
-        unsafe {
-            ptr::copy_nonoverlapping(bytes.as_ptr(), page.page.start().add(offset), bytes.len());
+        let mut from = range.start;
+        while from < range.end {
+            let at = self.len();
+            let offset = at % PAGE_SIZE;
+            let bytes = other.bytes(from);
+            // OVERFLOW: The offset is the smaller.
+            let len = bytes.len().min(range.end - from).min(PAGE_SIZE - offset);
+            let Some(page) = self.pages.get(at / PAGE_SIZE).filter(|_| len > 0) else {
+                return false;
+            };
+            // SAFETY: By the type invariants no device writes to the page, others read it only if
+            // it is shared, and `&mut self` is exclusive; the bytes fit in.
+            unsafe {
+                ptr::copy_nonoverlapping(bytes.as_ptr(), page.page.start().add(offset), len);
+            }
+            // INVARIANT: They were just written. OVERFLOW: It was at most `end`. CAST: So it is the
+            // size of a buffer at most.
+            self.filled += len as u32;
+            from += len;
         }
-        // INVARIANT: They were just written.
-        self.filled = u32::try_from(at.saturating_add(bytes.len())).unwrap_or(self.filled);
         true
     }
 
-    /// Empties the buffer, hands it to the device of `pd` and describes it for a work request: how
-    /// many pieces there are. Any context. Fails with `EINVAL` for more than `sges` has room for, and
-    /// `ENOMEM`.
+    /// Empties the buffer, maps it for the device of `pd` and describes it for a work request.
+    /// Returns the number of pieces. Any context. Fails with `EINVAL` for more pieces than `sges`
+    /// has room for, and with `ENOMEM`.
     pub(super) fn map(&mut self, pd: &Pd, sges: &mut [bindings::ib_sge]) -> Result<usize> {
         if self.mapped || self.pages.len() > sges.len() {
             return Err(EINVAL);
@@ -391,8 +409,8 @@ impl RecvBuf {
     ///
     /// # Safety
     ///
-    /// If it is mapped, it is so for the device of `pd`, which wrote the first `len` bytes, or fewer if
-    /// the buffer is smaller, and is done.
+    /// If it is mapped, it is so for the device of `pd`, which wrote the first `len` bytes, or
+    /// fewer if the buffer is smaller, and is done.
     pub(super) unsafe fn unmap(&mut self, pd: &Pd, len: usize) {
         if core::mem::take(&mut self.mapped) {
             self.unmap_first(pd, self.pages.len());
@@ -405,16 +423,16 @@ impl RecvBuf {
 impl Drop for RecvBuf {
     fn drop(&mut self) {
         if self.mapped {
-            // The device may still write to them, so they are lost.
+            // The device may still write to the pages, so they are leaked.
             core::mem::forget(core::mem::take(&mut self.pages));
         }
     }
 }
 
-/// The one appender to memory for sends.
+/// Memory for sends, to which only this value appends.
 ///
-/// Bytes are appended once and never change, so those before can be in flight meanwhile. It belongs to
-/// no device, however long its owner keeps it.
+/// Bytes are appended once and never change, so earlier ones can be in flight meanwhile. It is
+/// mapped range by range, when those are posted, and so keeps no device.
 ///
 /// # Invariants
 ///
@@ -436,12 +454,12 @@ impl SendBuf {
         })
     }
 
-    /// The memory that it takes, in bytes.
+    /// The memory that it takes, in bytes. Any context.
     pub(crate) fn size(&self) -> usize {
         self.chunk.size()
     }
 
-    /// The bytes that can still be appended.
+    /// How many bytes can still be appended. Any context.
     pub(crate) fn room(&self) -> usize {
         // OVERFLOW: `filled` is at most the size.
         self.size() - self.filled
@@ -449,8 +467,8 @@ impl SendBuf {
 
     /// Appends up to `max` bytes of a caller's data, as many as there is room for.
     ///
-    /// The range is shorter than that, or `None`, when the caller's memory could not be read.
-    /// Sleeps when it has to be paged in.
+    /// The range is shorter, or `None`, if the caller's memory could not be read. Sleeps while that
+    /// is paged in.
     pub(crate) fn append_iter(&mut self, from: &mut IovIterSource<'_>, max: usize) -> Option<Sge> {
         let offset = self.filled;
         // SAFETY: By the type invariants nobody else reads or writes bytes from `filled` on, and
@@ -476,7 +494,8 @@ impl SendBuf {
 
 /// A range of bytes that were appended to a [`SendBuf`].
 ///
-/// It keeps the memory, and the request that sends it does so until it has completed.
+/// It holds a reference of the memory, and so does a request that sends it until that has
+/// completed.
 ///
 /// # Invariants
 ///
@@ -493,7 +512,7 @@ impl Sge {
         self.len
     }
 
-    /// Splits the first `len` bytes off; `None` unless that leaves something on both sides.
+    /// Splits off the first `len` bytes; `None` if either part would be empty. Any context.
     pub(crate) fn split_to(&mut self, len: usize) -> Option<Self> {
         if len == 0 || len >= self.len {
             return None;
@@ -509,7 +528,7 @@ impl Sge {
         Some(first)
     }
 
-    /// Appends `next` if it continues this range in memory, otherwise gives it back.
+    /// Appends `next` if it continues this range in memory, otherwise gives it back. Any context.
     pub(crate) fn join(&mut self, next: Self) -> Result<(), Self> {
         // OVERFLOW: The end of a range lies in its chunk.
         if !Arc::ptr_eq(&self.chunk, &next.chunk) || self.offset + self.len != next.offset {
@@ -520,8 +539,8 @@ impl Sge {
         Ok(())
     }
 
-    /// Maps the range for the device of `pd`, and describes it for a work request. Any context. Fails
-    /// with `ENOMEM`.
+    /// Maps the range for the device of `pd`, and describes it for a work request. Any context.
+    /// Fails with `ENOMEM`.
     pub(super) fn map(&self, pd: &Pd) -> Result<(Held, bindings::ib_sge)> {
         // OVERFLOW: The end of a range lies in its chunk.
         let range = self.offset..self.offset + self.len;
@@ -538,12 +557,12 @@ impl Sge {
     }
 }
 
-/// What a request of the send queue keeps until it has completed.
+/// The memory that a request of the send queue holds until it has completed.
 ///
 /// # Invariants
 ///
-/// Of what was copied, `len` bytes of the chunk are mapped at `addr` for a device. Without
-/// [`Self::unmap`] the chunk is lost, since the device may read it.
+/// Of copied bytes, `len` bytes of the chunk are mapped at `addr` for a device. Without
+/// [`Self::unmap`] the chunk is leaked, since the device may read it.
 #[derive(Default)]
 pub(super) enum Held {
     #[default]
@@ -556,12 +575,12 @@ pub(super) enum Held {
     },
     /// A caller's memory, which the request names.
     Registered { _memory: Arc<Memory> },
-    /// A caller's memory, whose key the request ends.
+    /// A caller's memory, whose key the request invalidates.
     Ended(Arc<Memory>),
 }
 
 impl Held {
-    /// Lets the memory go. Any context.
+    /// Unmaps and releases the memory. Any context.
     ///
     /// # Safety
     ///

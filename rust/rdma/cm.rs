@@ -43,31 +43,31 @@ use kernel::{
     types::NotThreadSafe, //
 };
 
-/// Who hears the events of a connection identifier.
+/// The handler of a connection identifier's events.
 pub(crate) trait CmHandler: Send + Sync + Sized + 'static {
-    /// Hears of an event, one at a time for each identifier.
+    /// Handles an event, one at a time for each identifier.
     ///
-    /// All RDMA users of the host share the few workers that call this, so it must not wait for a program,
-    /// nor set anything up: it leaves a note to somebody and returns. It runs in process context, under the
-    /// handler mutex of the identifier, and must not drop the [`CmId`]. The children of a listener make
-    /// their [`CmEvent::ConnectRequest`] to the listener's handler.
+    /// All RDMA users of the host share the few workers that call this, so it must not wait for a
+    /// program, nor set anything up: it leaves a note for other work and returns. It runs in
+    /// process context, under the handler mutex of the identifier, and must not drop the [`CmId`].
+    /// The [`CmEvent::ConnectRequest`] of a child is an event of its listener.
     fn event(&self, event: CmEvent<'_>);
 }
 
-/// What rdma_cm's `context` of an identifier points to.
+/// The `context` of an identifier in rdma_cm.
 struct Context<C> {
     handler: C,
-    /// Whether the CM below rdma_cm has a connection, which it then keeps as long as the
-    /// identifier lives. Without one the calls about it look at a pointer that
+    /// Whether the CM below rdma_cm has a connection, which it then keeps as long as the identifier
+    /// lives. Before that, calls about the connection would read a pointer that
     /// `rdma_connect_locked()` may be setting or clearing.
     connection: AtomicFlag,
 }
 
-/// A connection identifier, which gives its events to a `C`.
+/// A connection identifier, which passes its events to a `C`.
 ///
-/// Dropping it destroys it: no handler runs any more when that returns. It sleeps and waits for a
-/// running handler, so it must not be dropped in its own handler, nor under a lock that a handler takes.
-/// The same holds for all that says "handler mutex" below.
+/// Dropping it destroys it: no handler runs any more after that. It sleeps and waits for a running
+/// handler, so it must not be dropped in its own handler, nor under a lock that a handler takes.
+/// The same holds for every method that takes the "handler mutex".
 ///
 /// # Invariants
 ///
@@ -83,7 +83,8 @@ unsafe impl<C: CmHandler> Send for CmId<C> {}
 unsafe impl<C: CmHandler> Sync for CmId<C> {}
 
 impl<C: CmHandler> CmId<C> {
-    /// Makes an identifier for reliable connections in the TCP port space of `net`. Sleeps.
+    /// Makes an identifier for reliable connections in the TCP port space of `net`. Sleeps. Fails
+    /// with `ENOMEM`.
     pub(crate) fn new(net: &Net, handler: C) -> Result<Self> {
         let context = Context::new(handler, false)?;
         // SAFETY: The namespace is valid, `event_handler::<C>` expects such a context, and the
@@ -99,6 +100,9 @@ impl<C: CmHandler> CmId<C> {
             )
         })?;
         let id = NonNull::new(id).ok_or(ENOMEM)?;
+        // An unspecified IPv6 address must not include IPv4. That cannot fail on a new identifier.
+        // SAFETY: The identifier is live.
+        let _ = unsafe { bindings::rdma_set_afonly(id.as_ptr(), 1) };
         // INVARIANT: It was just created with this context.
         Ok(Self {
             id,
@@ -107,7 +111,7 @@ impl<C: CmHandler> CmId<C> {
         })
     }
 
-    /// Whether the local address may be bound again while this has it (`SO_REUSEADDR`).
+    /// Sets whether others may bind the local address too (`SO_REUSEADDR`). Any context.
     ///
     /// Fails with `EINVAL` on a listener.
     pub(crate) fn set_reuseaddr(&mut self, on: bool) -> Result {
@@ -115,13 +119,13 @@ impl<C: CmHandler> CmId<C> {
         to_result(unsafe { bindings::rdma_set_reuseaddr(self.as_ptr(), on.into()) })
     }
 
-    /// Binds to a local address and gives what was bound, with the port that port 0 asked for.
-    /// Whether the caller may use the port is not asked.
+    /// Binds to a local address and returns that, with the port that was chosen for port 0. Whether
+    /// the caller may use the port is not checked.
     ///
-    /// Sleeps. Fails with `EADDRINUSE`, with `EADDRNOTAVAIL` where the port is in use for any
-    /// address, or any is asked for and it is in use for one, with `EADDRNOTAVAIL` too for an
-    /// address that the namespace does not have, `ENODEV` for one that is on no RDMA device, and
-    /// `EINVAL` if already bound.
+    /// Sleeps. Fails with `EADDRINUSE`; with `EADDRNOTAVAIL` where the port is in use for the
+    /// unspecified address, or for any address if that is asked for, and for an address that the
+    /// namespace does not have; with `ENODEV` for one that is on no RDMA device; and with `EINVAL`
+    /// if already bound.
     pub(crate) fn bind(&mut self, addr: &SocketAddr) -> Result<SocketAddr> {
         let _creds = KernelCreds::for_port(addr.port());
         let mut addr = to_sockaddr(addr);
@@ -129,20 +133,27 @@ impl<C: CmHandler> CmId<C> {
         to_result(unsafe { bindings::rdma_bind_addr(self.as_ptr(), (&raw mut addr).cast()) })?;
         // SAFETY: The identifier is live. Nobody changes the address of one that was just bound,
         // because resolving takes `&mut self`.
-        unsafe { read_sockaddr(&raw const (*self.as_ptr()).route.addr.src_addr) }
+        unsafe {
+            read_addr(
+                self.as_ptr(),
+                &raw const (*self.as_ptr()).route.addr.src_addr,
+            )
+        }
     }
 
     /// Listens; requests may come before this returns. Sleeps.
     ///
-    /// Fails with `EADDRINUSE` when another identifier shares the port by reuse.
+    /// Fails with `EADDRINUSE` where another identifier shares the port.
     pub(crate) fn listen(&mut self, backlog: i32) -> Result {
         let _creds = KernelCreds::for_port(self.local_addr()?.port());
         // SAFETY: By the type invariants the identifier is live.
         to_result(unsafe { bindings::rdma_listen(self.as_ptr(), backlog) })
     }
 
-    /// Looks for the way to `dst`, which ends in [`CmEvent::AddrResolved`] or
-    /// [`CmEvent::AddrError`], perhaps before this returns. Sleeps.
+    /// Begins to resolve the address `dst`, which ends in [`CmEvent::AddrResolved`] or
+    /// [`CmEvent::AddrError`], perhaps before this returns. Sleeps. Fails with the error of the
+    /// route lookup, such as `ENETUNREACH`, with `EINVAL` where the local address is of another
+    /// version of IP, and as [`Self::bind`] does for an identifier that is not bound.
     pub(crate) fn resolve_addr(&mut self, dst: &SocketAddr, timeout_ms: u32) -> Result {
         let dst = to_sockaddr(dst);
         // SAFETY: The identifier is live, and the address valid; it has its own, or none yet.
@@ -157,9 +168,45 @@ impl<C: CmHandler> CmId<C> {
         })
     }
 
-    /// Looks for the route to the resolved address, which ends in [`CmEvent::RouteResolved`] or
-    /// [`CmEvent::RouteError`], perhaps before this returns. Fails with `EINVAL` unless the address has
-    /// been resolved.
+    /// Restricts the route to a peer to an interface, or to a VRF. To be called before
+    /// [`Self::resolve_addr`], on an identifier without an address or with the unspecified one.
+    pub(crate) fn set_interface(&mut self, interface: u32) {
+        let interface = c_int::try_from(interface).unwrap_or(c_int::MAX);
+        // SAFETY: The identifier is live, and nobody else looks at the field before the way is
+        // looked for, for which it is the one to go by.
+        unsafe { (*self.as_ptr()).route.addr.dev_addr.bound_dev_if = interface };
+    }
+
+    /// The interface that has its address, or 0. Any context.
+    pub(crate) fn interface(&self) -> u32 {
+        // SAFETY: The identifier is live.
+        unsafe { read_interface(self.as_ptr()) }
+    }
+
+    /// Sets the service type of packets (IPv4's TOS), for the route that is resolved next.
+    pub(crate) fn set_service_type(&mut self, tos: u8) {
+        // SAFETY: The identifier is live.
+        unsafe { bindings::rdma_set_service_type(self.as_ptr(), tos.into()) };
+    }
+
+    /// Sets how many routers packets may pass, both ways, for a connection over RoCE whose route is
+    /// resolved; over others this does nothing.
+    pub(crate) fn set_hop_limit(&mut self, hops: u8) {
+        // SAFETY: The identifier is live; its route is only changed in a resolution, of which none
+        // is under way, as that takes `&mut self` too.
+        unsafe {
+            let path = (*self.as_ptr()).route.path_rec;
+            if !path.is_null()
+                && (*path).rec_type == bindings::sa_path_rec_type_SA_PATH_REC_TYPE_ROCE_V2
+            {
+                (*path).hop_limit = hops;
+            }
+        }
+    }
+
+    /// Begins to resolve the route to the resolved address, which ends in
+    /// [`CmEvent::RouteResolved`] or [`CmEvent::RouteError`], perhaps before this returns. Sleeps.
+    /// Fails with `EINVAL` unless the address has been resolved.
     pub(crate) fn resolve_route(&mut self, timeout_ms: u32) -> Result {
         // CAST: `c_ulong` has at least 32 bits.
         let timeout_ms = timeout_ms as c_ulong;
@@ -167,11 +214,13 @@ impl<C: CmHandler> CmId<C> {
         to_result(unsafe { bindings::rdma_resolve_route(self.as_ptr(), timeout_ms) })
     }
 
-    /// Asks the peer for a connection. Sleeps, and takes the handler mutex.
+    /// Asks the peer for a connection. Sleeps, on siw until the TCP connection is made, and takes
+    /// the handler mutex.
     ///
     /// Fails with `EINVAL` unless the route has been resolved, or when `private_data` is more than
     /// the transport carries: 56 bytes on InfiniBand and RoCE.
     pub(crate) fn connect(&self, param: &ConnParam, private_data: &[u8]) -> Result {
+        self.set_timers(param)?;
         let mut param = param.to_raw(private_data)?;
         // SAFETY: The identifier is live; the parameters are valid for the time of the call.
         to_result(unsafe { bindings::rdma_connect(self.as_ptr(), &mut param) })?;
@@ -182,14 +231,16 @@ impl<C: CmHandler> CmId<C> {
         Ok(())
     }
 
-    /// Grants the connection that the peer asked for. Sleeps, and takes the handler mutex.
+    /// Accepts the connection that the peer asked for. Sleeps, and takes the handler mutex.
     ///
-    /// On failure the peer has been told, unless it had gone, and the QP, if any, is in the error state.
+    /// Fails with the CM's or the driver's error. Then the peer has been told, unless the
+    /// connection was gone, and the QP, if any, is in the error state.
     pub(crate) fn accept(&self, param: &ConnParam, private_data: &[u8]) -> Result {
         self.connection()?;
+        self.set_timers(param)?;
         let mut param = param.to_raw(private_data)?;
-        // SAFETY: The identifier is live and its handler mutex held; the parameters are valid for the time
-        // of the call.
+        // SAFETY: The identifier is live and its handler mutex held; the parameters are valid for
+        // the time of the call.
         to_result(unsafe {
             bindings::rdma_lock_handler(self.as_ptr());
             let result = bindings::rdma_accept(self.as_ptr(), &mut param);
@@ -198,30 +249,51 @@ impl<C: CmHandler> CmId<C> {
         })
     }
 
-    /// Refuses the connection that the peer asked for, and tells it `private_data`. Sleeps.
+    /// Sets the timers with which the QP is to be connected.
+    fn set_timers(&self, param: &ConnParam) -> Result {
+        if param.ack_timeout > 0 {
+            // SAFETY: The identifier is live.
+            to_result(unsafe { bindings::rdma_set_ack_timeout(self.as_ptr(), param.ack_timeout) })?;
+        }
+        // SAFETY: The identifier is live.
+        to_result(unsafe { bindings::rdma_set_min_rnr_timer(self.as_ptr(), param.min_rnr_timer) })
+    }
+
+    /// Rejects the connection that the peer asked for, with `private_data`. Sleeps. Fails with
+    /// `ENOTCONN` for an identifier without a request, and with the CM's error.
     pub(crate) fn reject(&self, private_data: &[u8]) -> Result {
         self.connection()?;
         // SAFETY: The identifier is live and has a connection.
         unsafe { reject(self.as_ptr(), private_data) }
     }
 
-    /// The local address and port.
+    /// The local address and port. Any context. Fails with `EAFNOSUPPORT` where there is none yet.
     pub(crate) fn local_addr(&self) -> Result<SocketAddr> {
         // SAFETY: The identifier is live.
-        unsafe { read_sockaddr(&raw const (*self.as_ptr()).route.addr.src_addr) }
+        unsafe {
+            read_addr(
+                self.as_ptr(),
+                &raw const (*self.as_ptr()).route.addr.src_addr,
+            )
+        }
     }
 
-    /// The peer's address and port.
+    /// The peer's address and port. Any context. Fails with `EAFNOSUPPORT` where there is none yet.
     pub(crate) fn peer_addr(&self) -> Result<SocketAddr> {
         // SAFETY: The identifier is live.
-        unsafe { read_sockaddr(&raw const (*self.as_ptr()).route.addr.dst_addr) }
+        unsafe {
+            read_addr(
+                self.as_ptr(),
+                &raw const (*self.as_ptr()).route.addr.dst_addr,
+            )
+        }
     }
 
     /// The device that the identifier is bound to: from [`CmEvent::AddrResolved`] on, and for
-    /// children. Fails with `ENODEV` when there is none.
+    /// children. Any context. Fails with `ENODEV` where there is none, or it is being removed.
     pub(crate) fn device(&self) -> Result<Device> {
-        // SAFETY: The identifier is live. It gets its device before the event that tells so, and loses it
-        // when it is destroyed.
+        // SAFETY: The identifier is live. It gets its device before the event that tells so, and
+        // loses it when it is destroyed.
         let device = unsafe { ptr::read_volatile(&raw const (*self.as_ptr()).device) };
         let device = NonNull::new(device).ok_or(ENODEV)?;
         // SAFETY: rdma_cm does not let the device go before the identifier.
@@ -237,8 +309,9 @@ impl<C: CmHandler> CmId<C> {
         to_result(unsafe { bindings::rdma_disconnect(self.as_ptr()) })
     }
 
-    /// Tells the CM that the peer uses the connection, so it has our reply although its answer to
-    /// that may be lost. Any context.
+    /// Tells the CM that the peer uses the connection: it has our reply, although its RTU may be
+    /// lost. Any context. Fails with `ENOTCONN` for an identifier without a connection, and where
+    /// the CM cannot take it now.
     pub(crate) fn notify_established(&self) -> Result {
         self.connection()?;
         let event = bindings::ib_event_type_IB_EVENT_COMM_EST;
@@ -282,8 +355,8 @@ impl<C> Context<C> {
     }
 }
 
-/// The privileges of the kernel for the current task, until dropped: rdma_cm, and some devices,
-/// have rules of their own for the first ports.
+/// The kernel's credentials for the current task, until dropped: rdma_cm, and some devices, have
+/// rules of their own for privileged ports.
 ///
 /// # Invariants
 ///
@@ -294,7 +367,7 @@ struct KernelCreds {
 }
 
 impl KernelCreds {
-    /// Where the port needs them. With others the task remains what it is, also for a socket that
+    /// Takes them, if the port needs them. Otherwise the task keeps its own, also for a socket that
     /// siw makes.
     fn for_port(port: u16) -> Option<Self> {
         if u32::from(port) >= bindings::PROT_SOCK {
@@ -316,17 +389,23 @@ impl Drop for KernelCreds {
     }
 }
 
-/// What one side asks of a connection.
+/// The parameters of one side of a connection.
 #[derive(Clone, Copy)]
 pub(crate) struct ConnParam {
     /// How many RDMA Reads of the peer this side answers at a time.
     pub(crate) responder_resources: u8,
     /// How many RDMA Reads this side has in flight.
     pub(crate) initiator_depth: u8,
-    /// How often a lost packet is sent again, up to 7; the accepting side's is ignored.
+    /// How often a lost packet is retransmitted, up to 7; the accepting side's is ignored.
     pub(crate) retry_count: u8,
-    /// How often a send is tried again when the peer has posted no receive; 7 is without end.
+    /// How often a send is retried when the peer has posted no receive; 7 is without end.
     pub(crate) rnr_retry_count: u8,
+    /// How long this side waits for the answer to a packet: 4.096 us times 2 to this power, or for
+    /// 0 what the CM chooses.
+    pub(crate) ack_timeout: u8,
+    /// How long the peer waits before it retries when this side has posted no receive, as the
+    /// InfiniBand specification encodes it; below 32.
+    pub(crate) min_rnr_timer: u8,
 }
 
 impl ConnParam {
@@ -344,7 +423,7 @@ impl ConnParam {
     }
 }
 
-/// What the peer asks of a connection, as seen from this side.
+/// The peer's parameters of a connection, as seen from this side.
 #[derive(Clone, Copy)]
 pub(crate) struct PeerParam {
     /// How many RDMA Reads the peer wants answered at a time.
@@ -355,12 +434,11 @@ pub(crate) struct PeerParam {
 
 /// An event of a connection identifier.
 ///
-/// The private data is the peer's, or what the transport padded it with, up to the room that the
-/// transport's message has for it.
+/// The private data is the peer's, with the padding of the transport's message.
 pub(crate) enum CmEvent<'a> {
     /// The address is resolved, and the identifier bound to a device.
     AddrResolved,
-    /// The address could not be resolved, or is not reached through an RDMA device (`ENODEV`).
+    /// The address could not be resolved, or does not lead through an RDMA device (`ENODEV`).
     AddrError(Error),
     /// The route is resolved.
     RouteResolved,
@@ -370,28 +448,28 @@ pub(crate) enum CmEvent<'a> {
     ConnectRequest {
         /// The new connection.
         child: ChildId<'a>,
-        /// What the peer asks.
+        /// The peer's parameters.
         param: PeerParam,
-        /// What the peer gave to its connect.
+        /// The private data of its connect.
         private_data: &'a [u8],
     },
-    /// The connection is there.
+    /// The connection is established.
     Established {
-        /// What the peer gave to its accept; empty on the accepting side.
+        /// The private data of the peer's accept; empty on the accepting side.
         private_data: &'a [u8],
     },
     /// The connection failed on this side.
     ConnectError,
     /// The peer did not answer.
     Unreachable,
-    /// The peer refused, or nobody listens there, which iWARP cannot tell apart.
+    /// The peer rejected the connection, or nobody listens there, which iWARP cannot tell apart.
     Rejected {
-        /// What the peer gave to its reject.
+        /// The private data of its reject.
         private_data: &'a [u8],
     },
-    /// The connection is gone.
+    /// The connection was disconnected.
     Disconnected,
-    /// The device goes, which waits until the identifier has been destroyed.
+    /// The device is being removed, which waits until the identifier has been destroyed.
     DeviceRemoval,
     /// The local address moved to another device.
     AddrChange,
@@ -401,7 +479,7 @@ pub(crate) enum CmEvent<'a> {
 
 /// The identifier of a connection that a peer asks for.
 ///
-/// Unless it is adopted, rdma_cm destroys it when the handler returns, and the peer is refused.
+/// Unless it is adopted, rdma_cm rejects the peer and destroys it when the handler returns.
 ///
 /// # Invariants
 ///
@@ -413,7 +491,7 @@ pub(crate) struct ChildId<'a> {
 }
 
 impl ChildId<'_> {
-    /// Takes the identifier over; its next events go to `handler`. Without memory it gives itself
+    /// Takes over the identifier, whose next events go to `handler`. Without memory it gives itself
     /// back.
     pub(crate) fn adopt<D: CmHandler>(self, handler: D) -> Result<CmId<D>, Self> {
         let Ok(context) = Context::new(handler, true) else {
@@ -422,8 +500,8 @@ impl ChildId<'_> {
         // SAFETY: A box is never null.
         let context = unsafe { NonNull::new_unchecked(KBox::into_raw(context)) };
         let id = self.id;
-        // SAFETY: By the type invariants the identifier is live, and its handler mutex, which guards both
-        // fields, held; `event_handler::<D>` expects such a context.
+        // SAFETY: By the type invariants the identifier is live, and its handler mutex, which
+        // guards both fields, held; `event_handler::<D>` expects such a context.
         unsafe {
             (*id.as_ptr()).context = context.as_ptr().cast();
             (*id.as_ptr()).event_handler = Some(event_handler::<D>);
@@ -433,22 +511,38 @@ impl ChildId<'_> {
         Ok(CmId { id, context })
     }
 
+    /// The interface through which the request came.
+    pub(crate) fn interface(&self) -> u32 {
+        // SAFETY: By the type invariants the identifier is live.
+        unsafe { read_interface(self.id.as_ptr()) }
+    }
+
     /// The local address and port that the peer asks for.
     pub(crate) fn local_addr(&self) -> Result<SocketAddr> {
         // SAFETY: By the type invariants the identifier is live.
-        unsafe { read_sockaddr(&raw const (*self.id.as_ptr()).route.addr.src_addr) }
+        unsafe {
+            read_addr(
+                self.id.as_ptr(),
+                &raw const (*self.id.as_ptr()).route.addr.src_addr,
+            )
+        }
     }
 
-    /// The peer's address and port, as it says.
+    /// The peer's address and port, as it claims.
     pub(crate) fn peer_addr(&self) -> Result<SocketAddr> {
         // SAFETY: By the type invariants the identifier is live.
-        unsafe { read_sockaddr(&raw const (*self.id.as_ptr()).route.addr.dst_addr) }
+        unsafe {
+            read_addr(
+                self.id.as_ptr(),
+                &raw const (*self.id.as_ptr()).route.addr.dst_addr,
+            )
+        }
     }
 
-    /// Whether the answer goes to the very port of the device that the request came to: where the
-    /// peer claims an address of this host, that it is this host. The claim itself, and the GIDs of
-    /// the path, are only words of the peer's; where the answer goes is taken from the packet.
-    /// iWARP's rests on TCP, which sees to that.
+    /// Whether the answer goes to the very port of the device that received the request: this
+    /// proves a peer's claim that it is this host. The address itself, and the GIDs of the path,
+    /// are only claimed by the peer; the destination of the answer is taken from the packet. Always
+    /// true on iWARP, where TCP ensures it.
     pub(crate) fn is_own(&self) -> bool {
         // SAFETY: By the type invariants the identifier is live. The path and the addresses of a
         // request's are set before its handler runs, and stay; a MAC has as many bytes as are read.
@@ -475,16 +569,17 @@ impl ChildId<'_> {
         }
     }
 
-    /// Refuses the peer, and tells it `private_data`.
+    /// Rejects the peer, with `private_data`; without memory for that rdma_cm rejects it without
+    /// any.
     pub(crate) fn reject(self, private_data: &[u8]) {
         // SAFETY: By the type invariants the identifier is live, and it was made for a request.
         let told = unsafe { reject(self.id.as_ptr(), private_data) };
-        // Where that fails the peer is refused without a word.
+        // If that fails rdma_cm rejects the peer, without private data.
         let _ = told;
     }
 }
 
-/// Refuses the peer of `id`, and tells it `private_data`.
+/// Rejects the peer of `id`, with `private_data`.
 ///
 /// # Safety
 ///
@@ -497,7 +592,7 @@ unsafe fn reject(id: *mut bindings::rdma_cm_id, private_data: &[u8]) -> Result {
     to_result(unsafe { bindings::rdma_reject(id, private_data.as_ptr().cast(), len, reason) })
 }
 
-/// Gives an event of rdma_cm to the `C` of the identifier.
+/// Passes an event of rdma_cm to the `C` of the identifier.
 ///
 /// # Safety
 ///
@@ -538,7 +633,7 @@ unsafe extern "C" fn event_handler<C: CmHandler>(
     0
 }
 
-/// The [`CmEvent`] of a C event that is no connect request; `None` for those of other transports
+/// The [`CmEvent`] of a C event other than a connect request; `None` for those of other transports
 /// and services.
 fn translate(event: &bindings::rdma_cm_event) -> Option<CmEvent<'_>> {
     let error = || to_result(event.status).err().unwrap_or(EIO);
@@ -563,7 +658,7 @@ fn translate(event: &bindings::rdma_cm_event) -> Option<CmEvent<'_>> {
     })
 }
 
-/// The parameters of an event that has some, of a reliable connection.
+/// The parameters of an event of a reliable connection.
 fn conn(event: &bindings::rdma_cm_event) -> &bindings::rdma_conn_param {
     // SAFETY: Identifiers of reliable connections get this member of the union, and all bytes are
     // initialised in any case, and any are valid.
@@ -624,6 +719,39 @@ fn to_sockaddr(addr: &SocketAddr) -> bindings::__kernel_sockaddr_storage {
     unsafe { storage.assume_init() }
 }
 
+/// Reads the interface of an identifier.
+///
+/// # Safety
+///
+/// `id` is live.
+unsafe fn read_interface(id: *mut bindings::rdma_cm_id) -> u32 {
+    // SAFETY: By the contract; volatile as the addresses are.
+    let interface =
+        unsafe { ptr::read_volatile(&raw const (*id).route.addr.dev_addr.bound_dev_if) };
+    u32::try_from(interface).unwrap_or(0)
+}
+
+/// Reads an address of an identifier. A link-local one gets the interface as its scope, which a
+/// request does not have. Fails as [`read_sockaddr`] does.
+///
+/// # Safety
+///
+/// `id` is live, and `addr` one of its addresses.
+unsafe fn read_addr(
+    id: *mut bindings::rdma_cm_id,
+    addr: *const bindings::__kernel_sockaddr_storage,
+) -> Result<SocketAddr> {
+    // SAFETY: By the contract.
+    let mut addr = unsafe { read_sockaddr(addr) }?;
+    if let SocketAddr::V6(addr) = &mut addr {
+        if addr.ip().is_unicast_link_local() && addr.scope_id() == 0 {
+            // SAFETY: By the contract.
+            addr.set_scope_id(unsafe { read_interface(id) });
+        }
+    }
+    Ok(addr)
+}
+
 /// Reads an address of C. Fails with `EAFNOSUPPORT` for other families.
 ///
 /// # Safety
@@ -649,8 +777,8 @@ unsafe fn read_sockaddr(addr: *const bindings::__kernel_sockaddr_storage) -> Res
             // SAFETY: Any bytes are a valid array of bytes.
             let ip = Ipv6Addr::from(unsafe { sin6.sin6_addr.in6_u.u6_addr8 });
             let port = u16::from_be(sin6.sin6_port);
-            let flowinfo = u32::from_be(sin6.sin6_flowinfo);
-            Ok(SocketAddrV6::new(ip, port, flowinfo, sin6.sin6_scope_id).into())
+            // Flow labels are not used, and addresses are compared without.
+            Ok(SocketAddrV6::new(ip, port, 0, sin6.sin6_scope_id).into())
         }
         _ => Err(EAFNOSUPPORT),
     }

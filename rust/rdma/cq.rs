@@ -16,14 +16,14 @@ use kernel::{
     },
 };
 
-/// The completion vector of the next queue, for each of so many devices.
+/// The completion vector of the next queue, for devices by their index modulo the length.
 static VECTORS: [Atomic<i32>; 16] = [const { Atomic::new(0) }; 16];
 
-/// A completion vector of `device`, each in its turn.
+/// The next completion vector of `device`, round robin.
 ///
-/// The pool has a turn for all devices together, in which one that always comes at the same place, as
-/// where both ends of all connections are on this machine, gets queues of few vectors; and the pool
-/// makes as many for the others.
+/// The pool has one round robin for all devices. If both ends of all connections are on this
+/// machine, two devices take turns there, and each gets only every other vector; and the pool
+/// allocates queues for the others in vain.
 fn next_vector(device: &Device) -> c_int {
     // CAST: `usize` has at least 32 bits.
     let at = device.index() as usize % VECTORS.len();
@@ -35,8 +35,8 @@ fn next_vector(device: &Device) -> c_int {
 
 /// A share of a completion queue that the device polls in softirq.
 ///
-/// It must be dropped while an rdma_cm identifier is still bound to the device, as the removal of
-/// a device empties its pools once the last of these is gone.
+/// It must be dropped while an rdma_cm identifier is still bound to the device, since the removal
+/// of a device frees its pools once the last of these is destroyed.
 ///
 /// # Invariants
 ///
@@ -56,7 +56,7 @@ impl Cq {
     ///
     /// Fails with `EINVAL` for more than the device can do, and with the driver's error.
     pub(super) fn get(device: &Device, entries: u32) -> Result<Self> {
-        // The pool would look for such a queue forever.
+        // The pool would loop forever.
         if entries == 0 || entries > device.max_cqe() {
             return Err(EINVAL);
         }

@@ -14,7 +14,8 @@ pub(super) const OWNER: &CStr = c_str!("sdp");
 
 /// An RDMA device in use.
 ///
-/// It keeps the device registered, so whoever holds one delays the device's removal.
+/// It keeps the device registered, so whoever holds one delays the device's removal. Its limits may
+/// be read in any context.
 ///
 /// # Invariants
 ///
@@ -34,7 +35,8 @@ impl Drop for Device {
 }
 
 impl Device {
-    /// Takes a reference to an `ib_device`. Any context. Fails with `ENODEV` when it is going.
+    /// Takes a reference of an `ib_device`. Any context. Fails with `ENODEV` if it is being
+    /// removed.
     ///
     /// # Safety
     ///
@@ -53,13 +55,13 @@ impl Device {
         self.0.as_ptr()
     }
 
-    /// The number of the device: a small one, of which each has its own.
+    /// The index of the device, a small unique number.
     pub(super) fn index(&self) -> u32 {
         // SAFETY: The device is registered, and its number does not change while it is.
         unsafe { (*self.as_ptr()).index }
     }
 
-    /// The most protection domains that there may be.
+    /// The most protection domains that the device supports.
     pub(super) fn max_pd(&self) -> u32 {
         limit(self.attrs().max_pd)
     }
@@ -69,7 +71,7 @@ impl Device {
         unsafe { &(*self.as_ptr()).attrs }
     }
 
-    /// The most pages that one registered region of memory may have, 0 if there are none.
+    /// The most pages of one memory region; 0 if the device does not support fast registration.
     pub(crate) fn max_mr_pages(&self) -> usize {
         let attrs = self.attrs();
         // CAST: `usize` has at most 64 bits.
@@ -81,8 +83,8 @@ impl Device {
         (attrs.max_fast_reg_page_list_len as usize).min(super::mr::MAX_PAGES)
     }
 
-    /// Whether its connections are iWARP's, over TCP, where an RDMA Read stores through a key that the
-    /// peer learns.
+    /// Whether it speaks iWARP, over TCP, where an RDMA Read stores through a key that the peer
+    /// learns.
     pub(crate) fn is_iwarp(&self) -> bool {
         // SAFETY: The device is registered.
         unsafe { bindings::sdp_helper_rdma_cap_iw_cm(self.as_ptr()) }

@@ -41,7 +41,8 @@ use kernel::{
 /// The most pages of a region, whatever the device can do: 2 MiB on 4 KiB pages.
 pub(super) const MAX_PAGES: usize = 512;
 
-/// I/O virtual addresses, with room for a region behind the last, are below 2^63 for all drivers.
+/// A mask for I/O virtual addresses: with a region behind them they stay below 2^63, which all
+/// drivers take.
 const IOVA_MASK: u64 = (1 << 62) - 1;
 
 /// An allocated region without memory.
@@ -66,16 +67,18 @@ impl Drop for Mr {
     }
 }
 
-/// The regions of a domain that are not in use: as many as its connection ever used at a time.
-/// `made` counts those in use too.
+/// The regions of a domain that are not in use. There are as many regions as its connection ever
+/// used at a time.
 #[pin_data]
 pub(super) struct FreeMrs {
     #[pin]
     free: Mutex<KVec<Mr>>,
+    /// How many there are, those in use included.
     made: AtomicUsize,
 }
 
 impl FreeMrs {
+    /// Without any region yet.
     pub(super) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             free <- new_mutex!(KVec::new(), "sdp::FreeMrs::free"),
@@ -85,14 +88,15 @@ impl FreeMrs {
 }
 
 impl FreeMrs {
-    /// Regions that there are, those in use too.
-    pub(super) fn made(&self) -> usize {
-        self.made.load(Ordering::Relaxed)
+    /// How many regions there are once another is in use, those in use included. Sleeps.
+    pub(super) fn with_another(&self) -> usize {
+        let made = self.made.load(Ordering::Relaxed);
+        made.saturating_add(self.free.lock().is_empty().into())
     }
 }
 
 impl Mr {
-    /// A region of `pd`. Sleeps. Fails with the driver's error.
+    /// Takes an unused region of `pd`, or makes one. Sleeps. Fails with the driver's error.
     fn take(pd: &Pd) -> Result<Self> {
         if let Some(mr) = pd.mrs().free.lock().pop() {
             return Ok(mr);
@@ -108,7 +112,7 @@ impl Mr {
         Ok(mr)
     }
 
-    /// Gives it back, no longer valid on the device. Sleeps.
+    /// Returns it to `pd`, no longer valid on the device. Sleeps.
     fn give_back(self, pd: &Pd) {
         let mut free = pd.mrs().free.lock();
         if free.reserve(1, GFP_KERNEL).is_ok() {
@@ -120,7 +124,7 @@ impl Mr {
         }
     }
 
-    /// Ends it, and with it a key that may be valid. Sleeps.
+    /// Deregisters it, and with it a key that may be valid. Sleeps.
     fn discard(self, pd: &Pd) {
         drop(self);
         pd.mrs().made.fetch_sub(1, Ordering::Relaxed);
@@ -131,7 +135,8 @@ impl Mr {
 ///
 /// # Invariants
 ///
-/// `table` is mapped for the device of `pd`, in this direction; only this value unmaps and frees it.
+/// `table` is mapped for the device of `pd`, in this direction; only this value unmaps and frees
+/// it.
 struct Mapping {
     table: Opaque<bindings::sg_table>,
     pd: Arc<Pd>,
@@ -197,48 +202,50 @@ impl Drop for Mapping {
     }
 }
 
-/// Who reaches a [`Memory`], beside its own device.
+/// Who may access a [`Memory`], beside the local device.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     /// The peer, to read it.
     RemoteRead,
     /// The peer, to write to it.
     RemoteWrite,
-    /// Nobody: RDMA Reads of our own store there.
+    /// Nobody: our own RDMA Reads store there.
     ReadSink,
 }
 
-/// Somebody else's memory.
+/// Memory of the peer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Remote {
-    /// Where it starts, as its owner says.
+    /// Its address, as its owner has advertised it.
     pub(crate) addr: u64,
     /// Its key.
     pub(crate) key: u32,
 }
 
-/// A caller's bytes with a key.
+/// A caller's bytes, registered under a key.
 ///
-/// The key is valid from when [`Qp::post_register`](super::qp::Qp::post_register) was executed until
-/// [`Qp::post_invalidate`](super::qp::Qp::post_invalidate) was. The last reference has to be dropped
-/// in process context, after every work request that names the memory has completed: that sleeps,
-/// and lets the pages go. If the key is valid by then, it ends that too.
+/// The key is valid from when [`Qp::post_register`](super::qp::Qp::post_register) was executed
+/// until [`Qp::post_invalidate`](super::qp::Qp::post_invalidate) was. The last reference has to be
+/// dropped in process context, without spinlocks, after every work request that names the memory
+/// has completed: that sleeps, and releases the pages. If the key is still valid then, the region
+/// is deregistered.
 pub(crate) struct Memory {
     mr: Option<Mr>,
-    // Fields are dropped in this order: the device must not reach pages that are let go.
+    // Fields are dropped in this order: the device must not access pages that were released.
     mapping: Mapping,
     pages: Pages,
     access: Access,
-    /// Whether the device may take the key.
+    /// Whether the device may accept the key.
     valid: AtomicFlag,
 }
 
 impl Memory {
-    /// Maps `pages` for the device of `pd`, with a key of their own, at an I/O virtual address that no
-    /// peer can guess. Sleeps.
+    /// Maps `pages` for the device of `pd`, with a key of their own, at an I/O virtual address that
+    /// a peer cannot guess. Sleeps.
     ///
-    /// Fails with `EINVAL` for more pages than [`Device::max_mr_pages`], or pages that are not held for
-    /// what `access` does with them; with `ENOMEM`, and with the driver's error.
+    /// Fails with `EINVAL` for more pages than [`Device::max_mr_pages`], or if `access` writes and
+    /// the pages are not held for writing, or the reverse; with `ENOMEM`, and with the driver's
+    /// error.
     ///
     /// [`Device::max_mr_pages`]: super::device::Device::max_mr_pages
     pub(crate) fn new(pd: &Arc<Pd>, pages: Pages, access: Access) -> Result<Arc<Self>> {
@@ -269,8 +276,8 @@ impl Memory {
                 mr.give_back(pd);
                 return Err(EINVAL);
             }
-            // The key alone has 8 bits that change: who guesses has to hit 50 bits more. The offset in
-            // the page is the mapping's, which is another than the memory's where that is bounced.
+            // Only 8 bits of a key change: a guess has to hit 50 bits more. The offset in the page
+            // is the mapping's, which differs from the memory's if that is bounced.
             let offset = (*mr.0.as_ptr()).iova % PAGE_SIZE as u64;
             let page = bindings::get_random_u64() & IOVA_MASK & !(PAGE_SIZE as u64 - 1);
             (*mr.0.as_ptr()).iova = page | offset;
@@ -298,7 +305,7 @@ impl Memory {
         self.pages.count()
     }
 
-    /// What the peer is told of it.
+    /// Its address and key, as they are advertised to the peer.
     pub(crate) fn remote(&self) -> Remote {
         Remote {
             addr: self.addr(),
@@ -317,7 +324,7 @@ impl Memory {
         self.mr.as_ref().map_or(ptr::null_mut(), |mr| mr.0.as_ptr())
     }
 
-    /// The key, for the peer and for the device alike.
+    /// The key, both for the peer and for the local device.
     pub(super) fn key(&self) -> u32 {
         // SAFETY: The region is live, and its keys do not change before it is dropped.
         unsafe { (*self.as_ptr()).rkey }
@@ -328,7 +335,7 @@ impl Memory {
         unsafe { (*self.as_ptr()).iova }
     }
 
-    /// Who may reach it, as C has it.
+    /// The access flags for C.
     pub(super) fn access_flags(&self) -> c_int {
         let flags = match self.access {
             Access::RemoteRead => bindings::ib_access_flags_IB_ACCESS_REMOTE_READ,
@@ -344,12 +351,13 @@ impl Memory {
         flags as c_int
     }
 
-    /// Notes whether the device may take the key.
+    /// Notes whether the device may accept the key. Any context.
     pub(super) fn set_valid(&self, valid: bool) {
         self.valid.store(valid, Release);
     }
 
-    /// Describes a part of it for a work request. Fails with `EINVAL` for what is not in it.
+    /// Describes a part of it for a work request. Any context. Fails with `EINVAL` for bytes beyond
+    /// it.
     pub(super) fn to_device(&self, offset: usize, len: usize) -> Result<bindings::ib_sge> {
         let end = offset.checked_add(len).ok_or(EINVAL)?;
         if end > self.len() {
@@ -368,7 +376,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // A key that may be valid ends with its region.
+        // A key that may be valid is ended by deregistering its region.
         if let Some(mr) = self.mr.take() {
             match self.valid.load(Acquire) {
                 false => mr.give_back(&self.mapping.pd),

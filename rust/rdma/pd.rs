@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Protection domains: what belongs to one connection, so that no other peer's key reaches it.
+//! Protection domains, one for each connection, so that the peer of another cannot use its keys.
 
 use super::{
     device::{
@@ -28,16 +28,16 @@ use kernel::{
     },
 };
 
-/// Devices with fewer domains than this have one for all connections.
+/// On devices with fewer domains than this all connections share one.
 const ENOUGH_DOMAINS: u32 = 16 << 10;
 
 /// A protection domain of a connection, on its device.
 ///
-/// It keeps the device registered. The last reference has to be dropped in process context, since
-/// that sleeps.
+/// It keeps the device registered. The last reference has to be dropped in process context, without
+/// spinlocks, since that sleeps.
 #[pin_data]
 pub(crate) struct Pd {
-    // Fields are dropped in this order: what is in the domain first, and the domain while the
+    // Fields are dropped in this order: first what is in the domain, then the domain, while the
     // device is still registered.
     #[pin]
     mrs: FreeMrs,
@@ -63,7 +63,7 @@ impl Pd {
         )
     }
 
-    /// The device.
+    /// The device. Any context.
     pub(crate) fn device(&self) -> &Device {
         &self.device
     }
@@ -73,18 +73,19 @@ impl Pd {
         self.raw.pd.as_ptr()
     }
 
-    /// The key with which the device reaches memory that is mapped for it.
+    /// The key with which the device accesses DMA-mapped memory.
     pub(super) fn lkey(&self) -> u32 {
         // SAFETY: The domain is valid, and its key is set when it is allocated.
         unsafe { (*self.as_ptr()).local_dma_lkey }
     }
 
-    /// Memory regions of the domain.
-    pub(crate) fn regions(&self) -> usize {
-        self.mrs.made()
+    /// How many memory regions the domain has once another is in use, those in use included.
+    /// Sleeps.
+    pub(crate) fn regions_with_another(&self) -> usize {
+        self.mrs.with_another()
     }
 
-    /// Memory regions of the domain that are not in use.
+    /// The memory regions of the domain that are not in use.
     pub(super) fn mrs(&self) -> &FreeMrs {
         &self.mrs
     }
@@ -187,7 +188,7 @@ global_lock! {
 static INIT_BEGAN: AtomicFlag = AtomicFlag::new(false);
 static INIT_ENDED: AtomicFlag = AtomicFlag::new(false);
 
-/// Makes domains usable; to be called when the module is loaded.
+/// Initialises this file; to be called when the module is loaded. May sleep.
 pub(crate) fn init() {
     if !INIT_BEGAN.xchg(true, Full) {
         // SAFETY: The flag lets only one caller come here.

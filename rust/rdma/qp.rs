@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Queue pairs: posting sends and receives, and hearing of their completion.
+//! Queue pairs: posting sends and receives, and handling their completions.
 
 use super::{
     buf::{
@@ -53,26 +53,26 @@ use kernel::{
 /// The most pieces of memory that follow a header in one send.
 pub(crate) const MAX_PAYLOAD: usize = 2;
 
-/// Who hears of the completions of a QP.
+/// The handler of a QP's completions.
 ///
 /// They come in softirq context and one at a time, receives in the order in which they were posted,
-/// and requests of the send queue in the order of their kind: on iWARP an RDMA Read is done later than
-/// what was posted after it.
+/// and so requests of the send queue, except that on iWARP an RDMA Read completes after requests
+/// that were posted later.
 pub(crate) trait Completions: Send + Sync + 'static {
-    /// What names a request of the send queue.
+    /// Identifies a request of the send queue.
     type Request: Send;
 
-    /// A request of the send queue is done, and its memory has been let go.
+    /// A request of the send queue has completed, and its memory was released. Softirq.
     fn sent(&self, request: Self::Request, result: Result<(), WcStatus>);
 
-    /// A receive is done: `buf` has what was received, or on failure nothing.
+    /// A receive has completed: `buf` has what was received, or on failure nothing. Softirq.
     fn received(&self, buf: RecvBuf, result: Result<(), WcStatus>);
 
-    /// Something happened to the QP itself. Any context.
+    /// Something happened to the QP itself. Any context, also with interrupts disabled.
     fn qp_event(&self, event: QpEvent);
 }
 
-/// Why a work request failed. After the first failure all others of the QP end in `WrFlush`.
+/// Why a work request failed. After the first failure all others of the QP fail with `WrFlush`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WcStatus {
     /// A message was longer than the buffer posted for it.
@@ -85,13 +85,14 @@ pub(crate) enum WcStatus {
     RemInvReq,
     /// The peer's memory does not allow that.
     RemAccess,
-    /// The peer could not do it.
+    /// The peer could not execute it.
     RemOp,
     /// The peer did not answer.
     RetryExc,
     /// The peer posted no receive for too long.
     RnrRetryExc,
-    /// The peer used up a receive otherwise than by a send, which leaves the buffer unwritten.
+    /// The peer used up a receive by something other than a send, which leaves the buffer
+    /// unwritten.
     NotSend,
     /// Any other `enum ib_wc_status`.
     Other(u32),
@@ -132,10 +133,10 @@ impl fmt::Display for WcStatus {
     }
 }
 
-/// What can happen to a QP.
+/// An event of a QP.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum QpEvent {
-    /// The peer uses the connection before the CM has heard its answer.
+    /// The peer uses the connection before the CM has received its RTU.
     CommEst,
     /// The QP failed.
     Fatal,
@@ -157,7 +158,7 @@ pub(crate) struct Caps {
 }
 
 impl Caps {
-    /// As much of it as `device` can do, leaving room for what draining the QP posts.
+    /// As much of it as `device` supports, less what draining the QP posts.
     fn clamp(self, device: &Device) -> Self {
         let max_wr = device.max_qp_wr().saturating_sub(1);
         let max_sge = device.max_send_sge().saturating_sub(1);
@@ -174,7 +175,7 @@ impl Caps {
     }
 }
 
-/// Memory that a request is to read.
+/// A piece of memory of a request.
 pub(crate) enum Piece {
     /// Bytes that were copied.
     Copied(Sge),
@@ -182,7 +183,7 @@ pub(crate) enum Piece {
     Registered(Arc<Memory>, usize, usize),
 }
 
-/// The memory that a request is to read, in order.
+/// The memory of a request, in order.
 #[derive(Default)]
 pub(crate) struct Payload {
     pieces: [Option<Piece>; MAX_PAYLOAD],
@@ -208,15 +209,15 @@ impl Payload {
     }
 }
 
-/// A [`Payload`] that the device of a QP may read: a request can be posted with it.
+/// A [`Payload`] that is mapped, so that a request can be posted with it.
 ///
 /// # Invariants
 ///
-/// What is mapped of `held` is so for the device of `pd`, which was not told of it yet.
+/// What is mapped of `held` is mapped for the device of `pd`, to which it was not posted yet.
 pub(crate) struct Ready<'a> {
     pd: &'a Pd,
     held: [Held; MAX_PAYLOAD],
-    /// How a work request names them, and how many there are.
+    /// Their description for a work request, and how many there are.
     sges: [bindings::ib_sge; MAX_PAYLOAD],
     count: usize,
 }
@@ -231,7 +232,8 @@ impl<'a> Ready<'a> {
         }
     }
 
-    /// Maps `payload`. Any context. Fails with `ENOMEM`, and with `EINVAL` for memory of another domain.
+    /// Maps `payload`. Any context. Fails with `ENOMEM`, and with `EINVAL` for memory of another
+    /// domain.
     fn map(pd: &'a Pd, payload: &Payload) -> Result<Self> {
         let mut ready = Self::new(pd);
         let places = ready.held.iter_mut().zip(&mut ready.sges);
@@ -264,9 +266,9 @@ impl Drop for Ready<'_> {
 
 /// A message to send.
 pub(crate) struct SendWr<'a> {
-    /// Its first bytes, up to [`HEADER_ROOM`](super::buf::HEADER_ROOM), which are copied.
+    /// Its first bytes, at most [`HEADER_ROOM`](super::buf::HEADER_ROOM), which are copied.
     pub(crate) header: &'a [u8],
-    /// The bytes that follow, which are kept until the send has completed.
+    /// The bytes that follow, which are held until the send has completed.
     pub(crate) payload: Option<Ready<'a>>,
     /// Whether the peer should be woken by an interrupt although it asked for few.
     pub(crate) solicited: bool,
@@ -275,7 +277,7 @@ pub(crate) struct SendWr<'a> {
 /// A posted request of the send queue.
 struct Sent<R> {
     held: [Held; MAX_PAYLOAD],
-    /// Its name, if somebody waits for the completion: not so when posting failed.
+    /// Identifies it to the handler of its completion; none if posting failed.
     request: Option<R>,
 }
 
@@ -293,7 +295,7 @@ impl<R> Sent<R> {
     }
 }
 
-/// What the device gives back for a work request.
+/// The completion entry of a slot, by which a completion finds its request.
 ///
 /// # Invariants
 ///
@@ -309,16 +311,16 @@ unsafe impl<D: Completions> Send for Cqe<D> {}
 // SAFETY: As above.
 unsafe impl<D: Completions> Sync for Cqe<D> {}
 
-/// A place for what a posted work request keeps alive.
+/// A slot for what a posted work request keeps alive.
 enum Slot<T> {
     Used(T),
     Free { next: Option<u32> },
 }
 
-/// What posted work requests keep alive.
+/// What the posted work requests of a queue keep alive.
 struct Slots<T> {
     slots: KVVec<Slot<T>>,
-    /// The first of those that are not in use.
+    /// The first free slot.
     free: Option<u32>,
     /// Whether requests may be posted.
     open: bool,
@@ -340,7 +342,8 @@ impl<T> Slots<T> {
         })
     }
 
-    /// The next slot to use: `ESHUTDOWN` when closed, `EAGAIN` when all are in use.
+    /// The next slot to use. Fails with `ESHUTDOWN` when closed, and with `EAGAIN` when all are in
+    /// use.
     fn vacant(&self) -> Result<usize> {
         match self.free {
             _ if !self.open => Err(ESHUTDOWN),
@@ -361,7 +364,7 @@ impl<T> Slots<T> {
         }
     }
 
-    /// What uses a slot.
+    /// The value in a slot.
     fn get_mut(&mut self, slot: usize) -> Option<&mut T> {
         match self.slots.get_mut(slot)? {
             Slot::Used(value) => Some(value),
@@ -382,7 +385,7 @@ impl<T> Slots<T> {
         }
     }
 
-    /// What uses slots.
+    /// The values in all slots.
     fn used(&self) -> impl Iterator<Item = &T> {
         self.slots.iter().filter_map(|slot| match slot {
             Slot::Used(value) => Some(value),
@@ -391,7 +394,7 @@ impl<T> Slots<T> {
     }
 }
 
-/// What completions use, which stays where it is until the QP has been drained.
+/// The part of a QP that completions use. It is pinned until the QP has been drained.
 #[pin_data]
 struct Shared<D: Completions> {
     caps: Caps,
@@ -451,7 +454,7 @@ impl<D: Completions> Shared<D> {
 /// A connected queue pair, on the connection identifier that it owns.
 ///
 /// Dropping it drains it, which gives all that was posted back to its [`Completions`], and
-/// destroys it and then the identifier. That sleeps; when and where it may be done is as with
+/// destroys it and then the identifier. That sleeps, and has the restrictions of dropping a
 /// [`CmId`].
 ///
 /// # Invariants
@@ -472,7 +475,8 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
     /// Makes a QP of up to `caps` in `pd` on `id`. Sleeps.
     ///
     /// The identifier has to be bound to the device of `pd`, and not connected. On failure it is
-    /// given back.
+    /// given back, with `EINVAL` where the device cannot do without some of `caps`, `ENOMEM`, or
+    /// the driver's error.
     pub(crate) fn new(
         id: CmId<C>,
         pd: &Arc<Pd>,
@@ -520,12 +524,12 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
             ..Default::default()
         };
         // SAFETY: The identifier is live and the domain valid; rdma_cm checks that they are on one
-        // device. It has no QP, because one would own it, and nobody else can connect it. An event of
-        // rdma_cm that looks for the QP meanwhile finds none, or one that is ready.
+        // device. It has no QP, because one would own it, and nobody else can connect it. An event
+        // of rdma_cm that looks for the QP meanwhile finds none, or one that is ready.
         let created = unsafe { bindings::rdma_create_qp(id.as_ptr(), pd.as_ptr(), &mut attr) };
-        // rxe says ENFILE where it has no memory for a socket of its own.
+        // rxe fails with ENFILE where it has no memory for its own socket.
         to_result(created).map_err(|e| if e == ENFILE { ENOMEM } else { e })?;
-        // Until the name is ours it is "rdma_cm"; whoever reads it meanwhile sees one or the other.
+        // Until here the name is "rdma_cm"; whoever reads it meanwhile sees one or the other.
         //
         // SAFETY: That set the pointer to a live QP.
         unsafe {
@@ -546,20 +550,20 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         &self.id
     }
 
-    /// The protection domain, of which all memory must be that it is given.
+    /// The protection domain, to which all memory that is posted has to belong. Any context.
     pub(crate) fn pd(&self) -> &Arc<Pd> {
         &self.shared.pd
     }
 
-    /// What the device can do of what was asked.
+    /// The size of the QP: what was asked for, as far as the device supports it. Any context.
     pub(crate) fn caps(&self) -> &Caps {
         &self.shared.caps
     }
 
-    /// Makes `payload` ready to be posted. Any context.
+    /// Maps `payload`, so that it can be posted. Any context.
     ///
-    /// Fails with `ENOMEM` where it cannot be mapped for the device now, and with `EINVAL` for too many
-    /// pieces or memory of another domain. What is not posted is unmapped when it is dropped.
+    /// Fails with `ENOMEM` where it cannot be mapped now, and with `EINVAL` for too many pieces or
+    /// memory of another domain. What is not posted is unmapped when it is dropped.
     pub(crate) fn map(&self, payload: &Payload) -> Result<Ready<'_>> {
         // CAST: `usize` has at least 32 bits.
         if payload.count > self.shared.caps.payload_sge as usize {
@@ -568,7 +572,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         Ready::map(&self.shared.pd, payload)
     }
 
-    /// Sends a message. Any context.
+    /// Posts a message. Any context.
     ///
     /// Fails with `EINVAL` for too long a header or a payload of another domain, `EAGAIN` when
     /// [`Caps::send_wr`] requests have not completed, `ESHUTDOWN` once the QP is being drained or
@@ -588,15 +592,16 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         unsafe { self.post(&raw mut wr, Some(send.header), send.payload, None, request) }
     }
 
-    /// Writes `from` to the peer's memory. As [`Self::post_send`].
+    /// Posts an RDMA Write of `from` to the peer's memory. As [`Self::post_send`].
     pub(crate) fn post_write(&self, from: Ready<'_>, to: Remote, request: D::Request) -> Result {
         let mut rdma = rdma_wr(bindings::ib_wr_opcode_IB_WR_RDMA_WRITE, to);
         // SAFETY: It is the request that the opcode says.
         unsafe { self.post((&raw mut rdma).cast(), None, Some(from), None, request) }
     }
 
-    /// Reads the first `len` bytes of `into`, which has been registered, from the peer's memory. As
-    /// [`Self::post_send`]. The caller keeps the memory until the request has completed.
+    /// Posts an RDMA Read of `len` bytes of the peer's memory to the start of `into`, which has
+    /// been registered. As [`Self::post_send`]. The caller keeps the memory until the request has
+    /// completed.
     pub(crate) fn post_read(
         &self,
         into: &Arc<Memory>,
@@ -613,8 +618,21 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         unsafe { self.post((&raw mut rdma).cast(), None, Some(ready), None, request) }
     }
 
-    /// Makes the key of `memory` valid, for the requests that are posted after this one. As
-    /// [`Self::post_send`]. The caller keeps the memory until the request has completed.
+    /// Posts an RDMA Read of no bytes. As [`Self::post_send`].
+    pub(crate) fn post_read_nothing(&self, from: Remote, request: D::Request) -> Result {
+        let mut rdma = rdma_wr(bindings::ib_wr_opcode_IB_WR_RDMA_READ, from);
+        let mut nothing = Ready::new(&self.shared.pd);
+        // On iWARP it needs one piece of memory to store to.
+        let [place, ..] = &mut nothing.sges;
+        place.lkey = self.shared.pd.lkey();
+        nothing.count = 1;
+        // SAFETY: It is the request that the opcode says.
+        unsafe { self.post((&raw mut rdma).cast(), None, Some(nothing), None, request) }
+    }
+
+    /// Posts the registration of `memory`, whose key is valid for the requests after this one. As
+    /// [`Self::post_send`], and with `EINVAL` for memory of another domain. The caller keeps the
+    /// memory until the request has completed.
     pub(crate) fn post_register(&self, memory: &Arc<Memory>, request: D::Request) -> Result {
         if !memory.is_of(&self.shared.pd) {
             return Err(EINVAL);
@@ -633,8 +651,8 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         unsafe { self.post((&raw mut reg).cast(), None, None, None, request) }
     }
 
-    /// Ends the key of `memory`. As [`Self::post_send`]. The caller keeps the memory until the request
-    /// has completed.
+    /// Posts the invalidation of the key of `memory`. As [`Self::post_send`]. The caller keeps the
+    /// memory until the request has completed.
     pub(crate) fn post_invalidate(&self, memory: &Arc<Memory>, request: D::Request) -> Result {
         let mut wr = bindings::ib_send_wr {
             opcode: bindings::ib_wr_opcode_IB_WR_LOCAL_INV,
@@ -647,7 +665,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         unsafe { self.post(&raw mut wr, None, None, memory, request) }
     }
 
-    /// Posts a request with the memory that it names.
+    /// Posts a request with its memory.
     ///
     /// # Safety
     ///
@@ -673,7 +691,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
             *held = Held::Ended(memory);
         }
 
-        // The lock is held while posting, so that after closing nobody is about to post.
+        // The lock is held while posting, so that once the queue is closed nobody is still posting.
         let mut sends = shared.sends.lock();
         let slot = sends.vacant()?;
         // CAST: There are at most `MAX_PAYLOAD`, and one.
@@ -703,7 +721,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         });
         if result.is_err() {
             // A driver may fail after it has queued the request, so the memory has to stay. The
-            // caller hears of the failure here, and so not again.
+            // caller learns of the failure here, and not again by a completion.
             sends.open = false;
             if let Some(sent) = sends.get_mut(slot) {
                 sent.request = None;
@@ -730,7 +748,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
             buf.unmap(&shared.pd, 0);
             buf
         };
-        // The lock is held while posting, so that after closing nobody is about to post.
+        // The lock is held while posting, so that once the queue is closed nobody is still posting.
         let mut recvs = shared.recvs.lock();
         let (slot, cqe) = match recvs
             .vacant()
@@ -762,12 +780,12 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
 
     /// Ends the connection and tells the peer. Sleeps.
     ///
-    /// What is posted afterwards is flushed or refused, and what was posted before may be flushed. Fails with
-    /// `ENOTCONN` before a successful [`CmId::connect`].
+    /// Requests that are posted afterwards are flushed or refused, and earlier ones may be flushed.
+    /// Fails with `ENOTCONN` before a successful [`CmId::connect`], and with the driver's error.
     pub(crate) fn disconnect(&self) -> Result {
-        // iWARP disconnects a QP by way of a state for those with nothing left to send. siw never completes what
-        // is in its send queue then, if it stopped sending because the TCP connection had ended. On the direct way
-        // to the error state it does.
+        // iWARP disconnects a QP through the SQD state, which is for QPs with an empty send queue.
+        // siw then never completes requests that are in the queue because the TCP connection had
+        // ended. On a direct transition to the error state it does.
         if self.shared.is_sending() {
             let mut attr = bindings::ib_qp_attr {
                 qp_state: bindings::ib_qp_state_IB_QPS_ERR,
@@ -781,8 +799,8 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         self.id.disconnect()
     }
 
-    /// Puts the QP into the error state and waits until all that was posted has completed. Nothing can
-    /// be posted afterwards. Sleeps.
+    /// Puts the QP into the error state and waits until all posted requests have completed. Nothing
+    /// can be posted afterwards. Sleeps.
     fn drain(&mut self) {
         self.shared.sends.lock().open = false;
         self.shared.recvs.lock().open = false;
@@ -799,7 +817,7 @@ impl<C: CmHandler, D: Completions> Drop for Qp<C, D> {
         unsafe { bindings::rdma_destroy_qp(self.id.as_ptr()) };
         let receiving = self.shared.recvs.lock().used().count() != 0;
         if self.shared.is_sending() || receiving {
-            // Drivers that fail to drain may still come back to what they were given.
+            // A driver that failed to drain may still use what was posted.
             pr_err!("a QP could not be drained; its buffers are lost\n");
             return;
         }
@@ -816,7 +834,7 @@ impl<C: CmHandler, D: Completions> Drop for Qp<C, D> {
     }
 }
 
-/// A request about the peer's memory.
+/// An RDMA request to the peer's memory.
 fn rdma_wr(opcode: bindings::ib_wr_opcode, remote: Remote) -> bindings::ib_rdma_wr {
     bindings::ib_rdma_wr {
         wr: bindings::ib_send_wr {
@@ -834,7 +852,7 @@ fn cqe<D: Completions>(cqes: &[Cqe<D>], slot: usize) -> Result<*mut bindings::ib
     Ok((&raw const entry.cqe).cast_mut())
 }
 
-/// What a completion belongs to.
+/// The QP and the slot of a completion.
 ///
 /// # Safety
 ///
@@ -843,8 +861,8 @@ unsafe fn posted<'a, D: Completions>(
     wc: &bindings::ib_wc,
     cqes: impl Fn(&Shared<D>) -> &[Cqe<D>],
 ) -> (&'a Shared<D>, usize) {
-    // SAFETY: By the contract it is the member of a `Cqe`, which says where it is, and which is in the
-    // list. All of it stays until the QP has been drained, and that waits for this completion.
+    // SAFETY: By the contract it is the member of a `Cqe`, which says where it is, and which is in
+    // the list. All of it stays until the QP has been drained, and that waits for this completion.
     unsafe {
         let cqe = container_of!(*wc.__bindgen_anon_1.wr_cqe.as_ref(), Cqe<D>, cqe);
         let shared = (*cqe).shared.as_ref();
@@ -854,7 +872,7 @@ unsafe fn posted<'a, D: Completions>(
     }
 }
 
-/// Hears of the completion of a send.
+/// Handles the completion of a send.
 ///
 /// # Safety
 ///
@@ -881,7 +899,7 @@ unsafe extern "C" fn send_done<D: Completions>(
     }
 }
 
-/// Hears of the completion of a receive.
+/// Handles the completion of a receive.
 ///
 /// # Safety
 ///
@@ -906,12 +924,13 @@ unsafe extern "C" fn recv_done<D: Completions>(
         // CAST: `usize` has at least 32 bits.
         Ok(wc.byte_len as usize)
     });
-    // SAFETY: The device is done with the buffer. Where the peer's send succeeded it wrote that much.
+    // SAFETY: The device is done with the buffer. Where the peer's send succeeded it wrote that
+    // much.
     unsafe { buf.unmap(&shared.pd, result.as_ref().map_or(0, |len| *len)) };
     shared.completions.received(buf, result.map(|_| ()));
 }
 
-/// Hears of an event of the QP.
+/// Handles an event of the QP.
 ///
 /// # Safety
 ///

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a connection is charged for.
+//! The account of a connection: what it is charged for.
 
 use crate::{
     net::account::Charge,
@@ -11,22 +11,25 @@ use crate::{
     },
 };
 
-/// What a connection makes the kernel hold, in pages.
+/// The kernel memory that a connection uses, in pages.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Parts {
+    /// For its whole life: the connection itself and its cm id.
+    pub(super) own: usize,
     /// From set-up to teardown: QP, queues, tables.
     pub(super) fixed: usize,
     /// Receive buffers.
     pub(super) recv: usize,
-    /// Written bytes that have not reached the peer.
+    /// Chunks with written bytes that have not reached the peer.
     pub(super) send: usize,
     /// Memory regions.
     pub(super) regions: usize,
 }
 
 impl Parts {
-    fn sum(self) -> usize {
-        [self.fixed, self.recv, self.send, self.regions]
+    /// All of them.
+    pub(super) fn sum(self) -> usize {
+        [self.own, self.fixed, self.recv, self.send, self.regions]
             .into_iter()
             .fold(0, usize::saturating_add)
     }
@@ -40,12 +43,12 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// Whether somebody is charged.
+    /// Whether a socket is charged.
     pub(super) fn is_open(&self) -> bool {
         self.charge.is_some()
     }
 
-    /// From now on `sk` is charged.
+    /// Charges `sk` from now on.
     pub(super) fn open(&mut self, sk: &Socket) {
         self.charge = Some(Charge::new(sk));
     }
@@ -55,8 +58,9 @@ impl Account {
         self.parts
     }
 
-    /// Charges what `change` makes of it. Sleeps. Fails with `ENOBUFS`, and changes nothing, where that is more
-    /// than there may be; with `ENOTCONN` where nobody can be charged.
+    /// Applies `change`, and charges the difference. Any context. Fails with `ENOBUFS` beyond
+    /// `memory.max` or `net.sdp.mem`, and with `ENOTCONN` where no socket is charged; then it
+    /// changes nothing.
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Parts)) -> Result {
         let mut parts = self.parts;
         change(&mut parts);
@@ -65,7 +69,7 @@ impl Account {
         Ok(())
     }
 
-    /// Charges another socket instead. Sleeps. Fails with `ENOBUFS`, and changes nothing.
+    /// Charges another socket instead. Any context. Fails with `ENOBUFS`, and then changes nothing.
     pub(super) fn move_to(&mut self, sk: &Socket) -> Result {
         match &mut self.charge {
             Some(charge) => charge.move_to(sk),

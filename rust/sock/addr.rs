@@ -1,28 +1,38 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Addresses of connections' ends.
+//! The addresses of a connection's ends.
 
-use crate::prelude::*;
-use core::net::{
-    Ipv4Addr,
-    SocketAddr,
-    SocketAddrV4, //
+use crate::{
+    net::sockaddr::{
+        IpVersion,
+        SockAddr,
+        AF_INET6_SDP,
+        AF_INET_SDP, //
+    },
+    prelude::*,
+    sock::Socket, //
 };
+use core::net::SocketAddr;
 
-/// Of any address, or none, and of any port.
-pub(super) const ANY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-
-/// The names of a connection's ends.
-#[derive(Clone, Copy)]
-pub(super) struct Names {
-    pub(super) local: SocketAddrV4,
-    pub(super) peer: SocketAddrV4,
+/// The address that a program gave.
+pub(super) fn address(sk: &Socket, addr: &SockAddr<'_>) -> Result<SocketAddr> {
+    match sk.version() {
+        IpVersion::V4 => addr.to_v4(AF_INET_SDP).map(SocketAddr::V4),
+        IpVersion::V6 => addr.to_v6(AF_INET6_SDP),
+    }
 }
 
-/// The address of an end as rdma_cm has it, which is of the family that the socket was given.
-pub(super) fn v4(addr: SocketAddr) -> Result<SocketAddrV4> {
-    match addr {
-        SocketAddr::V4(addr) => Ok(addr),
-        SocketAddr::V6(_) => Err(EAFNOSUPPORT),
-    }
+/// `addr` with another port.
+pub(super) fn with_port(mut addr: SocketAddr, port: u16) -> SocketAddr {
+    addr.set_port(port);
+    addr
+}
+
+/// The addresses of a connection's ends, as programs see them.
+#[derive(Clone, Copy)]
+pub(super) struct Names {
+    /// This end's address and port; the port is 0 while it is not known.
+    pub(super) local: SocketAddr,
+    /// The peer's address and port.
+    pub(super) peer: SocketAddr,
 }

@@ -2,24 +2,24 @@
 
 //! The connections that wait for accept.
 //!
-//! A request is a connection from the start, of which nothing is set up before it has a place in
-//! the backlog. Where it has none it waits, and where too many wait it is told so.
+//! A request is a connection from the start, but nothing of it is set up before it has a place in
+//! the backlog. Without a place it waits; if too many wait it is refused as busy.
 //!
-//! Locks: both may be taken under the owner lock of a connection; neither is held while a
-//! connection is told something.
+//! Locks: see Documentation/architecture.rst. Neither is held while a connection is told something.
 
 use crate::{
     net::{
-        namespace::NetRef,
+        sockaddr::IpVersion,
         spinlock_bh::{
             new_spinlock_bh,
             SpinLockBh, //
         },
+        stamp::Stamp, //
     },
     prelude::*,
     proto::{
-        Side,
-        REJECT_BUSY, //
+        REJECT_BUSY,
+        REJECT_NOBODY, //
     },
     rdma::cm::{
         ChildId,
@@ -29,19 +29,28 @@ use crate::{
         addr::Names,
         conn::{
             Conn,
-            Owner,
             Parent,
-            Place, //
+            Uncharged, //
         },
+        options::Options,
+        owner::recv_limit,
+        ports::Sharing,
         ring::Ring,
-        Options,
+        NetRef,
         Socket, //
-    },
+    }, //
+};
+use core::sync::atomic::{
+    AtomicUsize,
+    Ordering::Relaxed, //
 };
 use kernel::sync::{
     aref::ARef,
     Arc, //
 };
+
+/// How many requests there may be that their work has not charged yet: more come again.
+const MOST_UNCHARGED: usize = 256;
 
 /// The connections that wait for accept at one listener.
 #[pin_data]
@@ -49,48 +58,51 @@ pub(super) struct Backlog {
     net: NetRef,
     #[pin]
     queues: SpinLockBh<Queues>,
-    /// The socket that is told.
+    /// Requests that are not charged yet.
+    uncharged: AtomicUsize,
+    /// The listening socket, until its close.
     #[pin]
     owner: SpinLockBh<Option<ARef<Socket>>>,
 }
 
 struct Queues {
     listening: bool,
-    /// How many may be ready or be set up.
+    /// How many may be ready or set up at a time.
     limit: usize,
-    /// In the order of their requests, although the CM may tell of the end of set-up in another.
+    /// Established, and waiting for accept, in the order of their requests.
     ready: Ring<Arc<Conn>>,
-    setting_up: Ring<Arc<Conn>>,
+    /// Those with a place that are not established, or are just being accepted.
+    reserved: Ring<Arc<Conn>>,
     /// Requests without a place.
     waiting: Ring<Arc<Conn>>,
     /// The number of the next request.
     next: u64,
-    /// What children inherit.
+    /// The options that children inherit.
     options: Options,
 }
 
 impl Queues {
     fn has_place(&self) -> bool {
-        self.ready.len().saturating_add(self.setting_up.len()) < self.limit
+        self.ready.len().saturating_add(self.reserved.len()) < self.limit
     }
 
-    /// Takes out a child that is not ready.
+    /// Removes a child that is not ready.
     fn remove(&mut self, child: &Conn) -> Option<Arc<Conn>> {
         let is_child = |other: &Arc<Conn>| core::ptr::eq(&**other, child);
-        self.setting_up
+        self.reserved
             .remove(is_child)
             .or_else(|| self.waiting.remove(is_child))
     }
 }
 
 impl Backlog {
-    /// One that takes no requests yet. Sleeps; fails with `ENOMEM`.
+    /// A backlog that takes no requests yet. Sleeps; fails with `ENOMEM`.
     pub(super) fn new(sk: &Socket) -> Result<Arc<Self>> {
         let queues = Queues {
             listening: false,
             limit: 0,
             ready: Ring::empty(),
-            setting_up: Ring::empty(),
+            reserved: Ring::empty(),
             waiting: Ring::empty(),
             next: 0,
             options: Options::default(),
@@ -99,9 +111,10 @@ impl Backlog {
             pin_init!(Self {
                 net: sk.net().into(),
                 queues <- new_spinlock_bh!(queues, "sdp::Backlog::queues"),
+                uncharged: AtomicUsize::new(0),
                 owner <- new_spinlock_bh!(Some(sk.into()), "sdp::Backlog::owner"),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
     }
 
@@ -110,18 +123,29 @@ impl Backlog {
         self.queues.lock().listening
     }
 
-    /// `SO_REUSEADDR` of the socket. Any context.
-    pub(super) fn reuseaddr(&self) -> bool {
+    /// With whom the socket may share its port, by what it has set now. Any context.
+    pub(super) fn sharing(&self) -> Sharing {
         let owner = self.owner.lock();
-        owner.as_ref().is_some_and(|sk| sk.reuseaddr())
+        owner.as_ref().map_or(Sharing::default(), |sk| Sharing {
+            reuseaddr: sk.reuseaddr(),
+            reuseport: sk.reuseport().then(|| sk.uid()),
+            interface: sk.interface(),
+        })
     }
 
-    /// Whether a connection waits for accept.
+    /// Whether a connection waits for accept. Any context.
     pub(super) fn has_ready(&self) -> bool {
         !self.queues.lock().ready.is_empty()
     }
 
-    /// What children inherit from now on.
+    /// The length of the accept queue, and the backlog given to listen(2), as ss shows them. Any
+    /// context.
+    pub(super) fn fill(&self) -> (usize, usize) {
+        let queues = self.queues.lock();
+        (queues.ready.len(), queues.limit.saturating_sub(1))
+    }
+
+    /// Sets the options that children inherit from now on. Any context.
     pub(super) fn set_options(&self, options: Options) {
         self.queues.lock().options = options;
     }
@@ -133,35 +157,35 @@ impl Backlog {
 
     /// Sets how many connections may wait, and what they inherit. Sleeps; fails with `ENOMEM`.
     pub(super) fn set_limit(&self, backlog: usize, options: Options) -> Result {
+        let most = self.net.max_backlog();
         // As with TCP, a backlog of n holds n + 1.
-        let limit = backlog.saturating_add(1);
-        let mut ready = Ring::new(limit)?;
-        let mut setting_up = Ring::new(limit)?;
+        let limit = backlog.min(most).saturating_add(1);
+        let mut ready = Ring::new_charged(limit)?;
+        let mut reserved = Ring::new_charged(limit)?;
+        // Also a request that finds a place passes here.
+        let mut waiting = Ring::new_charged(most.max(1))?;
         {
             let mut queues = self.queues.lock();
             queues.limit = limit;
-            // Those that are there stay.
+            // Those that wait already stay.
             ready = queues.ready.lengthen(ready);
-            setting_up = queues.setting_up.lengthen(setting_up);
+            reserved = queues.reserved.lengthen(reserved);
+            waiting = queues.waiting.lengthen(waiting);
             queues.options = options;
         }
-        drop((ready, setting_up));
+        drop((ready, reserved, waiting));
         Ok(())
     }
 
-    /// Takes no requests any more, and ends what waits for accept. Without locks.
+    /// Takes no more requests, and ends what waits for accept. Process context, without spinlocks.
     pub(super) fn close(&self) {
         let children = {
             let mut guard = self.queues.lock();
             let queues = &mut *guard;
             queues.listening = false;
             queues.limit = 0;
-            [
-                &mut queues.ready,
-                &mut queues.setting_up,
-                &mut queues.waiting,
-            ]
-            .map(|children| core::mem::replace(children, Ring::empty()))
+            [&mut queues.ready, &mut queues.reserved, &mut queues.waiting]
+                .map(|children| core::mem::replace(children, Ring::empty()))
         };
         for mut children in children {
             while let Some(child) = children.pop() {
@@ -170,30 +194,32 @@ impl Backlog {
         }
     }
 
-    /// The socket goes.
+    /// Forgets the socket, which is being closed. Process context.
     pub(super) fn disown(&self) {
         let owner = self.owner.lock().take();
         drop(owner);
     }
 
-    /// The next connection for accept, which keeps its place until [`Self::free_place`] or
-    /// [`Self::put_back`].
+    /// Takes the next connection for accept, which keeps its place until [`Self::free_place`] or
+    /// [`Self::put_back`]. Any context.
     pub(super) fn next(&self) -> Option<Arc<Conn>> {
         let mut queues = self.queues.lock();
         let child = queues.ready.pop()?;
         // There are as many places as in the other queue.
-        let _ = queues.setting_up.push(child.clone());
+        let _ = queues.reserved.push(child.clone());
         Some(child)
     }
 
-    /// A child was accepted, or has ended before that could be: its place is free. Without locks.
+    /// Frees the place of a child that was accepted, or has ended before. Process context, without
+    /// spinlocks.
     pub(super) fn free_place(&self, child: &Conn) {
         let removed = self.queues.lock().remove(child);
         drop(removed);
         self.admit();
     }
 
-    /// A connection could not be accepted: it waits as before.
+    /// Has a connection that could not be accepted wait as before. Process context, without
+    /// spinlocks.
     pub(super) fn put_back(&self, child: Arc<Conn>) {
         // Another call may wait for it.
         if !self.ready(child.clone()) {
@@ -201,7 +227,7 @@ impl Backlog {
         }
     }
 
-    /// Has a child wait for accept. False where nobody listens any more.
+    /// Queues a child for accept. False where nobody listens any more.
     fn insert(&self, child: &Arc<Conn>) -> bool {
         let (inserted, removed) = {
             let mut queues = self.queues.lock();
@@ -209,7 +235,7 @@ impl Backlog {
             let inserted = queues.listening
                 && queues
                     .ready
-                    .insert(child.clone(), |other| other.request > child.request)
+                    .insert(child.clone(), |other| other.request_seq > child.request_seq)
                     .is_ok();
             (inserted, removed)
         };
@@ -217,7 +243,7 @@ impl Backlog {
         inserted
     }
 
-    /// Gives places that are free to those who wait for one. Without locks.
+    /// Gives free places to requests that wait for one. Process context, without spinlocks.
     pub(super) fn admit(&self) {
         loop {
             let child = {
@@ -228,8 +254,8 @@ impl Backlog {
                 let Some(child) = queues.waiting.pop() else {
                     return;
                 };
-                // It is as long as there are places.
-                let _ = queues.setting_up.push(child.clone());
+                // It has room for as many as there are places.
+                let _ = queues.reserved.push(child.clone());
                 child
             };
             if !child.admit() {
@@ -240,8 +266,9 @@ impl Backlog {
         }
     }
 
-    /// A peer asks for a connection, by these names of its ends. In the handler of a cm id. An
-    /// error refuses it.
+    /// Takes the request of a peer for a connection between these addresses. In the handler of the
+    /// port's cm id. Fails with `ECONNREFUSED` where nobody listens, and with `EAGAIN` and
+    /// `ENOMEM`, where the peer was told to come again.
     pub(super) fn request(
         this: &Arc<Self>,
         id: ChildId<'_>,
@@ -249,38 +276,46 @@ impl Backlog {
         hello: &[u8],
         names: Names,
     ) -> Result {
-        let most = this.net.max_backlog();
-        let (request, options) = {
+        let (request_seq, options) = {
             let mut queues = this.queues.lock();
             if !queues.listening {
+                drop(queues);
+                id.reject(&REJECT_NOBODY);
                 return Err(ECONNREFUSED);
             }
-            if !queues.has_place() && queues.waiting.len() >= most {
+            if queues.waiting.is_full() || this.uncharged.load(Relaxed) >= MOST_UNCHARGED {
                 drop(queues);
                 id.reject(&REJECT_BUSY);
                 return Err(EAGAIN);
             }
-            let request = queues.next;
-            queues.next = request.wrapping_add(1);
-            (request, queues.options)
+            let request_seq = queues.next;
+            queues.next = request_seq.wrapping_add(1);
+            (request_seq, queues.options)
         };
-        let owner = Owner::Listener(this.clone(), Place::Waiting);
-        let child = Conn::unconnected(&this.net, Side::Accepting, owner, request, options)
-            .and_then(|child| this.wait(child.clone()).map(|()| child));
+        let child = Conn::accepting(&this.net, this.clone(), request_seq, names, options).and_then(
+            |child| {
+                // From here on it may end.
+                child.number.list(&this.net, child.clone())?;
+                this.enqueue(child.clone())
+                    .inspect_err(|_| child.number.unlist(&this.net))?;
+                Ok(child)
+            },
+        );
         let child = match child {
             Ok(child) => child,
             Err(e) => {
-                if e == ENOMEM {
-                    // There may be some when the peer comes again.
+                if e == ENOMEM || e == EAGAIN {
+                    // There may be memory, or room, when the peer comes again.
                     id.reject(&REJECT_BUSY);
                 }
                 return Err(e);
             }
         };
         match id.adopt(child.clone()) {
-            Ok(id) => child.request(id, param, hello, names),
+            Ok(id) => child.adopt_request(Uncharged::new(id, this.clone()), param, hello, names),
             Err(id) => {
                 id.reject(&REJECT_BUSY);
+                child.number.unlist(&this.net);
                 this.free_place(&child);
                 return Err(ENOMEM);
             }
@@ -289,25 +324,27 @@ impl Backlog {
         Ok(())
     }
 
-    /// Has a request wait. Fails with `ENOMEM`, and `ECONNREFUSED` where nobody listens any more.
-    fn wait(&self, child: Arc<Conn>) -> Result {
-        let mut child = child;
-        loop {
-            Ring::make_room(&self.queues, |queues| &mut queues.waiting)?;
-            let mut queues = self.queues.lock();
-            if !queues.listening {
-                return Err(ECONNREFUSED);
-            }
-            match queues.waiting.push(child) {
-                Ok(()) => return Ok(()),
-                // Another request was quicker.
-                Err(back) => child = back,
-            }
+    /// Has a request wait for a place. Any context. Fails with `EAGAIN` where too many do, and with
+    /// `ECONNREFUSED` where nobody listens any more.
+    fn enqueue(&self, child: Arc<Conn>) -> Result {
+        let mut queues = self.queues.lock();
+        if !queues.listening {
+            return Err(ECONNREFUSED);
         }
+        // The caller has another reference: nothing is freed under the lock.
+        queues.waiting.push(child).map_err(|_| EAGAIN)
     }
 }
 
 impl Parent for Backlog {
+    fn count_uncharged(&self, more: bool) {
+        if more {
+            self.uncharged.fetch_add(1, Relaxed);
+        } else {
+            self.uncharged.fetch_sub(1, Relaxed);
+        }
+    }
+
     fn ready(&self, child: Arc<Conn>) -> bool {
         let inserted = self.insert(&child);
         if inserted {
@@ -318,13 +355,26 @@ impl Parent for Backlog {
         inserted
     }
 
-    fn lost(&self, child: &Conn) {
+    fn child_gone(&self, child: &Conn) {
         self.free_place(child);
     }
 
-    fn rcvbuf_if_set(&self) -> Option<usize> {
+    fn recv_terms(&self) -> (Option<usize>, Option<Stamp>) {
         let owner = self.owner.lock();
-        owner.as_ref().and_then(|sk| sk.rcvbuf_if_set())
+        owner
+            .as_ref()
+            .map_or((None, None), |sk| (recv_limit(sk), sk.stamp()))
+    }
+
+    fn has_waiting(&self) -> bool {
+        let queues = self.queues.lock();
+        !queues.waiting.is_empty() && !queues.has_place()
+    }
+
+    fn identity(&self) -> (IpVersion, u32) {
+        let owner = self.owner.lock();
+        let nobody = (IpVersion::V4, 0);
+        owner.as_ref().map_or(nobody, |sk| (sk.version(), sk.uid()))
     }
 
     fn socket(&self) -> Option<ARef<Socket>> {

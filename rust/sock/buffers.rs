@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The callers' buffers that take part in zero copy, from registration until their key is ended.
+//! The callers' buffers that take part in zero copy, from registration until their key is
+//! invalidated.
 //!
-//! Part of what [`Conn::post`](super::conn::Conn) guards. A buffer goes through its [`Stage`]s in
-//! softirq, but is let go by a task, since that sleeps: the memory of one that is over is taken
-//! out and dropped without locks.
+//! Guarded by [`Connection::post`](super::conn::Connection), which every method here presumes. A
+//! buffer goes through its [`Stage`]s in softirq, but is released by a task, since that sleeps: the
+//! memory of a buffer that is over is taken out, and dropped without spinlocks.
 
 use crate::{
     net::zerocopy::Notice,
@@ -25,115 +26,147 @@ use crate::{
         }, //
     },
 };
-use kernel::sync::Arc;
+use kernel::{
+    fmt,
+    sync::Arc, //
+};
 
-/// Buffers that may be sent at a time, and that may be filled: read into, or offered.
+/// The number of buffers that may be sent at a time, and of those that may be filled: read into, or
+/// offered.
 pub(super) const BUFFERS: usize = 4;
 
-/// Requests of the send queue that the messages leave to the callers' buffers: one for each, to
-/// read into it and then to end its key. They are never out of one, so that no key is left valid
-/// for want of it.
+/// Requests of the send queue that are reserved for the callers' buffers: one for each, to read
+/// into it and then to invalidate its key. So no key is left valid for want of a request.
 // CAST: It is 4.
 pub(super) const BUFFER_SLOTS: u32 = 2 * BUFFERS as u32;
 
 /// How far a buffer is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub(super) enum Stage {
-    /// Its key is to be made valid, before the next message.
+    /// Its key is to be registered, before the next message.
     New,
-    /// The protocol, or the fabric, uses it.
+    /// The protocol, or the device, uses it.
     Busy,
-    /// Its key is being ended.
+    /// Its key is being invalidated.
     Ending,
-    /// Nobody but its owner can touch it.
+    /// Nobody but its owner can access it any more.
     Over,
 }
 
 impl Stage {
-    /// The protocol has finished with the buffer: whether its key is to be ended, which may never
-    /// have been valid.
+    /// Advances a buffer with which the protocol has finished. Tells whether its key is to be
+    /// invalidated; a new buffer's was never valid.
     fn finish(&mut self) -> bool {
         let valid = *self != Stage::New;
-        *self = if valid { Stage::Ending } else { Stage::Over };
+        self.set(if valid { Stage::Ending } else { Stage::Over });
         valid
+    }
+
+    /// The buffer goes on to this one.
+    pub(super) fn set(&mut self, stage: Self) {
+        if *self != stage {
+            pr_debug!("buffer: {} -> {stage}\n", *self);
+            *self = stage;
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::New => "new",
+            Self::Busy => "busy",
+            Self::Ending => "ending",
+            Self::Over => "over",
+        })
     }
 }
 
 /// Who waits for a buffer.
-pub(super) enum Owner {
+pub(super) enum Waiter {
     /// The call that handed it in.
     Call,
-    /// Nobody: the connection's work lets it go, and then, by dropping it, gives the notice.
+    /// Nobody: the connection's work releases it, and gives the notice by dropping it.
     Work {
-        /// Of `MSG_ZEROCOPY`; the kernel's own pages have none.
+        /// The notice of `MSG_ZEROCOPY`; the kernel's own pages have none.
         _notice: Option<Notice>,
     },
 }
 
-impl Owner {
+impl Waiter {
+    /// Whether a call waits for the buffer.
     pub(super) fn is_call(&self) -> bool {
-        matches!(self, Owner::Call)
+        matches!(self, Waiter::Call)
     }
 }
 
 /// A buffer to be sent.
 pub(super) struct Outgoing {
+    /// Its name in the machine.
     pub(super) id: BufferId,
+    /// The registered pages.
     pub(super) memory: Arc<Memory>,
+    /// How far it is.
     pub(super) stage: Stage,
-    pub(super) owner: Owner,
+    /// Who releases it.
+    pub(super) waiter: Waiter,
     /// Bytes that were sent by Data or RDMA Write.
     pub(super) pushed: u64,
-    /// Bytes of it that were transferred, once it is no longer busy.
+    /// Bytes that the peer has, once it is no longer busy.
     pub(super) bytes: u32,
 }
 
 /// A buffer that an RDMA Read fills.
 pub(super) struct Incoming {
-    /// None where the end of the QP was first to let it go.
+    /// The registered pages; none if teardown has released them.
     pub(super) memory: Option<Arc<Memory>>,
+    /// The length of the buffer, in bytes.
     pub(super) len: usize,
+    /// How far it is.
     pub(super) stage: Stage,
-    /// Where it is read from.
+    /// The peer's memory that is read.
     pub(super) from: Remote,
-    /// Bytes to be read; those that were, once it is no longer busy.
+    /// Bytes to be read, and once it is no longer busy those that were.
     pub(super) bytes: u32,
 }
 
 /// A buffer that the peer may write.
 pub(super) struct Offered {
+    /// Its name in the machine.
     pub(super) id: BufferId,
-    /// As in [`Incoming`].
+    /// The registered pages; none if teardown has released them.
     pub(super) memory: Option<Arc<Memory>>,
+    /// The length of the buffer, in bytes.
     pub(super) len: usize,
+    /// How far it is.
     pub(super) stage: Stage,
-    /// Bytes that were written, once it is no longer busy.
+    /// Bytes that the peer has written, once it is no longer busy.
     pub(super) bytes: u32,
 }
 
-/// Receives that offer one buffer after several have not paid; and those that offer several before one
-/// asks again how much the peer writes.
+/// How many receives offer one buffer after several did not help, and how many offer several before
+/// one is offered again, to see how much the peer writes.
 const PAUSE: u8 = 16;
 
-/// How the peer writes to what is offered, from which the next receive learns what to offer.
+/// How the peer writes to offered buffers: a receive offers by what the ones before it have seen.
 ///
-/// A write goes to one offer and ends it. So several offers at a time take several writes if each is
-/// as long as those; otherwise what came has to be moved together.
+/// A write ends the offer that it goes to. So several offers at a time take several writes if each
+/// is as long as a write; otherwise what came has to be moved together.
 #[derive(Default)]
 pub(super) struct WritePattern {
     /// Bytes of the last write.
     size: usize,
     /// Whether the one before it had as many.
     again: bool,
-    /// So many receives more offer one buffer.
+    /// How many more receives offer one buffer.
     pause: u8,
-    /// So many have offered several.
+    /// How many receives have offered several.
     several: u8,
 }
 
 impl WritePattern {
-    /// The length of each buffer that a receive should offer who has room for so many bytes: all of it,
-    /// or at least `least` and so much that two or more fit in.
+    /// The length of each buffer that a receive with `room` for so many bytes should offer: all of
+    /// it, or the length of the last writes, if that is at least `least` and fits in twice.
     pub(super) fn next(&mut self, room: usize, least: usize) -> usize {
         let fits = self.again && (least..=room / 2).contains(&self.size);
         if fits && self.pause == 0 {
@@ -148,7 +181,8 @@ impl WritePattern {
         self.size = bytes;
     }
 
-    /// The peer wrote so many bytes to one offer, which may have had more for it where that was `filled`.
+    /// Notes that the peer wrote so many bytes to a single offer; if that was `filled` the peer may
+    /// have had more.
     pub(super) fn wrote_one(&mut self, bytes: usize, filled: bool) {
         match filled {
             true => self.again = false,
@@ -157,7 +191,7 @@ impl WritePattern {
         }
     }
 
-    /// The peer wrote so many bytes to each of several offers, which helped or not.
+    /// Notes that the peer wrote so many bytes to each of several offers, and whether these helped.
     pub(super) fn wrote_several(&mut self, written: &[usize], helped: bool) {
         for bytes in written.iter().filter(|bytes| **bytes > 0) {
             self.wrote(*bytes);
@@ -172,8 +206,8 @@ impl WritePattern {
     }
 }
 
-/// A buffer whose key is to be made valid, and what is to be read into it: where from, and how
-/// much.
+/// A buffer whose key is to be registered, and for one to be read into, where from and how many
+/// bytes.
 pub(super) type New = (Arc<Memory>, Option<(Remote, usize)>);
 
 /// The buffers of one connection.
@@ -181,30 +215,31 @@ pub(super) type New = (Arc<Memory>, Option<(Remote, usize)>);
 pub(super) struct Buffers {
     /// Whether some may be [`Stage::New`].
     any_new: bool,
-    /// What the call that waits to receive offers: oldest first, packed.
+    /// The buffers that a receive offers: oldest first, packed.
     offered: [Option<Offered>; BUFFERS],
+    /// How the peer writes to them.
     pub(super) pattern: WritePattern,
-    /// In no order: the protocol may finish with a late one first.
+    /// Buffers to be sent, in no order: the protocol may finish with a later one first.
     outgoing: [Option<Outgoing>; BUFFERS],
-    /// Oldest first, packed.
+    /// Buffers that are read into: oldest first, packed.
     incoming: [Option<Incoming>; BUFFERS],
-    /// Of the call that waits for its buffers: how many are left, and the bytes transferred.
+    /// The buffers of the call that waits to have sent them.
     pub(super) call: Call,
 }
 
-/// What a call that waits knows of its buffers.
+/// What a send that waits knows of its buffers.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Call {
     /// The first of them.
     pub(super) first: Option<BufferId>,
-    /// Those that are not let go.
+    /// How many were not released yet.
     pub(super) left: usize,
-    /// Bytes transferred of those that are.
+    /// Bytes that the peer has of those that were.
     pub(super) bytes: usize,
 }
 
 impl Call {
-    /// One of them was let go, with so many bytes transferred.
+    /// Counts one that was released, of which the peer has so many bytes.
     pub(super) fn returned(&mut self, bytes: u32) {
         self.left = self.left.saturating_sub(1);
         // CAST: `usize` has at least 32 bits.
@@ -224,32 +259,32 @@ impl Buffers {
         sending.any(|buffer| buffer.stage <= Stage::Busy)
     }
 
-    /// The next buffer whose key is to be made valid, which is busy from now on.
+    /// The next buffer whose key is to be registered; it is busy from now on.
     pub(super) fn take_new(&mut self) -> Option<New> {
         if !self.any_new {
             return None;
         }
         let mut outgoing = self.outgoing.iter_mut().flatten();
         if let Some(buffer) = outgoing.find(|buffer| buffer.stage == Stage::New) {
-            buffer.stage = Stage::Busy;
+            buffer.stage.set(Stage::Busy);
             return Some((buffer.memory.clone(), None));
         }
         if let Some(buffer) = self.incoming(Stage::New) {
-            buffer.stage = Stage::Busy;
+            buffer.stage.set(Stage::Busy);
             // CAST: `usize` has at least 32 bits.
             let read = (buffer.from, buffer.bytes as usize);
             return Some((buffer.memory.clone()?, Some(read)));
         }
         if let Some(buffer) = self.offered_mut().find(|b| b.stage == Stage::New) {
-            buffer.stage = Stage::Busy;
+            buffer.stage.set(Stage::Busy);
             return Some((buffer.memory.clone()?, None));
         }
         self.any_new = false;
         None
     }
 
-    /// The protocol has finished with a buffer that was sent: its memory, if its key is to be
-    /// ended. One whose key was never valid is over.
+    /// Notes that the protocol has finished with a buffer that was sent. Gives its memory if its
+    /// key is to be invalidated; a buffer whose key was never valid is over.
     pub(super) fn finish_send(&mut self, finished: Finished) -> Option<Arc<Memory>> {
         let buffer = self.outgoing(finished.id)?;
         buffer.bytes = finished.bytes;
@@ -257,7 +292,7 @@ impl Buffers {
         buffer.stage.finish().then_some(memory)
     }
 
-    /// The same with a buffer that was offered.
+    /// As [`Self::finish_send`], for a buffer that was offered.
     pub(super) fn finish_offer(&mut self, finished: Finished) -> Option<Arc<Memory>> {
         let buffer = self.offered_mut().find(|b| b.id == finished.id)?;
         buffer.bytes = finished.bytes;
@@ -271,7 +306,7 @@ impl Buffers {
             return Err(buffer);
         };
         self.any_new = true;
-        if buffer.owner.is_call() {
+        if buffer.waiter.is_call() {
             self.call.first.get_or_insert(buffer.id);
             self.call.left = self.call.left.saturating_add(1);
         }
@@ -279,12 +314,13 @@ impl Buffers {
         Ok(())
     }
 
-    /// The buffer to be sent with this name.
+    /// The buffer to be sent of this name.
     pub(super) fn outgoing(&mut self, id: BufferId) -> Option<&mut Outgoing> {
         self.outgoing.iter_mut().flatten().find(|b| b.id == id)
     }
 
-    /// So many bytes of a buffer, which a message carries or an RDMA Write takes.
+    /// So many bytes of a buffer, for a message or an RDMA Write. Fails with `EPIPE` where there is
+    /// no such buffer, and with `EMSGSIZE` where a payload takes no pieces.
     pub(super) fn payload(&mut self, id: BufferId, offset: u32, bytes: u32) -> Result<Payload> {
         let mut payload = Payload::default();
         if bytes > 0 {
@@ -297,18 +333,18 @@ impl Buffers {
         Ok(payload)
     }
 
-    /// Takes out a buffer that was sent.
+    /// Takes out a buffer that was sent and is over.
     pub(super) fn take_sent(&mut self) -> Option<Outgoing> {
         let over =
             |place: &&mut Option<Outgoing>| place.as_ref().is_some_and(|b| b.stage == Stage::Over);
         self.outgoing.iter_mut().find(over)?.take()
     }
 
-    /// Nobody waits for the buffers of the last call any more.
+    /// Leaves the buffers of the last call to the work: nobody waits for them any more.
     pub(super) fn disown_call(&mut self) {
         for buffer in self.outgoing.iter_mut().flatten() {
-            if buffer.owner.is_call() {
-                buffer.owner = Owner::Work { _notice: None };
+            if buffer.waiter.is_call() {
+                buffer.waiter = Waiter::Work { _notice: None };
             }
         }
         self.call = Call::default();
@@ -339,9 +375,9 @@ impl Buffers {
 
     /// Adds a buffer to be filled; gives it back where there is no place.
     pub(super) fn read(&mut self, buffer: Incoming) -> Result<(), Incoming> {
-        self.any_new = true;
         match self.incoming.iter_mut().find(|place| place.is_none()) {
             Some(place) => {
+                self.any_new = true;
                 *place = Some(buffer);
                 Ok(())
             }
@@ -375,16 +411,20 @@ impl Buffers {
         self.offered.iter_mut().flatten()
     }
 
-    /// The oldest of them whose key is being ended.
+    /// The oldest of them whose key is being invalidated.
     pub(super) fn ending_offer(&mut self) -> Option<&mut Offered> {
         self.offered_mut().find(|b| b.stage == Stage::Ending)
     }
 
-    /// Adds a buffer that is offered; does nothing where there is no place.
-    pub(super) fn offer(&mut self, buffer: Offered) {
-        self.any_new = true;
-        if let Some(place) = self.offered.iter_mut().find(|place| place.is_none()) {
-            *place = Some(buffer);
+    /// Adds a buffer that is offered; gives it back where there is no place.
+    pub(super) fn offer(&mut self, buffer: Offered) -> Result<(), Offered> {
+        match self.offered.iter_mut().find(|place| place.is_none()) {
+            Some(place) => {
+                self.any_new = true;
+                *place = Some(buffer);
+                Ok(())
+            }
+            None => Err(buffer),
         }
     }
 
@@ -394,16 +434,17 @@ impl Buffers {
         all_over.then(|| core::mem::take(&mut self.offered))
     }
 
-    /// Nothing uses any of them any more: the QP is gone. Gives the memory of those that calls take out,
-    /// since a call may come late or never: to be let go, and [`Self::ended`] called.
+    /// Ends all buffers: the QP is gone, so that nothing uses them any more. Gives the memory of
+    /// those that calls take out, since a call may come late or never. It is to be released, and
+    /// then [`Self::ended`] called.
     pub(super) fn end(&mut self) -> [[Option<Arc<Memory>>; BUFFERS]; 2] {
         for buffer in self.outgoing.iter_mut().flatten() {
-            buffer.stage = Stage::Over;
+            buffer.stage.set(Stage::Over);
         }
-        // Over is what was let go: by then the caller may use its memory again.
+        // They are over once they are released: then the caller may use its memory again.
         let offered = self.offered.each_mut().map(|place| {
             let buffer = place.as_mut()?;
-            buffer.stage = Stage::Ending;
+            buffer.stage.set(Stage::Ending);
             buffer.memory.take()
         });
         let incoming = self.incoming.each_mut().map(|place| {
@@ -411,29 +452,29 @@ impl Buffers {
             if buffer.stage <= Stage::Busy {
                 buffer.bytes = 0;
             }
-            buffer.stage = Stage::Ending;
+            buffer.stage.set(Stage::Ending);
             buffer.memory.take()
         });
         [offered, incoming]
     }
 
-    /// What [`Self::end`] gave was let go.
+    /// Notes that what [`Self::end`] gave was released.
     pub(super) fn ended(&mut self) {
         for buffer in self.offered_mut() {
-            buffer.stage = Stage::Over;
+            buffer.stage.set(Stage::Over);
         }
         for buffer in self.incoming.iter_mut().flatten() {
-            buffer.stage = Stage::Over;
+            buffer.stage.set(Stage::Over);
         }
     }
 }
 
-/// Whether a send queue that takes so many requests has some for buffers, beside those for messages.
+/// Whether a send queue of so many requests has some for buffers, beside those for messages.
 pub(super) fn has_buffer_slots(send_wr: u32) -> bool {
     send_wr > BUFFER_SLOTS + 4
 }
 
-/// The peer's memory as the fabric names it.
+/// The peer's memory, for a work request.
 pub(super) fn remote(region: Region) -> Remote {
     Remote {
         addr: region.va,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a connection is charged, and what it gives back.
+//! Charges a connection for its memory, and uncharges what it has given back.
 
 use crate::{
     prelude::*,
@@ -9,55 +9,58 @@ use crate::{
             Account,
             Parts, //
         },
-        conn::{
-            ms,
-            Conn,
-            Owner, //
-        },
+        conn::Conn,
+        link::Link,
+        output::SEND_ORDER,
         recv_buffers::FIRST,
-        ring::Ring,
-        settings,
-        transmit::{
-            FIRST_PIECES,
-            SEND_ORDER, //
-        },
         Socket, //
     }, //
 };
-use kernel::page::PAGE_SIZE;
+use kernel::{
+    page::PAGE_SIZE,
+    sync::aref::ARef, //
+};
 
-/// Pages that are charged for written bytes from the start: a small write takes no more.
+/// Pages that a connection of which nothing is set up takes, with its cm id.
+const OWN_PAGES: usize = 2;
+
+/// Pages that are charged for written bytes from the start: enough for a small write.
 const SEND_FIRST: usize = 1;
 
-/// Pages in which more is charged; so many stay so when nothing waits, since the socket may keep a
-/// chunk.
+/// More than the work charges at a time: a connection that is set up, or a few large buffers.
+const WORK_PAGES: usize = 128;
+
+/// Written bytes are charged in steps of so many pages. One step stays charged while nothing waits
+/// to be sent, for the chunk that the socket may keep.
 pub(super) const SEND_CHARGE: usize = 1 << SEND_ORDER;
 
 impl Conn {
-    /// Charges the owner what `change` makes of the account. Sleeps; without the spinlocks. Fails
-    /// with `ENOBUFS`, and changes nothing, where that is more than there may be; with `ENOTCONN`
-    /// where nobody owns it.
+    /// Applies `change` to the account, and charges the owner the difference. Process context;
+    /// without [`Connection::account`](super::conn::Connection) and the locks after it. Fails with
+    /// `ENOBUFS` beyond what is left in the cgroup ([`Self::make_room`]) or of `net.sdp.mem`, and
+    /// with `ENOTCONN` where nobody owns the connection; then it changes nothing. So do those that
+    /// follow.
     pub(super) fn charge(&self, change: impl FnOnce(&mut Parts)) -> Result {
         self.charge_in(&mut self.account.lock(), change)
     }
 
     fn charge_in(&self, account: &mut Account, change: impl FnOnce(&mut Parts)) -> Result {
         if !account.is_open() {
-            let sk = match &*self.owner.lock() {
-                Owner::Socket(sk) => Some(sk.clone()),
-                Owner::Listener(parent, _) => parent.socket(),
-                Owner::Nobody => None,
-            };
-            account.open(&*sk.ok_or(ENOTCONN)?);
+            account.open(&*self.charged_socket().ok_or(ENOTCONN)?);
         }
         account.change(change)
     }
 
-    /// Charges what a connection takes from the start, `fixed` pages of that for all but its
-    /// buffers. Sleeps. Fails with `ENOBUFS`.
+    /// Charges for a connection of which nothing is set up.
+    pub(super) fn charge_own(&self) -> Result {
+        self.charge(|parts| parts.own = OWN_PAGES)
+    }
+
+    /// Charges for a connection that is set up: `fixed` pages, and its first buffers.
     pub(super) fn charge_first(&self, fixed: usize) -> Result {
         self.charge(|parts| {
             *parts = Parts {
+                own: OWN_PAGES,
                 fixed,
                 recv: FIRST.into(),
                 send: SEND_FIRST,
@@ -68,12 +71,41 @@ impl Conn {
         Ok(())
     }
 
-    /// Charges another socket from now on. Sleeps. Fails with `ENOBUFS`, and changes nothing.
+    /// The socket that is charged, if its cgroup is so full that the work would have to wait for
+    /// memory. Any context, without [`Connection::owner`](super::conn::Connection) and the locks
+    /// after it.
+    pub(super) fn full_socket(&self) -> Option<ARef<Socket>> {
+        self.charged_socket().filter(|sk| sk.is_full(WORK_PAGES))
+    }
+
+    /// Has the kernel reclaim memory of the owner's cgroup, if that has no room for what the work
+    /// charges. Sleeps, perhaps for long; with no lock but the socket's.
+    pub(super) fn make_room(&self) {
+        if let Some(sk) = self.charged_socket() {
+            sk.make_room(WORK_PAGES);
+        }
+    }
+
+    /// [`Self::make_room`] at a socket that is about to be charged for it, unless it has the same
+    /// cgroup as the present one.
+    pub(super) fn make_room_at(&self, sk: &Socket) {
+        if self
+            .charged_socket()
+            .is_some_and(|own| own.cgroup() == sk.cgroup())
+        {
+            return;
+        }
+        let pages = self.account.lock().parts().sum();
+        sk.make_room(pages);
+    }
+
+    /// Charges another socket from now on.
     pub(super) fn charge_to(&self, sk: &Socket) -> Result {
         self.account.lock().move_to(sk)
     }
 
-    /// Makes sure that so many more written bytes are charged. Sleeps. Fails with `ENOBUFS`.
+    /// Makes sure that so many more written bytes are charged. Sleeps, perhaps for long; with no
+    /// lock but the socket's.
     pub(super) fn charge_send(&self, bytes: usize) -> Result {
         let pages = self.copied().saturating_add(bytes).div_ceil(PAGE_SIZE);
         if pages <= self.flow.lock().send_charged {
@@ -81,73 +113,30 @@ impl Conn {
         }
         // More than is needed, so that a stream does not come here for every chunk.
         let pages = pages.next_multiple_of(SEND_CHARGE);
+        self.make_room();
         let mut account = self.account.lock();
         self.charge_in(&mut account, |parts| parts.send = parts.send.max(pages))?;
         self.flow.lock().send_charged = account.parts().send;
         Ok(())
     }
 
-    /// Gives up what is charged for nothing. Sleeps.
-    pub(super) fn settle_account(&self) {
+    /// Uncharges what was freed. Does not fail.
+    pub(super) fn uncharge_unused(&self) {
         let mut account = self.account.lock();
         let mut parts = account.parts();
         {
             let mut flow = self.flow.lock();
-            parts.recv = parts.recv.min(flow.recv.pages());
+            let least = match flow.link {
+                Link::Closed => flow.recv.pages(),
+                _ => flow.recv.least_pages(),
+            };
+            parts.recv = parts.recv.min(least);
             if flow.machine.unsent() == 0 && flow.machine.in_flight() == 0 {
                 parts.send = parts.send.min(SEND_CHARGE);
                 flow.send_charged = parts.send;
             }
         }
-        // Less can always be charged.
+        // To charge less cannot fail.
         let _ = account.change(|now| *now = parts);
-    }
-
-    /// Has a connection that has grown go back to what it took at first, when no more messages came
-    /// for as long as `net.sdp.idle_timeout` says than it has receive buffers. In the work.
-    pub(super) fn check_idle(&self) {
-        let now = self.now();
-        let (at, idle) = {
-            let long = self.post.lock().tx.capacity() > FIRST_PIECES;
-            let flow = &mut *self.flow.lock();
-            if !long && !flow.recv.have_grown() {
-                flow.idle_at = None;
-                return;
-            }
-            match flow.idle_at {
-                Some(at) if now < at => (at, false),
-                before => {
-                    let at = now.saturating_add(self.idle_timeout());
-                    flow.idle_at = Some(at);
-                    (at, flow.recv.take_unused() && before.is_some())
-                }
-            }
-        };
-        if idle {
-            self.shrink();
-        }
-        self.work_at(at);
-    }
-
-    /// Gives up what an idle connection does not need. Sleeps.
-    fn shrink(&self) {
-        self.flow.lock().recv.shrink();
-        self.no_more_buffers();
-        let Ok(mut spare) = Ring::new(FIRST_PIECES) else {
-            return;
-        };
-        {
-            let tx = &mut self.post.lock().tx;
-            // Who was given a place has one then, too.
-            if tx.is_empty() && tx.capacity() > FIRST_PIECES {
-                core::mem::swap(tx, &mut spare);
-            }
-        }
-        drop(spare);
-    }
-
-    /// `net.sdp.idle_timeout`, in nanoseconds.
-    pub(super) fn idle_timeout(&self) -> u64 {
-        ms(settings::idle_timeout_ms(&self.net))
     }
 }

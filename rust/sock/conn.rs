@@ -2,46 +2,34 @@
 
 //! One connection: the protocol machine, the QP, and the buffers between them and the user.
 //!
-//! A connection lives by itself. It is there before a child has a socket, and after a socket was
-//! closed; its [`Owner`] is who hears of it. What the CM and the device tell is done by the
-//! connection's own work, which no program can hold up.
+//! A connection has a lifetime of its own: it exists before a child has a socket, and after a
+//! socket was closed. Its [`Owner`] is who hears of it. What the CM and the device report is
+//! handled by the connection's own work, which no program can hold up.
 //!
-//! Here is what a connection is made of, and what its work does. Its methods are in files for each
-//! thing that it does: `setup` and `teardown`, `state`, `owner` and `charge`; `transmit` and
-//! `receive` of messages, `zcopy` of buffers, and `events`, which the device and the machine tell.
+//! Here is what a connection is made of. Its methods are in one file for each concern: `work` with
+//! the timer; `setup` (`connecting`, `accepting`, `resources`) and `teardown`; `state`,
+//! `owner` and `charge`; `input` and `output` of messages, `zcopy` of buffers, and `events` of
+//! the device and the machine.
 //!
-//! Locks, in the order in which they may be taken; Documentation/architecture.rst has the table of
-//! all:
+//! Locks: Documentation/architecture.rst has the table of all, in the order in which they are
+//! taken. "The spinlocks" of a connection are [`Connection::owner`], [`Connection::post`],
+//! [`Connection::flow`] and [`Connection::notes`], in this order. User memory is accessed with the
+//! socket lock held and no other. Completions run in softirq and take spinlocks only. So does the
+//! handler of a connection's cm id; that of a port's also takes `Seen::table`, and allocates.
 //!
-//! 1. `lock_sock()` of a socket;
-//! 2. [`Connection::setup`], for what sleeps: set-up and teardown;
-//! 3. the handler mutex of a cm id, in which the CM tells its events;
-//! 4. [`Connection::account`], what it is charged for, which may wait for memory;
-//! 5. [`Connection::owner`], held while the owner is told;
-//! 6. the locks of a backlog;
-//! 7. [`Connection::post`], which keeps messages in the order of their MSeq: who holds it asks the
-//!    machine for the next message and posts it;
-//! 8. [`Connection::flow`], the machine and what it received; held for a few hundred instructions;
-//! 9. [`Connection::notes`], what the CM told.
-//!
-//! User memory is accessed with the socket lock held and no other. Completions run in softirq and
-//! take 5 to 8 only; a handler of the CM takes spinlocks only.
-//!
-//! References: the QP's completions own an `Arc` of the connection and the connection owns the QP, and so
-//! it is with its cm id. Both circles end in [`Conn::tear_down`], to which every connection comes that is
-//! not up any more. A connection and the socket that owns it have a reference of each other; that of the
-//! connection ends in [`Conn::detach`], when the socket lets it go.
+//! References: the QP's completions own an `Arc` of the connection and the connection owns the QP,
+//! and so it is with its cm id. [`Conn::tear_down`], with which every connection ends, breaks both
+//! circles. A connection and the socket that owns it have a reference of each other;
+//! [`Conn::detach`] drops that of the connection, when the socket gives it up.
 
 use crate::{
     net::{
-        namespace::{
-            Net,
-            NetRef, //
-        },
+        sockaddr::IpVersion,
         spinlock_bh::{
             new_spinlock_bh,
             SpinLockBh, //
         },
+        stamp::Stamp,
         work::Work, //
     },
     prelude::*,
@@ -52,19 +40,14 @@ use crate::{
         Readable,
         SendTag,
         Side,
-        Transmit,
-        ADVERTS, //
+        Transmit, //
     },
     rdma::{
         buf::{
             RecvBuf,
             Sge, //
         },
-        cm::{
-            CmId,
-            ConnParam,
-            PeerParam, //
-        },
+        cm::CmId,
         pd::Pd,
         qp::{
             Payload,
@@ -79,10 +62,13 @@ use crate::{
             Link,
             Progress, //
         },
+        mark::Urgent,
         notes::{
             Notes,
             Setup, //
         },
+        options::Options,
+        orphan::Orphan,
         recv_buffers::{
             Limits,
             RecvBuffers,
@@ -90,25 +76,28 @@ use crate::{
             FIRST, //
         },
         ring::Ring,
+        seen::Number,
         stats::{
-            self,
             Counter,
             Counters, //
         },
-        Options,
+        Net,
+        NetRef,
         Socket, //
     }, //
 };
+use core::{
+    ops::Range,
+    sync::atomic::AtomicUsize, //
+};
 use kernel::{
+    fmt,
     new_mutex,
     new_spinlock,
     page::PAGE_SIZE,
     sync::{
         aref::ARef,
-        atomic::{
-            AtomicFlag,
-            Relaxed, //
-        },
+        atomic::AtomicFlag,
         Arc,
         Mutex,
         SpinLock, //
@@ -125,20 +114,10 @@ pub(super) type Id = CmId<Arc<Conn>>;
 /// The QP of a connection, with its cm id.
 pub(super) type ConnQp = Qp<Arc<Conn>, Arc<Conn>>;
 
-/// A peer that is not ready is retried for as long as it lives; credits keep it ready.
-const RNR_RETRY_FOR_EVER: u8 = 7;
-
-/// RDMA Reads at a time each way. Devices set memory aside for what is asked for.
-// CAST: It is 8.
-pub(super) const READS: u8 = ADVERTS as u8;
-
-/// The most that the CM knows.
-const RETRIES: u8 = 7;
-
-/// Who hears of a connection.
+/// The owner of a connection, who is told of it.
 pub(super) enum Owner {
     /// Nobody: it ends by itself.
-    Nobody,
+    Nobody(Option<Orphan>),
     /// The listener that it was made for, and its place there.
     Listener(Arc<dyn Parent>, Place),
     /// The socket that has it.
@@ -156,86 +135,219 @@ pub(super) enum Place {
     Ready,
 }
 
-/// Who accepts children.
+impl Place {
+    /// Changes the place, for the log.
+    pub(super) fn set(&mut self, place: Self) {
+        pr_debug!("child: {} -> {place}\n", *self);
+        *self = place;
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Waiting => "waiting",
+            Self::SettingUp => "setting-up",
+            Self::Ready => "ready",
+        })
+    }
+}
+
+/// A connection's listener, as the connection sees it.
 pub(super) trait Parent: Send + Sync {
-    /// A child is established. False where nobody will accept it.
+    /// Queues an established child for accept. False where nobody will accept it. Process context,
+    /// without spinlocks.
     fn ready(&self, child: Arc<Conn>) -> bool;
 
-    /// A child that was not established is none any more.
-    fn lost(&self, child: &Conn);
+    /// Removes a child that ended before accept. Process context, without spinlocks.
+    fn child_gone(&self, child: &Conn);
 
-    /// `SO_RCVBUF` of the listener, where it was set. Any context.
-    fn rcvbuf_if_set(&self) -> Option<usize>;
+    /// [`Conn::recv_terms`] of a child. Any context.
+    fn recv_terms(&self) -> (Option<usize>, Option<Stamp>);
+
+    /// Whether a request waits for a place. Any context.
+    fn has_waiting(&self) -> bool;
+
+    /// The version of IP of the children's sockets, and the uid that owns children until they are
+    /// accepted. Any context.
+    fn identity(&self) -> (IpVersion, u32);
+
+    /// Counts one more, or one less, of the requests that are not charged. Any context.
+    fn count_uncharged(&self, more: bool);
 
     /// The socket that is charged for children until they are accepted. Any context.
     fn socket(&self) -> Option<ARef<Socket>>;
 }
 
-/// What the machine's lock guards.
+/// The cm id of a request that is not charged yet.
+pub(super) struct Uncharged {
+    id: Id,
+    _count: UncountOnDrop,
+}
+
+impl Uncharged {
+    /// Counts it at its listener until it is charged, or dropped. Any context.
+    pub(super) fn new(id: Id, parent: Arc<dyn Parent>) -> Self {
+        parent.count_uncharged(true);
+        Self {
+            id,
+            _count: UncountOnDrop(parent),
+        }
+    }
+
+    /// The cm id, counted no more. Any context.
+    pub(super) fn into_id(self) -> Id {
+        self.id
+    }
+}
+
+struct UncountOnDrop(Arc<dyn Parent>);
+
+impl Drop for UncountOnDrop {
+    fn drop(&mut self) {
+        self.0.count_uncharged(false);
+    }
+}
+
+/// What identifies a connection to diagnostics.
+pub(super) struct Identity {
+    /// The addresses of its ends, as far as they are known.
+    pub(super) names: Option<Names>,
+    /// The user that it belongs to while no socket has it.
+    pub(super) uid: u32,
+    /// The cookie of the socket that it was made for, or that has closed it.
+    pub(super) cookie: Option<u64>,
+}
+
+/// The sizes of the peer's receive buffers that this end asks for, in bytes.
+#[derive(Default)]
+pub(super) struct PeerBuffers {
+    /// The longest message of this end: larger buffers are of no use.
+    pub(super) message_size: u32,
+    /// Their size before this end asked for larger ones.
+    pub(super) before: Option<u32>,
+    /// Something was written since `check_idle` last ran.
+    pub(super) wrote: bool,
+}
+
+/// What came, or happened, before this end knew that the connection is established.
+pub(super) struct Early {
+    /// Messages that came before the HelloAck was seen.
+    pub(super) messages: Ring<RecvBuf>,
+    /// The QP was taken down while the connection was being set up.
+    pub(super) flushed: bool,
+}
+
+/// When the work is to run, in the machine's time.
+#[derive(Default)]
+pub(super) struct Timers {
+    /// When the timer expires, in the machine's time, in nanoseconds.
+    pub(super) armed: Option<u64>,
+    /// When a connection that has grown is next checked for idleness, in the machine's time.
+    pub(super) idle_at: Option<u64>,
+}
+
+/// Why the connection failed, if it did.
+#[derive(Default)]
+pub(super) struct Failure {
+    /// The cause of a failure, where something more precise than a reset is known.
+    pub(super) cause: Option<Error>,
+    /// The reason of a failure was left in the socket (`sk_err`).
+    pub(super) reported: bool,
+}
+
+impl Failure {
+    /// Notes a cause, of which the first is told.
+    pub(super) fn note(&mut self, cause: Error) {
+        self.cause.get_or_insert(cause);
+    }
+}
+
+/// How far the buffers are that a call offers to the peer.
+#[derive(Default)]
+pub(super) struct Offers {
+    /// Buffers are offered to the peer, or are to be, and nothing has come yet that belongs behind
+    /// what the peer writes to them.
+    pub(super) open: bool,
+    /// A call offered buffers, and has not collected what came for them: messages are not joined.
+    pub(super) gathering: bool,
+}
+
+/// What [`Connection::flow`] guards: the machine, and what goes with its state.
 pub(super) struct Flow {
+    /// The protocol.
     pub(super) machine: Machine,
     /// Payload that no reader has taken over yet.
     pub(super) rx: Ring<Unread>,
-    /// Messages that came before the HelloAck was seen.
-    pub(super) early: Ring<RecvBuf>,
+    /// The peer's urgent byte.
+    pub(super) urgent: Urgent,
+    /// Urgent bytes that a reader who stands at one of them is not to have.
+    pub(super) skip: Range<u64>,
+    /// What became of the set-up; changed by `decide` only.
     pub(super) progress: Progress,
+    /// How far the connection is from its end; changed by `go_on_to` only.
     pub(super) link: Link,
-    /// The QP was taken down while the connection was being set up.
-    pub(super) flushed: bool,
-    /// The names of its ends, once it is there.
-    pub(super) names: Option<Names>,
-    /// What the socket, or the listener, has set.
+    /// What diagnostics show of it.
+    pub(super) identity: Identity,
+    /// The options of the socket, or for a child those of the listener.
     pub(super) options: Options,
-    /// Whether it is iWARP's.
+    /// Whether the device speaks iWARP.
     pub(super) iwarp: bool,
-    /// The longest message that is worth larger buffers of the peer's.
-    pub(super) message_size: u32,
+    /// The peer's receive buffers.
+    pub(super) peer_buffers: PeerBuffers,
     /// Pages that are charged for written bytes.
     pub(super) send_charged: usize,
-    /// When the timer is to run out, in the machine's time.
-    pub(super) armed: Option<u64>,
-    /// When a connection that has grown is looked at next, in that too.
-    pub(super) idle_at: Option<u64>,
-    /// The reason why the connection failed, if it did, was left to the user.
-    pub(super) reported: bool,
-    /// What went wrong below, where that is known better than as a reset.
-    pub(super) cause: Option<Error>,
-    /// Buffers are offered to the peer, or are to be, and nothing came yet that stands behind what
-    /// is written to them.
-    pub(super) offering: bool,
-    /// A call offered buffers, and has not looked yet at what came for them: messages stay as they are.
-    pub(super) gathering: bool,
+    /// Until when it waits for data before it can be accepted, if it does, in the machine's time.
+    pub(super) deferred: Option<u64>,
     /// The receive buffers.
     pub(super) recv: RecvBuffers,
+    /// What came before the connection was established.
+    pub(super) early: Early,
+    /// When the timer expires, and what for.
+    pub(super) timers: Timers,
+    /// What is known of the reason of a failure.
+    pub(super) failure: Failure,
+    /// Whether buffers are offered to the peer.
+    pub(super) offers: Offers,
+    /// When bytes last came to a caller's memory without a copy, where the program has asked.
+    pub(super) moved: Option<Stamp>,
 }
 
-/// What the lock that orders messages guards.
+/// What [`Connection::post`] guards: the QP, and what is to be posted to it.
 pub(super) struct Post {
+    /// None before the device is known, and after teardown.
     pub(super) qp: Option<Arc<ConnQp>>,
-    /// The send stream from the next message on.
+    /// The bytes of the send stream that no message carries yet.
     pub(super) tx: Ring<Sge>,
-    /// The message that goes before any other: the device had no room to map it.
+    /// The message that goes before any other: it could not be mapped for want of memory.
     pub(super) waiting: Option<Outbound>,
-    /// Requests for messages and registrations that have not completed; others of the callers'
-    /// buffers have slots of their own.
+    /// Requests for messages and registrations that have not completed. Other requests of the
+    /// callers' buffers have slots of their own.
     pub(super) messages: usize,
-    /// No more were posted for want of a slot.
+    /// Something may wait for a slot of the send queue.
     pub(super) is_full: bool,
+    /// A probe has no answer yet.
+    pub(super) is_probing: bool,
+    /// The callers' buffers that take part in zero copy.
     pub(super) buffers: Buffers,
 }
 
-/// A message, or an RDMA Write and a message, as the machine gave it, with what it carries.
+/// A message, or an RDMA Write with the message that tells of it, and the bytes that it carries.
 pub(super) struct Outbound {
+    /// As the machine gave it.
     pub(super) transmit: Transmit,
+    /// The bytes, not mapped yet.
     pub(super) payload: Payload,
 }
 
-/// A request in the fabric.
+/// A request of the send queue that has not completed.
 pub(super) enum Request {
     /// A message.
     Message(SendTag),
-    /// An RDMA Write, of which the next message tells, or a probe.
+    /// An RDMA Write, of which the next message tells, or one of no bytes ([`Conn::nudge`]).
     Write,
+    /// A request without bytes that the peer's device has to answer.
+    Probe,
     /// The registration of a buffer.
     Register,
     /// An RDMA Read into the oldest buffer that is busy.
@@ -248,52 +360,102 @@ pub(super) enum Request {
     EndOffer,
 }
 
-/// A connection, with the work that it does by itself.
+/// A connection, with its work items and timer.
 pub(super) type Conn = Work<Connection>;
 
 /// What a connection is made of.
 #[pin_data]
 pub(super) struct Connection {
+    /// The network namespace of its socket or listener.
     pub(super) net: NetRef,
+    /// Whether this end connects or accepts.
     pub(super) side: Side,
-    /// The number of the request that it came of, at its listener.
-    pub(super) request: u64,
+    /// The version of IP of its socket.
+    pub(super) version: IpVersion,
+    /// The number of the request at its listener, from which it came; 0 for one that connects.
+    pub(super) request_seq: u64,
+    /// When it was made: the zero of the machine's time.
     pub(super) made: Instant<Monotonic>,
-    /// What the connection did.
+    /// The counters of this connection.
     pub(super) stats: Counters,
-    /// For the work: data came on a connection that the CM takes for unfinished, the RTU being late or
-    /// lost (B-9).
+    /// Its number in the list of diagnostics.
+    pub(super) number: Number,
+    /// Payload bytes in the queue of the reader (`Stream::rx`): where the reader stands.
+    pub(super) reader_unread: AtomicUsize,
+    /// The receive half was shut down, for diagnostics.
+    pub(super) recv_shut: AtomicFlag,
+    /// A writer has found no room, and is told when there is some.
+    pub(super) no_room: AtomicFlag,
+    /// For the work: data came on a connection that the CM does not know to be established, since
+    /// the RTU is late or lost (B-9).
     pub(super) came_early: AtomicFlag,
     /// For the work: the device failed the QP.
     pub(super) fatal: AtomicFlag,
+    /// What the CM told; process context only.
     #[pin]
-    pub(super) notes: SpinLock<Notes<Id>>,
+    pub(super) notes: SpinLock<Notes<Uncharged>>,
+    /// Set-up and teardown.
     #[pin]
     pub(super) setup: Mutex<Setup<Id>>,
+    /// What it is charged.
     #[pin]
     pub(super) account: Mutex<Account>,
+    /// Who is told; held while that is told. Any context.
     #[pin]
     pub(super) owner: SpinLockBh<Owner>,
+    /// Held from asking the machine for a message until that is posted. Any context.
     #[pin]
     pub(super) post: SpinLockBh<Post>,
+    /// Held for a few hundred instructions, and a copy of at most a page. Any context.
     #[pin]
     pub(super) flow: SpinLockBh<Flow>,
 }
 
-/// Milliseconds in the machine's time, which is in nanoseconds.
-pub(super) fn ms(ms: u32) -> u64 {
-    u64::from(ms).saturating_mul(1_000_000)
-}
-
 impl Conn {
-    /// A connection of which nothing is set up. May sleep; fails with `ENOMEM`.
-    pub(super) fn unconnected(
+    /// A connection of the connecting side, for `sk`, of which nothing is set up. May sleep. Fails
+    /// with `ENOMEM`.
+    pub(super) fn connecting(sk: &Socket, options: Options) -> Result<Arc<Self>> {
+        let identity = Identity {
+            names: None,
+            uid: sk.uid(),
+            cookie: Some(sk.cookie()),
+        };
+        let owner = Owner::Socket(sk.into());
+        Self::unconnected(sk.net(), owner, sk.version(), identity, 0, options)
+    }
+
+    /// A connection of the accepting side, between these addresses, for a peer's request with this
+    /// number at `parent` in `net`. Fails as [`Self::connecting`] does.
+    pub(super) fn accepting(
         net: &Net,
-        side: Side,
-        owner: Owner,
-        request: u64,
+        parent: Arc<dyn Parent>,
+        request_seq: u64,
+        names: Names,
         options: Options,
     ) -> Result<Arc<Self>> {
+        let (version, uid) = parent.identity();
+        let identity = Identity {
+            names: Some(names),
+            uid,
+            cookie: None,
+        };
+        let owner = Owner::Listener(parent, Place::Waiting);
+        Self::unconnected(net, owner, version, identity, request_seq, options)
+    }
+
+    fn unconnected(
+        net: &Net,
+        owner: Owner,
+        version: IpVersion,
+        identity: Identity,
+        request_seq: u64,
+        options: Options,
+    ) -> Result<Arc<Self>> {
+        let side = if matches!(owner, Owner::Listener(..)) {
+            Side::Accepting
+        } else {
+            Side::Connecting
+        };
         // Until the device is known; the machine is made anew then.
         let config = Config {
             side,
@@ -308,22 +470,25 @@ impl Conn {
         let flow = Flow {
             machine: Machine::new(config).map_err(|_| EINVAL)?,
             rx: Ring::empty(),
-            early: Ring::empty(),
+            urgent: Urgent::None,
+            skip: 0..0,
             recv: RecvBuffers::new(Limits::NONE),
             progress: Progress::SettingUp,
             link: Link::Up,
-            flushed: false,
-            names: None,
+            identity,
             options,
             iwarp: false,
-            message_size: 0,
+            peer_buffers: PeerBuffers::default(),
             send_charged: 0,
-            armed: None,
-            idle_at: None,
-            reported: false,
-            cause: None,
-            offering: false,
-            gathering: false,
+            deferred: None,
+            early: Early {
+                messages: Ring::empty(),
+                flushed: false,
+            },
+            timers: Timers::default(),
+            failure: Failure::default(),
+            offers: Offers::default(),
+            moved: None,
         };
         let post = Post {
             qp: None,
@@ -331,14 +496,20 @@ impl Conn {
             waiting: None,
             messages: 0,
             is_full: false,
+            is_probing: false,
             buffers: Buffers::default(),
         };
         Work::new(pin_init!(Connection {
             net: net.into(),
             side,
-            request,
+            version,
+            request_seq,
             made: Instant::now(),
             stats: Counters::new(),
+            number: Number::none(),
+            reader_unread: AtomicUsize::new(0),
+            recv_shut: AtomicFlag::new(false),
+            no_room: AtomicFlag::new(false),
             came_early: AtomicFlag::new(false),
             fatal: AtomicFlag::new(false),
             notes <- new_spinlock!(Notes::new(), "sdp::Connection::notes"),
@@ -350,69 +521,58 @@ impl Conn {
         }))
     }
 
-    /// The names of the connection's ends, if it was ever there.
+    /// The addresses of the connection's ends, as far as they are known. Any context, without
+    /// [`Connection::flow`] and the locks after it.
     pub(super) fn names(&self) -> Option<Names> {
-        self.flow.lock().names
+        self.flow.lock().identity.names
     }
 
-    /// Has the machine go by these options.
+    /// Sets these options in the machine. Any context, without the spinlocks.
     pub(super) fn set_options(&self, options: Options) {
         {
             let mut flow = self.flow.lock();
             flow.options = options;
-            options.apply(&mut flow.machine);
+            flow.machine.set_now(self.now());
+            options.apply(&mut flow.machine, &self.net);
         }
         self.kick();
+        self.arm_timer();
+    }
+
+    /// When a connect times out, in the machine's time, in nanoseconds. Any context, without
+    /// [`Connection::flow`] and the locks after it.
+    pub(super) fn connect_by(&self) -> u64 {
+        self.flow.lock().options.patience.connect_ns(&self.net)
     }
 
     /// Whether a connect that was begun keeps the cm id until the peer has answered, or TCP has
-    /// given it up.
+    /// timed out: so on iWARP. Any context.
     pub(super) fn awaits_answer(&self) -> bool {
         self.flow.lock().iwarp
     }
 
-    /// The QP, to sleep with. Only under [`Connection::setup`], since the last reference must go in
-    /// [`Conn::tear_down`].
+    /// A reference of the QP, for calls that sleep. Only under [`Connection::setup`], since the
+    /// last reference must be dropped in [`Conn::destroy_qp`].
     pub(super) fn qp(&self) -> Option<Arc<ConnQp>> {
         self.post.lock().qp.clone()
-    }
-
-    /// What the CM is to be told of this end.
-    pub(super) fn param(&self, peer: Option<PeerParam>) -> ConnParam {
-        let (responder_resources, initiator_depth) = self.qp().map_or((1, 1), |qp| {
-            let device = qp.pd().device();
-            (
-                device.max_qp_rd_atom().min(READS),
-                device.max_qp_init_rd_atom().min(READS),
-            )
-        });
-        // Neither side may have more RDMA Reads in flight than the other answers.
-        let (responder_resources, initiator_depth) = match peer {
-            Some(peer) => (
-                responder_resources.min(peer.responder_resources),
-                initiator_depth.min(peer.initiator_depth),
-            ),
-            None => (responder_resources, initiator_depth),
-        };
-        ConnParam {
-            responder_resources,
-            initiator_depth,
-            retry_count: RETRIES,
-            rnr_retry_count: RNR_RETRY_FOR_EVER,
-        }
     }
 
     /// Counts what happened, for the connection and for its namespace. Any context.
     pub(super) fn count(&self, counter: Counter, n: u64) {
         self.stats.add(counter, n);
-        stats::of(&self.net).add(counter, n);
+        self.net.own().stats.add(counter, n);
     }
 
-    /// Runs `f` on the machine, and then does what the machine wants done.
+    /// Tells the machine the time, runs `f` on it, and then does what it wants done.
     ///
     /// Any context, without the spinlocks.
     pub(super) fn with<R>(&self, f: impl FnOnce(&mut Machine) -> R) -> R {
-        let result = f(&mut self.flow.lock().machine);
+        let now = self.now();
+        let result = {
+            let machine = &mut self.flow.lock().machine;
+            machine.set_now(now);
+            f(machine)
+        };
         self.kick();
         result
     }
@@ -427,74 +587,19 @@ impl Conn {
         f(&self.flow.lock().machine)
     }
 
-    /// Has what is held back for more bytes sent in time (`TCP_CORK`, `MSG_MORE`), and what else the machine
-    /// wants to do later. Any context.
-    pub(super) fn arm_held(&self) {
-        if let Some(at) = self.inspect(Machine::deadline) {
-            self.work_at(at);
-        }
-    }
-
-    /// Has the work run in so many milliseconds, or before. Any context.
-    pub(super) fn work_in(&self, ms: u32) {
-        self.work_at(self.now().saturating_add(self::ms(ms)));
-    }
-
-    /// Has the work run at a time of [`Self::now`], or before. Any context.
-    pub(super) fn work_at(&self, at: u64) {
-        let mut flow = self.flow.lock();
-        if flow.armed.is_none_or(|armed| at < armed) {
-            flow.armed = Some(at);
-            let ms = at.saturating_sub(self.now()).div_ceil(1_000_000);
-            // Under the lock, so that the timer is what `armed` says.
-            self.queue_in(u32::try_from(ms).unwrap_or(u32::MAX));
-        }
-    }
-
-    /// In the work, before it looks what there is to do: who still wants a timer arms it again.
-    pub(super) fn begin_work(&self) {
-        let mut flow = self.flow.lock();
-        if flow.link != Link::Closed {
-            flow.armed = None;
-        }
-    }
-
-    /// In the work: takes in what the device told, lets buffers go, and sends what was held back too
-    /// long. Under [`Connection::setup`].
-    pub(super) fn serve(&self) {
-        self.release_finished();
-        let unfinished = self.progress() != Progress::Established;
-        if self.came_early.load(Relaxed) && self.side == Side::Accepting && unfinished {
-            if let Some(qp) = self.qp() {
-                // If the CM cannot take it now, the RTU or the next message says it again.
-                let _ = qp.id().notify_established();
-            }
-        }
-        if self.fatal.load(Relaxed) {
-            self.broken(self.lost());
-        }
-        self.settle_account();
-        if self.link() == Link::Up {
-            self.fill();
-            self.check_idle();
-            let now = self.now();
-            self.with(|m| m.expired(now));
-            self.arm_held();
-        }
-    }
-
-    /// The protection domain, while there is a QP in it.
+    /// The protection domain of the QP, while there is one. Process context, where its last
+    /// reference may be dropped.
     pub(super) fn pd(&self) -> Option<Arc<Pd>> {
         let post = self.post.lock();
         Some(post.qp.as_ref()?.pd().clone())
     }
 
-    /// The peer's memory that is to be fetched before anything that came behind it.
+    /// The peer's memory that is to be fetched before anything that came behind it. Any context.
     pub(super) fn readable(&self) -> Option<Readable> {
         self.inspect(Machine::readable)
     }
 
-    /// Bytes of the peer's memory that can be fetched now.
+    /// Bytes of the peer's memory that can be fetched now. Any context.
     pub(super) fn advertised(&self) -> usize {
         // CAST: `usize` has at least 32 bits.
         self.readable().map_or(0, |next| next.region.len as usize)

@@ -3,96 +3,193 @@
 //! connect.
 
 use crate::{
-    net::sock::{
-        SockGuard,
-        TcpState,
-        WaitError, //
+    net::{
+        msg::{
+            flags,
+            SendMsg, //
+        },
+        sock::TcpState,
+        sockaddr::{
+            IpVersion,
+            SockAddr, //
+        },
+        wait::{
+            OpenGuard,
+            WaitError, //
+        },
     },
     prelude::*,
-    proto::Side,
     sock::{
-        conn::{
-            Conn,
-            Owner, //
-        },
-        stream::Stream,
+        addr,
+        bind,
+        conn::Conn,
+        endpoint::Bound,
+        locked::SocketState,
+        shutdown,
+        OpenSocket,
         Sdp,
-        Socket,
-        State, //
-    },
+        Socket, //
+    }, //
 };
-use core::net::{
-    Ipv4Addr,
-    SocketAddrV4, //
-};
+use core::net::SocketAddr;
 
-/// `connect(2)`.
+/// The connect that a send with `MSG_FASTOPEN` begins with. No peer takes data with a request, as
+/// TCP finds of one that it does not know.
+pub(super) fn connect_to_send(sk: &OpenSocket, msg: &SendMsg<'_>) -> Result {
+    if msg.flags & flags::FASTOPEN == 0 {
+        return Ok(());
+    }
+    if !sk.net().is_fastopen_client() {
+        return Err(EOPNOTSUPP);
+    }
+    match msg.name() {
+        Some(name) => connect_to(sk, name, msg.nonblock()),
+        None if sk.state() == TcpState::Close as u8 => Err(EINVAL),
+        None => Err(EISCONN),
+    }
+}
+
+/// `connect(2)` to what a program names, or to no address.
+pub(super) fn connect_to(sk: &OpenSocket, addr: SockAddr<'_>, nonblock: bool) -> Result {
+    if addr.is_unspecified()? {
+        shutdown::disconnect(sk);
+        return Ok(());
+    }
+    connect(sk, &addr, nonblock)
+}
+
+/// A connection to `peer`.
 ///
-/// A call that waits sets the connection up itself, so that this is the caller's time; otherwise the
-/// connection's work does.
-pub(super) fn connect(sk: &Socket, peer: SocketAddrV4, nonblock: bool) -> Result {
+/// A call that waits sets the connection up itself, in the caller's time; otherwise the
+/// connection's work does. Sleeps. Fails as TCP's does, with `ENODEV` where no RDMA device leads to
+/// the peer, and with `ENOBUFS` beyond `net.sdp.mem`.
+fn connect(sk: &OpenSocket, peer: &SockAddr<'_>, nonblock: bool) -> Result {
     let mut timeout = sk.send_timeout(nonblock);
     let mut s = sk.lock();
     match s.state() {
-        State::Idle => {
+        SocketState::Idle => {
             begin(sk, &mut s, peer)?;
-            // Also where the work was quick: no program sees TCP do otherwise.
+            // Even if the work was quicker: TCP never does otherwise.
             if nonblock {
                 return Err(EINPROGRESS);
             }
         }
-        State::Connecting if nonblock => return Err(EALREADY),
-        State::Connecting | State::Failed => {}
-        // The first call after it tells of success, as with TCP.
-        State::Connected if s.connect_unreported => {}
-        State::Listening | State::Connected => return Err(EISCONN),
+        SocketState::Connecting if nonblock => return Err(EALREADY),
+        SocketState::Connecting | SocketState::Failed => {}
+        // The first call after that reports success, as with TCP.
+        SocketState::Connected if s.connect_unreported => {}
+        SocketState::Listening | SocketState::Connected => return Err(EISCONN),
     }
     let Some(conn) = s.conn.clone() else {
         return Err(ECONNABORTED);
     };
-    conn.set_waiting(true);
+    conn.add_waiter();
     let waited = s.wait(&mut timeout, |s| {
         conn.advance_waiting();
-        !s.has(&conn) || !matches!(s.state(), State::Connecting)
+        !s.has(&conn) || !matches!(s.state(), SocketState::Connecting)
     });
-    conn.set_waiting(false);
+    conn.remove_waiter();
     match waited {
         Ok(()) => {}
         Err(WaitError::TimedOut) => return Err(EINPROGRESS),
         Err(woken) => return Err(timeout.error(woken)),
     }
-    if s.has(&conn) && matches!(s.state(), State::Connected) {
+    if s.has(&conn) && matches!(s.state(), SocketState::Connected) {
         s.connect_unreported = false;
         return Ok(());
     }
     s.forget_failed(sk);
-    // Where SO_ERROR has told the reason already, TCP says so too.
+    // As TCP does where SO_ERROR has reported the reason already.
     sk.take_error()?;
     Err(ECONNABORTED)
 }
 
-/// Makes a connection that looks for `peer`.
-fn begin(sk: &Socket, s: &mut SockGuard<'_, Sdp>, peer: SocketAddrV4) -> Result {
-    // What was left of a connection before this one is not its error.
-    let _ = sk.take_error();
-    let owner = Owner::Socket(sk.into());
-    let conn = Conn::unconnected(sk.net(), Side::Connecting, owner, 0, s.options)?;
-    let bound = s.bound.as_ref().map(|bound| bound.addr());
-    // As with TCP no address is the own one.
-    let peer = match (peer.ip().is_unspecified(), bound) {
-        (false, _) => peer,
-        (true, Some(bound)) if !bound.ip().is_unspecified() => {
-            SocketAddrV4::new(*bound.ip(), peer.port())
-        }
-        (true, _) => SocketAddrV4::new(Ipv4Addr::LOCALHOST, peer.port()),
+/// The address that a socket connects to for `peer`, by TCP's rules: the unspecified address means
+/// this host. Fails with `EINVAL` for a link-local address whose interface is not known, or is not
+/// the socket's, `ENETUNREACH` for an IPv4 address where the socket is for IPv6 only, and for a
+/// multicast one, and `EAFNOSUPPORT` for an IPv6 address where the socket is bound to an IPv4 one.
+/// With the socket locked.
+fn reachable(sk: &Socket, peer: SocketAddr, bound: Option<SocketAddr>) -> Result<SocketAddr> {
+    let with_port = |ip| SocketAddr::new(ip, peer.port());
+    let peer = match (peer, bound) {
+        (peer, _) if !peer.ip().is_unspecified() => peer,
+        (SocketAddr::V4(_), Some(own)) if !own.ip().is_unspecified() => with_port(own.ip()),
+        (SocketAddr::V6(_), Some(SocketAddr::V4(_))) => with_port(IpVersion::V4.localhost()),
+        (peer, _) => with_port(IpVersion::of(peer.ip()).localhost()),
     };
+    match (peer, bound) {
+        (SocketAddr::V4(_), _) if sk.is_v6only() => Err(ENETUNREACH),
+        (SocketAddr::V6(peer), _) if peer.ip().is_multicast() => Err(ENETUNREACH),
+        (SocketAddr::V6(peer), _) if peer.scope_id() > 0 => {
+            let interface = sk.interface();
+            if interface > 0 && interface != peer.scope_id() {
+                return Err(EINVAL);
+            }
+            bind::scoped(sk, peer.into())
+        }
+        (SocketAddr::V6(_), Some(SocketAddr::V4(_))) => Err(EAFNOSUPPORT),
+        (peer, _) => bind::scoped(sk, peer),
+    }
+}
+
+/// The unspecified address from which `peer` can be reached: of its version of IP and its scope.
+fn any_for(peer: SocketAddr, port: u16) -> SocketAddr {
+    let mut any = SocketAddr::new(IpVersion::of(peer.ip()).any(), port);
+    if let (SocketAddr::V6(any), SocketAddr::V6(peer)) = (&mut any, peer) {
+        any.set_scope_id(peer.scope_id());
+    }
+    any
+}
+
+/// `ENETUNREACH` where the socket is bound to an address of IPv4 that is not here, as with TCP.
+/// Where TCP would send packets from it nevertheless rdma_cm says `EADDRNOTAVAIL`.
+fn check_source(sk: &Socket, bound: Option<SocketAddr>) -> Result {
+    match bound {
+        Some(own @ SocketAddr::V4(_)) if !own.ip().is_unspecified() => {
+            let is_possible = sk.is_transparent() || sk.net().is_local(&own, sk.interface());
+            is_possible.then_some(()).ok_or(ENETUNREACH)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes a connection, and begins to resolve the address of `peer`. Fails as [`connect`] does.
+fn begin(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, peer: &SockAddr<'_>) -> Result {
+    let (peer, local) = s.filter_connect(addr::address(sk, peer)?)?;
+    if let Some(local) = local {
+        s.finish_former();
+        let bound = Bound::new(sk, local)?;
+        sk.set_local(bound.addr());
+        s.bound = Some(bound);
+    }
+    let bound = s.own_addr();
+    let peer = reachable(sk, peer, bound)?;
+    check_source(sk, bound)?;
+    let bound = match bound {
+        Some(bound) if bound.ip().is_unspecified() => Some(any_for(peer, bound.port())),
+        bound => bound,
+    };
+    let bound = match bound {
+        // rdma_cm chooses from `net.ipv4.ip_local_port_range` alone.
+        bound if s.bound.is_none() && sk.has_fewer_ports() => {
+            let any = bound.unwrap_or(any_for(peer, 0));
+            let chosen =
+                Bound::new(sk, any).map_err(|e| if e == EADDRINUSE { EADDRNOTAVAIL } else { e })?;
+            s.is_autobound = true;
+            Some(s.bound.insert(chosen).addr())
+        }
+        bound => bound,
+    };
+    // An error that an earlier connection left is not this one's.
+    let _ = sk.take_error();
+    let conn = Conn::connecting(sk, s.options).inspect_err(|_| s.unbind_auto())?;
     sk.set_state(TcpState::SynSent);
-    if let Err(e) = conn.begin(bound, peer) {
+    if let Err(e) = conn.begin(bound, sk.interface(), peer) {
         sk.set_state(TcpState::Close);
         conn.discard();
+        s.unbind_auto();
         return Err(e);
     }
-    s.stream = Stream::new();
     s.connect_unreported = true;
     s.conn = Some(conn);
     Ok(())

@@ -3,7 +3,7 @@
 //! The local address of a socket, which may listen there.
 
 use crate::{
-    net::namespace::NetRef,
+    net::account::Charge,
     prelude::*,
     rdma::cm::{
         ChildId,
@@ -11,52 +11,132 @@ use crate::{
         PeerParam, //
     },
     sock::{
-        addr::Names,
-        backlog::Backlog,
-        ports::{
-            Binding, //
-            Port,
+        addr::{
+            self,
+            Names, //
         },
-        Options,
+        backlog::Backlog,
+        options::Options,
+        ports::{
+            self,
+            Binding,
+            Port,
+            Sharing, //
+        },
+        seen::Number,
+        NetRef,
+        Sdp,
         Socket, //
-    },
+    }, //
 };
-use core::net::{
-    Ipv4Addr,
-    SocketAddr,
-    SocketAddrV4, //
+use core::{
+    net::{
+        IpAddr,
+        SocketAddr, //
+    },
+    ops::Deref,
 };
 use kernel::sync::{
     Arc,
     UniqueArc, //
 };
 
-/// A local address, from bind on until the socket is closed.
+/// A local address, from bind until the socket is closed.
 pub(super) struct Endpoint {
     net: NetRef,
+    /// The port, which finds this by the address.
     port: Arc<Port>,
-    ip: Ipv4Addr,
-    /// What waits for accept, where the socket listens.
+    addr: SocketAddr,
+    is_v6only: bool,
+    /// Whether it was an address of this host when the socket was bound.
+    is_local: bool,
+    /// Its number in the list of diagnostics.
+    number: Number,
+    /// The connections that wait for accept, where the socket listens.
     pub(super) backlog: Arc<Backlog>,
 }
 
-impl Endpoint {
-    /// Gives `sk` an address, with a port of its own where it says 0. Sleeps.
+/// An address that a socket has, and is charged for.
+pub(super) struct Bound {
+    endpoint: Arc<Endpoint>,
+    charge: Charge<Sdp>,
+}
+
+impl Deref for Bound {
+    type Target = Endpoint;
+
+    fn deref(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
+
+impl Bound {
+    /// Gives `sk` an address, and for port 0 a free port. With the socket locked. Sleeps.
     ///
     /// Fails with `EADDRNOTAVAIL` for an address of no interface here, `ENODEV` for one of an
     /// interface without an RDMA device, `EADDRINUSE` for a port that is taken, also by another
-    /// user of rdma_cm, or where all are, and with `ENOMEM`.
-    pub(super) fn bind(sk: &Socket, addr: SocketAddrV4) -> Result<Arc<Self>> {
+    /// user of rdma_cm, or where none is free, `ENOBUFS` where no more may be charged, and with
+    /// `ENOMEM`.
+    pub(super) fn new(sk: &Socket, addr: SocketAddr) -> Result<Self> {
+        let mut bound = Self {
+            endpoint: Endpoint::bind(sk, addr)?,
+            charge: Charge::new(sk),
+        };
+        match bound.charge_pages(sk, false) {
+            Ok(()) => Ok(bound),
+            Err(e) => {
+                bound.close();
+                Err(e)
+            }
+        }
+    }
+
+    /// Listens, or changes the backlog of a listener. With the socket locked. Sleeps. Fails with
+    /// `ENOBUFS` where no more may be charged, with `ENOMEM`, and as [`Port::listen`] does.
+    pub(super) fn listen(&mut self, sk: &Socket, backlog: usize, options: Options) -> Result {
+        self.charge_pages(sk, true)?;
+        self.endpoint
+            .listen(backlog, options)
+            .inspect_err(|_| self.charge_address())
+    }
+
+    /// Stops listening, and ends what waits for accept. With the socket locked. Sleeps.
+    pub(super) fn stop(&mut self) {
+        self.endpoint.stop();
+        self.charge_address();
+    }
+
+    /// Gives the address up. With the socket locked. Sleeps.
+    pub(super) fn close(self) {
+        self.endpoint.close();
+    }
+
+    fn charge_pages(&mut self, sk: &Socket, listens: bool) -> Result {
+        let pages = ports::pages(&*self.endpoint, listens);
+        sk.make_room(pages);
+        self.charge.set(pages)
+    }
+
+    /// Uncharges what only a listener takes.
+    fn charge_address(&mut self) {
+        if !self.endpoint.is_listening() {
+            // To charge less cannot fail.
+            let _ = self.charge.set(ports::pages(&*self.endpoint, false));
+        }
+    }
+}
+
+impl Endpoint {
+    fn bind(sk: &Socket, addr: SocketAddr) -> Result<Arc<Self>> {
         let backlog = Backlog::new(sk)?;
-        let (ip, number) = (*addr.ip(), addr.port());
-        if number > 0 {
-            return Self::at(sk, ip, number, &backlog);
+        if addr.port() > 0 {
+            return Self::at(sk, addr, &backlog);
         }
         for number in sk.local_ports() {
             if sk.net().is_reserved(number) || Port::is_used(sk.net(), number) {
                 continue;
             }
-            match Self::at(sk, ip, number, &backlog) {
+            match Self::at(sk, addr::with_port(addr, number), &backlog) {
                 Err(e) if e == EADDRINUSE => {}
                 done => return done,
             }
@@ -64,71 +144,76 @@ impl Endpoint {
         Err(EADDRINUSE)
     }
 
-    fn at(sk: &Socket, ip: Ipv4Addr, number: u16, backlog: &Arc<Backlog>) -> Result<Arc<Self>> {
+    fn at(sk: &Socket, addr: SocketAddr, backlog: &Arc<Backlog>) -> Result<Arc<Self>> {
         loop {
-            // Before there is a port that nobody uses.
-            let room = UniqueArc::new_uninit(GFP_KERNEL)?;
-            let port = Port::get(sk.net(), number)?;
+            // First, so that no failure leaves a port without a binding.
+            let room = UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?;
+            let port = Port::get(sk.net(), addr.port())?;
             let this: Arc<Self> = room
                 .write(Self {
                     net: sk.net().into(),
                     port: port.clone(),
-                    ip,
+                    addr,
+                    is_v6only: sk.is_v6only(),
+                    is_local: sk.net().is_local(&addr, sk.interface()),
+                    number: Number::none(),
                     backlog: backlog.clone(),
                 })
                 .into();
             match Port::add(&port, sk.net(), this.clone()) {
-                // Its last binding had just gone.
+                // Its last binding was just removed.
                 Err(e) if e == EAGAIN => {}
                 Err(e) => return Err(e),
                 Ok(()) => {
-                    return match this.check_device() {
+                    let listed = this
+                        .check_device()
+                        .and_then(|()| this.number.list(&this.net, this.clone()));
+                    return match listed {
                         Ok(()) => Ok(this),
                         Err(e) => {
                             this.close();
                             Err(e)
                         }
-                    }
+                    };
                 }
             }
         }
     }
 
-    /// Whether connections can have the address, which rdma_cm knows.
+    /// Fails where rdma_cm has no device for the address (`ENODEV`), or not the address
+    /// (`EADDRNOTAVAIL`).
     fn check_device(&self) -> Result {
-        if self.ip.is_unspecified() || self.ip.is_loopback() {
+        let ip = self.addr.ip();
+        // The device of an address that no interface has yet is not known.
+        if ip.is_unspecified() || ip.is_loopback() || !self.is_local {
             return Ok(());
         }
-        let any_port = SocketAddrV4::new(self.ip, 0);
         let mut id = CmId::new(&self.net, self.port.clone())?;
-        id.bind(&SocketAddr::V4(any_port)).map(|_| ())
+        id.bind(&addr::with_port(self.addr, 0)).map(|_| ())
     }
 
-    /// The address.
-    pub(super) fn addr(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(self.ip, self.port.number())
+    /// The address. Any context.
+    pub(super) fn addr(&self) -> SocketAddr {
+        self.addr
     }
 
-    /// Listens, or changes the backlog of one that does. Sleeps. Fails with `ENOMEM`, and as
-    /// [`Port::listen`] does.
-    pub(super) fn listen(&self, backlog: usize, options: Options) -> Result {
+    fn listen(&self, backlog: usize, options: Options) -> Result {
         self.backlog.set_limit(backlog, options)?;
         if self.backlog.is_listening() {
             self.backlog.admit();
             return Ok(());
         }
-        // A failure may come after a request.
+        // A request may have come before the failure.
         Port::listen(&self.port, &self.net, self).inspect_err(|_| self.backlog.close())
     }
 
-    /// Listens no more, and ends what waits for accept. Sleeps.
-    pub(super) fn stop(&self) {
+    fn stop(&self) {
         self.backlog.close();
         Port::stop(&self.port, &self.net);
     }
 
-    /// The socket gives the address up. Sleeps.
-    pub(super) fn close(&self) {
+    fn close(&self) {
+        self.number.unlist(&self.net);
         self.backlog.disown();
         self.backlog.close();
         Port::remove(&self.port, &self.net, self);
@@ -136,12 +221,16 @@ impl Endpoint {
 }
 
 impl Binding for Endpoint {
-    fn ip(&self) -> Ipv4Addr {
-        self.ip
+    fn ip(&self) -> IpAddr {
+        self.addr.ip()
     }
 
-    fn reuseaddr(&self) -> bool {
-        self.backlog.reuseaddr()
+    fn is_v6only(&self) -> bool {
+        self.is_v6only
+    }
+
+    fn sharing(&self) -> Sharing {
+        self.backlog.sharing()
     }
 
     fn is_listening(&self) -> bool {

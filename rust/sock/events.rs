@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the device and the machine tell a connection.
+//! What the device and the machine report, and what a connection does about it.
 
 use crate::{
     prelude::*,
     proto::{
         Events,
+        Machine,
         Side,
         State, //
     },
@@ -29,6 +30,7 @@ use crate::{
         }, //
     }, //
 };
+use core::sync::atomic::Ordering;
 use kernel::sync::{
     atomic::{
         AtomicFlag,
@@ -38,10 +40,11 @@ use kernel::sync::{
 };
 
 impl Conn {
-    /// Posts what is to be sent, and tells the socket what happened.
+    /// Posts what is to be sent, and tells the socket what happened. Any context, without the
+    /// spinlocks.
     pub(super) fn kick(&self) {
         if let Err(e) = self.transmit() {
-            self.refused(e);
+            self.post_failed(e);
         }
         let events = self.flow.lock().machine.take_events();
         self.dispatch(events);
@@ -57,41 +60,60 @@ impl Conn {
         }
         if events.contains(Events::PROBE) {
             if let Err(e) = self.probe() {
-                self.refused(e);
+                self.post_failed(e);
             }
         }
-        if events.contains(Events::RESIZE) {
-            self.resize_wished();
+        if events.contains(Events::NUDGE) {
+            if let Err(e) = self.nudge() {
+                self.post_failed(e);
+            }
         }
-        if events.contains(Events::SENT_ALL) && self.flow.lock().send_charged > SEND_CHARGE {
+        if events.contains(Events::CONNECTED) {
+            self.arm_timer();
+        }
+        if events.contains(Events::RESIZE) {
+            // The work decides: that may sleep.
             self.queue();
+        }
+        if events.contains(Events::SENT_ALL) {
+            let flow = self.flow.lock();
+            // The work lets memory go, and begins to wait for the peer of a closed socket.
+            if flow.send_charged > SEND_CHARGE || flow.options.linger2 != 0 {
+                drop(flow);
+                self.queue();
+            }
         }
         if events.contains(Events::DISCONNECT) {
             self.set_link(Link::Disconnect);
         }
         if events.contains(Events::ABORTED) {
-            // What fails before the connection is established is told with that.
+            // A failure before the connection is established is reported with that.
             if self.progress() == Progress::Established {
                 self.report_failure();
             }
         }
-        let has_changed = [
-            Events::PEER_CLOSED,
-            Events::SENT_ALL,
-            Events::ABORTED,
-            Events::CLOSED,
-        ]
-        .into_iter()
-        .any(|event| events.contains(event));
+        // That all was sent matters to who closes; others hear of the room.
+        let has_closed = events.contains(Events::SENT_ALL) && self.inspect(Machine::send_shut);
+        let has_changed = [Events::PEER_CLOSED, Events::ABORTED, Events::CLOSED]
+            .into_iter()
+            .any(|event| events.contains(event))
+            || has_closed;
+        let comes = has_changed || events.contains(Events::READABLE);
+        if comes && self.flow.lock().deferred.is_some() {
+            self.queue();
+        }
         self.with_socket(|sk| {
             if has_changed {
                 sk.set_state(self.tcp_state());
             }
+            if events.contains(Events::URGENT) {
+                sk.send_sigurg();
+            }
             if events.contains(Events::READABLE) {
                 sk.data_ready();
             }
-            if events.contains(Events::WRITABLE) && self.writable(sk) {
-                sk.write_space();
+            if events.contains(Events::WRITABLE) {
+                self.tell_room(sk);
             }
             if has_changed {
                 sk.state_change();
@@ -99,11 +121,12 @@ impl Conn {
         });
     }
 
-    /// The fabric failed the connection: no message goes through any more. Any context.
-    pub(super) fn broken(&self, cause: Error) {
+    /// Fails a connection on which the fabric carries no message any more. Any context, without the
+    /// spinlocks.
+    pub(super) fn fail(&self, cause: Error) {
         let events = {
             let mut flow = self.flow.lock();
-            flow.cause.get_or_insert(cause);
+            flow.failure.note(cause);
             flow.machine.disconnected();
             flow.machine.take_events()
         };
@@ -111,23 +134,25 @@ impl Conn {
         self.dispatch(events);
     }
 
-    /// A request could not be posted. That the QP has no connection any more may be noticed so
-    /// before any completion says it, which on siw is the rule.
-    pub(super) fn refused(&self, error: Error) {
-        self.broken(if error == ENOTCONN || error == ESHUTDOWN {
+    /// Fails a connection to whose QP a request could not be posted. The loss of the connection may
+    /// be noticed so before any completion reports it; on siw it usually is. Any context, without
+    /// the spinlocks.
+    pub(super) fn post_failed(&self, error: Error) {
+        self.fail(if error == ENOTCONN || error == ESHUTDOWN {
             ECONNRESET
         } else {
             error
         });
     }
 
-    /// Whether no more payload will come. Where a failure is why, its reason is the user's to take
-    /// by then, lest a reader who comes just now take it for the end of the stream.
+    /// Whether no more payload will come. After a failure only once its reason was left in the
+    /// socket, lest a reader take it for the end of the stream. Any context, without
+    /// [`Connection::flow`](super::conn::Connection) and the locks after it.
     pub(super) fn recv_closed(&self) -> bool {
         let flow = self.flow.lock();
         let machine = &flow.machine;
         let over = match machine.aborted() {
-            Some(_) => flow.reported,
+            Some(_) => flow.failure.reported,
             None => machine.state() == State::Closed,
         };
         machine.peer_closed() || over
@@ -138,23 +163,32 @@ impl Completions for Arc<Conn> {
     type Request = Request;
 
     fn sent(&self, request: Request, result: Result<(), WcStatus>) {
+        let came = match request {
+            Request::Read => self.recv_terms().1,
+            _ => None,
+        };
         let wanted = {
             let mut post = self.post.lock();
             if matches!(
                 request,
-                Request::Message(_) | Request::Write | Request::Register
+                Request::Message(_) | Request::Write | Request::Probe | Request::Register
             ) {
                 post.messages = post.messages.saturating_sub(1);
             }
             match request {
-                // What comes behind it may have waited for the slot.
+                // The next request may have waited for the slot.
                 Request::Register => post.is_full,
-                Request::Read => self.read_over(&mut post, result.is_ok()),
+                Request::Probe => {
+                    post.is_probing = false;
+                    post.is_full
+                }
+                Request::Read => self.read_over(&mut post, result.is_ok(), came),
                 _ => false,
             }
         };
         match (request, &result) {
             (Request::Message(tag), Ok(())) => self.with(|m| m.sent(tag)),
+            (Request::Probe, Ok(())) => self.with(Machine::probed),
             (Request::EndSend(id), _) => self.send_ended(id),
             (Request::EndRead, _) => self.read_ended(),
             (Request::EndOffer, _) => self.offer_ended(),
@@ -164,26 +198,29 @@ impl Completions for Arc<Conn> {
             self.kick();
         }
         if let Err(status) = result {
-            self.failed(status);
+            self.completion_failed(status);
         }
     }
 
     fn received(&self, buf: RecvBuf, result: Result<(), WcStatus>) {
         if let Err(status) = result {
-            drop(buf);
-            self.lost_buffer();
-            return self.failed(status);
+            self.uncount_buffer(buf.page_count());
+            return self.completion_failed(status);
         }
-        let limit = self.recv_limit();
+        let (limit, stamp) = self.recv_terms();
+        let now = self.now();
         let (recycle, early) = {
             let mut flow = self.flow.lock();
+            // Under the lock, under which a reader takes bytes over.
+            let reader_unread = self.reader_unread.load(Ordering::Relaxed);
+            flow.machine.set_now(now);
             flow.buffer_used();
             let (recycle, early) = if flow.progress == Progress::Established {
-                (flow.receive(buf), false)
+                (flow.receive(buf, reader_unread, stamp), false)
             } else if self.side == Side::Connecting {
-                (flow.early.push(buf).err(), false)
+                (flow.early.messages.push(buf).err(), false)
             } else {
-                (flow.receive(buf), true)
+                (flow.receive(buf, reader_unread, stamp), true)
             };
             flow.want_buffers(limit, recycle.is_some());
             (recycle, early)
@@ -209,37 +246,37 @@ impl Completions for Arc<Conn> {
 }
 
 impl Conn {
-    /// Leaves a note to the work. Any context: that of a device's event may have interrupts
-    /// off, where none of the locks can be taken, and in softirq none of the CM's can.
+    /// Sets a flag for the work. Any context: a device's event may come with interrupts disabled,
+    /// where none of the locks can be taken, and in softirq the CM's mutexes cannot.
     fn note(&self, what: &AtomicFlag) {
         what.store(true, Relaxed);
         self.queue();
     }
 
-    fn failed(&self, status: WcStatus) {
+    fn completion_failed(&self, status: WcStatus) {
         match status {
-            // Somebody took the QP down. If that was not us then the CM may never tell of it: rxe
-            // fails a QP so when the interface below it refuses a packet.
+            // Somebody took the QP down. If that was not us the CM may never report it: rxe fails a
+            // QP so when the interface below it refuses a packet.
             WcStatus::WrFlush => {
                 let lost = {
                     let mut flow = self.flow.lock();
-                    // The CM tells what became of a set-up.
+                    // During set-up the CM reports the outcome.
                     let setting_up = flow.progress == Progress::SettingUp;
-                    flow.flushed |= setting_up;
+                    flow.early.flushed |= setting_up;
                     !setting_up && flow.machine.state() != State::Closed
                 };
                 if lost {
-                    self.broken(ECONNRESET);
+                    self.fail(ECONNRESET);
                 }
             }
-            WcStatus::RetryExc | WcStatus::RnrRetryExc => self.broken(ETIMEDOUT),
-            _ => self.broken(self.lost()),
+            WcStatus::RetryExc | WcStatus::RnrRetryExc => self.fail(ETIMEDOUT),
+            _ => self.fail(self.link_error()),
         }
     }
 
-    /// What to tell of a failure that the device gives no reason for. An iWARP device says no more
-    /// when it loses its TCP connection.
-    pub(super) fn lost(&self) -> Error {
+    /// The error for a failure without a reason from the device; an iWARP device gives none when it
+    /// loses its TCP connection. Any context.
+    pub(super) fn link_error(&self) -> Error {
         if self.flow.lock().iwarp {
             ECONNRESET
         } else {

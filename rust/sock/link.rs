@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How far a connection has come, and how far it is from its end.
+//! The states of a connection: what became of its set-up, and how far it is from its end.
 
 use kernel::fmt;
 
-/// How far the connection below is from its end. It only goes on from one to a later one.
+/// How far the RDMA connection is from its end. It only advances.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub(super) enum Link {
-    /// It carries messages, or is being made.
+    /// It carries messages, or is being set up.
     Up,
     /// The peer is to be told that it ends.
     Disconnect,
@@ -15,7 +15,7 @@ pub(super) enum Link {
     Disconnecting,
     /// The CM is done with it.
     Disconnected,
-    /// What it used is freed.
+    /// What it had on the device is freed.
     Closed,
 }
 
@@ -24,9 +24,9 @@ pub(super) enum Link {
 pub(super) enum Progress {
     /// It is being set up.
     SettingUp,
-    /// It is there, or was.
+    /// It is established, or was.
     Established,
-    /// It was never there.
+    /// It was never established.
     Failed,
 }
 

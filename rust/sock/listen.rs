@@ -3,63 +3,69 @@
 //! listen and accept.
 
 use crate::{
-    net::sock::TcpState,
+    net::{
+        sock::TcpState, //
+    },
     prelude::*,
     sock::{
-        addr,
-        endpoint::Endpoint,
-        Socket,
-        State, //
-    },
+        endpoint::Bound,
+        locked::SocketState,
+        OpenSocket,
+        Socket, //
+    }, //
 };
+use core::net::SocketAddr;
 use kernel::sync::aref::ARef;
 
-/// `listen(2)`; the socket layer has bounded `backlog` by `net.core.somaxconn`.
+/// `listen(2)`; the socket layer has bounded `backlog` by `net.core.somaxconn`. Sleeps. Fails with
+/// `EINVAL` for a socket that connects or is connected, and as [`Bound::new`] and
+/// [`Bound::listen`] do.
 pub(super) fn listen(sk: &Socket, backlog: c_int) -> Result {
     let mut s = sk.lock();
     match s.state() {
-        State::Idle => s.finish_former(),
-        State::Listening => {}
-        State::Connecting | State::Failed | State::Connected => return Err(EINVAL),
-    }
-    let options = s.options;
-    let bound = match &mut s.bound {
-        Some(bound) => bound,
-        None => {
-            let bound = Endpoint::bind(sk, addr::ANY)?;
-            sk.set_local(bound.addr());
-            s.bound.insert(bound)
+        SocketState::Idle => s.finish_former(),
+        SocketState::Listening => {}
+        SocketState::Connecting | SocketState::Failed | SocketState::Connected => {
+            return Err(EINVAL)
         }
-    };
-    bound.listen(usize::try_from(backlog).unwrap_or(0), options)?;
+    }
+    let (options, source) = (s.options, s.source);
+    if s.bound.is_none() {
+        let bound = Bound::new(sk, source.unwrap_or(sk.version().nobody()))?;
+        sk.set_local(bound.addr());
+        s.bound = Some(bound);
+    }
+    let bound = s.bound.as_mut().ok_or(EINVAL)?;
+    bound.listen(sk, usize::try_from(backlog).unwrap_or(0), options)?;
     sk.set_state(TcpState::Listen);
     Ok(())
 }
 
 /// `accept(2)`.
 ///
-/// The child's sock is made here, by the accepting task: whose it is, what it is charged to and what
-/// label it has follow from that.
-pub(super) fn accept(sk: &Socket, nonblock: bool) -> Result<ARef<Socket>> {
+/// The child's sock is made here, by the accepting task, which owns it, and whose cgroup is charged
+/// for it. Sleeps.
+pub(super) fn accept(sk: &OpenSocket, nonblock: bool) -> Result<ARef<Socket>> {
     let mut timeout = sk.recv_timeout(nonblock);
     let mut s = sk.lock();
     loop {
-        let waited = s.wait(&mut timeout, |s| match (s.state(), &s.bound) {
-            (State::Listening, Some(bound)) => bound.backlog.has_ready() || sk.has_error(),
+        let waited = s.wait_exclusive(&mut timeout, |s| match (s.state(), &s.bound) {
+            (SocketState::Listening, Some(bound)) => bound.backlog.has_ready() || sk.has_error(),
             _ => true,
         });
-        waited.map_err(|woken| timeout.error(woken))?;
+        timeout.check(waited)?;
         let backlog = match (s.state(), &s.bound) {
-            (State::Listening, Some(bound)) => bound.backlog.clone(),
+            (SocketState::Listening, Some(bound)) => bound.backlog.clone(),
             _ => return Err(EINVAL),
         };
         if !backlog.has_ready() {
             return Err(sk.take_error().err().unwrap_or(EAGAIN));
         }
         // Before the connection leaves the queue, where it stays if this fails.
-        let child = sk.new_child()?;
+        let child = sk.new_child().inspect_err(|_| sk.data_ready())?;
         let Some(conn) = backlog.next() else { continue };
         drop(s);
+        conn.make_room_at(&child);
         if let Err(e) = conn.charge_to(&child) {
             backlog.put_back(conn);
             return Err(e);
@@ -67,10 +73,17 @@ pub(super) fn accept(sk: &Socket, nonblock: bool) -> Result<ARef<Socket>> {
         backlog.free_place(&conn);
         {
             let mut c = child.lock();
-            c.options = conn.flow.lock().options;
+            c.options = conn.flow.lock().options.accepted();
+            let keepalive = c.options.patience.keepalive;
+            c.set_keepopen(keepalive);
             c.conn = Some(conn.clone());
         }
         if let Some(names) = conn.names() {
+            if let SocketAddr::V6(local) = names.local {
+                if local.scope_id() > 0 {
+                    child.set_interface(local.scope_id());
+                }
+            }
             child.set_local(names.local);
             child.set_peer(names.peer);
         }

@@ -1,30 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the RDMA CM told of a connection, and what its set-up and teardown know, for cm ids of type `I`.
+//! What the RDMA CM told of a connection, and the state of its set-up and teardown, for cm ids of
+//! type `I`.
 
 use crate::{
     prelude::*,
     rdma::cm::PeerParam,
     sock::{
         addr::Names,
-        orphan::Orphan,
         ports::Expectation, //
     },
 };
-use core::net::SocketAddrV4;
+use core::net::SocketAddr;
 
-/// What the CM told, until the next step looks at it.
+/// What the CM told, until the work or a waiting task takes it. Guarded by `Connection::notes`.
 pub(super) struct Notes<I> {
-    /// The cm id of a request.
+    /// The cm id of a new request, which is not charged.
     pub(super) id: Option<I>,
+    /// The next step of the set-up.
     pub(super) step: Option<Step>,
+    /// The end, if one was reported after that.
     pub(super) end: Option<End>,
-    /// Tasks that wait for the connection, and take the steps themselves.
+    /// How many tasks wait for the connection, and take the steps themselves.
     pub(super) waiters: u32,
 }
 
 impl<I> Notes<I> {
-    /// Nothing was told.
+    /// Before anything was told.
     pub(super) fn new() -> Self {
         Self {
             id: None,
@@ -35,40 +37,46 @@ impl<I> Notes<I> {
     }
 }
 
-/// How the CM goes on with a set-up.
+/// A step of the set-up that the CM has made possible.
 pub(super) enum Step {
-    /// The peer's address is known.
+    /// The peer's address is resolved.
     Address,
-    /// The route is known, and with it the device.
+    /// The route is resolved, and with it the device known.
     Route,
-    /// A peer asks for the connection, with this Hello, by these names of its ends.
+    /// A peer asks for the connection between these addresses, with this Hello.
     Request(PeerParam, PrivateData, Names),
-    /// The connection is there, with the HelloAck of the peer if this end has connected.
+    /// The connection is established; with the HelloAck of the peer if this end has connected.
     Established(PrivateData),
 }
 
-/// How the CM said that it is over.
+/// An end that the CM reported.
 #[derive(Clone, Copy)]
 pub(super) enum End {
-    /// The peer did not say its address in time.
+    /// The peer's address was not resolved in time.
     NoAnswer,
     /// The peer has no room for the connection now.
     Busy,
+    /// The peer refused, and did not say why.
+    Refused,
+    /// The peer does not answer, or the path to it has changed.
+    Lost,
     /// There will be no connection, for this reason.
     Failed(Error),
-    /// The connection is gone.
+    /// The connection was disconnected.
     Gone,
-    /// The device goes, which waits until the id is destroyed.
+    /// The device is being removed, which waits until the cm id is destroyed.
     Removed,
 }
 
-/// The start of the CM's private data, which is valid in the handler only. A Hello is shorter.
+/// A copy of the start of the CM's private data, which is valid in the handler only. A Hello is
+/// shorter than the 64 bytes.
 pub(super) struct PrivateData {
     bytes: [u8; 64],
     len: usize,
 }
 
 impl PrivateData {
+    /// Copies as much of `data` as there is room for. Any context.
     pub(super) fn new(data: &[u8]) -> Self {
         let mut bytes = [0; 64];
         let mut len = 0;
@@ -79,60 +87,73 @@ impl PrivateData {
         Self { bytes, len }
     }
 
+    /// The bytes.
     pub(super) fn get(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or(&[])
     }
 }
 
-/// What only sleeping context has to do with.
+/// State of set-up and teardown, used in process context only; guarded by Connection::setup.
 pub(super) struct Setup<I> {
     /// The cm id while there is no QP, which has it afterwards.
     pub(super) id: Option<I>,
-    /// The peer that a connect looks for.
+    /// What a connect resolves; none for the accepting side.
     pub(super) lookup: Option<Lookup>,
-    /// Word that was left with the peer's port.
+    /// What the listening port of this host was told to expect.
     pub(super) expectation: Option<Expectation>,
-    /// The names of the ends, where they are not as the cm id has them.
+    /// The addresses of the ends, where the cm id has others (loopback, and requests).
     pub(super) names: Option<Names>,
+    /// rdma_connect() waits for the network, without the lock: what it uses stays, and the work
+    /// goes on afterwards.
+    pub(super) connecting: bool,
+    /// The request was accepted, and the peer has not confirmed that, but should have by then, in
+    /// the machine's time. Never on iWARP, where TCP confirms it.
+    pub(super) confirm_by: Option<u64>,
     /// The socket was closed, and the peer is waited for.
     pub(super) fin_wait: Option<FinWait>,
-    /// It counts as one without a socket.
-    pub(super) orphan: Option<Orphan>,
-    /// When the wait for the peer's word on the end is over, in the machine's time.
+    /// When the wait for the peer's answer to the end times out, in the machine's time.
     pub(super) disconnect_by: Option<u64>,
 }
 
-/// The peer that a connect looks for; times are the machine's.
+/// What a connect resolves; times are the machine's, in nanoseconds.
 pub(super) struct Lookup {
-    pub(super) peer: SocketAddrV4,
+    /// The address to connect to.
+    pub(super) peer: SocketAddr,
     /// The address that the socket is bound to.
-    pub(super) bound: Option<SocketAddrV4>,
-    /// Looks for the address that are left.
+    pub(super) bound: Option<SocketAddr>,
+    /// The interface that the socket is bound to, or 0.
+    pub(super) interface: u32,
+    /// Who connects.
+    pub(super) user: u32,
+    /// How many more times the address may be resolved.
     pub(super) left: u8,
-    /// The next pause when the peer is busy, in milliseconds.
+    /// The next pause if the peer is busy, in milliseconds.
     pub(super) pause: u32,
-    /// The peer was busy, and is asked again then.
+    /// How often in a row the peer refused and did not say why.
+    pub(super) refusals: u8,
+    /// When a peer that was busy is asked again.
     pub(super) again_at: Option<u64>,
 }
 
 /// How long a closed socket's connection waits for its peer.
 pub(super) struct FinWait {
-    /// When it has waited long enough, in the machine's time.
+    /// When the wait times out, in the machine's time, in nanoseconds.
     pub(super) at: u64,
     /// The bytes that had not reached the peer when the wait began.
     pub(super) queued: usize,
 }
 
 impl<I> Setup<I> {
-    /// Nothing is set up.
+    /// Before anything is set up.
     pub(super) fn new() -> Self {
         Self {
             id: None,
             lookup: None,
             expectation: None,
             names: None,
+            connecting: false,
+            confirm_by: None,
             fin_wait: None,
-            orphan: None,
             disconnect_by: None,
         }
     }

@@ -3,38 +3,137 @@
 //! Socket options at TCP's level, and ioctls.
 
 use crate::{
-    net::option::{
-        OptionRoom,
-        IPPROTO_TCP,
-        SDP_STATS,
-        SDP_ZCOPY_RETRY,
-        SDP_ZCOPY_THRESH,
-        SIOCINQ,
-        SIOCOUTQ,
-        TCP_CORK,
-        TCP_NODELAY, //
+    net::{
+        diag::Visible,
+        option::{
+            OptionRoom,
+            OptionValue,
+            TcpInfo,
+            SDP_LAST_BIND_ERR,
+            SDP_STATS,
+            SDP_ZCOPY_RETRY,
+            SDP_ZCOPY_THRESH,
+            SIOCATMARK,
+            SIOCINQ,
+            SIOCOUTQ,
+            SIOCOUTQNSD,
+            TCP_CC_INFO,
+            TCP_CONGESTION,
+            TCP_CORK,
+            TCP_DEFER_ACCEPT,
+            TCP_FASTOPEN,
+            TCP_FASTOPEN_CONNECT,
+            TCP_FASTOPEN_KEY,
+            TCP_FASTOPEN_NO_COOKIE,
+            TCP_INFO,
+            TCP_INQ,
+            TCP_IS_MPTCP,
+            TCP_KEEPCNT,
+            TCP_KEEPIDLE,
+            TCP_KEEPINTVL,
+            TCP_LINGER2,
+            TCP_MAXSEG,
+            TCP_NODELAY,
+            TCP_NOTSENT_LOWAT,
+            TCP_QUICKACK,
+            TCP_SAVED_SYN,
+            TCP_SYNCNT,
+            TCP_THIN_DUPACK,
+            TCP_ULP,
+            TCP_USER_TIMEOUT, //
+        },
+        sock::TcpState,
     },
     prelude::*,
+    proto::Machine,
     sock::{
+        locked::{
+            Locked,
+            SocketState, //
+        },
         recv,
         settings,
         stats::Counters,
-        Socket,
-        State, //
-    },
+        urgent,
+        Socket, //
+    }, //
 };
 
-/// `setsockopt(2)`. `ENOPROTOOPT` for what a stream over RDMA does not have.
-pub(super) fn set(sk: &Socket, level: c_int, name: c_int, value: c_int) -> Result {
-    let on = value != 0;
+/// The name of what keeps senders from flooding the fabric.
+const CONGESTION: [u8; 16] = *b"rdma\0\0\0\0\0\0\0\0\0\0\0\0";
+
+/// TCP's bounds of `TCP_MAXSEG`, and what it says of a socket without a connection.
+const MAXSEG_MIN: c_int = 88;
+const MAXSEG_MAX: c_int = 32767;
+const MAXSEG_DEFAULT: u32 = 536;
+
+/// TCP's bound of `TCP_LINGER2`, in seconds.
+const LINGER2_MAX: c_int = 120;
+
+/// `setsockopt(2)`, with the errors of TCP. Sleeps. Fails with `ENOPROTOOPT` for what a stream over
+/// RDMA does not have.
+pub(super) fn set(sk: &Socket, name: c_int, value: OptionValue) -> Result {
+    match name {
+        TCP_CONGESTION if value.name()? == CONGESTION => return Ok(()),
+        TCP_CONGESTION => return Err(ENOENT),
+        // As where no module has it.
+        TCP_ULP => return value.name::<16>().and(Err(ENOENT)),
+        TCP_FASTOPEN_KEY if !matches!(value.len(), 16 | 32) => return Err(EINVAL),
+        _ => {}
+    }
+    let value = value.int()?;
+    let flag = || match value {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(EINVAL),
+    };
     let mut s = sk.lock();
-    match (level, name) {
-        (IPPROTO_TCP, TCP_NODELAY) => s.options.nodelay = on,
-        (IPPROTO_TCP, TCP_CORK) => s.options.cork = on,
-        (IPPROTO_TCP, SDP_ZCOPY_THRESH) => {
+    let state = sk.state();
+    let is_closed = state == TcpState::Close as u8;
+    let is_unconnected = is_closed || state == TcpState::Listen as u8;
+    match name {
+        TCP_NODELAY => s.options.nodelay = value != 0,
+        TCP_CORK => s.options.cork = value != 0,
+        TCP_KEEPIDLE => s.options.patience.set_idle(value)?,
+        TCP_KEEPINTVL => s.options.patience.set_interval(value)?,
+        TCP_KEEPCNT => s.options.patience.set_probes(value)?,
+        TCP_SYNCNT => s.options.patience.set_syn_count(value)?,
+        TCP_USER_TIMEOUT => s.options.patience.set_user_timeout(value)?,
+        TCP_MAXSEG => match value {
+            0 | MAXSEG_MIN..=MAXSEG_MAX => s.options.max_seg = value.unsigned_abs(),
+            _ => return Err(EINVAL),
+        },
+        TCP_LINGER2 => s.options.linger2 = value.clamp(-1, LINGER2_MAX),
+        TCP_DEFER_ACCEPT => s.options.defer_accept = defer_seconds(value),
+        // A device acknowledges at once, whatever it is told.
+        TCP_QUICKACK => {}
+        TCP_THIN_DUPACK => return flag().map(drop),
+        TCP_FASTOPEN if value < 0 || !is_unconnected => return Err(EINVAL),
+        TCP_FASTOPEN => s.options.fastopen = value.min(sk.net().somaxconn()),
+        TCP_FASTOPEN_CONNECT => {
+            let on = flag()?;
+            if !sk.net().is_fastopen_client() {
+                return Err(EOPNOTSUPP);
+            }
+            if !is_closed {
+                return Err(EINVAL);
+            }
+            s.options.fastopen_connect = on;
+        }
+        TCP_FASTOPEN_NO_COOKIE => {
+            let on = flag()?;
+            if !is_unconnected {
+                return Err(EINVAL);
+            }
+            s.options.fastopen_no_cookie = on;
+        }
+        // CAST: TCP has it without a sign.
+        TCP_NOTSENT_LOWAT => s.options.notsent_lowat = value as u32,
+        TCP_INQ => s.options.inq = flag()?,
+        SDP_ZCOPY_THRESH => {
             s.options.zcopy_threshold = settings::check_zcopy_threshold(value)?;
         }
-        (IPPROTO_TCP, SDP_ZCOPY_RETRY) => {
+        SDP_ZCOPY_RETRY => {
             s.options.zcopy_retry = match value {
                 0 if s.kept_send.is_some() || s.kept_recv.is_some() => return Err(EBUSY),
                 0 => false,
@@ -44,24 +143,72 @@ pub(super) fn set(sk: &Socket, level: c_int, name: c_int, value: c_int) -> Resul
         }
         _ => return Err(ENOPROTOOPT),
     }
+    apply(&s);
+    if name == TCP_NOTSENT_LOWAT {
+        sk.write_space();
+    }
+    Ok(())
+}
+
+/// Applies `SO_KEEPALIVE`, with the socket locked.
+pub(super) fn set_keepalive(s: &mut Locked, on: bool) {
+    s.options.patience.keepalive = on;
+    apply(s);
+}
+
+/// Applies the options to the connection, and to those that the socket will accept.
+fn apply(s: &Locked) {
     if let Some(conn) = &s.conn {
         conn.set_options(s.options);
     }
     if let Some(bound) = &s.bound {
         bound.backlog.set_options(s.options);
     }
-    Ok(())
 }
 
 /// `getsockopt(2)`.
-pub(super) fn get(sk: &Socket, level: c_int, name: c_int, to: OptionRoom) -> Result {
+pub(super) fn get(sk: &Socket, name: c_int, to: OptionRoom) -> Result {
     let s = sk.lock();
-    let value: c_int = match (level, name) {
-        (IPPROTO_TCP, TCP_NODELAY) => s.options.nodelay.into(),
-        (IPPROTO_TCP, TCP_CORK) => s.options.cork.into(),
-        (IPPROTO_TCP, SDP_ZCOPY_THRESH) => c_int::try_from(s.options.zcopy_threshold)?,
-        (IPPROTO_TCP, SDP_ZCOPY_RETRY) => s.options.zcopy_retry.into(),
-        (IPPROTO_TCP, SDP_STATS) => {
+    let value: c_int = match name {
+        TCP_NODELAY => s.options.nodelay.into(),
+        TCP_CORK => s.options.cork.into(),
+        TCP_KEEPIDLE => s.options.patience.idle(sk.net()),
+        TCP_KEEPINTVL => s.options.patience.interval(sk.net()),
+        TCP_KEEPCNT => s.options.patience.probes(sk.net()),
+        TCP_SYNCNT => s.options.patience.syn_count(sk.net()),
+        TCP_USER_TIMEOUT => s.options.patience.user_timeout(),
+        TCP_MAXSEG => c_int::try_from(max_seg(&s))?,
+        TCP_LINGER2 => match s.options.linger2 {
+            0 => c_int::try_from(settings::fin_timeout_ms(sk.net()) / 1000)?,
+            seconds => seconds,
+        },
+        TCP_DEFER_ACCEPT => c_int::try_from(s.options.defer_accept)?,
+        TCP_QUICKACK => 1,
+        TCP_THIN_DUPACK | TCP_IS_MPTCP => 0,
+        TCP_FASTOPEN => s.options.fastopen,
+        TCP_FASTOPEN_CONNECT => s.options.fastopen_connect.into(),
+        TCP_FASTOPEN_NO_COOKIE => s.options.fastopen_no_cookie.into(),
+        // CAST: As above.
+        TCP_NOTSENT_LOWAT => s.options.notsent_lowat as c_int,
+        TCP_INQ => s.options.inq.into(),
+        SDP_ZCOPY_THRESH => c_int::try_from(s.options.zcopy_threshold)?,
+        SDP_ZCOPY_RETRY => s.options.zcopy_retry.into(),
+        SDP_LAST_BIND_ERR => s.last_bind_error,
+        TCP_INFO => {
+            let info = info(sk, &s);
+            drop(s);
+            return to.give(&info.to_bytes());
+        }
+        TCP_CONGESTION => {
+            drop(s);
+            return to.give(&CONGESTION);
+        }
+        // None of them is there.
+        TCP_CC_INFO | TCP_SAVED_SYN | TCP_ULP | TCP_FASTOPEN_KEY => {
+            drop(s);
+            return to.give(&[0u8; 0]);
+        }
+        SDP_STATS => {
             let conn = s.conn.clone();
             drop(s);
             return match conn {
@@ -75,13 +222,63 @@ pub(super) fn get(sk: &Socket, level: c_int, name: c_int, to: OptionRoom) -> Res
     to.give(&value)
 }
 
-/// `ioctl(2)`: the bytes that can be read, or that have not reached the peer.
+/// `TCP_DEFER_ACCEPT` as TCP rounds it: the time in which it sends its SYN-ACK so many times, first
+/// after a second, then after twice the time before, and at least each two minutes.
+fn defer_seconds(value: c_int) -> u32 {
+    let Ok(wanted @ 1..) = u32::try_from(value) else {
+        return 0;
+    };
+    let (mut step, mut period) = (1u32, 1u32);
+    for _ in 1..u8::MAX {
+        if period >= wanted {
+            break;
+        }
+        step = step.saturating_mul(2).min(120);
+        period = period.saturating_add(step);
+    }
+    period
+}
+
+/// The most payload of a message.
+fn max_seg(s: &Locked) -> u32 {
+    match (s.state(), &s.conn) {
+        (SocketState::Connected, Some(conn)) => conn.inspect(Machine::max_payload),
+        _ if s.options.max_seg > 0 => s.options.max_seg,
+        _ => MAXSEG_DEFAULT,
+    }
+}
+
+/// What is known of all that TCP tells.
+fn info(sk: &Socket, s: &Locked) -> TcpInfo {
+    let known = match (&s.conn, &s.bound) {
+        (Some(conn), _) => conn.info(),
+        (None, Some(bound)) => bound.info(),
+        (None, None) => TcpInfo::default(),
+    };
+    TcpInfo {
+        state: sk.state(),
+        pacing_rate: u64::MAX,
+        max_pacing_rate: sk.max_pacing_rate(),
+        snd_mss: max_seg(s),
+        ..known
+    }
+}
+
+/// `ioctl(2)`: the bytes that can be read, up to the urgent one, that have not reached the peer, or
+/// that are not on their way; and whether the urgent byte is next.
 pub(super) fn ioctl(sk: &Socket, cmd: u32) -> Result<c_int> {
     let mut s = sk.lock();
     let bytes = match cmd {
-        SIOCINQ | SIOCOUTQ if matches!(s.state(), State::Listening) => return Err(EINVAL),
-        SIOCINQ => recv::unread(&mut s),
+        SIOCINQ | SIOCOUTQ | SIOCOUTQNSD if matches!(s.state(), SocketState::Listening) => {
+            return Err(EINVAL)
+        }
+        SIOCINQ => recv::unread_to_mark(&mut s, sk),
+        SIOCATMARK => urgent::look(&mut s, sk).1.into(),
         SIOCOUTQ => s.conn.as_ref().map_or(0, |conn| conn.queued()),
+        SIOCOUTQNSD => s
+            .conn
+            .as_ref()
+            .map_or(0, |conn| conn.inspect(Machine::unsent)),
         _ => return Err(ENOIOCTLCMD),
     };
     Ok(c_int::try_from(bytes).unwrap_or(c_int::MAX))

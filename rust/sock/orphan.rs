@@ -1,30 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Connections of closed sockets, which the host bounds.
+//! The number of connections that no socket has any more, which `net.sdp.max_orphans` bounds.
 
-use crate::{
-    net::namespace::Net,
-    sock::settings, //
+use crate::sock::{
+    settings,
+    Net, //
 };
 use core::sync::atomic::{
     AtomicUsize,
     Ordering::Relaxed, //
 };
 
-/// Connections of closed sockets.
+/// How many there are in all namespaces.
 static ORPHANS: AtomicUsize = AtomicUsize::new(0);
 
-/// Counts a connection of a closed socket.
+/// Counts one connection that its socket, or its listener, has given up, until dropped.
 pub(super) struct Orphan(());
 
 impl Orphan {
-    /// Counts one more, unless there are `net.sdp.max_orphans` already.
-    pub(super) fn new(net: &Net) -> Option<Self> {
-        // CAST: `usize` has at least 32 bits.
-        let most = settings::max_orphans(net) as usize;
-        // Dropped, and so not counted, where there are too many.
-        let orphan = Self(());
-        (ORPHANS.fetch_add(1, Relaxed) < most).then_some(orphan)
+    /// Counts one more. Any context.
+    pub(super) fn new() -> Self {
+        ORPHANS.fetch_add(1, Relaxed);
+        Self(())
     }
 }
 
@@ -34,7 +31,13 @@ impl Drop for Orphan {
     }
 }
 
-/// How many connections of closed sockets there are. Any context.
+/// How many there are. Any context.
 pub(super) fn count() -> usize {
     ORPHANS.load(Relaxed)
+}
+
+/// Whether there are more than `net.sdp.max_orphans`, or would be with so many `more`. Any context.
+pub(super) fn are_too_many(net: &Net, more: usize) -> bool {
+    // CAST: `usize` has at least 32 bits.
+    count().saturating_add(more) > settings::max_orphans(net) as usize
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A connection and who hears of it.
+//! The owner of a connection, who is told of it.
 
 use crate::{
+    net::stamp::Stamp,
     prelude::*,
     proto::{
         AbortReason,
@@ -18,51 +19,102 @@ use crate::{
             Link,
             Progress, //
         },
+        orphan::{
+            self,
+            Orphan, //
+        },
         Socket, //
     }, //
 };
+use kernel::sync::aref::ARef;
+
+/// The bytes of [`Conn::recv_terms`], of what `sk` owns. Any context.
+pub(super) fn recv_limit(sk: &Socket) -> Option<usize> {
+    (!sk.is_under_pressure()).then(|| sk.rcvbuf())
+}
 
 impl Conn {
-    /// Runs `f` on the socket that has the connection, if there is one. Any context, without 5 and
-    /// what comes after it.
+    /// Runs `f` on the socket that has the connection, if there is one. Any context, without
+    /// [`Connection::owner`] and the locks after it.
     pub(super) fn with_socket(&self, f: impl FnOnce(&Socket)) {
         if let Owner::Socket(sk) = &*self.owner.lock() {
             f(sk);
         }
     }
 
-    /// The bytes that receive buffers may take: `SO_RCVBUF` where it was set. Any context.
-    pub(super) fn recv_limit(&self) -> usize {
-        let set = match &*self.owner.lock() {
-            Owner::Socket(sk) => sk.rcvbuf_if_set(),
-            Owner::Listener(parent, _) => parent.rcvbuf_if_set(),
-            Owner::Nobody => None,
-        };
-        set.unwrap_or(usize::MAX)
+    /// The socket that is charged for the connection. Any context, without [`Connection::owner`]
+    /// and the locks after it.
+    pub(super) fn charged_socket(&self) -> Option<ARef<Socket>> {
+        match &*self.owner.lock() {
+            Owner::Socket(sk) => Some(sk.clone()),
+            Owner::Listener(parent, _) => parent.socket(),
+            Owner::Nobody(_) => None,
+        }
     }
 
-    /// Gives the connection to a socket, with the failure that it may have had by now.
+    /// The bytes that receive buffers may take (`SO_RCVBUF`), none under memory pressure, or
+    /// without an owner: they should shrink; and the time, if the program has asked when bytes
+    /// come. Any context, without [`Connection::owner`] and the locks after it.
+    pub(super) fn recv_terms(&self) -> (Option<usize>, Option<Stamp>) {
+        match &*self.owner.lock() {
+            Owner::Socket(sk) => (recv_limit(sk), sk.stamp()),
+            Owner::Listener(parent, _) => parent.recv_terms(),
+            Owner::Nobody(_) => (None, None),
+        }
+    }
+
+    /// Gives the connection to a socket, with the failure that it may have had by now. Any context,
+    /// without the spinlocks.
     pub(super) fn attach(&self, sk: &Socket) {
+        // Diagnostics find the socket under the cookie that the connection had.
+        if let Some(cookie) = self.own_cookie() {
+            sk.set_cookie(cookie);
+        }
         // Dropped after the lock.
         let _former = core::mem::replace(&mut *self.owner.lock(), Owner::Socket(sk.into()));
         self.update_state();
         self.report_failure();
     }
 
-    /// The socket lets the connection go.
+    /// Takes the connection from its socket or listener. Process context, without the spinlocks.
     pub(super) fn detach(&self) {
-        let owner = core::mem::replace(&mut *self.owner.lock(), Owner::Nobody);
+        let owner = core::mem::replace(&mut *self.owner.lock(), Owner::Nobody(Some(Orphan::new())));
+        if let Owner::Socket(sk) = &owner {
+            let identity = &mut self.flow.lock().identity;
+            identity.uid = sk.uid();
+            identity.cookie = Some(sk.cookie());
+        }
         drop(owner);
     }
 
-    /// A request that waited has got its place: it may be set up. False where it has ended.
+    /// Whether it has no owner, and there are too many of those.
+    pub(super) fn is_surplus(&self) -> bool {
+        matches!(&*self.owner.lock(), Owner::Nobody(Some(_))) && orphan::are_too_many(&self.net, 0)
+    }
+
+    /// It has ended, and does not count as one without an owner any more.
+    pub(super) fn uncount_orphan(&self) {
+        if let Owner::Nobody(orphan) = &mut *self.owner.lock() {
+            *orphan = None;
+        }
+    }
+
+    /// Its cookie while no socket has it. None while it is not listed for diagnostics. Any context.
+    pub(super) fn own_cookie(&self) -> Option<u64> {
+        // The kernel counts those of sockets from 1.
+        let number = self.number.get();
+        (number != 0).then_some(number | 1 << 63)
+    }
+
+    /// Gives a request that waited its place, so that it is set up. False where it has ended. Any
+    /// context, without [`Connection::owner`] and the locks after it.
     pub(super) fn admit(&self) -> bool {
         let admitted = match &mut *self.owner.lock() {
             Owner::Listener(_, place) => {
-                *place = Place::SettingUp;
+                place.set(Place::SettingUp);
                 true
             }
-            Owner::Nobody | Owner::Socket(_) => false,
+            Owner::Nobody(_) | Owner::Socket(_) => false,
         };
         if admitted {
             self.queue();
@@ -70,30 +122,42 @@ impl Conn {
         admitted
     }
 
-    /// Whether it waits for a place in its listener's backlog.
-    pub(super) fn is_waiting(&self) -> bool {
+    /// Whether it waits for a place in its listener's backlog. Any context, without
+    /// [`Connection::owner`] and the locks after it.
+    pub(super) fn awaits_place(&self) -> bool {
         matches!(&*self.owner.lock(), Owner::Listener(_, Place::Waiting))
     }
 
-    /// A child is established, and goes to its listener's queue.
+    /// Whether it has a place in the backlog for which a request waits. Any context, without
+    /// [`Connection::owner`] and the locks after it.
+    pub(super) fn is_in_the_way(&self) -> bool {
+        match &*self.owner.lock() {
+            Owner::Listener(parent, Place::SettingUp) => parent.has_waiting(),
+            _ => false,
+        }
+    }
+
+    /// Queues an established child at its listener, or ends it if nobody listens any more. Process
+    /// context, without the spinlocks.
     pub(super) fn hand_to_backlog(&self) {
         let parent = match &mut *self.owner.lock() {
             Owner::Listener(parent, place) => {
-                *place = Place::Ready;
+                place.set(Place::Ready);
                 parent.clone()
             }
-            Owner::Nobody | Owner::Socket(_) => return,
+            Owner::Nobody(_) | Owner::Socket(_) => return,
         };
         if !parent.ready(self.arc()) {
             self.abandon();
         }
     }
 
-    /// A child that was not established gives its place to another. Without the locks below.
+    /// Gives up the place of a child that is not ready for accept. Process context, without the
+    /// spinlocks.
     pub(super) fn leave_listener(&self) {
         let parent = {
             let mut owner = self.owner.lock();
-            match core::mem::replace(&mut *owner, Owner::Nobody) {
+            match core::mem::replace(&mut *owner, Owner::Nobody(None)) {
                 Owner::Listener(parent, place) if place != Place::Ready => parent,
                 other => {
                     *owner = other;
@@ -101,44 +165,56 @@ impl Conn {
                 }
             }
         };
-        parent.lost(self);
+        parent.child_gone(self);
     }
 
-    /// Ends a connection that no program has, or will get.
+    /// Ends a connection that no socket has, or will get. Process context, without the spinlocks.
     pub(super) fn abandon(&self) {
         self.detach();
         self.with(Machine::abort);
-        // A connection that was never made has nobody to be told of its end.
+        // The peer of a failed connection need not be told. That of one being set up may have it
+        // already.
         self.set_link(match self.progress() {
-            Progress::Established => Link::Disconnect,
-            Progress::SettingUp | Progress::Failed => Link::Disconnected,
+            Progress::Established | Progress::SettingUp => Link::Disconnect,
+            Progress::Failed => Link::Disconnected,
         });
     }
 
-    /// Leaves the reason why the connection failed, if it did, to the next call of its socket. Who
-    /// accepts it later is told then.
+    /// Leaves the reason why the connection failed, if it did, to the next call of its socket. A
+    /// child that is accepted later reports it then. Any context, without [`Connection::owner`] and
+    /// the locks after it.
     pub(super) fn report_failure(&self) {
         let owner = self.owner.lock();
         let Owner::Socket(sk) = &*owner else { return };
-        let (reason, cause) = {
+        let (reason, cause, lost) = {
             let flow = self.flow.lock();
-            if flow.reported {
+            if flow.failure.reported {
                 return;
             }
-            (flow.machine.aborted(), flow.cause)
+            // As with TCP, who has read the end of the stream can only have been sending.
+            let lost = match flow.machine.peer_closed() {
+                true => EPIPE,
+                false => ECONNRESET,
+            };
+            (flow.machine.aborted(), flow.failure.cause, lost)
         };
         let errno = match reason {
             None => return,
-            Some(AbortReason::Local) => None,
+            // An abort has a cause unless the program asked for it.
+            Some(AbortReason::Local) => cause,
+            Some(AbortReason::TimedOut) => Some(ETIMEDOUT),
             Some(AbortReason::Violation(violation)) => {
                 pr_debug!("peer broke the protocol: {violation:?}\n");
                 Some(EPROTO)
             }
-            Some(_) => Some(cause.unwrap_or(ECONNRESET)),
+            Some(_) => Some(cause.unwrap_or(lost)),
         };
         if let Some(errno) = errno {
-            sk.fail(errno);
+            sk.set_error(errno);
         }
-        self.flow.lock().reported = true;
+        self.flow.lock().failure.reported = true;
+        if errno.is_some() {
+            sk.report_error();
+        }
     }
 }

@@ -3,12 +3,15 @@
 //! poll, select and epoll.
 
 use crate::sock::{
+    locked::SocketState,
+    mark::Urgent,
     recv,
-    Socket,
-    State, //
+    urgent,
+    Socket, //
 };
 
 const IN: u32 = 0x0001;
+const PRI: u32 = 0x0002;
 const OUT: u32 = 0x0004;
 const ERR: u32 = 0x0008;
 const HUP: u32 = 0x0010;
@@ -16,23 +19,25 @@ const RDNORM: u32 = 0x0040;
 const WRNORM: u32 = 0x0100;
 const RDHUP: u32 = 0x2000;
 
-/// The events that are now, as TCP has them in the same state.
+/// The pending events, as TCP reports them in the same state. Sleeps, for the socket lock.
 pub(super) fn poll(sk: &Socket) -> u32 {
     let mut s = sk.lock();
-    // A call that sends is in the way of others. A call that left its buffer here is to be made
-    // again once that is free.
+    // A send that has the turn delays others. One that left its buffer here is made again once that
+    // is free.
     let may_send = s.send_turn.ask();
+    let (urgent, at_mark) = urgent::look(&mut s, sk);
     let readable = match (&s.kept_recv, &s.conn) {
         (Some(_), Some(conn)) => conn.are_reads_over(),
-        _ => recv::unread(&mut s) >= sk.recv_target(false, usize::MAX) || recv::is_starved(&mut s),
+        _ => {
+            // A read leaves the urgent byte out.
+            let hole = usize::from(at_mark && !sk.is_oob_inline());
+            let target = sk.recv_target(false, usize::MAX).saturating_add(hole);
+            recv::unread(&mut s) >= target || recv::is_starved(&mut s)
+        }
     };
-    let mut events = if sk.has_error() || sk.has_notices() {
-        ERR
-    } else {
-        0
-    };
+    let mut events = 0;
     match (s.state(), &s.conn) {
-        (State::Listening, _) => {
+        (SocketState::Listening, _) => {
             if s.bound
                 .as_ref()
                 .is_some_and(|bound| bound.backlog.has_ready())
@@ -40,28 +45,35 @@ pub(super) fn poll(sk: &Socket) -> u32 {
                 events |= IN | RDNORM;
             }
         }
-        (State::Connecting, _) => {}
-        (State::Connected, Some(conn)) => {
-            let recv_closed = s.stream.recv_shut || conn.recv_closed();
+        (SocketState::Connecting, _) => {}
+        (SocketState::Connected, Some(conn)) => {
+            let recv_closed = s.stream.is_over(conn);
             let send_closed = conn.send_closed();
             if recv_closed && send_closed {
                 events |= HUP;
+            }
+            if matches!(urgent, Urgent::Here(..)) {
+                events |= PRI;
             }
             if recv_closed {
                 events |= IN | RDNORM | RDHUP;
             } else if readable {
                 events |= IN | RDNORM;
             }
-            let writable = match s.kept_send {
+            let room = || match s.kept_send {
                 Some(_) => conn.call().left == 0,
                 None => conn.writable(sk),
             };
-            if send_closed || (may_send && writable) {
+            if send_closed || (may_send && conn.finds_room(sk, room)) {
                 events |= OUT | WRNORM;
             }
         }
-        (State::Failed, _) => events |= IN | RDNORM | RDHUP | OUT | WRNORM | HUP,
-        (State::Idle | State::Connected, _) => events |= OUT | WRNORM | HUP,
+        (SocketState::Failed, _) => events |= IN | RDNORM | RDHUP | OUT | WRNORM | HUP,
+        (SocketState::Idle | SocketState::Connected, _) => events |= OUT | WRNORM | HUP,
+    }
+    // After the state, which changes after the error was set.
+    if sk.has_error() || sk.has_notices() {
+        events |= ERR;
     }
     events
 }

@@ -4,57 +4,51 @@
 //!
 //! rdma_cm has a space of ports that all its users share, and gives a port to one of them for an
 //! address, or for all. A [`Port`] is a number that this module has there, for all addresses: what
-//! a bind bucket is to TCP. Which of our sockets may have which address of it, and who of them gets
-//! a request, is decided here by TCP's rules.
+//! a bind bucket is to TCP. Which of our sockets may have which address of it, and which of them
+//! gets a request, is decided here by TCP's rules.
 //!
-//! A connection of the host with itself goes by an address of a device, whatever the names are by
-//! which its ends know each other. Where one of those is a loopback address, the end that connects
-//! leaves word with the port: [`Port::expect`].
+//! A connection of the host with itself uses the address of a device, whatever addresses the
+//! programs use. Where one of those is a loopback address, the end that connects tells the
+//! listening port which request to expect: [`Port::expect`].
 //!
-//! Locks: [`Port::cm`] may be taken under `lock_sock()`, and [`Ports::table`] under that, or under
-//! the set-up lock of a connection. A handler of the CM takes [`Port::holders`] and
-//! [`Port::expected`], under which no other is taken but a binding's own, and then those of the
-//! backlog.
+//! Locks: see Documentation/architecture.rst. Only those of a binding's backlog are taken under
+//! [`Port::holders`].
 //!
-//! References: the cm id of a port has an `Arc` of it, and so has each of its holders; the port has
-//! those of its holders and the cm id. All this ends when the last binding goes.
+//! References: the cm ids of a port have an `Arc` of it, and so has each of its holders; the port
+//! has its holders and the cm ids. These circles end when the last binding is removed.
 
 use crate::{
     net::{
-        namespace::Net,
-        pernet::{
-            PerNetValue,
-            ValueRegistration,
-            Values, //
-        },
+        hash,
+        namespace::LOOPBACK_INTERFACE,
+        sockaddr::IpVersion,
         spinlock_bh::{
             new_spinlock_bh,
             SpinLockBh, //
         },
     },
     prelude::*,
-    rdma::cm::{
-        ChildId,
-        CmEvent,
-        CmHandler,
-        CmId,
-        PeerParam, //
+    proto::REJECT_NOBODY,
+    rdma::{
+        client,
+        cm::{
+            ChildId,
+            CmEvent,
+            CmHandler,
+            CmId,
+            PeerParam, //
+        },
     },
     sock::{
-        addr::{
-            self,
-            Names, //
-        },
-        ring::Ring, //
+        addr::Names,
+        ring::Ring,
+        Net,
+        NetRef, //
     },
 };
-use core::{
-    net::{
-        Ipv4Addr,
-        SocketAddr,
-        SocketAddrV4, //
-    },
-    pin::Pin,
+use core::net::{
+    IpAddr,
+    SocketAddr, //
 };
 use kernel::{
     new_mutex,
@@ -68,28 +62,75 @@ use kernel::{
     },
 };
 
-/// Requests that an iWARP device is to have room for, however few `net.core.somaxconn` lets wait:
-/// it forgets a connection that finds no room, and siw comes to harm when that one ends.
-const REQUESTS: usize = 128;
+/// How many requests an iWARP device queues, whatever the backlog: it forgets a connection that
+/// finds no room, and siw crashes when that one ends.
+const REQUESTS: c_int = 512;
 
-/// What has an address at a port.
+/// Pages that an iWARP device and its connection manager take for these requests: 640 bytes each.
+const REQUEST_PAGES: usize = 80;
+
+/// A socket that has an address at a port.
 pub(super) trait Binding: Send + Sync {
-    /// Its address, or the unspecified one for all. Any context.
-    fn ip(&self) -> Ipv4Addr;
+    /// Its address; the unspecified one stands for all. Any context.
+    fn ip(&self) -> IpAddr;
 
-    /// Whether others may have the address too while none of them listens (`SO_REUSEADDR`). Any
-    /// context.
-    fn reuseaddr(&self) -> bool;
+    /// Whether the unspecified IPv6 address does not include IPv4 (`IPV6_V6ONLY`). Any context.
+    fn is_v6only(&self) -> bool;
+
+    /// With whom it may share the address, by what its socket has set now. Any context.
+    fn sharing(&self) -> Sharing;
 
     /// Whether it listens. Any context.
     fn is_listening(&self) -> bool;
 
-    /// Says so, or no more. Any context.
+    /// Sets whether it listens. Any context.
     fn set_listening(&self, on: bool);
 
-    /// A peer asks for a connection, by these names of its ends. In the handler of a cm id. An
-    /// error refuses it.
+    /// Takes the request of a peer for a connection between these addresses. In the handler of the
+    /// port's cm id. An error refuses the peer.
     fn request(&self, id: ChildId<'_>, param: PeerParam, hello: &[u8], names: Names) -> Result;
+}
+
+/// With whom a binding may share its address.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Sharing {
+    /// With others that have this set too, while none of them listens (`SO_REUSEADDR`).
+    pub(super) reuseaddr: bool,
+    /// With others that have this set too and are of this user (`SO_REUSEPORT`): they share the
+    /// requests.
+    pub(super) reuseport: Option<u32>,
+    /// With all that are bound to another interface, if it is bound to one (`SO_BINDTODEVICE`); 0
+    /// is none.
+    pub(super) interface: u32,
+}
+
+impl Sharing {
+    /// Whether both are in one group of `SO_REUSEPORT`, if they have the same address.
+    fn is_group(&self, other: &Self) -> bool {
+        self.reuseport.is_some() && self.reuseport == other.reuseport
+    }
+
+    /// Whether both can be reached through one interface, as they are bound now.
+    fn meets(&self, other: &Self, net: &Net) -> bool {
+        if self.interface == 0 || other.interface == 0 {
+            // A VRF has ports of its own.
+            return self.vrf(net) == other.vrf(net);
+        }
+        self.interface == other.interface
+    }
+
+    fn vrf(&self, net: &Net) -> u32 {
+        net.vrf_of(self.interface)
+    }
+
+    /// Whether it takes requests that come through an interface.
+    fn hears(&self, from: u32, net: &Net) -> bool {
+        let vrf = net.vrf_of(from);
+        match self.interface {
+            0 => vrf == 0 || net.accepts_from_vrfs(),
+            own => own == from || own == vrf,
+        }
+    }
 }
 
 /// The ports of one namespace.
@@ -99,23 +140,12 @@ pub(crate) struct Ports {
     table: Mutex<RBTree<u16, Arc<Port>>>,
 }
 
-/// The ports of all namespaces, while it lives.
-pub(crate) type Registration = ValueRegistration<Ports>;
-
-static PORTS: Values<Ports> = Values::new();
-
-impl PerNetValue for Ports {
-    fn values() -> &'static Values<Self> {
-        &PORTS
-    }
-
-    fn new() -> Result<Pin<KBox<Self>>> {
-        KBox::pin_init(
-            pin_init!(Self {
-                table <- new_mutex!(RBTree::new(), "sdp::Ports::table"),
-            }),
-            GFP_KERNEL,
-        )
+impl Ports {
+    /// Without ports.
+    pub(super) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            table <- new_mutex!(RBTree::new(), "sdp::Ports::table"),
+        })
     }
 }
 
@@ -123,51 +153,69 @@ impl PerNetValue for Ports {
 #[pin_data]
 pub(super) struct Port {
     number: u16,
+    net: NetRef,
     #[pin]
     cm: Mutex<Cm>,
     #[pin]
     holders: SpinLockBh<Ring<Arc<dyn Binding>>>,
-    /// The connections of the host with itself that are being made.
+    /// The requests of this host that are expected.
     #[pin]
     expected: SpinLockBh<Ring<Expected>>,
 }
 
-/// The port in rdma_cm.
+/// The port in rdma_cm, which reserves it for each version of IP.
 struct Cm {
-    id: Option<CmId<Arc<Port>>>,
-    is_listening: bool,
-    /// The last binding has gone, and the port is not in the table any more.
+    v4: Space,
+    v6: Space,
+    /// The last binding was removed, and the port is not in the table any more.
     is_gone: bool,
 }
 
-/// A connection that is being made from this host.
+impl Cm {
+    fn space(&mut self, version: IpVersion) -> &mut Space {
+        match version {
+            IpVersion::V4 => &mut self.v4,
+            IpVersion::V6 => &mut self.v6,
+        }
+    }
+}
+
+/// The port in rdma_cm for one version of IP.
+#[derive(Default)]
+struct Space {
+    id: Option<CmId<Arc<Port>>>,
+    is_listening: bool,
+}
+
+/// A request that is expected from this host.
 #[derive(Clone, Copy)]
 struct Expected {
-    /// The address from which its request comes.
-    from: SocketAddrV4,
-    /// The names of its ends, as the accepting one has them.
+    /// The address and port that it comes from.
+    from: SocketAddr,
+    /// The addresses of the connection, as the accepting end is to see them.
     names: Names,
 }
 
 impl Port {
-    /// The port with this number, which may have no holders yet: [`Self::add`] comes next. Sleeps.
-    /// Fails with `ENOMEM`.
+    /// The port with this number, which may have no holders yet: [`Self::add`] has to follow.
+    /// Sleeps. Fails with `ENOMEM`.
     pub(super) fn get(net: &Net, number: u16) -> Result<Arc<Self>> {
         let port = Arc::pin_init(
             pin_init!(Self {
                 number,
+                net: net.into(),
                 cm <- new_mutex!(Cm {
-                    id: None,
-                    is_listening: false,
+                    v4: Space::default(),
+                    v6: Space::default(),
                     is_gone: false,
                 }, "sdp::Port::cm"),
                 holders <- new_spinlock_bh!(Ring::empty(), "sdp::Port::holders"),
                 expected <- new_spinlock_bh!(Ring::empty(), "sdp::Port::expected"),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )?;
-        let node = RBTreeNode::new(number, port.clone(), GFP_KERNEL)?;
-        let mut table = PORTS.get(net).table.lock();
+        let node = RBTreeNode::new(number, port.clone(), GFP_KERNEL_ACCOUNT)?;
+        let mut table = net.own().ports.table.lock();
         if let Some(there) = table.get(&number) {
             return Ok(there.clone());
         }
@@ -177,117 +225,134 @@ impl Port {
 
     /// Whether this number is in use by a socket of this module. Sleeps.
     pub(super) fn is_used(net: &Net, number: u16) -> bool {
-        PORTS.get(net).table.lock().get(&number).is_some()
+        net.own().ports.table.lock().get(&number).is_some()
     }
 
-    /// Its number.
-    pub(super) fn number(&self) -> u16 {
-        self.number
-    }
-
-    /// Gives `binding` its address. Sleeps. Fails with `EADDRINUSE` where that is another's, with
-    /// `EAGAIN` where the port has gone meanwhile and is to be got anew, and as [`CmId::new`] does.
+    /// Gives `binding` its address. Sleeps. Fails with `EADDRINUSE` where another has it, with
+    /// `EAGAIN` where the port was retired meanwhile and [`Self::get`] has to be called again, and
+    /// as [`CmId::new`] does.
     pub(super) fn add(this: &Arc<Self>, net: &Net, binding: Arc<dyn Binding>) -> Result {
         let mut cm = this.cm.lock();
         if cm.is_gone {
             return Err(EAGAIN);
         }
-        let added = match &cm.id {
-            Some(_) => Ok(()),
-            None => Self::reserve(this, net, &mut cm),
-        }
-        .and_then(|()| this.insert(binding));
+        let reserved =
+            versions(&*binding).try_for_each(|version| Self::reserve(this, net, &mut cm, version));
+        let added = reserved.and_then(|()| this.insert(net, binding));
         if added.is_err() && this.holders.lock().is_empty() {
             this.retire(net, &mut cm);
         }
         added
     }
 
-    /// Takes the number in rdma_cm's space. It is shared there with the cm ids that connect from
-    /// it.
-    fn reserve(this: &Arc<Self>, net: &Net, cm: &mut Cm) -> Result {
+    /// Reserves the number in rdma_cm, if it is not reserved yet, shared with the cm ids that
+    /// connect from it. Sleeps. Fails with `EADDRINUSE`, and as [`CmId::new`] and [`CmId::bind`]
+    /// do.
+    fn reserve(this: &Arc<Self>, net: &Net, cm: &mut Cm, version: IpVersion) -> Result {
+        let space = cm.space(version);
+        if space.id.is_some() {
+            return Ok(());
+        }
         let mut id = CmId::new(net, this.clone())?;
         // That fails for listeners only, which a new one is not.
         let _ = id.set_reuseaddr(true);
-        let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, this.number);
-        match id.bind(&SocketAddr::V4(any)) {
+        match id.bind(&SocketAddr::new(version.any(), this.number)) {
             Ok(_) => {
-                cm.id = Some(id);
+                space.id = Some(id);
                 Ok(())
             }
-            // For all addresses it is not available where it is in use for one.
+            // It is not available for all addresses where it is in use for one.
             Err(e) if e == EADDRNOTAVAIL => Err(EADDRINUSE),
             Err(e) => Err(e),
         }
     }
 
-    fn insert(&self, binding: Arc<dyn Binding>) -> Result {
-        // Only added to under the mutex, which is held.
+    fn insert(&self, net: &Net, binding: Arc<dyn Binding>) -> Result {
+        // Holders are added only under the mutex, which is held.
         Ring::make_room(&self.holders, |holders| holders)?;
         let mut holders = self.holders.lock();
-        if holders.iter().any(|other| conflict(&*binding, &**other)) {
+        if holders
+            .iter()
+            .any(|other| conflict(net, &*binding, &**other))
+        {
             return Err(EADDRINUSE);
         }
         holders.push(binding).map_err(|_| ENOMEM)
     }
 
-    /// Has a binding listen that does not. Sleeps. Fails with `EADDRINUSE` where another listens
-    /// there, or a connection was made from the port, and as [`CmId::listen`] does.
+    /// Has a binding listen. Sleeps. Fails with `EADDRINUSE` where another listens there, or a
+    /// connection was made from the port, and as [`CmId::listen`] does.
     pub(super) fn listen(this: &Arc<Self>, net: &Net, binding: &dyn Binding) -> Result {
         let mut cm = this.cm.lock();
-        let takes = |other: &Arc<dyn Binding>| other.is_listening() && overlap(binding, &**other);
+        let sharing = binding.sharing();
+        let takes = |other: &Arc<dyn Binding>| {
+            other.is_listening()
+                && overlap(binding, &**other)
+                && sharing.meets(&other.sharing(), net)
+                && !sharing.is_group(&other.sharing())
+        };
         if this.holders.lock().iter().any(takes) {
             return Err(EADDRINUSE);
         }
-        // Requests may come before rdma_cm says that it listens.
+        // Requests may come before rdma_listen() returns.
         binding.set_listening(true);
-        Self::listen_below(this, net, &mut cm).inspect_err(|_| binding.set_listening(false))
+        versions(binding)
+            .try_for_each(|version| Self::listen_below(this, net, &mut cm, version))
+            .inspect_err(|_| {
+                binding.set_listening(false);
+                Self::stop_below(this, net, &mut cm);
+            })
     }
 
-    fn listen_below(this: &Arc<Self>, net: &Net, cm: &mut Cm) -> Result {
-        if cm.is_listening {
+    fn listen_below(this: &Arc<Self>, net: &Net, cm: &mut Cm, version: IpVersion) -> Result {
+        if cm.space(version).is_listening {
             return Ok(());
         }
-        if cm.id.is_none() {
-            Self::reserve(this, net, cm)?;
-        }
-        let requests = net.max_backlog().max(REQUESTS);
-        let id = cm.id.as_mut().ok_or(EADDRINUSE)?;
-        match id.listen(i32::try_from(requests).unwrap_or(i32::MAX)) {
+        Self::reserve(this, net, cm, version)?;
+        let space = cm.space(version);
+        let id = space.id.as_mut().ok_or(EADDRINUSE)?;
+        match id.listen(REQUESTS) {
             Ok(()) => {
-                cm.is_listening = true;
+                space.is_listening = true;
                 Ok(())
             }
             Err(e) => {
                 // It may not share the port any more.
-                Self::renew(this, net, cm);
+                Self::renew(this, net, cm, version);
                 Err(if e == EADDRNOTAVAIL { EADDRINUSE } else { e })
             }
         }
     }
 
-    /// A binding does not listen any more: requests come no longer when this returns, where nobody
-    /// else does. Sleeps.
+    /// Stops listening in rdma_cm where no binding listens any more: no request comes after this
+    /// returns. Sleeps.
     pub(super) fn stop(this: &Arc<Self>, net: &Net) {
         Self::stop_below(this, net, &mut this.cm.lock());
     }
 
     fn stop_below(this: &Arc<Self>, net: &Net, cm: &mut Cm) {
-        let is_wanted = this.holders.lock().iter().any(|other| other.is_listening());
-        if cm.is_listening && !is_wanted {
-            Self::renew(this, net, cm);
+        for version in IpVersion::ALL {
+            if cm.space(version).is_listening && !this.listens_by(version) {
+                Self::renew(this, net, cm, version);
+            }
         }
     }
 
-    /// Exchanges the cm id for one that does not listen.
-    fn renew(this: &Arc<Self>, net: &Net, cm: &mut Cm) {
-        cm.id = None;
-        cm.is_listening = false;
-        // Where somebody else was quicker, who listens next is told.
-        let _ = Self::reserve(this, net, cm);
+    /// Whether a binding listens that is reached by this version of IP. Any context.
+    pub(super) fn listens_by(&self, version: IpVersion) -> bool {
+        let listens =
+            |other: &Arc<dyn Binding>| other.is_listening() && is_asked_by(&**other, version);
+        self.holders.lock().iter().any(listens)
     }
 
-    /// Takes the address from a binding, which does not listen any more. Sleeps.
+    /// Replaces the cm id by one that does not listen. Sleeps.
+    fn renew(this: &Arc<Self>, net: &Net, cm: &mut Cm, version: IpVersion) {
+        *cm.space(version) = Space::default();
+        // If another user of rdma_cm was quicker, the next listen fails.
+        let _ = Self::reserve(this, net, cm, version);
+    }
+
+    /// Removes a binding, which does not listen any more. Sleeps.
     pub(super) fn remove(this: &Arc<Self>, net: &Net, binding: &dyn Binding) {
         let mut cm = this.cm.lock();
         let is_it = |other: &Arc<dyn Binding>| core::ptr::addr_eq(&raw const **other, binding);
@@ -302,37 +367,62 @@ impl Port {
 
     fn retire(&self, net: &Net, cm: &mut Cm) {
         // Its handler takes none of the locks that are held.
-        cm.id = None;
-        cm.is_listening = false;
+        cm.v4 = Space::default();
+        cm.v6 = Space::default();
         cm.is_gone = true;
-        let node = PORTS.get(net).table.lock().remove_node(&self.number);
+        let node = net.own().ports.table.lock().remove_node(&self.number);
         drop(node);
     }
 
-    /// Who listens at an address.
-    fn listener(&self, ip: Ipv4Addr) -> Option<Arc<dyn Binding>> {
+    /// The binding that listens at an address for what comes through an interface, or through any
+    /// if that is not known; of a group the one that `peer` is hashed to. Any context.
+    fn listener(
+        &self,
+        net: &Net,
+        ip: IpAddr,
+        from: Option<u32>,
+        peer: SocketAddr,
+    ) -> Option<Arc<dyn Binding>> {
         let holders = self.holders.lock();
-        let at = |ip: Ipv4Addr| {
-            let mut there = holders
-                .iter()
-                .filter(|binding| binding.ip() == ip && binding.is_listening());
-            there.next().cloned()
+        let at = |ip: IpAddr, is_of_both: bool| {
+            let hears = |sharing: &Sharing| from.is_none_or(|from| sharing.hears(from, net));
+            let there = || {
+                holders.iter().filter(|binding| {
+                    binding.ip() == ip
+                        && binding.is_listening()
+                        && !(is_of_both && binding.is_v6only())
+                        && hears(&binding.sharing())
+                })
+            };
+            // One that is bound to the interface comes first.
+            let first = there().max_by_key(|binding| binding.sharing().interface > 0)?;
+            let sharing = first.sharing();
+            let group = || {
+                there().filter(|other| {
+                    let theirs = other.sharing();
+                    theirs.is_group(&sharing) && theirs.interface == sharing.interface
+                })
+            };
+            let at = share(self.number, peer, group().count());
+            Some(group().nth(at).unwrap_or(first).clone())
         };
-        at(ip).or_else(|| at(Ipv4Addr::UNSPECIFIED))
+        at(ip, false)
+            .or_else(|| at(IpVersion::of(ip).any(), false))
+            .or_else(|| at(IpVersion::V6.any(), true))
     }
 
-    /// The port of an address of this host at which somebody listens. Sleeps.
-    pub(super) fn listening(net: &Net, addr: SocketAddrV4) -> Option<Arc<Self>> {
+    /// The port of `addr`, an address of this host, if a binding listens there. Sleeps.
+    pub(super) fn listening(net: &Net, addr: SocketAddr) -> Option<Arc<Self>> {
         let port = {
-            let table = PORTS.get(net).table.lock();
+            let table = net.own().ports.table.lock();
             table.get(&addr.port()).cloned()
         };
-        port.filter(|port| port.listener(*addr.ip()).is_some())
+        port.filter(|port| port.listener(net, addr.ip(), None, addr).is_some())
     }
 
-    /// Leaves word that a request from `from`, an address of a device here, is for a connection
-    /// whose accepting end knows it by `names`. Sleeps. Fails with `ENOMEM`.
-    pub(super) fn expect(this: Arc<Self>, from: SocketAddrV4, names: Names) -> Result<Expectation> {
+    /// Expects a request from `from`, an address of a device of this host, for a connection that
+    /// the accepting end is to see under `names`. Sleeps. Fails with `ENOMEM`.
+    pub(super) fn expect(this: Arc<Self>, from: SocketAddr, names: Names) -> Result<Expectation> {
         loop {
             Ring::make_room(&this.expected, |expected| expected)?;
             let pushed = this.expected.lock().push(Expected { from, names });
@@ -342,11 +432,12 @@ impl Port {
         }
     }
 
-    /// The names of the ends of a connection that is asked for.
+    /// The addresses of a connection that is asked for, as the accepting end is to see them. Fails
+    /// as [`ChildId::local_addr`] does.
     fn names(&self, id: &ChildId<'_>) -> Result<Names> {
         let names = Names {
-            local: addr::v4(id.local_addr()?)?,
-            peer: addr::v4(id.peer_addr()?)?,
+            local: id.local_addr()?,
+            peer: id.peer_addr()?,
         };
         if names.peer.ip() != names.local.ip() || !id.is_own() {
             return Ok(names);
@@ -358,7 +449,16 @@ impl Port {
 
     fn request(&self, id: ChildId<'_>, param: PeerParam, hello: &[u8]) -> Result {
         let names = self.names(&id)?;
-        let binding = self.listener(*names.local.ip()).ok_or(ECONNREFUSED)?;
+        let local = names.local.ip();
+        // As with TCP, what the host sends to itself comes through the interface with the address.
+        let from = match local.is_loopback() {
+            true => LOOPBACK_INTERFACE,
+            false => id.interface(),
+        };
+        let Some(binding) = self.listener(&self.net, local, Some(from), names.peer) else {
+            id.reject(&REJECT_NOBODY);
+            return Err(ECONNREFUSED);
+        };
         binding.request(id, param, hello, names)
     }
 }
@@ -379,10 +479,10 @@ impl CmHandler for Arc<Port> {
     }
 }
 
-/// What was left with a port by [`Port::expect`], until dropped.
+/// A request that a port expects by [`Port::expect`], until dropped.
 pub(super) struct Expectation {
     port: Arc<Port>,
-    from: SocketAddrV4,
+    from: SocketAddr,
 }
 
 impl Drop for Expectation {
@@ -392,14 +492,62 @@ impl Drop for Expectation {
     }
 }
 
-/// Whether there is an address that both have.
-fn overlap(a: &dyn Binding, b: &dyn Binding) -> bool {
-    a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified()
+/// Whether requests for a binding come by this version of IP. Those for the IPv6 loopback address
+/// come by either, as an adapter may have addresses of one version only.
+fn is_asked_by(binding: &dyn Binding, version: IpVersion) -> bool {
+    let is_of_both = match binding.ip() {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(ip) => ip.is_loopback() || (ip.is_unspecified() && !binding.is_v6only()),
+    };
+    is_of_both || IpVersion::of(binding.ip()) == version
 }
 
-/// Whether `new` must not be bound beside `bound`: their addresses overlap, and not both have
-/// `SO_REUSEADDR`, or `bound` listens.
-fn conflict(new: &dyn Binding, bound: &dyn Binding) -> bool {
-    let may_share = new.reuseaddr() && bound.reuseaddr() && !bound.is_listening();
-    overlap(new, bound) && !may_share
+/// The versions of IP by which requests for a binding come.
+fn versions(binding: &dyn Binding) -> impl Iterator<Item = IpVersion> + use<'_> {
+    let versions = IpVersion::ALL.into_iter();
+    versions.filter(|version| is_asked_by(binding, *version))
+}
+
+/// Pages that a binding takes: for the port and its cm ids, and while it `listens` for the requests
+/// that iWARP devices queue for each of these. Any context.
+pub(super) fn pages(binding: &dyn Binding, listens: bool) -> usize {
+    let requests = match listens {
+        true => client::iwarp_devices().saturating_mul(REQUEST_PAGES),
+        false => 0,
+    };
+    versions(binding)
+        .count()
+        .saturating_mul(requests.saturating_add(1))
+}
+
+/// Whether both have an address in common.
+fn overlap(a: &dyn Binding, b: &dyn Binding) -> bool {
+    let has_all_of = |a: &dyn Binding, b: &dyn Binding| {
+        a.ip().is_unspecified()
+            && (IpVersion::of(a.ip()) == IpVersion::of(b.ip())
+                || (a.ip().is_ipv6() && !a.is_v6only()))
+    };
+    a.ip() == b.ip() || has_all_of(a, b) || has_all_of(b, a)
+}
+
+/// Whether `new` must not be bound beside `bound`: their addresses overlap, they can be reached
+/// through one interface, and neither `SO_REUSEADDR` nor `SO_REUSEPORT` allows it.
+fn conflict(net: &Net, new: &dyn Binding, bound: &dyn Binding) -> bool {
+    let (own, other) = (new.sharing(), bound.sharing());
+    let may_share = own.reuseaddr && other.reuseaddr && !bound.is_listening();
+    overlap(new, bound) && own.meets(&other, net) && !may_share && !own.is_group(&other)
+}
+
+/// Which of `count` listeners gets the requests of `peer`: always the same while their number does
+/// not change, and not predictable by the peer.
+fn share(number: u16, peer: SocketAddr, count: usize) -> usize {
+    let ip = match peer.ip() {
+        IpAddr::V4(ip) => u128::from(u32::from(ip)),
+        IpAddr::V6(ip) => u128::from(ip),
+    };
+    let ports = u64::from(number) << 16 | u64::from(peer.port());
+    // CAST: Halves.
+    let hash = hash([ip as u64, (ip >> 64) as u64, ports]);
+    let count = u64::try_from(count).unwrap_or(0);
+    usize::try_from(hash.checked_rem(count).unwrap_or(0)).unwrap_or(0)
 }

@@ -17,9 +17,11 @@ use crate::{
             flags,
             RecvMsg, //
         },
-        sock::{
-            SockGuard,
-            Timeout,
+        sock::Timeout,
+        stamp::Stamp,
+        wait::{
+            is_signal_pending,
+            OpenGuard,
             WaitError, //
         },
     },
@@ -36,18 +38,30 @@ use crate::{
             Kept,
             RETURN_MS, //
         },
-        recv_buffers::Unread,
+        locked::{
+            Locked,
+            SocketState, //
+        },
+        mark::{
+            distance,
+            Upcoming, //
+        },
+        recv_buffers::{
+            payload,
+            Unread, //
+        },
         stats::Counter,
-        Locked,
+        stream::More,
+        urgent,
+        OpenSocket,
         Sdp,
-        Socket,
-        State, //
-    },
+        Socket, //
+    }, //
 };
 use kernel::sync::Arc;
 
-/// The most bytes that one RDMA Read fetches. Each is reported when it is done, so that a peer that
-/// waits sees progress; the next is in flight by then.
+/// The most bytes that one RDMA Read fetches. Each is reported when it completes, so that a peer
+/// that waits sees progress; the next is in flight by then.
 const FETCH_MAX: usize = 256 << 10;
 
 /// How long one RDMA Read may take, in milliseconds.
@@ -55,28 +69,65 @@ const READ_MS: u32 = 60_000;
 
 /// `recvmsg(2)`.
 ///
-/// Gives what there is, once it is as much as `SO_RCVLOWAT` or `MSG_WAITALL` ask for, or no more
-/// can come.
-pub(super) fn recvmsg(sk: &Socket, msg: RecvMsg<'_>) -> Result<usize> {
+/// Returns what there is, once it is as much as `SO_RCVLOWAT` or `MSG_WAITALL` ask for, or no more
+/// can come. Sleeps.
+pub(super) fn recvmsg(sk: &OpenSocket, mut msg: RecvMsg<'_>) -> Result<usize> {
+    let Received { bytes, came, left } = receive(sk, &mut msg)?;
+    if let Some(came) = came {
+        msg.tell_time(sk, came);
+    }
+    if let Some((left, has_asked)) = left {
+        msg.tell_unread(left, has_asked);
+    }
+    Ok(bytes)
+}
+
+/// What a call received.
+struct Received {
+    bytes: usize,
+    /// When the last of them came, where the program has asked.
+    came: Option<Stamp>,
+    /// Where somebody wants to know, how many are left, and whether that is the program.
+    left: Option<(c_int, bool)>,
+}
+
+impl Received {
+    /// So many bytes that do not belong to the stream, of which nothing else is told.
+    fn aside(bytes: usize) -> Self {
+        Self {
+            bytes,
+            came: None,
+            left: None,
+        }
+    }
+}
+
+/// The connection to receive from, once it is no longer being made. Sleeps. Fails with `ENOTCONN`
+/// where there is none, after the error that waits for the next call, and as a wait does.
+pub(super) fn connection(s: &mut OpenGuard<'_, Sdp>, timeout: &mut Timeout) -> Result<Arc<Conn>> {
+    let waited = s.wait(timeout, |s| !matches!(s.state(), SocketState::Connecting));
+    timeout.check(waited)?;
+    match (s.state(), &s.conn) {
+        (SocketState::Connected, Some(conn)) => Ok(conn.clone()),
+        _ => {
+            s.sock().take_error()?;
+            Err(ENOTCONN)
+        }
+    }
+}
+
+fn receive(sk: &OpenSocket, msg: &mut RecvMsg<'_>) -> Result<Received> {
+    let flags = msg.flags;
     if msg.flags & flags::ERRQUEUE != 0 {
-        return sk.recv_errqueue(msg);
+        return sk.recv_errqueue(msg).map(Received::aside);
     }
     if msg.flags & flags::OOB != 0 {
-        // As TCP says where no urgent byte is pending; none ever is.
-        return Err(EINVAL);
+        return urgent::recv_urgent(sk, msg).map(Received::aside);
     }
     let mut timeout = sk.recv_timeout(msg.nonblock());
     let target = sk.recv_target(msg.flags & flags::WAITALL != 0, msg.data.len());
     let mut s = sk.lock();
-    s.wait(&mut timeout, |s| !matches!(s.state(), State::Connecting))
-        .map_err(|woken| timeout.error(woken))?;
-    let conn = match (s.state(), &s.conn) {
-        (State::Connected, Some(conn)) => conn.clone(),
-        _ => {
-            sk.take_error()?;
-            return Err(ENOTCONN);
-        }
-    };
+    let conn = connection(&mut s, &mut timeout)?;
     let may_sleep = !timeout.is_zero();
     let mut call = Receiving {
         may_sleep,
@@ -87,36 +138,48 @@ pub(super) fn recvmsg(sk: &Socket, msg: RecvMsg<'_>) -> Result<usize> {
         timeout,
         target,
         copied: 0,
-        peeked: 0,
+        came: None,
+        peeked: sk.peek_offset(flags & flags::PEEK != 0),
     };
-    match call.resume().and_then(|()| call.run()) {
-        Err(e) if call.copied == 0 => Err(e),
-        _ => Ok(call.copied),
-    }
+    let (bytes, came) = match call.resume().and_then(|()| call.run()) {
+        Err(e) if call.copied == 0 => return Err(e),
+        _ => (call.copied, call.came),
+    };
+    sk.move_peek_offset(bytes, flags & flags::PEEK != 0);
+    let has_asked = s.options.inq;
+    let left = (has_asked || msg.wants_unread()).then(|| {
+        // As with TCP the end is to be read as well.
+        let left = unread(&mut s).max(usize::from(conn.recv_closed()));
+        (c_int::try_from(left).unwrap_or(c_int::MAX), has_asked)
+    });
+    Ok(Received { bytes, came, left })
 }
 
 /// A call that receives.
 struct Receiving<'a, 'g, 'm> {
     sk: &'a Socket,
-    s: &'a mut SockGuard<'g, Sdp>,
+    s: &'a mut OpenGuard<'g, Sdp>,
     conn: &'a Arc<Conn>,
-    msg: RecvMsg<'m>,
+    msg: &'a mut RecvMsg<'m>,
     timeout: Timeout,
     /// Whether the call may sleep at all.
     may_sleep: bool,
     /// Bytes that it waits for.
     target: usize,
-    /// Bytes that it gives.
+    /// Bytes that it returns.
     copied: usize,
-    /// What a peek has looked at already.
+    /// When the last of them came, where the program has asked.
+    came: Option<Stamp>,
+    /// Bytes that a peek has already returned, or leaves out (`SO_PEEK_OFF`).
     peeked: usize,
 }
 
 impl Receiving<'_, '_, '_> {
-    /// Goes on with a call that left its buffer here, which is the only one that may be made now.
+    /// Continues a call that left its buffer here. Fails with `EBUSY` if this is another call, and
+    /// with `EAGAIN` while the fabric uses the buffer.
     fn resume(&mut self) -> Result {
         let turn = self.s.wait(&mut self.timeout, |s| s.recv_turn.ask());
-        self.woken(turn)?;
+        self.timeout.check(turn)?;
         let Some(kept) = self.s.kept_recv else {
             return Ok(());
         };
@@ -147,27 +210,46 @@ impl Receiving<'_, '_, '_> {
         loop {
             // What another call fetches, or waits for with its own memory, comes first.
             let turn = self.s.wait(&mut self.timeout, |s| s.recv_turn.ask());
-            self.woken(turn)?;
+            self.timeout.check(turn)?;
             if self.s.kept_recv.is_some() {
                 return Err(EBUSY);
             }
             if !self.s.has(conn) {
-                // Another thread undid the connection.
+                // Another thread has disconnected the socket.
                 return Err(ENOTCONN);
             }
-            let next = conn.take_unread(&mut self.s.stream.rx)?;
+            let inline = sk.is_oob_inline();
+            let Upcoming { advertised, mark } = self.s.stream.take_over(conn, sk)?;
+            if self.copied == 0 && self.is_at(mark, advertised) && is_signal_pending() {
+                // SIGURG comes first.
+                return self.timeout.check(Err(match self.timeout.is_zero() {
+                    true => WaitError::TimedOut,
+                    false => WaitError::Signal,
+                }));
+            }
+            let stop = Stop {
+                before: advertised,
+                mark,
+                inline,
+                copied: self.copied > 0,
+            };
             let (n, whole) = if peek {
-                let (n, whole) = copy_peeked(self.s, &mut self.msg, self.peeked, next);
-                self.peeked = self.peeked.saturating_add(n);
+                let (n, skipped, whole) =
+                    copy_peeked(self.s, self.msg, self.peeked, &stop, &mut self.came);
+                self.peeked = self.peeked.saturating_add(n).saturating_add(skipped);
                 (n, whole)
             } else {
-                deliver(self.s, conn, &mut self.msg, next)
+                deliver(self.s, conn, self.msg, &stop, &mut self.came)
             };
+            let next = advertised;
             self.copied = self.copied.saturating_add(n);
             if !whole {
                 return Err(EFAULT);
             }
-            // What stands before it was read, or looked at.
+            if self.copied > 0 && self.is_at(mark, advertised) {
+                return Ok(());
+            }
+            // All before it was read, or peeked at.
             let is_next = next.is_some_and(|next| before(self.s, next) <= self.peeked);
             if is_next && !self.msg.data.is_empty() && self.s.advertised() > 0 {
                 if !self.may_sleep && self.s.options.zcopy_retry && self.copied > 0 {
@@ -178,35 +260,29 @@ impl Receiving<'_, '_, '_> {
                     continue;
                 }
             }
-            if self.msg.data.is_empty() || self.copied >= self.target || (peek && self.is_all()) {
+            // A call without room waits for data all the same.
+            let is_full =
+                self.msg.data.is_empty() && (self.copied > 0 || unread(self.s) > self.peeked);
+            if is_full || self.copied >= self.target || (peek && self.is_all()) {
                 return Ok(());
             }
-            // Everything that came before an end was read above, unless it came just now.
-            if self.s.stream.recv_shut || conn.recv_closed() {
-                if conn.unread() > 0 {
-                    continue;
-                }
-                if !self.s.stream.recv_shut
-                    && !conn.inspect(|m| m.peer_closed())
-                    && self.copied == 0
-                {
-                    sk.take_error()?;
-                }
-                return Ok(());
+            match self.s.stream.more(conn, sk, self.copied > 0)? {
+                More::Here => continue,
+                More::Later => {}
+                More::Never => return Ok(()),
             }
             if self.may_offer() && self.offer()? {
                 continue;
             }
-            let peeked = self.peeked;
+            let (peeked, copied) = (self.peeked, self.copied);
             let woken = self.s.wait(&mut self.timeout, |s| {
                 !s.has(conn)
                     || unread(s) > peeked
-                    || (peek && peeked > 0 && is_starved(s))
-                    || s.stream.recv_shut
-                    || conn.recv_closed()
+                    || (peek && copied > 0 && is_starved(s))
+                    || s.stream.is_over(conn)
                     || sk.has_error()
             });
-            self.woken(woken)?;
+            self.timeout.check(woken)?;
             if sk.has_error() && !conn.recv_closed() {
                 return if self.copied == 0 {
                     sk.take_error()
@@ -217,18 +293,20 @@ impl Receiving<'_, '_, '_> {
         }
     }
 
-    /// Whether a peek has looked at something, and no more can come.
+    /// Whether the call is at the mark, with nothing before that which is advertised.
+    fn is_at(&self, mark: Option<u64>, advertised: Option<Readable>) -> bool {
+        let at = self.s.stream.consumed.wrapping_add(self.peeked as u64);
+        mark == Some(at) && advertised.is_none_or(|next| next.after != at)
+    }
+
+    /// Whether a peek has found something, and no more can come.
     fn is_all(&mut self) -> bool {
-        // What came just now is looked at first.
-        self.peeked > 0 && is_starved(self.s) && unread(self.s) <= self.peeked
+        // What came just now is peeked at first.
+        self.copied > 0 && is_starved(self.s) && unread(self.s) <= self.peeked
     }
 
-    fn woken(&self, woken: Result<(), WaitError>) -> Result {
-        woken.map_err(|woken| self.timeout.error(woken))
-    }
-
-    /// Whether the caller's memory is to be offered to the peer: it is large, nothing is there to be
-    /// read, what came before came without a copy, and it need not be filled (B-46).
+    /// Whether the caller's memory is to be offered to the peer: it is large, nothing is there to
+    /// be read, what came last came without a copy, and the call need not be filled (B-46).
     fn may_offer(&mut self) -> bool {
         // CAST: `usize` has at least 32 bits.
         let threshold = self.s.options.zcopy_threshold as usize;
@@ -243,8 +321,8 @@ impl Receiving<'_, '_, '_> {
             && unread(self.s) == 0
     }
 
-    /// Offers the caller's memory, and waits until the peer has written to it or the caller does not want to
-    /// wait any longer; whether it was offered.
+    /// Offers the caller's memory, and waits until the peer has written to it or the caller waits
+    /// no longer. Tells whether it was offered. Fails as a wait does.
     fn offer(&mut self) -> Result<bool> {
         let (conn, target) = (self.conn, self.target);
         // CAST: `usize` has at least 32 bits.
@@ -286,12 +364,13 @@ impl Receiving<'_, '_, '_> {
         self.s.stream.taken = self.s.stream.taken.wrapping_add(u64::from(came > 0));
         self.end_turn();
         match woken {
-            Err(_) if self.copied == 0 => self.woken(woken).map(|()| true),
+            Err(_) if self.copied == 0 => self.timeout.check(woken).map(|()| true),
             _ => Ok(true),
         }
     }
 
-    /// Offers up to so many bytes of the caller's memory. Takes nothing of it on failure.
+    /// Offers up to so many bytes of the caller's memory. Takes none of it on failure: of
+    /// [`Pages::of_dest`], of [`Conn::register`], or with `EAGAIN` where it cannot be offered now.
     fn offer_part(&mut self, size: usize) -> Result<Pages> {
         let conn = self.conn;
         let before = self.msg.data.len();
@@ -309,39 +388,50 @@ impl Receiving<'_, '_, '_> {
         offered
     }
 
-    /// Brings together what came while `parts` of the caller's memory were offered, which are over: how much
-    /// stands there now.
+    /// Moves together what came while `parts` of the caller's memory were offered, which are over.
+    /// Returns the number of bytes.
     ///
-    /// A part that the peer did not fill leaves a gap (`B-47`), and one that a message with payload used up
-    /// stands for that message (`B-48`). What the peer wrote behind such is moved, by the pages, for
-    /// the program may have unmapped them.
+    /// A part that the peer did not fill leaves a gap (`B-47`), and a message with payload takes
+    /// the place of the part that it used up (`B-48`). What the peer wrote behind these is moved
+    /// within the pages, since the program may have unmapped them.
     fn gather(&mut self, parts: &[Pages]) -> usize {
         let conn = self.conn;
         let mut written = [0; BUFFERS];
         let written = written.get_mut(..parts.len()).unwrap_or(&mut []);
         while !conn.take_offered(written) {
-            // The connection ends just now, and lets the memory go.
+            // The connection is being torn down, which releases the memory.
             self.s
                 .wait_through(Timeout::FOREVER, |_| conn.are_offers_over());
         }
-        if self.s.has(conn) {
-            // Without memory the front is there, which is what is wanted next.
-            let _ = conn.take_unread(&mut self.s.stream.rx);
-        }
+        let inline = self.sk.is_oob_inline();
+        let mark = match self.s.has(conn) {
+            // Without memory for all, the first of it is there, which is what is needed.
+            true => self.s.stream.take_over(conn, self.sk),
+            false => Err(ENOTCONN),
+        };
+        let mark = mark.ok().and_then(|upcoming| upcoming.mark);
         let ends = written.iter().rposition(|bytes| *bytes > 0);
         let used = ends.map_or(0, |last| last.saturating_add(1));
         let (mut from, mut to, mut copied) = (0usize, 0usize, 0usize);
         for (bytes, part) in written.iter().zip(parts).take(used) {
+            let at = self.s.stream.consumed;
             let n = match *bytes {
                 // It is no longer than the part (`B-46`).
                 0 => match self.s.stream.rx.front_mut() {
                     Some(message) => {
-                        let n = store(parts, to, message);
+                        let whole = message.len();
+                        // What was written behind it cannot wait for another call: it is left out
+                        // here.
+                        let left = distance(mark, at).filter(|left| !inline && *left < whole);
+                        let n = store(parts, to, message, left.unwrap_or(whole));
                         self.s.stream.consume(conn, n);
+                        if left.is_some() {
+                            self.s.stream.consume(conn, whole.saturating_sub(n));
+                        }
                         copied = copied.saturating_add(n);
                         n
                     }
-                    // Another thread undid the connection.
+                    // Another thread has disconnected the socket.
                     None => break,
                 },
                 n if from == to => n,
@@ -354,6 +444,10 @@ impl Receiving<'_, '_, '_> {
             to = to.saturating_add(n);
             from = from.saturating_add(part.len());
         }
+        conn.pass_mark(mark, self.s.stream.consumed);
+        if to > 0 {
+            self.came = conn.moved().or(self.came);
+        }
         conn.gathered();
         match (&*written, parts) {
             ([bytes], [part]) => conn.learn_from_one(*bytes, *bytes == part.len()),
@@ -364,7 +458,8 @@ impl Receiving<'_, '_, '_> {
         to
     }
 
-    /// Fetches what the peer advertises, or declines it; whether something was fetched.
+    /// Fetches what the peer advertises, or declines it. Tells whether something was fetched. Fails
+    /// with `EAGAIN` where the call leaves its buffer here.
     fn fetch(&mut self) -> Result<bool> {
         let advertised = self.s.advertised();
         let room = pages::dest_extent(self.msg.data).min(advertised);
@@ -399,7 +494,7 @@ impl Receiving<'_, '_, '_> {
         result
     }
 
-    /// Starts as many reads as there is memory and place for, or declines what is advertised.
+    /// Starts as many RDMA Reads as there is memory and room for, or declines what is advertised.
     fn start(&mut self) -> Result {
         let (conn, after) = (self.conn, self.s.stream.consumed);
         loop {
@@ -426,7 +521,7 @@ impl Receiving<'_, '_, '_> {
             let refused = match memory {
                 Ok(memory) => match conn.read_memory(memory, after) {
                     Ok(()) => continue,
-                    // The peer took it back meanwhile.
+                    // The peer has cancelled it meanwhile.
                     Err(memory) => {
                         drop(memory);
                         None
@@ -449,8 +544,8 @@ impl Receiving<'_, '_, '_> {
         }
     }
 
-    /// Waits until all reads that were started are over: the caller's memory is the fabric's until then.
-    /// Whether they brought anything.
+    /// Waits until all RDMA Reads that were started are over: the device uses the caller's memory
+    /// until then. Tells whether they brought anything.
     fn finish(&mut self) -> bool {
         let conn = self.conn;
         let (mut any, mut missing) = (false, 0usize);
@@ -461,7 +556,7 @@ impl Receiving<'_, '_, '_> {
                     any |= came > 0;
                     missing = asked.saturating_sub(came);
                 } else {
-                    // What failed before it left a gap: the connection has failed.
+                    // An earlier one failed and left a gap: the connection has failed.
                     missing = missing.saturating_add(asked);
                 }
                 continue;
@@ -469,18 +564,21 @@ impl Receiving<'_, '_, '_> {
             conn.wait_return(self.s, READ_MS, || conn.is_read_over());
         }
         self.msg.take_back(missing);
+        if any {
+            self.came = conn.moved().or(self.came);
+        }
         self.s.stream.lends |= any;
         self.s.stream.taken = self.s.stream.taken.wrapping_add(1);
         any
     }
 }
 
-/// Takes the memory back that a call left here and never asked for again: the connection cannot go on
-/// without it.
-pub(super) fn give_up_kept(s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
+/// Takes back a buffer that a call left here (`SDP_ZCOPY_RETRY`), when the socket is closed or
+/// disconnected. That breaks the connection. Sleeps.
+pub(super) fn give_up_kept(s: &mut OpenGuard<'_, Sdp>, conn: &Conn) {
     if s.kept_recv.take().is_some() {
         conn.count(Counter::CancelsRetry, 1);
-        conn.broken(ECONNRESET);
+        conn.fail(ECONNRESET);
         while conn.is_reading() {
             if conn.take_read().is_none() {
                 s.wait_through(Timeout::FOREVER, |_| conn.is_read_over());
@@ -489,35 +587,51 @@ pub(super) fn give_up_kept(s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
     }
 }
 
-/// Whether there is something to read before more can come, however little that is: messages take
-/// up buffers, not bytes.
+/// Whether something has to be read before more can come, however little that is: messages take up
+/// buffers, not bytes. With the socket locked.
 pub(super) fn is_starved(s: &mut Locked) -> bool {
     s.conn.as_ref().is_some_and(|conn| conn.is_starved()) && unread(s) > 0
 }
 
-/// Bytes that can be read without waiting for the peer's program; none while another call fetches
-/// some, or waits for them with its own memory.
+/// Bytes that can be read without waiting for the peer's program; none while another call has the
+/// turn. With the socket locked.
 pub(super) fn unread(s: &mut Locked) -> usize {
     if !s.recv_turn.ask() {
         return 0;
     }
-    let taken = (0..s.stream.rx.len())
-        .filter_map(|at| s.stream.rx.get(at))
-        .fold(0usize, |sum, unread| sum.saturating_add(unread.len()));
+    let taken = payload(&s.stream.rx);
     let Some(conn) = &s.conn else { return taken };
     let came = taken.saturating_add(conn.unread());
     // While another call fetches, what came behind has to wait for it.
     match conn.readable() {
-        // What stands before it and has not come will come by message.
+        // Bytes before it that have not come will come by message.
         Some(next) if before(s, next) > came => came,
         Some(next) => before(s, next).saturating_add(s.advertised()),
         None => came,
     }
 }
 
+/// As [`unread`], but only up to an urgent byte that is not read in line. Sleeps.
+pub(super) fn unread_to_mark(s: &mut Locked, sk: &Socket) -> usize {
+    let (urgent, _) = urgent::look(s, sk);
+    let all = unread(s);
+    match distance(urgent.mark(), s.stream.consumed).filter(|_| !sk.is_oob_inline()) {
+        None => all,
+        Some(left) => {
+            // What is advertised before it counts too.
+            let next = s.conn.as_ref().and_then(|conn| conn.readable());
+            let fetched = match next {
+                Some(next) if before(s, next) <= left => s.advertised(),
+                _ => 0,
+            };
+            all.min(left.saturating_add(fetched))
+        }
+    }
+}
+
 impl Locked {
-    /// Bytes that the peer advertises next, unless another call is fetching them. A caller that
-    /// finds none because of that is woken.
+    /// Bytes that the peer advertises next; none while another call is fetching them. Who finds
+    /// none for that reason is woken.
     pub(super) fn advertised(&mut self) -> usize {
         let advertised = self.conn.as_ref().map_or(0, |conn| conn.advertised());
         if advertised > 0 && self.kept_recv.is_none() && self.recv_turn.ask() {
@@ -528,39 +642,59 @@ impl Locked {
     }
 }
 
-/// Bytes that stand before what the peer advertises and were not read.
+/// Unread bytes that come before what the peer advertises. With the socket locked.
 pub(super) fn before(s: &Locked, next: Readable) -> usize {
     usize::try_from(next.after.wrapping_sub(s.stream.consumed)).unwrap_or(usize::MAX)
 }
 
-/// Gives what there is before `next`, or drops it for `MSG_TRUNC`; and whether all that fits could
-/// be stored.
+/// What a read does not go beyond.
+struct Stop {
+    /// The peer's memory that is to be fetched first.
+    before: Option<Readable>,
+    /// The urgent byte, which is read in line or left out.
+    mark: Option<u64>,
+    inline: bool,
+    /// The call has bytes already, and ends at the mark.
+    copied: bool,
+}
+
+/// Copies what there is before `stop` to the caller, or drops it for `MSG_TRUNC`. Returns the
+/// number of bytes, and whether all that fits could be stored; `came` is when the last of them
+/// came.
 fn deliver(
     s: &mut Locked,
     conn: &Conn,
     msg: &mut RecvMsg<'_>,
-    next: Option<Readable>,
+    stop: &Stop,
+    came: &mut Option<Stamp>,
 ) -> (usize, bool) {
-    let mut left = next.map_or(usize::MAX, |next| before(s, next));
+    let mut left = stop.before.map_or(usize::MAX, |next| before(s, next));
     let mut copied: usize = 0;
     let mut whole = true;
     while !msg.data.is_empty() && left > 0 && whole {
+        let to_mark = distance(stop.mark, s.stream.consumed);
+        if to_mark == Some(0) && (stop.copied || copied > 0) {
+            break;
+        }
         let Some(front) = s.stream.rx.front_mut() else {
             break;
         };
+        if to_mark == Some(0) && !stop.inline {
+            s.stream.consume(conn, 1);
+            left = left.saturating_sub(1);
+            continue;
+        }
+        let to_mark = to_mark.filter(|bytes| *bytes > 0).unwrap_or(usize::MAX);
         let bytes = front.bytes(0);
-        let wanted = bytes.len().min(msg.data.len()).min(left);
-        let n = if msg.flags & flags::TRUNC != 0 {
-            msg.data.advance(wanted);
-            wanted
-        } else {
-            msg.data.copy_to_iter(bytes.get(..wanted).unwrap_or(&[]))
-        };
+        let wanted = bytes.len().min(msg.data.len()).min(left).min(to_mark);
+        *came = front.came.or(*came);
+        let n = give(msg, bytes.get(..wanted).unwrap_or(&[]));
         s.stream.consume(conn, n);
         left = left.saturating_sub(n);
         copied = copied.saturating_add(n);
         whole = n == wanted;
     }
+    conn.pass_mark(stop.mark, s.stream.consumed);
     if copied > 0 {
         conn.count(Counter::RecvCopied, copied as u64);
         s.stream.lends = false;
@@ -568,11 +702,22 @@ fn deliver(
     (copied, whole)
 }
 
-/// Stores all of a message from byte `to` of `parts` on: how much that was.
-fn store(parts: &[Pages], to: usize, message: &Unread) -> usize {
+/// Copies bytes to the caller, or drops them for `MSG_TRUNC`: how many. There is room for all.
+fn give(msg: &mut RecvMsg<'_>, bytes: &[u8]) -> usize {
+    if msg.flags & flags::TRUNC != 0 {
+        msg.data.advance(bytes.len());
+        return bytes.len();
+    }
+    msg.data.copy_to_iter(bytes)
+}
+
+/// Stores the first `len` bytes of a message from byte `to` of `parts` on. Returns how many there
+/// was room for.
+fn store(parts: &[Pages], to: usize, message: &Unread, len: usize) -> usize {
     let mut stored = 0usize;
-    while stored < message.len() {
+    while stored < len {
         let bytes = message.bytes(stored);
+        let bytes = bytes.get(..len.saturating_sub(stored)).unwrap_or(bytes);
         let n = pages::store(parts, to.saturating_add(stored), bytes);
         stored = stored.saturating_add(n);
         if n < bytes.len() {
@@ -582,17 +727,32 @@ fn store(parts: &[Pages], to: usize, message: &Unread) -> usize {
     stored
 }
 
-/// Shows what there is behind the first `skip` bytes and before `next`; and whether all that fits
-/// could be stored.
+/// Copies what there is behind the first `skip` bytes and before `stop` to the caller, for
+/// `MSG_PEEK`. Returns the number of bytes, how many urgent bytes were left out, and whether all
+/// that fits could be stored; `came` is when the last of them came.
 fn copy_peeked(
     s: &Locked,
     msg: &mut RecvMsg<'_>,
     mut skip: usize,
-    next: Option<Readable>,
-) -> (usize, bool) {
-    let mut left = next
-        .map_or(usize::MAX, |next| before(s, next))
-        .saturating_sub(skip);
+    stop: &Stop,
+    came: &mut Option<Stamp>,
+) -> (usize, usize, bool) {
+    let end = stop.before.map_or(usize::MAX, |next| before(s, next));
+    let at = s.stream.consumed.wrapping_add(skip as u64);
+    let mut left = end.saturating_sub(skip);
+    let mut skipped: usize = 0;
+    match distance(stop.mark, at) {
+        None => {}
+        Some(0) if stop.copied || s.stream.rx.is_empty() => return (0, 0, true),
+        Some(0) if stop.inline => {}
+        Some(0) if left == 0 => {}
+        Some(0) => {
+            skip = skip.saturating_add(1);
+            left = left.saturating_sub(1);
+            skipped = 1;
+        }
+        Some(bytes) => left = left.min(bytes),
+    }
     let mut copied: usize = 0;
     for at in 0..s.stream.rx.len() {
         let Some(unread) = s.stream.rx.get(at) else {
@@ -602,17 +762,18 @@ fn copy_peeked(
             let bytes = unread.bytes(skip);
             let wanted = bytes.len().min(msg.data.len()).min(left);
             if wanted == 0 {
-                return (copied, true);
+                return (copied, skipped, true);
             }
-            let n = msg.data.copy_to_iter(bytes.get(..wanted).unwrap_or(&[]));
+            *came = unread.came.or(*came);
+            let n = give(msg, bytes.get(..wanted).unwrap_or(&[]));
             skip = skip.saturating_add(n);
             left = left.saturating_sub(n);
             copied = copied.saturating_add(n);
             if n < wanted {
-                return (copied, false);
+                return (copied, skipped, false);
             }
         }
         skip = skip.saturating_sub(unread.len());
     }
-    (copied, true)
+    (copied, skipped, true)
 }

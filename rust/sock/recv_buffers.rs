@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The receive buffers of a connection: how many there are, of what size, and the payload in them that
-//! nobody has read. Guarded by the lock of the connection that has them.
+//! The receive buffers of a connection: how many there are, of what size, and the unread payload in
+//! them. Guarded by [`Connection::flow`](super::conn::Connection::flow).
 
 use crate::{
     net::{
-        namespace::Net,
-        pipe::Slice, //
+        pipe::Slice,
+        stamp::Stamp, //
     },
     prelude::*,
     rdma::{
@@ -16,34 +16,43 @@ use crate::{
         },
         device::Device, //
     },
-    sock::settings,
+    sock::{
+        ring::Ring,
+        settings,
+        Net, //
+    },
 };
 use core::ops::Range;
 use kernel::page::PAGE_SIZE;
 
-/// Buffers that a connection starts with.
+/// How many buffers a connection starts with, and always has.
 pub(super) const FIRST: u16 = crate::proto::DEPTH_MIN;
 
-/// How long to wait for memory before the next try to get some, in milliseconds.
+/// The pause before an allocation or a mapping that failed is tried again, in milliseconds.
 pub(super) const RETRY_MS: u32 = 100;
 
 /// Received payload that its reader has not finished.
 pub(super) struct Unread {
+    /// The buffer that it came in.
     pub(super) buf: RecvBuf,
+    /// The bytes of that which are still to be read.
     pub(super) range: Range<usize>,
+    /// When the last of them came, where the program has asked.
+    pub(super) came: Option<Stamp>,
 }
 
 impl Unread {
-    /// The bytes that are still to be read.
+    /// How many bytes are still to be read.
     pub(super) fn len(&self) -> usize {
         self.range.len()
     }
 
+    /// Whether all was read.
     pub(super) fn is_empty(&self) -> bool {
         self.range.is_empty()
     }
 
-    /// What is still to be read behind the first `skip` bytes of that, as far as it lies in one page.
+    /// The unread bytes after the first `skip`, as far as they lie in one page.
     pub(super) fn bytes(&self, skip: usize) -> &[u8] {
         self.buf.bytes(self.range.start.saturating_add(skip))
     }
@@ -53,26 +62,40 @@ impl Unread {
         self.range.start = self.range.start.saturating_add(n).min(self.range.end);
     }
 
-    /// At most `max` of the bytes that [`Self::bytes`] gives, in their own page. Sleeps.
+    /// At most `max` of the bytes that [`Self::bytes`] returns, in their own page. Sleeps. Fails as
+    /// [`RecvBuf::share`] does.
     pub(super) fn share(&mut self, max: usize) -> Result<Slice> {
         self.buf.share(self.range.start, max)
     }
 }
 
-/// What receive buffers of one connection may come to.
+/// Payload bytes in `unread` that are still to be read.
+pub(super) fn payload(unread: &Ring<Unread>) -> usize {
+    unread
+        .iter()
+        .fold(0, |sum, unread| sum.saturating_add(unread.len()))
+}
+
+/// The limits of the receive buffers of a connection.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
     /// How many there may be.
     pub(super) count: u16,
-    /// Pages of one.
+    /// Pages of a buffer.
     pub(super) pages: usize,
+    /// Bytes of buffers that are kept under memory pressure, or when the connection is idle.
+    keep: usize,
 }
 
 impl Limits {
     /// Before the device is known.
-    pub(super) const NONE: Self = Self { count: 0, pages: 0 };
+    pub(super) const NONE: Self = Self {
+        count: 0,
+        pages: 0,
+        keep: 0,
+    };
 
-    /// Those of `net`, as far as `device` can do it.
+    /// The settings of `net`, as far as `device` can meet them. Any context.
     pub(super) fn new(net: &Net, device: &Device) -> Self {
         let count = settings::recv_buffers(net).min(device.max_qp_wr().saturating_sub(1));
         // CAST: `usize` has at least 32 bits.
@@ -81,10 +104,19 @@ impl Limits {
         Self {
             count: u16::try_from(count).unwrap_or(u16::MAX).max(FIRST),
             pages: pages.clamp(1, MAX_RECV_PAGES),
+            // CAST: As above.
+            keep: settings::rmem_min(net) as usize,
         }
     }
 
-    /// Bytes of the largest.
+    /// Roughly the pages that the driver and the QP take to queue them: rxe has 128 bytes for a
+    /// completion, and 40 and 16 for each page for a receive, and the QP has a slot for each.
+    pub(super) fn queue_pages(self) -> usize {
+        let each = self.pages.saturating_mul(16).saturating_add(192);
+        each.saturating_mul(self.count.into()).div_ceil(PAGE_SIZE)
+    }
+
+    /// Bytes of the largest buffer.
     pub(super) fn size(self) -> u32 {
         u32::try_from(self.pages.saturating_mul(PAGE_SIZE)).unwrap_or(u32::MAX)
     }
@@ -92,79 +124,137 @@ impl Limits {
 
 /// How many buffers there are, and of what size.
 pub(super) struct RecvBuffers {
+    /// How many there may be, and of what size.
     pub(super) limits: Limits,
-    /// Pages of one that is made now.
-    pub(super) pages: usize,
-    /// How many there should be, and are: posted, or with payload that was not read.
+    /// Pages of a buffer that is made now.
+    pub(super) pages_each: usize,
+    /// How many there should be.
     pub(super) wanted: u16,
+    /// How many there are: posted, or with unread payload.
     pub(super) count: u16,
-    /// Those that are posted, oldest first: of the first `smaller` the peer must have used the last
-    /// before it may know of the larger size (`B-64`).
+    /// Pages of all of them.
+    pages: usize,
+    /// How many are posted.
     pub(super) posted: u16,
+    /// How many of the posted ones, the oldest, have the former size: the peer is told of the new
+    /// one when none is left (`B-64`).
     pub(super) smaller: u16,
-    /// Messages that came since the connection was last looked at.
-    pub(super) came: u16,
+    /// The peer asked for the present size, and has not been told of it yet.
+    pub(super) resizing: bool,
+    /// Messages that came since [`Self::take_idle`] was last called.
+    came: u16,
+    /// The peer was short of credit because of `SO_RCVBUF`.
+    limited: bool,
 }
 
 impl RecvBuffers {
-    /// Before there are any.
+    /// No buffers yet.
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
-            pages: 1,
+            pages_each: 1,
             wanted: 0,
             count: 0,
+            pages: 0,
             posted: 0,
             smaller: 0,
+            resizing: false,
             came: 0,
+            limited: false,
         }
     }
 
-    pub(super) fn limits(&self) -> Limits {
-        self.limits
+    /// Counts a buffer that is about to be made, and returns the pages that it is to have.
+    pub(super) fn add(&mut self) -> usize {
+        self.count = self.count.saturating_add(1);
+        self.pages = self.pages.saturating_add(self.pages_each);
+        self.pages_each
     }
 
-    /// The oldest that was posted received a message.
+    /// Uncounts a buffer of so many pages, which was not made, or was freed.
+    pub(super) fn remove(&mut self, pages: usize) {
+        self.count = self.count.saturating_sub(1);
+        self.pages = self.pages.saturating_sub(pages);
+    }
+
+    /// Counts a message that came in the oldest posted buffer.
     pub(super) fn used(&mut self) {
         self.posted = self.posted.saturating_sub(1);
         self.smaller = self.smaller.saturating_sub(1);
         self.came = self.came.saturating_add(1);
     }
 
-    /// Whether there were enough of them since this was last asked, had none been posted again.
-    pub(super) fn take_unused(&mut self) -> bool {
-        core::mem::take(&mut self.came) <= self.count
+    /// Whether every buffer is posted, and no more messages came than there are buffers since this
+    /// was last called.
+    pub(super) fn take_idle(&mut self) -> bool {
+        core::mem::take(&mut self.came) <= self.count && self.posted == self.count
     }
 
-    /// Whether there are more than at first.
+    /// How many are kept when no more are needed.
+    fn keep(&self) -> u16 {
+        let keep = self.limits.keep.checked_div(self.size()).unwrap_or(0);
+        u16::try_from(keep).unwrap_or(u16::MAX).max(FIRST)
+    }
+
+    /// Whether more are wanted than are kept by [`Self::shrink`].
     pub(super) fn have_grown(&self) -> bool {
-        self.wanted.max(self.count) > FIRST
+        self.wanted > self.keep()
     }
 
-    /// Lets those beyond the first go as the peer uses them up: a receive cannot be taken back.
+    /// Wants no more than are kept when no more are needed. The others are freed as the peer uses
+    /// them up, since a receive cannot be taken back.
     pub(super) fn shrink(&mut self) {
-        self.wanted = self.wanted.min(FIRST);
+        self.wanted = self.wanted.min(self.keep());
     }
 
     /// Bytes of a buffer that is made now.
     pub(super) fn size(&self) -> usize {
-        self.pages.saturating_mul(PAGE_SIZE)
+        self.pages_each.saturating_mul(PAGE_SIZE)
     }
 
-    /// How many of the present size take no more than `limit` bytes.
-    pub(super) fn fit(&self, limit: usize) -> u16 {
-        let fit = limit.checked_div(self.size()).unwrap_or(0);
+    /// Makes buffers of so many pages from now on, for a peer that asked for larger ones.
+    pub(super) fn enlarge(&mut self, pages: usize) {
+        self.pages_each = pages;
+        self.smaller = self.posted;
+        self.resizing = true;
+    }
+
+    /// Pages of those that there are, and of as many of the present size as are missing of those
+    /// that there are always to be.
+    pub(super) fn least_pages(&self) -> usize {
+        let missing = FIRST.saturating_sub(self.count);
+        self.pages_each
+            .saturating_mul(missing.into())
+            .saturating_add(self.pages)
+    }
+
+    /// How many buffers there may be in `limit` bytes, if further ones have the present size.
+    fn fit(&self, limit: usize) -> u16 {
+        let limit = limit / PAGE_SIZE;
+        let count = usize::from(self.count);
+        let fit = match limit.checked_sub(self.pages) {
+            Some(left) => count.saturating_add(left / self.pages_each.max(1)),
+            None => {
+                let excess = self.pages.saturating_sub(limit);
+                count.saturating_sub(excess.div_ceil(self.pages_each.max(1)))
+            }
+        };
         u16::try_from(fit)
             .unwrap_or(u16::MAX)
             .min(self.limits.count)
     }
 
-    /// Pages that they may take.
-    pub(super) fn pages(&self) -> usize {
-        usize::from(self.count).saturating_mul(self.pages)
+    /// Wants no more than fit in `limit` bytes, but at least [`FIRST`].
+    pub(super) fn cap(&mut self, limit: usize) {
+        self.wanted = self.wanted.min(self.fit(limit)).max(FIRST);
     }
 
-    /// There is no memory for more.
+    /// Pages that they take.
+    pub(super) fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// Wants no more than there are, for want of memory, but at least [`FIRST`].
     pub(super) fn give_up_growth(&mut self) {
         self.wanted = self.wanted.min(self.count).max(FIRST);
     }
@@ -174,12 +264,19 @@ impl RecvBuffers {
         self.count < self.wanted
     }
 
-    /// Has more made for a peer that waits for them, if they take no more than `limit` bytes then and none is
-    /// missing.
+    /// Wants twice as many, up to `limit` bytes, for a peer that is short of credit; nothing while
+    /// some are still missing.
     pub(super) fn grow(&mut self, limit: usize) {
         if !self.lacks() {
-            let more = self.wanted.saturating_mul(2).min(self.fit(limit));
+            let fit = self.fit(limit);
+            self.limited = self.wanted >= fit && fit < self.limits.count;
+            let more = self.wanted.saturating_mul(2).min(fit);
             self.wanted = self.wanted.max(more);
         }
+    }
+
+    /// Whether the peer was short of credit because of `SO_RCVBUF` since this was last called.
+    pub(super) fn take_limited(&mut self) -> bool {
+        core::mem::take(&mut self.limited)
     }
 }

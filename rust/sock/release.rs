@@ -3,9 +3,9 @@
 //! The last close of a socket's file.
 
 use crate::{
-    net::sock::{
-        SockGuard,
-        TcpState, //
+    net::{
+        sock::TcpState,
+        wait::OpenGuard, //
     },
     prelude::*,
     proto::Machine,
@@ -15,27 +15,29 @@ use crate::{
             Link,
             Progress, //
         },
+        locked::SocketState,
+        orphan,
         recv,
         send,
         stream::Stream,
+        OpenSocket,
         Sdp,
-        Socket,
-        State, //
-    },
+        Socket, //
+    }, //
 };
 
 /// `close(2)` of the last file.
 ///
 /// As with TCP: unread data, or a linger time of 0, resets the connection; otherwise what was
-/// written goes out first, and the caller waits for that as long as `SO_LINGER` says. The rest is
-/// done by the connection, without the socket.
-pub(super) fn release(sk: &Socket) {
+/// written is sent first, and the caller waits for that as long as `SO_LINGER` says. The rest is
+/// done by the connection, without the socket. Sleeps.
+pub(super) fn release(sk: &OpenSocket) {
     let mut s = sk.lock();
-    // No connection is made any more from here on.
+    // From here on no connection is established any more.
     if let Some(conn) = &s.conn {
         conn.fail_setup(ECONNRESET);
     }
-    if let (State::Connected, Some(conn)) = (s.state(), s.conn.clone()) {
+    if let (SocketState::Connected, Some(conn)) = (s.state(), s.conn.clone()) {
         close(sk, &mut s, &conn);
     }
     s.orphan();
@@ -52,7 +54,7 @@ pub(super) fn release(sk: &Socket) {
     s.stream = Stream::new();
 }
 
-fn close(sk: &Socket, s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
+fn close(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, conn: &Conn) {
     send::give_up_kept(s, conn);
     recv::give_up_kept(s, conn);
     let linger = sk.linger();
@@ -61,7 +63,7 @@ fn close(sk: &Socket, s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
         conn.with(Machine::abort);
         return;
     }
-    if !conn.count_orphan() {
+    if orphan::are_too_many(sk.net(), 1) {
         conn.with(Machine::abort);
         return conn.set_link(Link::Disconnect);
     }
@@ -70,14 +72,14 @@ fn close(sk: &Socket, s: &mut SockGuard<'_, Sdp>, conn: &Conn) {
         m.shutdown_send();
     });
     if let Some(mut timeout) = linger {
-        // However the wait ends, the rest happens without the caller.
+        // However the wait ends, the connection does the rest.
         let _ = s.wait(&mut timeout, |_| {
             conn.queued() == 0 || conn.link() != Link::Up
         });
     }
 }
 
-/// Leaves a connection to itself.
+/// Takes a connection from the socket, to end by itself.
 fn leave_to_itself(conn: &Conn) {
     if conn.progress() == Progress::Established {
         conn.detach();

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A queue of bounded length, which never allocates after it was made.
+//! A queue of bounded length, which does not allocate when elements are added.
 
 use crate::{
     net::spinlock_bh::SpinLockBh,
     prelude::*, //
 };
+use kernel::alloc::Flags;
 
-/// A first-in, first-out queue of at most as many elements as it was made for.
+/// A first-in, first-out queue of at most as many elements as it was made for. Its methods may be
+/// called in any context, unless they say otherwise.
 ///
 /// `slots` holds the queue from `head` on, `len` long, wrapped around; all other slots are `None`.
 pub(super) struct Ring<T> {
@@ -19,9 +21,18 @@ pub(super) struct Ring<T> {
 impl<T> Ring<T> {
     /// An empty queue for `capacity` elements. May sleep; fails with `ENOMEM`.
     pub(super) fn new(capacity: usize) -> Result<Self> {
-        let mut slots = KVVec::with_capacity(capacity, GFP_KERNEL)?;
+        Self::allocate(capacity, GFP_KERNEL)
+    }
+
+    /// As [`Self::new`], charged to the memory cgroup of the task.
+    pub(super) fn new_charged(capacity: usize) -> Result<Self> {
+        Self::allocate(capacity, GFP_KERNEL_ACCOUNT)
+    }
+
+    fn allocate(capacity: usize, flags: Flags) -> Result<Self> {
+        let mut slots = KVVec::with_capacity(capacity, flags)?;
         for _ in 0..capacity {
-            slots.push(None, GFP_KERNEL)?;
+            slots.push(None, flags)?;
         }
         Ok(Self {
             slots,
@@ -30,7 +41,7 @@ impl<T> Ring<T> {
         })
     }
 
-    /// A queue that takes nothing.
+    /// A queue without room for any element.
     pub(super) const fn empty() -> Self {
         Self {
             slots: KVVec::new(),
@@ -39,7 +50,7 @@ impl<T> Ring<T> {
         }
     }
 
-    /// The slot of the element that stands `at` behind the first; both are below the capacity.
+    /// The slot of the element with index `at`; both are below the capacity.
     fn slot(&self, at: usize) -> usize {
         let slot = self.head.wrapping_add(at);
         if slot >= self.slots.len() {
@@ -49,23 +60,27 @@ impl<T> Ring<T> {
         }
     }
 
+    /// Whether there are no elements.
     pub(super) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
+    /// Whether there is no room for another element.
     pub(super) fn is_full(&self) -> bool {
         self.len == self.slots.len()
     }
 
+    /// For how many elements there is room, those that are there included.
     pub(super) fn capacity(&self) -> usize {
         self.slots.len()
     }
 
+    /// How many elements there are.
     pub(super) fn len(&self) -> usize {
         self.len
     }
 
-    /// Appends an element, or gives it back where the queue is full.
+    /// Appends an element, or gives it back if the queue is full.
     pub(super) fn push(&mut self, element: T) -> Result<(), T> {
         if self.is_full() {
             return Err(element);
@@ -81,8 +96,8 @@ impl<T> Ring<T> {
         }
     }
 
-    /// Puts an element before those that are to come after it, or gives it back where the queue is
-    /// full; the queue is in order already.
+    /// Inserts an element before those that are to come `after` it, or gives it back if the queue
+    /// is full. The queue has to be in order.
     pub(super) fn insert(&mut self, element: T, after: impl Fn(&T) -> bool) -> Result<(), T> {
         let mut at = self.len;
         self.push(element)?;
@@ -97,7 +112,7 @@ impl<T> Ring<T> {
         Ok(())
     }
 
-    /// Takes out the first element that is `wanted`.
+    /// Removes the first element that is `wanted`.
     pub(super) fn remove(&mut self, wanted: impl Fn(&T) -> bool) -> Option<T> {
         let mut found = None;
         for _ in 0..self.len {
@@ -120,7 +135,7 @@ impl<T> Ring<T> {
         Some(element)
     }
 
-    /// The element `at` behind the first.
+    /// The element with index `at`, the first having 0.
     pub(super) fn get(&self, at: usize) -> Option<&T> {
         if at >= self.len {
             return None;
@@ -139,8 +154,8 @@ impl<T> Ring<T> {
         self.slots.get_mut(last)?.as_mut()
     }
 
-    /// Takes over the slots of `longer`, if those are more, and gives back its own, which are empty then:
-    /// to be dropped where that may be done.
+    /// Takes over the slots of `longer`, if there are more, and gives back its own, which are empty
+    /// then: to be dropped in process context, without spinlocks.
     pub(super) fn lengthen(&mut self, mut longer: Self) -> Self {
         if longer.capacity() <= self.capacity() {
             return longer;
@@ -154,9 +169,9 @@ impl<T> Ring<T> {
         (0..self.len).filter_map(|at| self.get(at))
     }
 
-    /// Makes room for another element of the queue that `ring` finds behind `lock`, which is not
-    /// held while memory is allocated: others may have taken the room by the time that this
-    /// returns. Sleeps. Fails with `ENOMEM`.
+    /// Makes room for another element in the queue that `ring` finds under `lock`, which is not
+    /// held while memory is allocated: others may have taken the room when this returns. Sleeps.
+    /// Fails with `ENOMEM`.
     pub(super) fn make_room<S>(lock: &SpinLockBh<S>, ring: impl Fn(&mut S) -> &mut Self) -> Result
     where
         S: Unpin,
@@ -175,7 +190,8 @@ impl<T> Ring<T> {
         Ok(())
     }
 
-    /// Appends all elements of `other` that there is room for.
+    /// Moves elements from the front of `other` to the end of this queue, as many as there is room
+    /// for.
     pub(super) fn append(&mut self, other: &mut Self) {
         while !self.is_full() {
             let Some(element) = other.pop() else { return };

@@ -18,9 +18,9 @@ use crate::{
             flags,
             SendMsg, //
         },
-        sock::{
-            SockGuard,
-            Timeout,
+        sock::Timeout,
+        wait::{
+            OpenGuard,
             WaitError, //
         },
         zerocopy::Notice,
@@ -32,20 +32,23 @@ use crate::{
         mr::Access, //
     },
     sock::{
-        buffers::Owner,
+        buffers::Waiter,
         conn::Conn,
         kept::{
             Kept,
             RETURN_MS, //
         },
+        locked::{
+            Locked,
+            SocketState, //
+        },
+        output::SEND_ORDER,
         recv,
         stats::Counter,
-        transmit::SEND_ORDER,
-        Locked,
+        OpenSocket,
         Sdp,
-        Socket,
-        State, //
-    },
+        Socket, //
+    }, //
 };
 use kernel::{
     page::PAGE_SIZE,
@@ -55,42 +58,42 @@ use kernel::{
 /// The smallest chunk of the send stream, in bytes.
 const CHUNK_MIN: usize = 512;
 
-/// How long the peer may make no progress with what is lent to it, in milliseconds, before the
-/// rest is copied.
-const PATIENCE_MS: u32 = 2000;
+/// How long the peer may make no progress with what is lent to it before the rest is copied, in
+/// milliseconds.
+const LEND_TIMEOUT_MS: u32 = 2000;
 
-/// The same while bytes of the peer's wait here and nobody reads them: its program may be in such a
-/// call too. Then they have crossed, and each has to return for its program to read.
+/// The same while bytes from the peer are unread here, in milliseconds: its program may be in such
+/// a call too, and each has to return before its program can read.
 const CROSSED_MS: u32 = 50;
 
 /// `sendmsg(2)`.
 ///
-/// Takes bytes as long as `SO_SNDBUF` has room, or lends them. The caller raises SIGPIPE where the
-/// error asks for it.
-pub(super) fn sendmsg(sk: &Socket, msg: SendMsg<'_>) -> Result<usize> {
-    if msg.flags & flags::OOB != 0 || msg.has_control {
-        return Err(EOPNOTSUPP);
-    }
+/// Takes bytes as long as `SO_SNDBUF` has room, or lends them. Sleeps. The caller raises SIGPIPE
+/// where the error asks for it.
+pub(super) fn sendmsg(sk: &OpenSocket, msg: SendMsg<'_>) -> Result<usize> {
     let mut timeout = sk.send_timeout(msg.nonblock());
     let mut s = sk.lock();
     let turn = s.wait(&mut timeout, |s| {
-        !matches!(s.state(), State::Connecting) && s.send_turn.ask()
+        !matches!(s.state(), SocketState::Connecting) && s.send_turn.ask()
     });
-    turn.map_err(|woken| timeout.error(woken))?;
+    timeout.check(turn)?;
     let conn = match (s.state(), &s.conn) {
-        (State::Connected, Some(conn)) => conn.clone(),
+        (SocketState::Connected, Some(conn)) => conn.clone(),
         _ => return Err(EPIPE),
     };
+    msg.check_control(sk)?;
     s.send_turn.take();
     let mut call = Sending::new(sk, &mut s, &conn, msg, timeout);
-    let result = call.run();
+    // The reason of a failure is reported before the EPIPE that follows it.
+    let result = call.run().inspect_err(|_| conn.report_failure());
     if s.send_turn.end() {
         sk.write_space();
     }
     result
 }
 
-/// Takes back what a call left here and never asked for again.
+/// Takes back a buffer that a call left here (`SDP_ZCOPY_RETRY`), when the socket is closed or
+/// disconnected. With the socket locked.
 pub(super) fn give_up_kept(s: &mut Locked, conn: &Conn) {
     if s.kept_send.take().is_some() {
         conn.count(Counter::CancelsRetry, 1);
@@ -101,48 +104,48 @@ pub(super) fn give_up_kept(s: &mut Locked, conn: &Conn) {
     }
 }
 
-/// Whether bytes of the peer's wait here and nobody reads them, which includes those in memory that a
-/// call left here until it is made again.
+/// Whether bytes from the peer are unread here, those included that were fetched into a buffer
+/// which a call left here.
 fn is_unread(s: &mut Locked, conn: &Conn) -> bool {
     recv::unread(s) > 0 || (s.kept_recv.is_some() && conn.are_reads_over())
 }
 
-/// Whether, and to whose account, a call lends its memory.
+/// Whether a call lends its memory, and until when.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lending {
     /// Not at all.
     No,
     /// Until it returns.
     Call,
-    /// Until it is made again, since it must not sleep.
+    /// Until the call is made again, since it must not sleep.
     Retry,
-    /// Until its notice is given, or, for pages of the kernel, until the peer has them.
+    /// Until its notice is given or, for pages of the kernel, until the peer has them.
     Beyond,
 }
 
 /// A call that has the turn to send.
 struct Sending<'a, 'g, 'm> {
     sk: &'a Socket,
-    s: &'a mut SockGuard<'g, Sdp>,
+    s: &'a mut OpenGuard<'g, Sdp>,
     conn: &'a Arc<Conn>,
     msg: SendMsg<'m>,
     timeout: Timeout,
     lending: Lending,
     /// The least piece that is lent.
     least: usize,
-    /// Bytes that were copied, or of which the peer has what it will get.
+    /// Bytes that were copied, or that the peer has fetched.
     sent: usize,
     /// Bytes that are lent until the call returns.
     lent: usize,
     notice: Option<Notice>,
-    /// The peer and this end wait for each other.
+    /// Both ends wait in a send, each for the other to read.
     crossed: bool,
 }
 
 impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
     fn new(
         sk: &'a Socket,
-        s: &'a mut SockGuard<'g, Sdp>,
+        s: &'a mut OpenGuard<'g, Sdp>,
         conn: &'a Arc<Conn>,
         msg: SendMsg<'m>,
         timeout: Timeout,
@@ -152,6 +155,8 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         let beyond = msg.flags & (flags::SPLICE_PAGES | flags::ZEROCOPY) != 0;
         let lending = match threshold {
             0 => Lending::No,
+            // The urgent byte is copied (B-80), and with it what comes before.
+            _ if msg.flags & flags::OOB != 0 => Lending::No,
             _ if beyond => Lending::Beyond,
             _ => Self::own(s, timeout, pages::source_address(msg.data)),
         };
@@ -181,7 +186,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         call
     }
 
-    /// How a call lends that did not say `MSG_ZEROCOPY`.
+    /// How a call without `MSG_ZEROCOPY` lends.
     fn own(s: &Locked, timeout: Timeout, addr: usize) -> Lending {
         match timeout.is_zero() {
             false => Lending::Call,
@@ -193,31 +198,36 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
     fn run(&mut self) -> Result<usize> {
         self.resume()?;
         let result = self.take_back().and_then(|()| self.send());
-        // Whatever happened, the memory of the caller is the caller's, unless it left it here.
+        // Whatever happened, the caller gets its memory back, unless it leaves it here.
         let returned = self.take_back();
         if self.sent == 0 {
             if let Some(notice) = self.notice.take() {
                 notice.abort();
             }
         }
+        if self.is_urgent() && self.sent > 0 && !self.msg.data.is_empty() {
+            // So it is of one that ends early for another reason, unless that byte has left.
+            self.conn.with(Machine::mark_urgent);
+        }
         if self.msg.flags & flags::MORE == 0 {
             self.conn.with(Machine::push);
         }
-        self.conn.arm_held();
+        self.conn.arm_timer();
         match result.and(returned) {
             Err(e) if self.sent == 0 => Err(e),
             _ => Ok(self.sent),
         }
     }
 
-    /// Goes on with a call that left its buffer here, which is the only one that may be made now.
+    /// Continues a call that left its buffer here. Fails with `EBUSY` if this is another call.
     fn resume(&mut self) -> Result {
         let Some(kept) = self.s.kept_send.take() else {
             self.conn.begin_call();
             return Ok(());
         };
         let addr = pages::source_address(self.msg.data);
-        if !kept.is_of(addr, self.msg.data.len()) {
+        // What is lent is not urgent.
+        if !kept.is_of(addr, self.msg.data.len()) || self.is_urgent() {
             self.s.kept_send = Some(kept);
             return Err(EBUSY);
         }
@@ -227,6 +237,10 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             self.lending = Lending::Retry;
         }
         Ok(())
+    }
+
+    fn is_urgent(&self) -> bool {
+        self.msg.flags & flags::OOB != 0
     }
 
     fn is_closed(&self) -> bool {
@@ -242,7 +256,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
                 if self.lent == 0 {
                     return Ok(());
                 }
-                // Whatever comes back is to be copied.
+                // What was not fetched is copied.
                 self.take_back()?;
                 continue;
             }
@@ -268,9 +282,9 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
                 continue;
             }
             let room = self.limit().saturating_sub(self.conn.copied());
-            if room > 0 && self.conn.make_place()? {
+            if room > 0 && self.conn.may_add(1) && self.conn.make_place()? {
                 match self.copy(room) {
-                    // There is memory again when what was written has gone.
+                    // There is memory again when what was written has been sent.
                     Err(e) if e == ENOBUFS && self.conn.copied() > 0 => {
                         self.conn.with(Machine::push);
                         self.wait(|_, conn| conn.copied() == 0)?;
@@ -279,26 +293,26 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
                 }
                 continue;
             }
-            // Who waits has no more to add.
+            // A caller that waits has no more to add.
             self.conn.with(Machine::push);
             self.wait(|sk, conn| conn.writable(sk) && conn.has_place())?;
         }
     }
 
-    /// Whether bytes of the peer's wait here and nobody reads them.
+    /// Whether bytes from the peer are unread here.
     fn is_unread(&mut self) -> bool {
         is_unread(self.s, self.conn)
     }
 
-    /// This call and one of the peer's program wait for each other: what is left is copied, beyond
-    /// `SO_SNDBUF` unless that was set.
+    /// Notes that this call and one of the peer's program wait for each other: the rest is copied,
+    /// beyond `SO_SNDBUF` unless the program has set that.
     fn cross(&mut self) {
         self.s.stream.crossed_at = Some(self.s.stream.taken);
         self.crossed = true;
         self.lending = Lending::No;
     }
 
-    /// Bytes that may be copied and not have reached the peer.
+    /// How many copied bytes may be on their way to the peer.
     fn limit(&self) -> usize {
         let set = self.sk.send_buffer();
         if self.crossed && !self.sk.is_sndbuf_locked() {
@@ -308,30 +322,31 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         }
     }
 
-    /// Waits for room of some kind, or until the stream takes no more.
+    /// Waits until there is `room`, or the stream takes no more.
     fn wait(&mut self, room: impl Fn(&Socket, &Conn) -> bool) -> Result {
         if self.sent == 0 {
-            // Its number is the next call's, which may be another task's.
+            // Another task may make the next call, which gets its number.
             if let Some(notice) = self.notice.take() {
                 notice.abort();
             }
         }
         let (sk, conn) = (self.sk, self.conn);
         let waited = self.wait_for_peer(Timeout::FOREVER, || {
-            sk.has_error() || conn.send_closed() || room(sk, conn)
+            sk.has_error() || conn.send_closed() || conn.finds_room(sk, || room(sk, conn))
         });
         self.crossed &= matches!(waited, Ok(false));
-        self.woken(waited.map(|_| ()))
+        self.timeout.check(waited.map(|_| ()))
     }
 
-    /// Waits until it is `done`, or the peer has made no progress for `patience`, or for a shorter time in
-    /// which its own bytes were not read here: whether it was done.
+    /// Waits until it is `done`, or the peer has made no progress for `patience`, or for
+    /// [`CROSSED_MS`] while bytes from it are unread here. Tells whether it was done.
     fn wait_for_peer(
         &mut self,
         patience: Timeout,
         done: impl Fn() -> bool,
     ) -> Result<bool, WaitError> {
         let conn = self.conn;
+        conn.arm_timer();
         loop {
             let before = conn.queued();
             let mut left = patience;
@@ -363,11 +378,8 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         }
     }
 
-    fn woken(&self, woken: Result<(), WaitError>) -> Result {
-        woken.map_err(|woken| self.timeout.error(woken))
-    }
-
-    /// The notice of the call, which must not sleep without the lock before it has sent something.
+    /// The notice of the call, if it asks for one. From here on the call must not release the
+    /// socket lock before it has sent something. Fails with `ENOBUFS`.
     fn notice(&mut self) -> Result<Option<Notice>> {
         if self.notice.is_none() {
             self.notice = self.msg.notice(self.s, self.msg.data.len())?;
@@ -375,8 +387,8 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         Ok(self.notice.clone())
     }
 
-    /// The size of a chunk for the next bytes, of which there is `room` for so many. The chunk of a small
-    /// write is for a few of them if no other wait.
+    /// The size of a chunk for the next bytes, of which there is `room` for so many. If nothing
+    /// waits to be sent, a small write gets a chunk for a few writes of its size.
     fn chunk_size(&self, room: usize) -> usize {
         let len = self.msg.data.len().min(room);
         if len > PAGE_SIZE || self.conn.copied() > 0 {
@@ -386,7 +398,9 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         few.clamp(CHUNK_MIN, PAGE_SIZE)
     }
 
-    /// Copies at most `room` bytes, and what one chunk holds, to the send stream.
+    /// Copies at most `room` bytes, and no more than one chunk holds, to the send stream. Fails
+    /// with `ENOBUFS` where they cannot be charged, `ENOMEM`, `EFAULT`, and with `EPIPE` where the
+    /// connection has ended.
     fn copy(&mut self, room: usize) -> Result {
         if let Some(notice) = self.notice()? {
             notice.copied();
@@ -406,7 +420,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
                 SendBuf::new(size)?
             }
         };
-        // What comes behind a piece too small to be lent may be large enough.
+        // The piece behind one that is too small to be lent may be large enough.
         let room = match self.lending {
             Lending::No => room,
             _ => room.min(pages::source_extent(self.msg.data).max(1)),
@@ -416,8 +430,11 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         self.s.stream.tx = Some(chunk).filter(|chunk| chunk.room() > 0);
         let piece = piece.ok_or(EFAULT)?;
         let len = piece.len();
-        // The caller saw a place for it, and adds alone: it is gone with the connection only.
-        self.conn.write(piece).map_err(|_| EPIPE)?;
+        // There is a place for it, unless the connection has ended: nobody else adds any.
+        // As with TCP, of a call that ends for want of room it is the last that was taken.
+        let ends = self.msg.data.is_empty() || (len == room && self.timeout.is_zero());
+        let urgent = self.is_urgent() && ends;
+        self.conn.write(piece, urgent).map_err(|_| EPIPE)?;
         self.conn.count(Counter::SentCopied, len as u64);
         self.sent = self.sent.saturating_add(len);
         Ok(())
@@ -427,14 +444,16 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         self.lending != Lending::No && pages::source_extent(self.msg.data) >= self.least
     }
 
-    /// Lends what is next, or finds that the rest of the call cannot be lent.
+    /// Lends the next piece, or finds that the rest of the call cannot be lent. Fails with
+    /// `ENOBUFS` where there is no notice, and with `EPIPE` where the connection does not take the
+    /// piece.
     fn lend(&mut self) -> Result {
         let notice = self.notice()?;
         if notice.is_none()
             && self.lending == Lending::Beyond
             && self.msg.flags & flags::SPLICE_PAGES == 0
         {
-            // MSG_ZEROCOPY without SO_ZEROCOPY means nothing.
+            // MSG_ZEROCOPY without SO_ZEROCOPY has no effect.
             let addr = pages::source_address(self.msg.data);
             self.lending = Self::own(self.s, self.timeout, addr);
             return Ok(());
@@ -445,7 +464,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         };
         let before = self.msg.data.len();
         let max_pages = self.conn.max_buffer_pages();
-        // Parts alike, lest the last be too small to be lent, and whole pages but for the ends.
+        // Parts of one size, lest the last be too small to be lent, and of whole pages.
         let at = pages::source_address(self.msg.data) % PAGE_SIZE;
         let all = at.saturating_add(pages::source_extent(self.msg.data));
         let all = all.div_ceil(PAGE_SIZE);
@@ -472,13 +491,13 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
                 return Ok(());
             }
         };
-        let owner = match self.lending {
-            Lending::Beyond => Owner::Work { _notice: notice },
-            _ => Owner::Call,
+        let waiter = match self.lending {
+            Lending::Beyond => Waiter::Work { _notice: notice },
+            _ => Waiter::Call,
         };
-        let is_call = owner.is_call();
-        if let Err(memory) = self.conn.send_memory(memory, owner) {
-            // The connection is about to end, which is seen next.
+        let is_call = waiter.is_call();
+        if let Err(memory) = self.conn.send_memory(memory, waiter) {
+            // The connection is about to end, which the next check finds.
             drop(memory);
             self.msg.take_back(taken);
             return if self.is_closed() { Ok(()) } else { Err(EPIPE) };
@@ -491,8 +510,9 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         Ok(())
     }
 
-    /// Waits until the caller has back what is lent: the peer has fetched it, or was asked to let it
-    /// go since it made no progress, or the caller waits no longer.
+    /// Waits until nothing is lent any more: the peer has fetched it, or was told to give it up,
+    /// because it made no progress or the caller waits no longer. Fails with `EAGAIN` where a call
+    /// leaves its buffer here, and as a wait does.
     fn take_back(&mut self) -> Result {
         if self.lent == 0 {
             return Ok(());
@@ -509,7 +529,8 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             });
             return Err(EAGAIN);
         }
-        let waited = self.wait_for_peer(Timeout::from_ms(PATIENCE_MS), || conn.call().left == 0);
+        let waited =
+            self.wait_for_peer(Timeout::from_ms(LEND_TIMEOUT_MS), || conn.call().left == 0);
         match waited {
             Ok(true) => {}
             Ok(false) => {
@@ -529,6 +550,6 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         self.sent = self.sent.saturating_add(bytes);
         self.lent = 0;
         conn.begin_call();
-        self.woken(waited.map(|_| ()))
+        self.timeout.check(waited.map(|_| ()))
     }
 }

@@ -1,144 +1,178 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `net.sdp.*`: what each network namespace can tune, and what the host can. `mem` is in
-//! [`crate::net::account`].
+//! `net.sdp.*`: the settings of each network namespace, and those of the host; `mem` is in
+//! [`crate::net::account`]. They may be read in any context.
 
 use crate::{
-    net::{
-        namespace::Net,
-        sysctl::{
-            self,
-            Directory,
-            Knob,
-            Knobs, //
-        },
-    },
-    prelude::*, //
+    net::sysctl::Knob,
+    prelude::*,
+    sock::Net, //
 };
+use core::sync::atomic::AtomicI32;
 use kernel::{
     page::PAGE_SIZE,
     str::CStr, //
 };
 
-/// Where each knob stands in [`KNOBS`].
-const RECV_BUFFER_SIZE: usize = 0;
-const RECV_BUFFERS: usize = 1;
-const FIN_TIMEOUT: usize = 2;
-const ZCOPY_THRESHOLD: usize = 3;
-const MAX_ORPHANS: usize = 4;
-const IDLE_TIMEOUT: usize = 5;
+/// `net.sdp.max_orphans`.
+static MAX_ORPHANS: AtomicI32 = AtomicI32::new(0);
 
-/// How many knobs there are.
-const COUNT: usize = 6;
+macro_rules! knobs {
+    ($($name:ident = $knob:expr,)*) => {
+        /// Where each knob stands in [`KNOBS`].
+        #[derive(Clone, Copy)]
+        enum At {
+            $($name,)*
+        }
 
-/// The `net.sdp` directory.
-pub(crate) struct Sdp;
+        /// The knobs of `net.sdp`.
+        pub(super) static KNOBS: [Knob; [$(At::$name,)*].len()] = [$($knob,)*];
+    };
+}
 
-/// `net.sdp` in every namespace, until dropped.
-pub(crate) type Registration = sysctl::Registration<Sdp, COUNT>;
-
-static KNOBS: Knobs<Sdp, COUNT> = Knobs::new([
-    Knob {
-        name: c"recv_buffer_size",
+knobs! {
+    RecvBufferSize = Knob {
+        name: Some(c"recv_buffer_size"),
         default: 16384,
         min: 4096,
         max: 65536,
         has_off: false,
-        of_host: false,
+        of_host: None,
     },
-    Knob {
-        name: c"recv_buffers",
+    RecvBuffers = Knob {
+        name: Some(c"recv_buffers"),
         default: 30,
         min: 4,
         max: 1024,
         has_off: false,
-        of_host: false,
+        of_host: None,
     },
-    Knob {
-        name: c"fin_timeout",
+    FinTimeout = Knob {
+        name: Some(c"fin_timeout"),
         default: 60,
         min: 1,
         max: 3600,
         has_off: false,
-        of_host: false,
+        of_host: None,
     },
-    Knob {
-        name: c"zcopy_threshold",
+    ZcopyThreshold = Knob {
+        name: Some(c"zcopy_threshold"),
         default: 65536,
         min: PAGE_SIZE as i32,
         max: 1 << 30,
         has_off: true,
-        of_host: false,
+        of_host: None,
     },
-    Knob {
-        name: c"max_orphans",
+    MaxOrphans = Knob {
+        name: Some(c"max_orphans"),
         default: 4096,
         min: 0,
         max: i32::MAX,
         has_off: false,
-        of_host: true,
+        of_host: Some(&MAX_ORPHANS),
     },
-    Knob {
-        name: c"idle_timeout",
+    IdleTimeout = Knob {
+        name: Some(c"idle_timeout"),
         default: 60,
         min: 1,
         max: 3600,
         has_off: false,
-        of_host: false,
+        of_host: None,
     },
-]);
+    RmemMin = rmem(Some(c"rmem"), 16384),
+    RmemDefault = rmem(None, 131_072),
+    RmemMax = rmem(None, 491_520),
+    AckTimeout = Knob {
+        name: Some(c"ack_timeout"),
+        default: 18,
+        min: 8,
+        max: 31,
+        has_off: true,
+        of_host: None,
+    },
+}
 
-impl Directory<COUNT> for Sdp {
-    const PATH: &'static CStr = c"net/sdp";
-
-    fn knobs() -> &'static Knobs<Self, COUNT> {
-        &KNOBS
+/// One of the three integers of `net.sdp.rmem`, in bytes.
+const fn rmem(name: Option<&'static CStr>, default: i32) -> Knob {
+    Knob {
+        name,
+        default,
+        min: PAGE_SIZE as i32,
+        max: 1 << 30,
+        has_off: false,
+        of_host: None,
     }
 }
 
-fn get(net: &Net, at: usize) -> u32 {
+fn get(net: &Net, at: At) -> u32 {
     // No knob goes below 0.
-    KNOBS.get(net, at).unsigned_abs()
+    // CAST: The discriminants are the indexes.
+    net.setting(at as usize).unsigned_abs()
 }
 
-/// The same, but no more than the host's own namespace has.
-fn get_bounded(net: &Net, at: usize) -> u32 {
+/// As [`get`], but no more than the setting of the initial namespace.
+fn get_bounded(net: &Net, at: At) -> u32 {
     get(net, at).min(get(net.host(), at))
 }
 
-/// The most bytes of one receive buffer, header included; used for connections made from now on.
+/// The most bytes of one receive buffer, header included; for connections made from now on.
 pub(super) fn recv_buffer_size(net: &Net) -> u32 {
-    get_bounded(net, RECV_BUFFER_SIZE)
+    get_bounded(net, At::RecvBufferSize)
 }
 
-/// The most receive buffers of one connection; used for connections made from now on.
+/// The most receive buffers of one connection; for connections made from now on.
 pub(super) fn recv_buffers(net: &Net) -> u32 {
-    get_bounded(net, RECV_BUFFERS)
+    get_bounded(net, At::RecvBuffers)
 }
 
-/// How many connections of closed sockets there may be.
+/// Bytes that the receive buffers of a connection may keep under memory pressure, or when it is
+/// idle.
+pub(super) fn rmem_min(net: &Net) -> u32 {
+    get_bounded(net, At::RmemMin)
+}
+
+/// `SO_RCVBUF` of a new socket, in bytes.
+pub(super) fn rmem_default(net: &Net) -> u32 {
+    get_bounded(net, At::RmemDefault).min(rmem_max(net))
+}
+
+/// How far `SO_RCVBUF` grows if the program has not set it, in bytes.
+pub(super) fn rmem_max(net: &Net) -> u32 {
+    get_bounded(net, At::RmemMax)
+}
+
+/// How many connections of closed sockets there may be, in all namespaces.
 pub(super) fn max_orphans(net: &Net) -> u32 {
-    get(net, MAX_ORPHANS)
+    get(net, At::MaxOrphans)
 }
 
-/// How long a closed socket waits for its peer without progress, in milliseconds.
+/// How long the connection of a closed socket waits for its peer without progress, in milliseconds.
 pub(super) fn fin_timeout_ms(net: &Net) -> u32 {
-    get(net, FIN_TIMEOUT).saturating_mul(1000)
+    get_bounded(net, At::FinTimeout).saturating_mul(1000)
 }
 
 /// After how long an idle connection gives memory back, in milliseconds.
 pub(super) fn idle_timeout_ms(net: &Net) -> u32 {
-    get(net, IDLE_TIMEOUT).saturating_mul(1000)
+    get(net, At::IdleTimeout).saturating_mul(1000)
 }
 
-/// The least call that moves its bytes without a copy, or 0 for none; what a new socket has.
+/// How long a device waits for the answer to a packet: 4.096 us times 2 to this power, or for 0
+/// what the CM chooses; for connections made from now on.
+pub(super) fn ack_timeout(net: &Net) -> u8 {
+    u8::try_from(get(net, At::AckTimeout)).unwrap_or(0)
+}
+
+/// The least call that moves its bytes without a copy, in bytes, or 0 for none; for new sockets.
 pub(super) fn zcopy_threshold(net: &Net) -> u32 {
-    get(net, ZCOPY_THRESHOLD)
+    get(net, At::ZcopyThreshold)
 }
 
-/// The same as a program sets it for a socket, within the same bounds. Fails with `EINVAL`.
+/// Checks such a threshold that a program sets for a socket, against the same bounds. Fails with
+/// `EINVAL`.
 pub(super) fn check_zcopy_threshold(value: c_int) -> Result<u32> {
-    if KNOBS.allows(ZCOPY_THRESHOLD, value) {
+    // CAST: As above.
+    let knob = KNOBS.get(At::ZcopyThreshold as usize);
+    if knob.is_some_and(|knob| knob.allows(value)) {
         Ok(value.unsigned_abs())
     } else {
         Err(EINVAL)

@@ -1,94 +1,119 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! shutdown, and connect to no address.
+//! shutdown, and disconnecting by connect to `AF_UNSPEC`.
 
 use crate::{
-    net::sock::{
-        SockGuard,
-        TcpState, //
-    },
+    net::sock::TcpState,
     prelude::*,
     proto::Machine,
     sock::{
         link::Link,
+        locked::{
+            Locked,
+            SocketState, //
+        },
         recv,
         send,
-        stream::Stream,
-        Sdp,
-        Socket,
-        State, //
-    },
+        OpenSocket,
+        Socket, //
+    }, //
 };
+use kernel::sync::atomic::Relaxed;
 
-/// `shutdown(2)`, with what TCP makes of it in each state.
+/// `shutdown(2)`, which does in each state what TCP does. Sleeps. Fails with `ENOTCONN`.
 pub(super) fn shutdown(sk: &Socket, read: bool, write: bool) -> Result {
     let mut s = sk.lock();
     match s.state() {
-        State::Idle | State::Failed => return Err(ENOTCONN),
-        State::Connecting => {
+        SocketState::Idle | SocketState::Failed => return Err(ENOTCONN),
+        SocketState::Connecting => {
             let conn = s.conn.clone().ok_or(ENOTCONN)?;
             if !conn.fail_setup(ECONNRESET) {
-                // It was just decided.
+                // The outcome of the connect was just decided.
                 drop(s);
                 return shutdown(sk, read, write);
             }
             conn.set_link(Link::Disconnected);
         }
-        State::Listening => {
+        SocketState::Listening => {
             if read {
-                stop_listening(&mut s);
+                stop_listening(sk, &mut s);
             }
         }
-        State::Connected => {
+        SocketState::Connected => {
             let conn = s.conn.clone().ok_or(ENOTCONN)?;
             if conn.link() != Link::Up {
                 return Err(ENOTCONN);
             }
             if write {
                 conn.with(Machine::shutdown_send);
+                conn.arm_timer();
                 conn.update_state();
             }
             s.stream.recv_shut |= read;
+            if read {
+                conn.recv_shut.store(true, Relaxed);
+            }
+            if s.stream.recv_shut && conn.inspect(Machine::send_shut) {
+                // Who sends now does so to nobody, and is told.
+                conn.with(Machine::shutdown_receive);
+            }
             sk.state_change();
         }
     }
     Ok(())
 }
 
-/// Ends what waited to be accepted. The socket keeps its address.
-fn stop_listening(s: &mut SockGuard<'_, Sdp>) {
-    if let Some(bound) = &s.bound {
+/// Stops listening, and ends what waits for accept. The socket keeps its address.
+fn stop_listening(sk: &Socket, s: &mut Locked) {
+    if let Some(bound) = &mut s.bound {
         bound.stop();
     }
-    s.sock().set_state(TcpState::Close);
-    s.sock().state_change();
+    sk.set_state(TcpState::Close);
+    sk.state_change();
 }
 
-/// `connect(2)` to no address: what was connected, connecting or listening is no more.
-pub(super) fn disconnect(sk: &Socket) {
+/// Ends a listener for an administrator (`ss -K`). Sleeps. Fails with `ENOENT` for a socket that
+/// does not listen.
+pub(super) fn abort_listener(sk: &Socket) -> Result {
+    let mut s = sk.lock();
+    if !matches!(s.state(), SocketState::Listening) {
+        return Err(ENOENT);
+    }
+    sk.set_error(ECONNABORTED);
+    stop_listening(sk, &mut s);
+    sk.report_error();
+    Ok(())
+}
+
+/// `connect(2)` to `AF_UNSPEC`: resets a connection, ends a connect, or stops listening. Sleeps.
+pub(super) fn disconnect(sk: &OpenSocket) {
     let mut s = sk.lock();
     match s.state() {
-        State::Idle => {}
-        State::Failed => s.forget_failed(sk),
-        State::Connecting => {
+        SocketState::Idle => {}
+        SocketState::Failed => s.forget_failed(sk),
+        SocketState::Connecting => {
             let Some(conn) = s.conn.clone() else { return };
             if conn.fail_setup(ECONNRESET) {
                 s.forget_failed(sk);
             } else {
-                // It was just decided.
+                // The outcome of the connect was just decided.
                 drop(s);
                 disconnect(sk);
             }
         }
-        State::Listening => stop_listening(&mut s),
-        State::Connected => {
+        SocketState::Listening => stop_listening(sk, &mut s),
+        SocketState::Connected => {
             if let Some(conn) = s.conn.clone() {
+                let was_up = conn.link() == Link::Up;
                 send::give_up_kept(&mut s, &conn);
                 recv::give_up_kept(&mut s, &conn);
                 conn.with(Machine::abort);
+                if was_up {
+                    // As TCP tells who used it at the time.
+                    sk.set_error(ECONNRESET);
+                }
                 s.drop_conn(sk, Link::Disconnect);
             }
-            s.stream = Stream::new();
             sk.state_change();
         }
     }

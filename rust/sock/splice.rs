@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! splice: received messages go to a pipe in the pages that they came in.
+//! splice: received messages go to a pipe in the pages in which they came.
 
 use crate::{
     net::pipe::{
@@ -11,79 +11,78 @@ use crate::{
     proto::Machine,
     sock::{
         conn::Conn,
+        locked::{
+            Locked,
+            SocketState, //
+        },
+        mark::distance,
         recv,
         stats::Counter,
-        Locked,
-        Socket,
-        State, //
-    },
+        stream::More,
+        OpenSocket,
+        Socket, //
+    }, //
 };
 use kernel::page::PAGE_SIZE;
 
-/// `splice(2)` of at most `len` bytes out of the socket: gives what there is, once there is anything.
+/// `splice(2)` of at most `len` bytes out of the socket: gives the pipe what there is, once there
+/// is anything. Sleeps.
 pub(super) fn splice_read(
-    sk: &Socket,
+    sk: &OpenSocket,
     pipe: &mut Pipe<'_>,
     len: usize,
     nonblock: bool,
 ) -> Result<usize> {
     let mut timeout = sk.recv_timeout(nonblock);
     let mut s = sk.lock();
-    s.wait(&mut timeout, |s| !matches!(s.state(), State::Connecting))
-        .map_err(|woken| timeout.error(woken))?;
-    let conn = match (s.state(), &s.conn) {
-        (State::Connected, Some(conn)) => conn.clone(),
-        _ => {
-            sk.take_error()?;
-            return Err(ENOTCONN);
-        }
-    };
+    let conn = recv::connection(&mut s, &mut timeout)?;
     loop {
         // What another call fetches, or waits for with its own memory, comes first.
-        s.wait(&mut timeout, |s| s.recv_turn.ask())
-            .map_err(|woken| timeout.error(woken))?;
+        let turn = s.wait(&mut timeout, |s| s.recv_turn.ask());
+        timeout.check(turn)?;
         if !s.has(&conn) {
-            // Another thread undid the connection.
+            // Another thread has disconnected the socket.
             return Err(ENOTCONN);
         }
         if s.kept_recv.is_some() {
             return Err(EBUSY);
         }
-        let next = conn.take_unread(&mut s.stream.rx)?;
-        let before = next.map_or(usize::MAX, |next| recv::before(&s, next));
-        let given = give(&mut s, &conn, pipe, len.min(before))?;
+        let next = s.stream.take_over(&conn, sk)?;
+        let before = next
+            .advertised
+            .map_or(usize::MAX, |next| recv::before(&s, next));
+        // Whether urgent bytes are read in line or not: as with TCP it does not go beyond.
+        let to_mark = distance(next.mark, s.stream.consumed).unwrap_or(usize::MAX);
+        let given = give(&mut s, &conn, pipe, len.min(before).min(to_mark))?;
         if given > 0 {
             return Ok(given);
         }
         if before == 0 && s.advertised() > 0 {
-            // A pipe takes the pages of messages.
+            // A pipe takes the pages of messages only.
             conn.decline();
         }
-        // Everything that came before an end was given above, unless it came just now.
-        if s.stream.recv_shut || conn.recv_closed() {
-            if conn.unread() > 0 {
-                continue;
-            }
-            if !s.stream.recv_shut && !conn.inspect(|m| m.peer_closed()) {
-                sk.take_error()?;
-            }
-            return Ok(0);
+        match s.stream.more(&conn, sk, false)? {
+            More::Here => continue,
+            More::Later => {}
+            More::Never => return Ok(0),
+        }
+        if to_mark == 0 && before > 0 {
+            return match timeout.is_zero() {
+                true => Err(EAGAIN),
+                false => Ok(0),
+            };
         }
         let woken = s.wait(&mut timeout, |s| {
-            !s.has(&conn)
-                || recv::unread(s) > 0
-                || s.stream.recv_shut
-                || conn.recv_closed()
-                || sk.has_error()
+            !s.has(&conn) || recv::unread(s) > 0 || s.stream.is_over(&conn) || sk.has_error()
         });
-        woken.map_err(|woken| timeout.error(woken))?;
+        timeout.check(woken)?;
         if sk.has_error() && !conn.recv_closed() {
             sk.take_error()?;
         }
     }
 }
 
-/// Gives at most `max` bytes of what there is. Fails only where it gave nothing.
+/// Gives the pipe at most `max` bytes of what there is. Fails only if it gave nothing.
 fn give(s: &mut Locked, conn: &Conn, pipe: &mut Pipe<'_>, max: usize) -> Result<usize> {
     let mut given: usize = 0;
     while given < max {
@@ -91,13 +90,13 @@ fn give(s: &mut Locked, conn: &Conn, pipe: &mut Pipe<'_>, max: usize) -> Result<
             break;
         };
         let left = max.saturating_sub(given);
-        // What the pipe has no room for need not be prepared.
+        // Nothing need be prepared for a full pipe.
         let pushed = if pipe.is_full() {
             Err(EAGAIN)
         } else {
             let bytes = front.bytes(0);
             let bytes = bytes.get(..left).unwrap_or(bytes);
-            // Who gets a page is to hold no more than four times what is in it.
+            // A page may hold no more than four times the bytes that the pipe is given.
             let copy = match bytes.len() < PAGE_SIZE / 4 {
                 true => Slice::copy_of(bytes).ok(),
                 false => None,
@@ -122,10 +121,10 @@ fn give(s: &mut Locked, conn: &Conn, pipe: &mut Pipe<'_>, max: usize) -> Result<
     Ok(given)
 }
 
-/// No more comes for what `MSG_MORE` held back: a file that is sent ended early.
+/// Sends what `MSG_MORE` held back, since a file that was being sent has ended early. Sleeps.
 pub(super) fn splice_eof(sk: &Socket) {
     let s = sk.lock();
-    if let (State::Connected, Some(conn)) = (s.state(), &s.conn) {
+    if let (SocketState::Connected, Some(conn)) = (s.state(), &s.conn) {
         conn.with(Machine::push);
     }
 }

@@ -13,7 +13,8 @@ use crate::{
     sock::{
         conn::{
             Conn,
-            Flow, //
+            Flow,
+            Owner, //
         },
         link::{
             Link,
@@ -24,7 +25,7 @@ use crate::{
 };
 
 impl Flow {
-    /// Decides what becomes of the set-up. False where that was decided before.
+    /// Decides what becomes of the set-up. False if that was decided before.
     fn decide(&mut self, progress: Progress) -> bool {
         let is_open = self.progress == Progress::SettingUp;
         if is_open {
@@ -34,7 +35,7 @@ impl Flow {
         is_open
     }
 
-    /// Brings the connection nearer to its end. False where it is as near.
+    /// Advances the connection towards its end. False if it is there already.
     pub(super) fn go_on_to(&mut self, link: Link) -> bool {
         let is_nearer = self.link < link;
         if is_nearer {
@@ -46,12 +47,13 @@ impl Flow {
 }
 
 impl Conn {
-    /// How far the connection is from its end.
+    /// How far the connection is from its end. Any context.
     pub(super) fn link(&self) -> Link {
         self.flow.lock().link
     }
 
-    /// Brings the connection nearer to its end, and has the work see to it. Any context.
+    /// Advances the connection towards its end, and queues the work. Any context, without the
+    /// spinlocks.
     pub(super) fn set_link(&self, link: Link) {
         if !self.flow.lock().go_on_to(link) {
             return;
@@ -60,26 +62,29 @@ impl Conn {
         self.queue();
     }
 
-    /// What became of the set-up.
+    /// What became of the set-up. Any context.
     pub(super) fn progress(&self) -> Progress {
         self.flow.lock().progress
     }
 
-    /// The HelloAck came: the active side's connection is there, with what arrived before.
+    /// Handles the HelloAck, which establishes the connection of the connecting side, and takes in
+    /// what came early. Process context, without the spinlocks. Fails where that is no valid
+    /// HelloAck.
     pub(super) fn hello_ack(&self, private_data: &[u8]) -> Result<(), Violation> {
         let mut recycle = Ring::empty();
         let now = self.now();
+        let (_, stamp) = self.recv_terms();
         let result = {
             let mut guard = self.flow.lock();
             let flow = &mut *guard;
             flow.machine.set_now(now);
             let result = flow.machine.hello_ack_received(private_data);
             if result.is_ok() && flow.decide(Progress::Established) {
-                core::mem::swap(&mut recycle, &mut flow.early);
-                // Taken in under the lock, so that none that comes now can overtake.
+                core::mem::swap(&mut recycle, &mut flow.early.messages);
+                // Under the lock, so that no message that comes now can overtake.
                 for _ in 0..recycle.len() {
                     if let Some(buf) = recycle.pop() {
-                        if let Some(buf) = flow.receive(buf) {
+                        if let Some(buf) = flow.receive(buf, 0, stamp) {
                             let _ = recycle.push(buf);
                         }
                     }
@@ -91,31 +96,45 @@ impl Conn {
             self.recycle(buf);
         }
         self.kick();
-        self.arm_held();
+        self.arm_timer();
         result
     }
 
-    /// The passive side's connection is there, though what came early may have ended it by now.
+    /// Establishes the connection of the accepting side; what came early may have ended it already.
+    /// Process context, without the spinlocks.
     pub(super) fn established(&self) {
         self.flow.lock().decide(Progress::Established);
         self.with(Machine::established);
     }
 
-    /// The connection cannot be made: `e` is connect's to tell. False where what became of it was
-    /// decided before. Any context.
+    /// Fails the set-up; connect reports `e`. False if the outcome was decided before. Any context,
+    /// without [`Connection::owner`](super::conn::Connection::owner) and the locks after it.
     pub(super) fn fail_setup(&self, e: Error) -> bool {
-        if !self.flow.lock().decide(Progress::Failed) {
-            return false;
+        let owner = self.owner.lock();
+        let socket = match &*owner {
+            Owner::Socket(sk) => Some(sk),
+            Owner::Listener(..) | Owner::Nobody(_) => None,
+        };
+        {
+            let mut flow = self.flow.lock();
+            if flow.progress != Progress::SettingUp {
+                return false;
+            }
+            if let Some(sk) = socket {
+                sk.set_error(e);
+            }
+            flow.decide(Progress::Failed);
         }
-        self.with_socket(|sk| {
+        if let Some(sk) = socket {
             sk.set_state(TcpState::Close);
-            sk.fail(e);
+            sk.report_error();
             sk.state_change();
-        });
+        }
         true
     }
 
-    /// The state that the socket shows.
+    /// The state that the socket shows. Any context, without
+    /// [`Connection::flow`](super::conn::Connection::flow) and the locks after it.
     pub(super) fn tcp_state(&self) -> TcpState {
         let flow = self.flow.lock();
         let machine = &flow.machine;
@@ -135,7 +154,8 @@ impl Conn {
         }
     }
 
-    /// Has the socket show the state. Any context, without 5 and what comes after it.
+    /// Updates the state that the socket shows. Any context, without
+    /// [`Connection::owner`](super::conn::Connection::owner) and the locks after it.
     pub(super) fn update_state(&self) {
         self.with_socket(|sk| sk.set_state(self.tcp_state()));
     }

@@ -3,15 +3,7 @@
 //! Counters of what connections did.
 
 use crate::{
-    net::{
-        account,
-        namespace::Net,
-        proc::{
-            self,
-            Files,
-            Show, //
-        },
-    },
+    net::account,
     sock::orphan, //
 };
 use core::sync::atomic::{
@@ -20,8 +12,7 @@ use core::sync::atomic::{
 };
 use kernel::{
     seq_file::SeqFile,
-    seq_print,
-    str::CStr, //
+    seq_print, //
 };
 
 macro_rules! counters {
@@ -33,7 +24,7 @@ macro_rules! counters {
         }
 
         impl Counter {
-            /// Their names, those of the fields of `struct sdp_stats`.
+            /// The names of the fields of `struct sdp_stats`.
             pub(crate) const NAMES: &[&str] = &[$($name,)*];
         }
     };
@@ -54,13 +45,13 @@ counters! {
     RecvRead = "recv_read",
     /// Bytes that the peer gave by RDMA Write.
     RecvWritten = "recv_written",
-    /// Bytes whose pages went to a pipe.
+    /// Bytes given to a pipe in their pages.
     RecvMoved = "recv_moved",
     /// SrcAvail messages sent.
     SrcAvails = "src_avails",
     /// SinkAvail messages sent.
     SinkAvails = "sink_avails",
-    /// Times that the peer was asked for copies.
+    /// Times that the peer was asked to send copies.
     Declined = "declined",
     /// Advertised sends that the peer was too slow for.
     CancelsTimeout = "cancels_timeout",
@@ -76,7 +67,7 @@ counters! {
     NoMr = "no_mr",
     /// Pages pinned or referenced.
     PagesPinned = "pages_pinned",
-    /// Pages let go.
+    /// Pages released.
     PagesUnpinned = "pages_unpinned",
     /// Memory regions registered.
     MrsRegistered = "mrs_registered",
@@ -101,38 +92,35 @@ impl Counters {
         }
     }
 
-    /// All of them, as they are now.
+    /// Payload that the user has sent.
+    pub(super) fn sent(&self) -> u64 {
+        use Counter::{SentCopied, SentDirect, SentRead, SentWritten};
+        self.sum([SentCopied, SentDirect, SentRead, SentWritten])
+    }
+
+    /// Payload that the user has received.
+    pub(super) fn received(&self) -> u64 {
+        use Counter::{RecvCopied, RecvMoved, RecvRead, RecvWritten};
+        self.sum([RecvCopied, RecvMoved, RecvRead, RecvWritten])
+    }
+
+    fn sum<const N: usize>(&self, counters: [Counter; N]) -> u64 {
+        let values = self.read();
+        let of = |counter: Counter| values.get(counter as usize).copied().unwrap_or(0);
+        counters.into_iter().map(of).fold(0, u64::saturating_add)
+    }
+
+    /// Their present values. Any context.
     pub(crate) fn read(&self) -> [u64; Counter::NAMES.len()] {
         self.0.each_ref().map(|value| value.load(Ordering::Relaxed))
     }
-}
 
-static FILES: Files<Counters> = Files::new();
-
-/// `/proc/net/sdp_stat` in every namespace, until dropped.
-pub(crate) type Registration = proc::Registration<Counters>;
-
-/// What all connections of `net` did, also those that are no more. Any context.
-pub(super) fn of(net: &Net) -> &Counters {
-    FILES.get(net)
-}
-
-impl Show for Counters {
-    const NAME: &'static CStr = c"sdp_stat";
-
-    fn files() -> &'static Files<Self> {
-        &FILES
-    }
-
-    fn new() -> Self {
-        Self::new()
-    }
-
-    fn show(&self, to: &SeqFile) {
+    /// Prints them for `/proc/net/sdp_stat`.
+    pub(super) fn show(&self, to: &SeqFile) {
         for (name, value) in Counter::NAMES.iter().zip(self.read()) {
             seq_print!(to, "{name} {value}\n");
         }
-        // Of the whole host, whose limits they meet.
+        // For the whole host, as are the settings that bound them.
         seq_print!(to, "memory_pages {}\n", account::charged_pages());
         seq_print!(to, "orphans {}\n", orphan::count());
     }

@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The bytes of a connection that its socket has, on their way in and out.
+//! The part of a connection's stream that its socket holds.
 
 use crate::{
+    prelude::*,
     rdma::buf::SendBuf,
     sock::{
         conn::Conn,
         recv_buffers::Unread,
-        ring::Ring, //
+        ring::Ring,
+        Socket, //
     },
 };
+use core::sync::atomic::Ordering;
 
-/// What a socket knows of the stream, from the connection's start to its end.
+/// A socket's state of the stream, from the connection's start to its end; guarded by the socket
+/// lock.
 pub(super) struct Stream {
     /// Payload that the readers have taken over from the connection.
     pub(super) rx: Ring<Unread>,
@@ -23,15 +27,24 @@ pub(super) struct Stream {
     pub(super) consumed: u64,
     /// Times that bytes were received by the program.
     pub(super) taken: u64,
-    /// `taken` when a send found that it waited for a peer which seemed to wait for it: the two
-    /// have crossed until more is received.
+    /// `taken` when a send found that both ends wait in a send: they do until more is received.
     pub(super) crossed_at: Option<u64>,
-    /// What came last came without a copy, so that the next is expected to.
+    /// What came last came without a copy, so the next is expected to.
     pub(super) lends: bool,
 }
 
+/// What comes behind the bytes that were taken over.
+pub(super) enum More {
+    /// Some came just now.
+    Here,
+    /// Some may come.
+    Later,
+    /// The stream has ended.
+    Never,
+}
+
 impl Stream {
-    /// One of which nothing was read or written.
+    /// A stream of which nothing was read or written.
     pub(super) const fn new() -> Self {
         Self {
             rx: Ring::empty(),
@@ -52,10 +65,31 @@ impl Stream {
             return;
         };
         front.advance(n);
+        conn.reader_unread.fetch_sub(n, Ordering::Relaxed);
         if front.is_empty() {
             if let Some(read) = self.rx.pop() {
                 conn.finish_unread(read);
             }
         }
+    }
+
+    /// Whether no more payload comes, or none is wanted. Some that came may be unread.
+    pub(super) fn is_over(&self, conn: &Conn) -> bool {
+        self.recv_shut || conn.recv_closed()
+    }
+
+    /// What a call that has read all that was taken over finds behind it. At the end of the stream
+    /// it fails with the error of the socket, unless the call `has_bytes` to return.
+    pub(super) fn more(&self, conn: &Conn, sk: &Socket, has_bytes: bool) -> Result<More> {
+        if !self.is_over(conn) {
+            return Ok(More::Later);
+        }
+        if conn.unread() > 0 {
+            return Ok(More::Here);
+        }
+        if !self.recv_shut && !conn.inspect(|m| m.peer_closed()) && !has_bytes {
+            sk.take_error()?;
+        }
+        Ok(More::Never)
     }
 }

@@ -1,25 +1,161 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Teardown: the QP, the cm id and the buffers of a connection.
+//! The end of a connection: what the peer is told, how long its answer is waited for, and what is
+//! freed.
 
 use crate::{
     prelude::*,
-    proto::Events,
+    proto::{
+        Events,
+        Machine, //
+    },
     sock::{
+        accepting::CONFIRM_MS,
         account::Parts,
         conn::{
             Conn,
             Id, //
         },
         link::Link,
-        notes::Setup,
-        ring::Ring, //
+        notes::{
+            FinWait,
+            Setup, //
+        },
+        ring::Ring,
+        settings,
+        time::ms, //
     }, //
 };
 
+/// How long the peer may take to confirm the end of the connection, in milliseconds; the CM repeats
+/// its message every four seconds.
+const DISCONNECT_MS: u32 = 30_000;
+
 impl Conn {
-    /// Tells the peer that the connection ends. The CM's answer, or its silence, comes as an event.
-    /// Sleeps; under [`Connection::setup`].
+    /// Ends a connection that is not up any more, without waiting for the peer's answer: its port
+    /// is free when this returns, unless rdma_connect() still waits. Sleeps; with no lock but a
+    /// socket's.
+    pub(super) fn finish(&self) {
+        self.end_link(&mut self.setup.lock(), true);
+    }
+
+    /// Ends a connection that was not established, and that nobody wants. Its port is free when
+    /// this returns, unless the device keeps it until the peer answers (iWARP). Sleeps; with no
+    /// lock but a socket's.
+    pub(super) fn discard(&self) {
+        self.detach();
+        self.set_link(Link::Disconnected);
+        if !self.awaits_answer() {
+            self.finish();
+        }
+    }
+
+    /// Gives the peer of a closed socket `net.sdp.fin_timeout` to take what is queued, or the
+    /// abort, or to close its half. Sleeps; with no lock but a socket's.
+    pub(super) fn wait_for_fin(&self) {
+        let mut setup = self.setup.lock();
+        if self.link() != Link::Up {
+            return;
+        }
+        let queued = self.queued();
+        let wait = FinWait {
+            at: self.fin_timeout(queued),
+            queued,
+        };
+        self.work_at(wait.at);
+        setup.fin_wait = Some(wait);
+    }
+
+    /// When a wait for the peer that begins now times out, in the machine's time, with so many
+    /// bytes queued. `TCP_LINGER2` is about the peer's own end only.
+    fn fin_timeout(&self, queued: usize) -> u64 {
+        let timeout = match self.flow.lock().options.linger2 {
+            0 => settings::fin_timeout_ms(&self.net),
+            _ if queued > 0 => settings::fin_timeout_ms(&self.net),
+            seconds => seconds.max(0).unsigned_abs().saturating_mul(1000),
+        };
+        self.now().saturating_add(ms(timeout))
+    }
+
+    /// Resets the connection of a closed socket whose peer has made no progress for too long.
+    /// Sleeps; under [`Connection::setup`], which `setup` is.
+    pub(super) fn check_fin_wait(&self, setup: &mut Setup<Id>) {
+        let Some(wait) = &mut setup.fin_wait else {
+            return;
+        };
+        if self.link() != Link::Up {
+            setup.fin_wait = None;
+            return;
+        }
+        let queued = self.queued();
+        if queued < wait.queued && (queued == 0 || self.now() >= wait.at) {
+            wait.at = self.fin_timeout(queued);
+            wait.queued = queued;
+        }
+        if self.now() < wait.at {
+            return self.work_at(wait.at);
+        }
+        setup.fin_wait = None;
+        self.with(Machine::abort);
+        // Also where the abort's own message cannot be sent.
+        self.set_link(Link::Disconnect);
+    }
+
+    /// Brings a connection that is not up any more to its end; in a `hurry`, without waiting for
+    /// the peer's answer. Sleeps; under [`Connection::setup`], which `setup` is.
+    pub(super) fn end_link(&self, setup: &mut Setup<Id>, hurry: bool) {
+        if setup.connecting {
+            return;
+        }
+        let hurry = hurry || self.is_surplus();
+        let link = self.link();
+        // A connection that ended before it was established has no peer to tell; its program is
+        // told the reason.
+        let cause = self.flow.lock().failure.cause;
+        let unmade = link > Link::Up && self.fail_setup(cause.unwrap_or(ECONNRESET));
+        match link {
+            Link::Up => return,
+            Link::Closed => {
+                // The listener closed before the request had its cm id.
+                if setup.id.is_some() {
+                    self.destroy_id(setup);
+                }
+                return;
+            }
+            // The CM would reject the peer, once. A reject that overtakes the answer is lost, and
+            // the peer's connection would stay for good.
+            Link::Disconnect if setup.confirm_by.is_some() && !hurry => {
+                let now = self.now();
+                let by = *setup
+                    .disconnect_by
+                    .get_or_insert(now.saturating_add(ms(CONFIRM_MS)));
+                if now < by {
+                    return self.work_at(by);
+                }
+            }
+            Link::Disconnect if unmade => {}
+            Link::Disconnect => {
+                if self.disconnect().is_ok() && !hurry {
+                    let by = self.now().saturating_add(ms(DISCONNECT_MS));
+                    setup.disconnect_by = Some(by);
+                    self.set_link(Link::Disconnecting);
+                    return self.work_at(by);
+                }
+            }
+            Link::Disconnecting => {
+                let left = setup.disconnect_by.filter(|by| self.now() < *by);
+                if let Some(by) = left.filter(|_| !hurry) {
+                    return self.work_at(by);
+                }
+            }
+            Link::Disconnected => {}
+        }
+        self.tear_down(setup);
+    }
+
+    /// Tells the peer that the connection ends. Its answer, or the CM's timeout, comes as an event.
+    /// Sleeps; under [`Connection::setup`]. Fails with `ENOTCONN` without a QP, or before a
+    /// connect, and with the driver's error.
     pub(super) fn disconnect(&self) -> Result {
         self.qp().ok_or(ENOTCONN)?.disconnect()
     }
@@ -27,20 +163,19 @@ impl Conn {
     /// Destroys the QP, with the cm id: when this returns no completion comes any more. Sleeps;
     /// under [`Connection::setup`].
     pub(super) fn destroy_qp(&self) {
-        // Let go last: what is freed under the lock below must not be the last to hold the domain.
+        // Dropped last: what is freed under the lock below must not be the last to hold the domain.
         let _pd = self.pd();
         let qp = self.post.lock().qp.take();
-        // The completions that this flushes take in what came before the end.
+        // This flushes the completions, which take in what came before the end.
         drop(qp);
         let mut early = Ring::empty();
-        core::mem::swap(&mut early, &mut self.flow.lock().early);
+        core::mem::swap(&mut early, &mut self.flow.lock().early.messages);
         while let Some(buf) = early.pop() {
-            drop(buf);
-            self.lost_buffer();
+            self.uncount_buffer(buf.page_count());
         }
     }
 
-    /// Destroys the cm id that no QP has, and forgets what its handler said last. Sleeps; under
+    /// Destroys the cm id while no QP has it, and forgets what its handler noted. Sleeps; under
     /// [`Connection::setup`], which `setup` is.
     pub(super) fn destroy_id(&self, setup: &mut Setup<Id>) {
         let adopted = self.notes.lock().id.take();
@@ -52,16 +187,16 @@ impl Conn {
         notes.end = None;
     }
 
-    /// Ends the connection below: when this returns no completion and no CM event comes any more,
-    /// and the device is free of it. What was received stays readable.
+    /// Frees what the connection has on the device: when this returns no completion and no CM event
+    /// comes any more. What was received stays readable.
     ///
     /// Sleeps; under [`Connection::setup`], which `setup` is.
     pub(super) fn tear_down(&self, setup: &mut Setup<Id>) {
-        // Let go last, as there: buffers and written bytes go below.
-        let _pd = self.pd();
+        // As in destroy_qp(): buffers and written bytes are freed below.
+        let pd = self.pd();
         self.destroy_qp();
         self.destroy_id(setup);
-        setup.orphan = None;
+        self.uncount_orphan();
         self.flow.lock().machine.disconnected();
         self.invalidate_finished();
         let (buffers, unsent) = {
@@ -78,27 +213,30 @@ impl Conn {
         let events = {
             let mut flow = self.flow.lock();
             flow.go_on_to(Link::Closed);
-            // Nothing is earlier.
-            flow.armed = Some(0);
+            // Nothing is earlier, so that no timer is armed any more.
+            flow.timers.armed = Some(0);
             self.cancel_later();
-            flow.machine.disconnected();
+            self.cancel_slow();
             flow.machine.take_events()
         };
-        // Where both ends had closed, nothing changes for the user.
+        // If both ends had closed, nothing changes for the program.
         if events.contains(Events::ABORTED) {
             self.dispatch(events);
         }
         self.leave_listener();
+        self.number.unlist(&self.net);
+        drop(pd);
         let received = self.flow.lock().recv.pages();
         let _ = self.account.lock().change(|parts| {
             // What was received and not read is charged until the socket is closed.
             *parts = Parts {
+                own: parts.own,
                 recv: parts.recv.min(received),
                 ..Parts::default()
             };
         });
-        // A close that lingers waits for bytes which the peer had no use for, and a call for its
+        // A close that lingers waits for bytes that the peer did not take, and a call for its
         // buffers.
-        self.with_socket(|sk| sk.wake_all());
+        self.with_socket(|sk| sk.wake_calls());
     }
 }

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Calls on one socket that have to come one after the other, although they sleep without its lock.
+//! A turn that calls on one socket take, which have to come one after the other although they sleep
+//! without its lock.
 
 /// Whether one of the calls is running; guarded by the socket lock.
 #[derive(Default)]
 pub(super) struct Turn {
     taken: bool,
-    /// Somebody looked meanwhile, and is to be woken when the turn ends.
+    /// Somebody has asked meanwhile, and is to be woken when the turn ends.
     wanted: bool,
 }
 
 impl Turn {
-    /// Whether nobody has the turn. Who is told that somebody has is woken when that ends.
+    /// Whether nobody has the turn. If somebody has, the caller is woken when that ends.
     pub(super) fn ask(&mut self) -> bool {
         self.wanted |= self.taken;
         !self.taken
@@ -22,7 +23,7 @@ impl Turn {
         self.taken = true;
     }
 
-    /// Ends the turn; whether somebody is to be woken.
+    /// Ends the turn. Tells whether somebody is to be woken.
     #[must_use]
     pub(super) fn end(&mut self) -> bool {
         let wanted = self.wanted;

@@ -6,9 +6,10 @@
 
 use crate::{
     mm::pages::Pages,
-    net::sock::{
-        SockGuard,
-        Timeout, //
+    net::{
+        sock::Timeout,
+        stamp::Stamp,
+        wait::OpenGuard, //
     },
     prelude::*,
     proto::{
@@ -29,8 +30,8 @@ use crate::{
             Incoming,
             Offered,
             Outgoing,
-            Owner,
             Stage, //
+            Waiter,
         },
         conn::{
             Conn,
@@ -43,14 +44,15 @@ use crate::{
 };
 use kernel::sync::Arc;
 
-/// Pages that a memory region holds: on rxe, its table of pages and itself.
+/// Pages that a memory region takes: on rxe, its table of pages and itself.
 const REGION_PAGES: usize = 2;
 
-/// How long the fabric may take to let go a killed caller's memory, in milliseconds.
+/// How long the fabric may take to give up a killed caller's memory, in milliseconds.
 const KILLED_MS: u32 = 2000;
 
 impl Conn {
-    /// Ends the keys of buffers that the protocol has finished with.
+    /// Invalidates the keys of buffers that the protocol has finished with. Any context, without
+    /// the spinlocks.
     pub(super) fn invalidate_finished(&self) {
         let mut over = false;
         {
@@ -81,7 +83,9 @@ impl Conn {
         }
     }
 
-    /// The most pages of one buffer; 0 where the send queue has no requests for buffers.
+    /// The most pages of one buffer; 0 where the send queue has no requests for buffers. Any
+    /// context, as for the other queries, without
+    /// [`Connection::post`](super::conn::Connection::post) and the locks after it.
     pub(super) fn max_buffer_pages(&self) -> usize {
         let post = self.post.lock();
         let qp = post.qp.as_ref();
@@ -89,15 +93,17 @@ impl Conn {
             .map_or(0, |qp| qp.pd().device().max_mr_pages())
     }
 
-    /// Registers a caller's pages, once they are pinned: a program may sleep for ever in the page fault that
-    /// that takes, and would keep the device with what is taken here. Sleeps. Fails with `ENOTCONN` where
-    /// there is no QP any more, `ENOBUFS` where the region cannot be charged, and the driver's error.
+    /// Makes a memory region of a caller's pages. They have to be pinned before: a program may
+    /// sleep for ever in the page fault that this takes, and would keep the device, of which this
+    /// holds a reference. Sleeps; without the locks of the connection. Fails with `ENOTCONN` where
+    /// there is no QP any more, `ENOBUFS` where the region cannot be charged, and as
+    /// [`Memory::new`] does.
     pub(super) fn register(&self, pages: Pages, access: Access) -> Result<Arc<Memory>> {
+        self.make_room();
         let pd = self.pd().ok_or(ENOTCONN)?;
-        let memory = Memory::new(&pd, pages, access)?;
-        let regions = pd.regions().saturating_mul(REGION_PAGES);
+        let regions = pd.regions_with_another().saturating_mul(REGION_PAGES);
         self.charge(|parts| parts.regions = parts.regions.max(regions))?;
-        Ok(memory)
+        Memory::new(&pd, pages, access)
     }
 
     /// Whether another buffer can be sent.
@@ -105,9 +111,14 @@ impl Conn {
         self.post.lock().buffers.has_place()
     }
 
-    /// Has all of `memory`, registered for the peer to read, sent behind what was written. It is let go
-    /// by [`Self::release_finished`]. Gives it back where it cannot be taken now.
-    pub(super) fn send_memory(&self, memory: Arc<Memory>, owner: Owner) -> Result<(), Arc<Memory>> {
+    /// Queues all of `memory`, which the peer may read, to be sent behind what was written.
+    /// [`Self::release_finished`] releases it. Gives it back if it cannot be taken now. Process
+    /// context, without the spinlocks.
+    pub(super) fn send_memory(
+        &self,
+        memory: Arc<Memory>,
+        waiter: Waiter,
+    ) -> Result<(), Arc<Memory>> {
         let pages = memory.page_count() as u64;
         {
             let mut guard = self.post.lock();
@@ -116,8 +127,12 @@ impl Conn {
                 return Err(memory);
             }
             let more = post.buffers.is_sending();
+            let now = self.now();
             let id = {
-                let machine = &mut self.flow.lock().machine;
+                let flow = &mut *self.flow.lock();
+                flow.peer_buffers.wrote = true;
+                let machine = &mut flow.machine;
+                machine.set_now(now);
                 if more || machine.pipeline_hinted() {
                     // So that the link does not idle between them, or the peer can offer memory.
                     machine.want_mode(Mode::Pipelined);
@@ -132,7 +147,7 @@ impl Conn {
                 id,
                 memory,
                 stage: Stage::New,
-                owner,
+                waiter,
                 pushed: 0,
                 bytes: 0,
             });
@@ -141,14 +156,16 @@ impl Conn {
         Ok(())
     }
 
-    /// A buffer was added: [`Self::kick`] registers it before any other message.
+    /// Counts a buffer that was added, and has [`Self::kick`] post its registration before any
+    /// other message.
     fn added(&self, pages: u64) {
         self.count(Counter::PagesPinned, pages);
         self.count(Counter::MrsRegistered, 1);
         self.kick();
     }
 
-    /// Lets the buffers go that are over, which may make room for writers. Sleeps; any task.
+    /// Releases the sent buffers that are over, which may make room for writers. Sleeps; without
+    /// the spinlocks.
     pub(super) fn release_finished(&self) {
         let mut any = false;
         loop {
@@ -158,51 +175,52 @@ impl Conn {
             let read = u64::from(sent.bytes).saturating_sub(sent.pushed);
             self.count(Counter::SentRead, read);
             self.release_memory(sent.memory);
-            if sent.owner.is_call() {
-                // Only now is the memory the caller's.
+            if sent.waiter.is_call() {
+                // Only now may the caller use the memory.
                 self.post.lock().buffers.call.returned(sent.bytes);
             }
-            // The notice, if there is one, goes with the rest.
+            // The notice, if there is one, is dropped with the rest.
             any = true;
         }
         if any {
             self.with_socket(|sk| {
                 sk.wake_all();
-                if self.writable(sk) {
-                    sk.write_space();
-                }
+                self.tell_room(sk);
             });
         }
     }
 
-    /// Nobody waits for the buffers of the last call any more: they are let go like any other.
+    /// Leaves the buffers of the last call to the work: nobody waits for them any more. Any
+    /// context, without the spinlocks.
     pub(super) fn disown_call(&self) {
         self.post.lock().buffers.disown_call();
         self.queue();
     }
 
-    /// Lets one buffer's memory go. Sleeps.
+    /// Releases the memory of one buffer. Sleeps.
     pub(super) fn release_memory(&self, memory: Arc<Memory>) {
         self.count(Counter::PagesUnpinned, memory.page_count() as u64);
         self.count(Counter::MrsInvalidated, 1);
         drop(memory);
     }
 
-    /// A call begins that will wait for its buffers, of which it has none yet. Calls take turns.
+    /// Begins a call that will wait for its buffers, of which it has none yet. Calls take turns.
     pub(super) fn begin_call(&self) {
         self.post.lock().buffers.call = Call::default();
     }
 
-    /// How far the buffers of the call are, after those that are over were let go. Sleeps.
+    /// How far the buffers of the call are, after releasing those that are over. Sleeps; without
+    /// the spinlocks.
     pub(super) fn call(&self) -> Call {
         self.release_finished();
         self.post.lock().buffers.call
     }
 
-    /// Fills `memory` with what the peer advertises behind the first `after` bytes of payload. Gives it
-    /// back where that is nothing, or there is no place, now.
+    /// Fills `memory` with what the peer advertises behind the first `after` bytes of payload.
+    /// Gives it back if that is nothing now, or there is no room. Process context, without the
+    /// spinlocks.
     ///
-    /// [`Self::take_read`] lets it go.
+    /// [`Self::take_read`] releases it.
     pub(super) fn read_memory(&self, memory: Arc<Memory>, after: u64) -> Result<(), Arc<Memory>> {
         let pages = memory.page_count() as u64;
         {
@@ -214,7 +232,7 @@ impl Conn {
             let len = u32::try_from(memory.len()).unwrap_or(u32::MAX);
             let from = {
                 let machine = &mut self.flow.lock().machine;
-                // What was fetched meanwhile may have been followed by bytes that come before.
+                // After what was fetched meanwhile, other bytes may come before this.
                 match machine.readable() {
                     Some(next) if next.after == after && next.region.len >= len => {
                         machine.start_read(len)
@@ -238,19 +256,20 @@ impl Conn {
         Ok(())
     }
 
-    /// Has what the peer advertises next come by copy. That is too late where more came behind it, which
-    /// no peer of ours does: then the connection fails.
+    /// Asks the peer to send a copy of what it advertises next. That is too late if more came
+    /// behind it, which this module never sends: then the connection fails. Any context, without
+    /// the spinlocks.
     pub(super) fn decline(&self) {
         if !self.with(Machine::decline) {
-            self.broken(EPROTO);
+            self.fail(EPROTO);
         }
     }
 
-    /// Waits until the fabric has let go what it was asked to, or the connection had to be broken for
-    /// it: after `limit_ms`, or shortly after the caller was killed.
+    /// Waits until the fabric has given up memory, for which the connection is broken after
+    /// `limit_ms`, or when the caller is killed, and [`KILLED_MS`] more. With the socket locked.
     pub(super) fn wait_return(
         &self,
-        s: &mut SockGuard<'_, Sdp>,
+        s: &mut OpenGuard<'_, Sdp>,
         limit_ms: u32,
         is_over: impl Fn() -> bool,
     ) {
@@ -259,7 +278,7 @@ impl Conn {
         if s.wait_killable(limit, |_| is_over()) || s.wait_through(killed, |_| is_over()) {
             return;
         }
-        self.broken(ETIMEDOUT);
+        self.fail(ETIMEDOUT);
         s.wait_through(Timeout::FOREVER, |_| is_over());
     }
 
@@ -268,7 +287,7 @@ impl Conn {
         self.post.lock().buffers.has_fill_place()
     }
 
-    /// Whether reads are in flight, or wait to be taken out.
+    /// Whether reads are in flight, or not taken out yet.
     pub(super) fn is_reading(&self) -> bool {
         self.post.lock().buffers.is_reading()
     }
@@ -278,24 +297,25 @@ impl Conn {
         self.post.lock().buffers.is_read_over()
     }
 
-    /// Whether the peer writes into memory that is offered to it.
+    /// Whether the peer is in the mode in which it writes into offered memory.
     pub(super) fn takes_offers(&self) -> bool {
         self.inspect(|m| m.receive_mode() == Mode::Pipelined)
     }
 
-    /// How long each buffer should be that a receive offers who has room for so many bytes: `least` or more.
+    /// How long each buffer should be that a receive with room for so many bytes offers: `least` or
+    /// more.
     pub(super) fn offer_size(&self, room: usize, least: usize) -> usize {
         self.post.lock().buffers.pattern.next(room, least)
     }
 
-    /// Learns of a receive that offered one buffer, to which the peer wrote so much, and all that fits if it
-    /// is `filled`.
+    /// Notes how much the peer wrote to the one buffer that a receive offered, and whether that
+    /// `filled` it.
     pub(super) fn learn_from_one(&self, bytes: usize, filled: bool) {
         self.post.lock().buffers.pattern.wrote_one(bytes, filled);
     }
 
-    /// Learns of a receive that offered several buffers, to which the peer wrote so many bytes each, and
-    /// whether that helped.
+    /// Notes how much the peer wrote to each of several buffers that a receive offered, and whether
+    /// these helped.
     pub(super) fn learn_from_several(&self, written: &[usize], helped: bool) {
         self.post
             .lock()
@@ -304,10 +324,11 @@ impl Conn {
             .wrote_several(written, helped);
     }
 
-    /// Offers all of `memory` for the peer to write what comes next, behind what is offered already. Gives
-    /// it back where there is no place, or the protocol does not take it.
+    /// Offers all of `memory` for the peer to write what comes next, behind what is offered
+    /// already. Gives it back if there is no room, or the protocol does not take it. Process
+    /// context, without the spinlocks.
     ///
-    /// [`Self::take_offered`] lets it go.
+    /// [`Self::take_offered`] releases it.
     pub(super) fn offer_memory(&self, memory: Arc<Memory>) -> Result<(), Arc<Memory>> {
         let pages = memory.page_count() as u64;
         {
@@ -320,18 +341,18 @@ impl Conn {
             let id = {
                 let mut guard = self.flow.lock();
                 let flow = &mut *guard;
-                // What has come stands before what the peer would write there.
+                // What has come already belongs before what the peer would write.
                 // A message that uses up an offer is not to be longer.
-                let short = memory.len() <= flow.recv.limits().size() as usize;
+                let short = memory.len() <= flow.recv.limits.size() as usize;
                 let came = short || !flow.rx.is_empty() || flow.machine.readable().is_some();
-                let missed = !first && !flow.offering;
+                let missed = !first && !flow.offers.open;
                 if came || missed || flow.machine.receive_mode() != Mode::Pipelined {
                     return Err(memory);
                 }
                 let id = flow.machine.offer_buffer(region(&memory));
                 if first {
-                    flow.offering = id.is_some();
-                    flow.gathering = id.is_some();
+                    flow.offers.open = id.is_some();
+                    flow.offers.gathering = id.is_some();
                 }
                 id
             };
@@ -339,7 +360,7 @@ impl Conn {
                 return Err(memory);
             };
             // There is a place for it.
-            post.buffers.offer(Offered {
+            let _ = post.buffers.offer(Offered {
                 id,
                 len: memory.len(),
                 memory: Some(memory),
@@ -358,8 +379,8 @@ impl Conn {
         offered.all(|offered| offered.stage == Stage::Over)
     }
 
-    /// Whether the caller that offered should wait no longer: all is over, or `target` bytes came, or
-    /// something came that is no more than a part of an offer, so that more is not to be expected.
+    /// Whether the caller that offered should wait no longer: all is over, or `target` bytes came,
+    /// or a write did not fill its buffer, so that no more is expected.
     pub(super) fn is_offer_due(&self, target: usize) -> bool {
         let post = self.post.lock();
         let (mut over, mut short, mut came) = (true, false, 0usize);
@@ -375,12 +396,12 @@ impl Conn {
         over || short || came >= target
     }
 
-    /// Lets the memory of the buffers that were offered go, and tells the bytes that came to each, oldest
-    /// first; false where not all are over. Sleeps.
+    /// Releases the buffers that were offered, and stores the bytes that came to each in `written`,
+    /// oldest first. False if not all are over. Sleeps; without the spinlocks.
     pub(super) fn take_offered(&self, written: &mut [usize]) -> bool {
         let offered = {
             let mut post = self.post.lock();
-            self.flow.lock().offering = false;
+            self.flow.lock().offers.open = false;
             post.buffers.take_offered()
         };
         let Some(offered) = offered else {
@@ -399,15 +420,21 @@ impl Conn {
         true
     }
 
-    /// What came while buffers were offered was taken over.
+    /// Notes that what came while buffers were offered was collected. Any context.
     pub(super) fn gathered(&self) {
-        self.flow.lock().gathering = false;
+        self.flow.lock().offers.gathering = false;
     }
 
-    /// The key of the oldest buffer that was offered and is ending has ended.
+    /// When bytes last came to a caller's memory, where the program has asked. Any context.
+    pub(super) fn moved(&self) -> Option<Stamp> {
+        self.flow.lock().moved
+    }
+
+    /// Handles the invalidation of the oldest offered buffer whose key is being invalidated. Any
+    /// context, without the spinlocks.
     pub(super) fn offer_ended(&self) {
         if let Some(offered) = self.post.lock().buffers.ending_offer() {
-            offered.stage = Stage::Over;
+            offered.stage.set(Stage::Over);
         }
         self.with_socket(|sk| sk.wake_all());
     }
@@ -417,8 +444,8 @@ impl Conn {
         self.post.lock().buffers.are_reads_over()
     }
 
-    /// Lets the memory of the oldest read go, once it is over, and gives the bytes that were asked for
-    /// and those that came. Sleeps.
+    /// Releases the buffer of the oldest read, once that is over, and returns the bytes that were
+    /// asked for and those that came. Sleeps; without the spinlocks.
     pub(super) fn take_read(&self) -> Option<(usize, usize)> {
         let read = self.post.lock().buffers.take_read()?;
         self.count(Counter::RecvRead, read.bytes.into());
@@ -428,15 +455,19 @@ impl Conn {
         Some((read.len, read.bytes as usize))
     }
 
-    /// An RDMA Read completed: its key ends.
-    pub(super) fn read_over(&self, post: &mut Post, ok: bool) -> bool {
+    /// Handles the completion of an RDMA Read, and has its key invalidated. Tells whether the
+    /// machine has something to send. Under [`Connection::post`](super::conn::Connection::post),
+    /// which `post` is.
+    pub(super) fn read_over(&self, post: &mut Post, ok: bool, came: Option<Stamp>) -> bool {
         let Some(buffer) = post.buffers.incoming(Stage::Busy) else {
             return false;
         };
         let memory = buffer.memory.clone();
-        buffer.stage = Stage::Ending;
+        buffer.stage.set(Stage::Ending);
         if ok {
-            self.flow.lock().machine.read_done(buffer.bytes);
+            let mut flow = self.flow.lock();
+            flow.machine.read_done(buffer.bytes);
+            flow.moved = came;
         } else {
             buffer.bytes = 0;
         }
@@ -446,15 +477,15 @@ impl Conn {
         ok
     }
 
-    /// The key of a buffer that was sent has ended.
+    /// Handles the invalidation of a buffer that was sent. Any context, without the spinlocks.
     pub(super) fn send_ended(&self, id: BufferId) {
         let is_call = {
             let mut post = self.post.lock();
             let Some(buffer) = post.buffers.outgoing(id) else {
                 return;
             };
-            buffer.stage = Stage::Over;
-            buffer.owner.is_call()
+            buffer.stage.set(Stage::Over);
+            buffer.waiter.is_call()
         };
         if is_call {
             self.with_socket(|sk| sk.wake_all());
@@ -463,23 +494,25 @@ impl Conn {
         }
     }
 
-    /// The key of the oldest buffer that was read has ended.
+    /// Handles the invalidation of the oldest buffer that was read into. Any context, without the
+    /// spinlocks.
     pub(super) fn read_ended(&self) {
         if let Some(buffer) = self.post.lock().buffers.incoming(Stage::Ending) {
-            buffer.stage = Stage::Over;
+            buffer.stage.set(Stage::Over);
         }
         self.with_socket(|sk| sk.wake_all());
     }
 }
 
 impl Post {
-    /// Ends the key of a buffer. Where that cannot be posted, the QP's end is the key's.
+    /// Posts the invalidation of a buffer's key. If that fails the QP has failed, and teardown
+    /// deregisters the region.
     fn end_key(&mut self, memory: &Arc<Memory>, request: Request) {
         let _ = self.request(|qp| qp.post_invalidate(memory, request));
     }
 }
 
-/// Memory as the protocol names it.
+/// Memory, for the machine.
 fn region(memory: &Memory) -> Region {
     let remote = memory.remote();
     Region {

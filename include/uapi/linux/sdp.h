@@ -20,6 +20,15 @@
 #define PF_INET_SDP	AF_INET_SDP
 
 /*
+ * That of SDP sockets over IPv6, which reach IPv4 too, by v4-mapped addresses, unless
+ * IPV6_V6ONLY is set. Addresses are struct sockaddr_in6, of family AF_INET6 or
+ * AF_INET6_SDP; names come back as AF_INET6. Linux has a name of its own for this
+ * number as well (AF_MPLS) and no sockets of it.
+ */
+#define AF_INET6_SDP	28
+#define PF_INET6_SDP	AF_INET6_SDP
+
+/*
  * Socket options at level SOL_TCP.
  *
  * SDP_ZCOPY_THRESH (int): sends and receives of at least so many bytes move without
@@ -31,9 +40,14 @@
  * with the same buffer, once the socket is ready, and leaves the buffer alone until
  * then; any other call of the same direction fails with EBUSY.
  *
+ * SDP_LAST_BIND_ERR (int, get only): the negative error of the last bind(), or 0 after
+ * one that succeeded. Where the address is on no RDMA device, for which bind() itself
+ * says ENODEV, it is -ENOENT: programs for OFED then go on with TCP.
+ *
  * SDP_STATS (struct sdp_stats, get only): how the bytes of a connection moved.
  */
 #define SDP_ZCOPY_THRESH	80
+#define SDP_LAST_BIND_ERR	81
 #define SDP_ZCOPY_RETRY		82
 #define SDP_STATS		83
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What one Data message, one credit update and one SrcAvail cost each end, for an instruction counter to look at: see
-//! `tools/bench-proto`.
+//! What one Data message, one credit update and one SrcAvail cost each end, for an instruction
+//! counter to look at: see `tools/bench-proto`.
 
 use sdp_proto::{
     Config,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reads the fuzzer's bytes as what a hostile peer sends and a user does; the onlooker of the tests judges the machine.
+//! Reads the fuzzer's bytes as what a hostile peer sends and a user does; the onlooker of the tests
+//! judges the machine.
 
 #![no_main]
 

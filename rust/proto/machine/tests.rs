@@ -270,7 +270,7 @@ fn b_9a_silence_is_probed() {
             assert_eq!(a.machine.take_events(), Events::default());
             a.machine.expired(at);
             let events = a.machine.take_events();
-            assert_eq!(events.contains(Events::PROBE), probes);
+            assert_eq!(events.contains(Events::NUDGE), probes);
             assert_eq!(a.poll(), None);
             at += pause;
         }
@@ -306,7 +306,7 @@ fn b_9a_a_probe_takes_no_credit() {
     assert_eq!(a.poll(), None);
     a.machine.take_events();
     a.machine.expired(a.machine.deadline().unwrap());
-    assert_eq!(a.machine.take_events(), Events::PROBE);
+    assert_eq!(a.machine.take_events(), Events::NUDGE);
     for (_, bytes) in &unseen {
         b.deliver(bytes);
     }
@@ -597,6 +597,22 @@ fn b_43_cancel_without_src_avail_is_ignored() {
     let cancel = message(&b, Message::SrcAvailCancel, b"");
     b.machine.received(&cancel).unwrap();
     assert!(b.poll().is_none());
+}
+
+#[test]
+fn b_64_buffers_of_the_former_size_are_used_up() {
+    let mut pair = Pair::connected();
+    pair.b.machine.set_resizable(true);
+    assert!(pair.a.machine.ask_resize(60));
+    pair.settle();
+    assert_eq!(pair.b.machine.resize_wish(), Some(60));
+    assert!(pair.b.machine.resized(60));
+    let before = pair.a.sent;
+    pair.settle();
+    assert_eq!(pair.a.machine.peer_recv_size(), 60);
+    // A receive for each that the peer had posted: it cannot take them back.
+    let sent = pair.a.sent - before;
+    assert!(sent >= 7, "{sent} messages");
 }
 
 #[test]

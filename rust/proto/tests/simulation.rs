@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Two machines over a reliable ordered link, driven by an adversary: it decides who acts next, what users do, when the fabric
-//! delivers and completes, and when buffers come back.
+//! Two machines over a reliable ordered link, driven by an adversary: it decides who acts next,
+//! what users do, when the fabric delivers and completes, and when buffers come back.
 //!
-//! A run is a list of numbers, each of which is one decision, so that a failing run can be cut down to the decisions that matter.
-//! `SDP_SEEDS=n` runs so many seeds, `SDP_SEED=n` only that one.
+//! A run is a list of numbers, each of which is one decision, so that a failing run can be cut down
+//! to the decisions that matter. `SDP_SEEDS=n` runs so many seeds, `SDP_SEED=n` only that one.
 
 use sdp_proto::{
+    wire::Message,
     AbortReason,
     BufferId,
     Config,
@@ -89,6 +90,8 @@ struct End {
     urgent: BTreeSet<u64>,
     announced: u32,
     urgent_seen: u32,
+    /// What was seen of them when memory was offered.
+    offered_at: BTreeMap<u32, u32>,
     messages: u64,
     /// Where to tell what happens.
     trace: Option<&'static str>,
@@ -117,6 +120,7 @@ impl End {
             urgent: BTreeSet::new(),
             announced: 0,
             urgent_seen: 0,
+            offered_at: BTreeMap::new(),
             messages: 0,
             trace: None,
         }
@@ -180,7 +184,7 @@ impl End {
     fn reap(&mut self) {
         let events = self.machine.take_events();
         self.events |= events;
-        if events.contains(Events::PROBE) {
+        if events.contains(Events::NUDGE) {
             self.queue.push_back(Work::Probe);
         }
         while let Some(finished) = self.machine.finished() {
@@ -242,6 +246,9 @@ impl End {
         }
         let parsed = sdp_proto::wire::parse(&message).expect("sends what it would not take");
         self.announced += u32::from(parsed.base.flags.urgent_pending);
+        if let Message::SinkAvail(region, _) = parsed.message {
+            self.offered_at.insert(region.rkey, self.urgent_seen);
+        }
         self.messages += 1;
         self.tell(|| format!("sends {:?} payload {}", parsed.message, transmit.payload));
         self.queue.push_back(Work::Send(transmit.tag, message));
@@ -476,6 +483,9 @@ impl World {
                 from.completions.push_back(tag);
             }
             Some(Work::Write(region, bytes)) => {
+                if to.offered_at.get(&region.rkey) != Some(&to.urgent_seen) {
+                    return Err("writes behind an urgent byte to what was offered before".into());
+                }
                 End::memory(&mut to.offers, region)?.copy_from_slice(&bytes);
             }
             Some(Work::Read(region)) => {

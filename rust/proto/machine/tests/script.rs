@@ -631,6 +631,7 @@ fn b_48_data_uses_up_an_offer_on_both_sides() {
     script.machine.write(1);
     script.machine.push();
     script.expect(Message::Data);
+    script.acknowledge();
     // The first Data does not count, the second does.
     script.say(Message::SinkAvail(LARGE, 1));
     script.machine.write(1);
@@ -1020,11 +1021,18 @@ fn b_74_a_peer_that_does_not_close_is_not_waited_for() {
     script.expect(Message::AbortConn);
 }
 
+/// Probed after 50, and then each 10, three times.
+const KEEPALIVE: KeepAlive = KeepAlive {
+    idle: 50,
+    interval: 10,
+    probes: 3,
+};
+
 #[test]
 fn b_76_and_b_81_silence_is_probed() {
     let mut script = Script::new();
     script.machine.set_now(100);
-    script.machine.set_keepalive(Some(50));
+    script.machine.set_keepalive(Some(KEEPALIVE));
     assert_eq!(script.machine.deadline(), Some(150));
     script.machine.set_now(120);
     script.say(Message::Data);
@@ -1033,7 +1041,156 @@ fn b_76_and_b_81_silence_is_probed() {
     assert!(script.machine.take_events().is_empty());
     script.machine.expired(170);
     assert_eq!(script.machine.take_events(), Events::PROBE);
-    assert_eq!(script.machine.deadline(), Some(220));
+    assert_eq!(script.machine.deadline(), Some(180));
+    script.machine.set_now(175);
+    script.machine.probed();
+    assert_eq!(script.machine.deadline(), Some(225));
+}
+
+#[test]
+fn b_76_an_idle_peer_that_does_not_answer_is_given_up() {
+    let mut script = Script::new();
+    script.machine.set_keepalive(Some(KEEPALIVE));
+    for at in [50, 60, 70] {
+        assert_eq!(script.machine.deadline(), Some(at));
+        script.machine.expired(at);
+        assert_eq!(script.machine.take_events(), Events::PROBE);
+    }
+    script.machine.expired(80);
+    assert_eq!(script.machine.aborted(), Some(AbortReason::TimedOut));
+    assert_eq!(script.machine.state(), State::Disconnecting);
+}
+
+#[test]
+fn b_76_the_users_timeout_is_that_of_keepalive_too() {
+    let mut script = Script::new();
+    script.machine.set_keepalive(Some(KEEPALIVE));
+    script.machine.set_limits(Some(95), None);
+    for at in [50, 60, 70, 80, 90] {
+        script.machine.expired(at);
+        assert_eq!(script.machine.take_events(), Events::PROBE, "{at}");
+    }
+    script.machine.expired(100);
+    assert_eq!(script.machine.aborted(), Some(AbortReason::TimedOut));
+
+    // At least one probe must have had no answer.
+    let mut script = Script::new();
+    script.machine.set_keepalive(Some(KEEPALIVE));
+    script.machine.set_limits(Some(1), None);
+    script.machine.expired(50);
+    assert_eq!(script.machine.take_events(), Events::PROBE);
+    script.machine.expired(60);
+    assert_eq!(script.machine.aborted(), Some(AbortReason::TimedOut));
+}
+
+#[test]
+fn b_76_keepalive_leaves_a_peer_that_has_something_to_answer() {
+    let mut script = Script::new();
+    script.machine.set_keepalive(Some(KEEPALIVE));
+    script.machine.write(5);
+    script.machine.push();
+    let tag = script.machine.poll_transmit().unwrap().tag;
+    script.machine.take_events();
+    for at in [50, 100, 1000] {
+        script.machine.expired(at);
+        assert!(script.machine.take_events().is_empty(), "{at}");
+        assert_eq!(script.machine.deadline(), Some(at + 50));
+    }
+    script.machine.set_now(1010);
+    script.machine.sent(tag);
+    assert_eq!(script.machine.deadline(), Some(1060));
+}
+
+#[test]
+fn b_76_what_has_no_answer_ends_the_connection() {
+    for user in [true, false] {
+        let mut script = Script::new();
+        let limit = |on: bool| on.then_some(100);
+        script.machine.set_limits(limit(user), limit(!user));
+        assert_eq!(script.machine.deadline(), None, "nothing is written");
+        script.machine.set_now(10);
+        script.machine.write(5);
+        script.machine.push();
+        let tag = script.machine.poll_transmit().unwrap().tag;
+        // What follows does not make it younger.
+        script.machine.set_now(60);
+        script.machine.write(5);
+        script.machine.push();
+        script.machine.set_nodelay(true);
+        script.machine.poll_transmit().unwrap();
+        assert_eq!(script.machine.deadline(), Some(110));
+        script.machine.set_now(90);
+        script.machine.sent(tag);
+        assert_eq!(script.machine.deadline(), Some(190));
+        script.machine.expired(189);
+        assert_eq!(script.machine.aborted(), None);
+        // To be told again that there is no keepalive is no sign of life.
+        script.machine.set_keepalive(None);
+        script.machine.expired(190);
+        assert_eq!(script.machine.aborted(), Some(AbortReason::TimedOut));
+    }
+}
+
+#[test]
+fn b_76_a_peer_that_gives_no_credit_is_given_up_by_the_user_alone() {
+    let mut script = Script::new();
+    script.machine.credits.start(2);
+    script
+        .machine
+        .set_limits(Some(100_000_000_000), Some(1_000_000_000));
+    script.machine.write(5);
+    script.machine.push();
+    script.expect_silence();
+    script.machine.take_events();
+    // Its fabric answers, so that its silence is none.
+    for at in [30_000_000_000, 61_000_000_000] {
+        assert_eq!(script.machine.deadline(), Some(at));
+        script.machine.expired(at);
+        assert!(script.machine.take_events().contains(Events::PROBE));
+        script.machine.set_now(at + 1_000_000_000 - 1);
+        script.machine.probed();
+        script.machine.set_now(at + 1_000_000_000);
+        script.machine.probed();
+    }
+    script.machine.expired(99_999_999_999);
+    assert_eq!(script.machine.aborted(), None);
+    script.machine.expired(100_000_000_000);
+    assert_eq!(script.machine.aborted(), Some(AbortReason::TimedOut));
+
+    let mut script = Script::new();
+    script.machine.credits.start(2);
+    script.machine.set_limits(None, Some(1_000_000_000));
+    script.machine.write(5);
+    script.machine.push();
+    script.machine.expired(30_000_000_000);
+    assert_eq!(script.machine.deadline(), Some(31_000_000_000));
+    script.machine.expired(31_000_000_000);
+    assert_eq!(script.machine.aborted(), Some(AbortReason::TimedOut));
+}
+
+#[test]
+fn b_76_what_the_peer_does_not_read_is_copied_in_time() {
+    let mut script = Script::new();
+    script.machine.set_limits(Some(100), None);
+    script.machine.send_buffer(REGION).unwrap();
+    let (parsed, _) = script.next().unwrap();
+    assert!(matches!(parsed.message, Message::SrcAvail(_)));
+    assert_eq!(script.machine.deadline(), Some(50));
+    script.machine.expired(50);
+    script.expect(Message::SrcAvailCancel);
+    assert_eq!(script.machine.deadline(), Some(100));
+}
+
+#[test]
+fn b_76_the_end_of_the_stream_has_to_arrive_too() {
+    let mut script = Script::new();
+    script.machine.set_limits(Some(100), None);
+    script.machine.shutdown_send();
+    script.machine.poll_transmit().unwrap();
+    script.machine.expired(100);
+    assert_eq!(script.machine.aborted(), Some(AbortReason::TimedOut));
+    // Not by AbortConn, which would find nobody.
+    assert_eq!(script.machine.state(), State::Disconnecting);
 }
 
 #[test]
@@ -1104,6 +1261,18 @@ fn b_79_the_user_is_told_of_an_urgent_byte() {
     let received = script.try_say(Message::Data, pending, b"").unwrap();
     assert!(received.urgent_pending && !received.urgent);
     assert!(script.machine.take_events().contains(Events::URGENT));
+
+    let urgent = Flags {
+        urgent: true,
+        ..Flags::default()
+    };
+    let again = script.try_say(Message::Data, pending, b"").unwrap();
+    assert!(!again.urgent_pending, "announced once");
+    let here = script.try_say(Message::Data, urgent, b"x").unwrap();
+    assert!(here.urgent && !here.urgent_pending);
+    let silent = script.try_say(Message::Data, urgent, b"y").unwrap();
+    assert!(silent.urgent && silent.urgent_pending, "not announced");
+    assert_eq!(script.machine.received_bytes(), 2);
 }
 
 #[test]
@@ -1113,6 +1282,58 @@ fn b_80_an_urgent_byte_goes_by_data() {
     script.machine.write(5);
     script.machine.mark_urgent();
     assert_eq!(script.expect(Message::Data).payload, 5);
+}
+
+#[test]
+fn b_80_nothing_behind_an_urgent_byte_is_written_to_memory_offered_before() {
+    let mut script = Script::pipelined();
+    for _ in 0..3 {
+        script.say(Message::SinkAvail(LARGE, 0));
+    }
+    script.machine.write(5);
+    script.machine.mark_urgent();
+    script.machine.write(7);
+    script.machine.push();
+    script.machine.send_buffer(LARGE).unwrap();
+    // Each uses up one.
+    assert_eq!(script.expect(Message::Data).payload, 5);
+    assert_eq!(script.expect(Message::Data).payload, 7);
+    assert_eq!(script.expect(Message::Data).payload, 100);
+    // Sent before the urgent byte was there, and used up as well.
+    script.say(Message::SinkAvail(LARGE, 0));
+    assert_eq!(script.expect(Message::Data).payload, 100);
+    script.acknowledge();
+    script.say(Message::SinkAvail(LARGE, 0));
+    script.expect(Message::RdmaWrCompl(800));
+}
+
+#[test]
+fn b_80_a_cancel_takes_back_what_was_offered_before() {
+    for leave in [false, true] {
+        let mut script = Script::pipelined();
+        for _ in 0..2 {
+            script.say(Message::SinkAvail(LARGE, 0));
+        }
+        script.machine.write(5);
+        script.machine.mark_urgent();
+        assert_eq!(script.expect(Message::Data).payload, 5);
+        if leave {
+            script.machine.want_mode(Mode::Combined);
+            script.expect(Message::ModeChange(Half::Receive, Mode::Combined));
+            script.acknowledge();
+            script.say(Message::Data);
+            script.machine.want_mode(Mode::Pipelined);
+            script.expect(Message::ModeChange(Half::Receive, Mode::Pipelined));
+        } else {
+            script.say(Message::SinkAvailCancel);
+            script.expect(Message::SinkCancelAck);
+        }
+        script.acknowledge();
+        script.say(Message::SinkAvail(LARGE, 0));
+        script.machine.write(1);
+        script.machine.push();
+        script.expect(Message::RdmaWrCompl(1));
+    }
 }
 
 #[test]
@@ -1499,7 +1720,8 @@ fn b_42_a_decline_waits_for_the_end_of_the_own_cancel() {
             script.expect(Message::RdmaRdCompl(100));
         }
         script.machine.decline();
-        // The peer holds its acknowledgement, and so could not say whether its Data follows the SendSm.
+        // The peer holds its acknowledgement, and so could not say whether its Data follows the
+        // SendSm.
         script.expect_silence();
         script.acknowledge();
         script.say(Message::SendSm);
@@ -1578,7 +1800,8 @@ fn b_71_no_abort_conn_without_credit_nor_to_a_peer_that_aborted() {
         let mut script = Script::new();
         script.machine.shutdown_send();
         script.expect(Message::DisConn);
-        // One message went out: this is a credit of 1, which an AbortConn without news may not use, or of 2.
+        // One message went out: this is a credit of 1, which an AbortConn without news may not use,
+        // or of 2.
         script.machine.credits.start(credits);
         script.machine.abort();
         let (state, events) = (script.machine.state(), script.machine.take_events());
@@ -1611,7 +1834,7 @@ fn b_71_the_first_reason_counts() {
 #[test]
 fn b_74_time_does_nothing_to_a_connection_that_is_gone() {
     let mut script = Script::new();
-    script.machine.set_keepalive(Some(50));
+    script.machine.set_keepalive(Some(KEEPALIVE));
     script.machine.disconnected();
     script.machine.take_events();
     assert_eq!(script.machine.deadline(), None);
@@ -1622,7 +1845,10 @@ fn b_74_time_does_nothing_to_a_connection_that_is_gone() {
 #[test]
 fn b_74_and_b_81_the_earliest_of_all_deadlines() {
     let mut script = Script::new();
-    script.machine.set_keepalive(Some(1_000_000_000));
+    script.machine.set_keepalive(Some(KeepAlive {
+        idle: 1_000_000_000,
+        ..KEEPALIVE
+    }));
     script.machine.write(1);
     assert_eq!(script.machine.deadline(), Some(200_000_000), "held");
     script.machine.expired(200_000_000);

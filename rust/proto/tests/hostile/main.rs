@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One machine and a peer that sends what it likes: nonsense, messages out of turn, and now and then what it should.
+//! One machine and a peer that sends what it likes: nonsense, messages out of turn, and now and
+//! then what it should.
 
 mod onlooker;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A machine with an onlooker, who lets a peer and a user do anything and holds what the machine does against the rules.
+//! A machine with an onlooker, who lets a peer and a user do anything and holds what the machine
+//! does against the rules.
 
 use sdp_proto::{
     wire::{
@@ -32,7 +33,8 @@ pub(crate) enum Step {
 #[derive(Clone, Debug)]
 pub(crate) struct Differences {
     pub(crate) mseq: u32,
-    /// How many of our messages it does not acknowledge; more than there are acknowledges what was never sent.
+    /// How many of our messages it does not acknowledge; more than there are acknowledges what was
+    /// never sent.
     pub(crate) unseen: u32,
     pub(crate) bufs: u16,
     pub(crate) len: u32,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! From the send stream to messages in the send queue.
+//! Output: from the send stream to messages in the send queue.
 
 use crate::{
     prelude::*,
@@ -38,24 +38,26 @@ use crate::{
         Socket, //
     }, //
 };
+use kernel::sync::atomic::Relaxed;
 
 /// Pages of a send chunk for more than a page, as a power of two: 16 KiB on 4 KiB pages.
 pub(super) const SEND_ORDER: u32 = 2;
 
-/// Requests of the send queue for registrations, and for messages, which are up to two each.
+/// Requests of the send queue for registrations, and for messages, of which one takes up to two.
 pub(super) const SEND_SLOTS: u32 = 6;
 
-/// Buffers for a message's payload, beside that for its header.
+/// Pieces of memory of a message's payload, beside that of its header.
 pub(super) const PAYLOAD_PIECES: u32 = 2;
 
-/// Pieces of written data that may wait to be sent, at first and at most; a piece is a chunk,
+/// How many pieces of written data may wait to be sent, at first and at most; a piece is a chunk,
 /// except at the ends.
 pub(super) const FIRST_PIECES: usize = 8;
 const SEND_PIECES: usize = 1024;
 
 impl Conn {
-    /// Appends written bytes to the send stream; gives them back where the stream has no place.
-    pub(super) fn write(&self, bytes: Sge) -> Result<(), Sge> {
+    /// Appends written bytes, of which the last may be urgent, to the send stream, or gives them
+    /// back where that has no room for another piece. Any context, without the spinlocks.
+    pub(super) fn write(&self, bytes: Sge, urgent: bool) -> Result<(), Sge> {
         let len = bytes.len();
         {
             let mut post = self.post.lock();
@@ -68,27 +70,40 @@ impl Conn {
             }
         }
         let now = self.now();
-        {
+        let asked = {
             let flow = &mut *self.flow.lock();
             let m = &mut flow.machine;
             m.set_now(now);
             m.write(len);
-            // Where more than one message is full, larger ones are better.
-            if m.unsent() > m.peer_recv_size() as usize && m.peer_recv_size() < flow.message_size {
-                m.ask_resize(flow.message_size);
+            if urgent {
+                m.mark_urgent();
             }
+            let (size, peer) = (m.peer_recv_size(), &mut flow.peer_buffers);
+            peer.wrote = true;
+            // Larger messages are worth it if there is more to send than fits one.
+            let asked = m.unsent() > size as usize
+                && size < peer.message_size
+                && m.ask_resize(peer.message_size);
+            if asked {
+                peer.before.get_or_insert(size);
+            }
+            asked
+        };
+        if asked {
+            self.work_at(now.saturating_add(self.idle_timeout()));
         }
         self.kick();
         Ok(())
     }
 
-    /// Whether the send stream has, or can be given, a place for another piece.
+    /// Whether the send stream has, or can get, room for another piece. Any context, without
+    /// [`Connection::post`](super::conn::Connection::post) and the locks after it.
     pub(super) fn has_place(&self) -> bool {
         let tx = &self.post.lock().tx;
         !tx.is_full() || tx.capacity() < SEND_PIECES
     }
 
-    /// Gives the send stream a place for another piece; false where that has to wait for some to be
+    /// Makes room in the send stream for another piece. False where that has to wait until some are
     /// sent. Sleeps; one caller at a time. Fails with `ENOMEM`, and with `EPIPE` where the
     /// connection has ended.
     pub(super) fn make_place(&self) -> Result<bool> {
@@ -106,7 +121,7 @@ impl Conn {
         let longer = Ring::new(more)?;
         let unused = {
             let mut post = self.post.lock();
-            // What is written after the end goes nowhere.
+            // After teardown nothing would be sent.
             if post.qp.is_none() {
                 return Err(EPIPE);
             }
@@ -119,31 +134,64 @@ impl Conn {
         Ok(true)
     }
 
-    /// Bytes that were copied from the user and have not reached the peer.
+    /// Bytes that were copied from the program and have not reached the peer. Any context, as those
+    /// that follow, without [`Connection::post`](super::conn::Connection::post) and the locks after
+    /// it.
     pub(super) fn copied(&self) -> usize {
         self.inspect(|m| m.unsent().saturating_add(m.in_flight()))
     }
 
-    /// Bytes that were written and have not reached the peer.
+    /// Bytes that were written and have not reached the peer, those that were lent included.
     pub(super) fn queued(&self) -> usize {
         let buffered = self.inspect(Machine::buffered);
         let buffered = usize::try_from(buffered).unwrap_or(usize::MAX);
         self.copied().saturating_add(buffered)
     }
 
-    /// Whether writers are woken: as with TCP, once a third of the send buffer is free.
+    /// Whether writers are to be woken: as with TCP, once a third of the send buffer is free, and
+    /// less than half of `TCP_NOTSENT_LOWAT` is unsent.
     pub(super) fn writable(&self, sk: &Socket) -> bool {
         let third = sk.send_buffer() / 3;
-        self.copied() <= sk.send_buffer().saturating_sub(third) && self.has_buffer_place()
+        self.copied() <= sk.send_buffer().saturating_sub(third)
+            && self.has_buffer_place()
+            && self.may_add(2)
     }
 
-    /// Whether the connection takes no more of the user's bytes, for whatever reason.
+    /// Whether so many times the bytes that are not on their way are below `TCP_NOTSENT_LOWAT`.
+    pub(super) fn may_add(&self, times: usize) -> bool {
+        let flow = self.flow.lock();
+        let limit = flow.options.notsent_limit();
+        flow.machine.unsent().saturating_mul(times) < limit
+    }
+
+    /// Whether there is `room`; a writer that finds none is told when there is some. With the
+    /// socket lock, by that of `sk`.
+    pub(super) fn finds_room(&self, sk: &Socket, room: impl Fn() -> bool) -> bool {
+        if room() {
+            return true;
+        }
+        self.no_room.store(true, Relaxed);
+        sk.want_async_space();
+        // It may have come just before; who makes it then looks at the flag behind the same lock.
+        room()
+    }
+
+    /// Tells writers, if some have found no room and there is some. That is once, lest those who
+    /// wait for the edge (`EPOLLET`) hear of each message that was sent. Any context, without the
+    /// spinlocks.
+    pub(super) fn tell_room(&self, sk: &Socket) {
+        if self.no_room.load(Relaxed) && self.writable(sk) && self.no_room.xchg(false, Relaxed) {
+            sk.write_space();
+        }
+    }
+
+    /// Whether the connection takes no more bytes from the program, for whatever reason.
     pub(super) fn send_closed(&self) -> bool {
         self.inspect(|m| !m.can_write())
     }
 
-    /// Posts what the machine wants sent, as long as there is room for it. Any context, without the
-    /// spinlocks. Fails with the driver's error, after which no message goes any more.
+    /// Posts what the machine wants sent, as long as the send queue has room. Any context, without
+    /// the spinlocks. Fails with the driver's error, after which no message can be sent any more.
     pub(super) fn transmit(&self) -> Result {
         let mut guard = self.post.lock();
         let post = &mut *guard;
@@ -153,7 +201,7 @@ impl Conn {
         // There is room for two.
         while post.messages.saturating_add(1) < slots {
             if let Some((memory, read)) = post.buffers.take_new() {
-                // Before any message that tells of it, or needs it.
+                // Before any message that tells of the key, or needs it.
                 qp.post_register(&memory, Request::Register)?;
                 post.messages = post.messages.saturating_add(1);
                 if let Some((from, len)) = read {
@@ -199,8 +247,9 @@ impl Conn {
         Ok(())
     }
 
-    /// What the machine wants sent next, if anything, with what that carries of the send stream, in
-    /// so many pieces, or of a buffer.
+    /// What the machine wants sent next, if anything, with the bytes that it carries, of a buffer
+    /// or of at most so many pieces of the send stream. Fails as [`take_payload`] and
+    /// [`Buffers::payload`] do.
     fn next_message(
         &self,
         tx: &mut Ring<Sge>,
@@ -211,8 +260,10 @@ impl Conn {
         let gather = (0..pieces)
             .filter_map(|at| tx.get(at))
             .fold(0usize, |sum, piece| sum.saturating_add(piece.len()));
+        let now = self.now();
         let transmit = {
             let machine = &mut self.flow.lock().machine;
+            machine.set_now(now);
             machine.set_gather(u32::try_from(gather).unwrap_or(u32::MAX));
             machine.poll_transmit()
         };
@@ -234,12 +285,35 @@ impl Conn {
         Ok(Some(Outbound { transmit, payload }))
     }
 
-    /// Writes no bytes to the peer.
+    /// Posts a request without bytes that the peer's device has to answer, unless an answer is due
+    /// anyway: an RDMA Write, or on iWARP, where a write completes once the TCP connection has it,
+    /// an RDMA Read. Any context, without the spinlocks. Fails with the driver's error.
     pub(super) fn probe(&self) -> Result {
+        let iwarp = self.flow.lock().iwarp;
         let mut guard = self.post.lock();
         let post = &mut *guard;
         let Some(qp) = &post.qp else { return Ok(()) };
-        // Where there is no room it is tried again later.
+        // A full send queue means that other answers are due.
+        if !post.is_probing && post.messages < message_slots(qp) {
+            let nowhere = Remote { addr: 0, key: 0 };
+            if iwarp {
+                qp.post_read_nothing(nowhere, Request::Probe)?;
+            } else {
+                qp.post_write(qp.map(&Payload::default())?, nowhere, Request::Probe)?;
+            }
+            post.is_probing = true;
+            post.messages = post.messages.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    /// Posts an RDMA Write of no bytes, so that the peer's device looks at what came before (B-9a).
+    /// Any context, without the spinlocks. Fails with the driver's error.
+    pub(super) fn nudge(&self) -> Result {
+        let mut guard = self.post.lock();
+        let post = &mut *guard;
+        let Some(qp) = &post.qp else { return Ok(()) };
+        // If there is no room it is tried again later.
         if post.messages < message_slots(qp) {
             let nowhere = Remote { addr: 0, key: 0 };
             qp.post_write(qp.map(&Payload::default())?, nowhere, Request::Write)?;
@@ -250,13 +324,14 @@ impl Conn {
 }
 
 impl Post {
-    /// Posts a request to the QP. `ENOTCONN` where there is none any more.
+    /// Posts a request to the QP. Fails with `ENOTCONN` where there is none any more, and as `post`
+    /// does.
     pub(super) fn request(&mut self, post: impl FnOnce(&ConnQp) -> Result) -> Result {
         post(self.qp.as_ref().ok_or(ENOTCONN)?)
     }
 }
 
-/// Requests for messages that may be posted at a time.
+/// How many requests for messages, registrations and probes may be posted at a time.
 fn message_slots(qp: &ConnQp) -> usize {
     let all = qp.caps().send_wr;
     let slots = match has_buffer_slots(all) {
@@ -266,7 +341,8 @@ fn message_slots(qp: &ConnQp) -> usize {
     slots as usize
 }
 
-/// Takes the first `len` bytes off the send stream.
+/// Takes the first `len` bytes off the send stream. Fails with `EPIPE` where it has fewer, and with
+/// `EMSGSIZE` where they lie in more pieces than a payload takes.
 fn take_payload(tx: &mut Ring<Sge>, len: u32) -> Result<Payload> {
     let mut payload = Payload::default();
     let mut rest = len as usize;

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The addresses and ports of a sock, where C looks for them.
+
+use crate::{
+    bindings,
+    net::{
+        namespace::in6_addr,
+        ops::Protocol,
+        random,
+        sock::Sock,
+        sockaddr::IpVersion, //
+    },
+    prelude::*, //
+};
+use core::{
+    net::{
+        IpAddr,
+        Ipv4Addr,
+        SocketAddr, //
+    },
+    ptr::{
+        addr_of,
+        addr_of_mut, //
+    }, //
+};
+
+/// What the kernel stores as the IPv4 address of a socket that has an IPv6 one.
+const LOOPBACK4_IPV6: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
+
+/// The IPv4 address that the kernel keeps for `ip`.
+fn kept_v4(ip: IpAddr) -> u32 {
+    let ip = match ip {
+        IpAddr::V4(ip) => ip,
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv4Addr::UNSPECIFIED,
+        IpAddr::V6(_) => LOOPBACK4_IPV6,
+    };
+    u32::from_ne_bytes(ip.octets())
+}
+
+/// The IPv6 address that the kernel keeps for `ip`.
+fn kept_v6(ip: IpAddr) -> bindings::in6_addr {
+    in6_addr(&match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    })
+}
+
+impl<P: Protocol> Sock<P> {
+    /// Sets the local address. Any context.
+    pub(crate) fn set_local(&self, addr: SocketAddr) {
+        let ip = kept_v4(addr.ip());
+        // SAFETY: The sock is live and begins with an `inet_sock`; the fields are read at any time.
+        unsafe {
+            let inet = addr_of_mut!((*self.0.get()).inet);
+            let (addrs, ports) = self.pairs();
+            addr_of_mut!((*addrs).skc_rcv_saddr).write_volatile(ip);
+            addr_of_mut!((*ports).skc_num).write_volatile(addr.port());
+            addr_of_mut!((*inet).inet_saddr).write_volatile(ip);
+            addr_of_mut!((*inet).inet_sport).write_volatile(addr.port().to_be());
+            if self.version() == IpVersion::V6 {
+                let ip = kept_v6(addr.ip());
+                let common = addr_of_mut!((*self.as_ptr()).__sk_common);
+                addr_of_mut!((*common).skc_v6_rcv_saddr).write_volatile(ip);
+                addr_of_mut!((*self.0.get()).pinet6.saddr).write_volatile(ip);
+            }
+        }
+    }
+
+    /// Whether it has a local port. Any context.
+    pub(crate) fn has_port(&self) -> bool {
+        let (_, ports) = self.pairs();
+        // SAFETY: The sock is live; the field is an integer.
+        unsafe { addr_of!((*ports).skc_num).read_volatile() != 0 }
+    }
+
+    /// Sets the peer's address. Any context.
+    pub(crate) fn set_peer(&self, addr: SocketAddr) {
+        let ip = kept_v4(addr.ip());
+        let (addrs, ports) = self.pairs();
+        // SAFETY: As in `set_local()`.
+        unsafe {
+            addr_of_mut!((*addrs).skc_daddr).write_volatile(ip);
+            addr_of_mut!((*ports).skc_dport).write_volatile(addr.port().to_be());
+            if self.version() == IpVersion::V6 {
+                let common = addr_of_mut!((*self.as_ptr()).__sk_common);
+                addr_of_mut!((*common).skc_v6_daddr).write_volatile(kept_v6(addr.ip()));
+            }
+        }
+    }
+
+    /// Where a `struct sock` has both ends' addresses, and their ports: unions, of which IPv4 uses
+    /// these members.
+    fn pairs(
+        &self,
+    ) -> (
+        *mut bindings::sock_common__bindgen_ty_1__bindgen_ty_1,
+        *mut bindings::sock_common__bindgen_ty_3__bindgen_ty_1,
+    ) {
+        // SAFETY: The sock is live; nothing is read or written.
+        unsafe {
+            let common = addr_of_mut!((*self.as_ptr()).__sk_common);
+            (
+                addr_of_mut!((*common).__bindgen_anon_1).cast(),
+                addr_of_mut!((*common).__bindgen_anon_3).cast(),
+            )
+        }
+    }
+
+    /// The index of the interface that it is bound to, or 0 (`SO_BINDTODEVICE`, or the scope of a
+    /// link-local address). Any context.
+    pub(crate) fn interface(&self) -> u32 {
+        // SAFETY: The sock is live; the field is an integer.
+        let index =
+            unsafe { addr_of!((*self.as_ptr()).__sk_common.skc_bound_dev_if).read_volatile() };
+        u32::try_from(index).unwrap_or(0)
+    }
+
+    /// Binds it to an interface, which need not exist. With the socket locked, unless nobody else
+    /// knows it.
+    pub(crate) fn set_interface(&self, index: u32) {
+        let index = c_int::try_from(index).unwrap_or(0);
+        // SAFETY: The sock is live; the field is read at any time.
+        unsafe {
+            addr_of_mut!((*self.as_ptr()).__sk_common.skc_bound_dev_if).write_volatile(index);
+        }
+    }
+
+    /// Whether bind is to leave the port to connect (`IP_BIND_ADDRESS_NO_PORT`). Any context.
+    pub(crate) fn binds_without_port(&self) -> bool {
+        self.inet_flag(bindings::INET_FLAGS_BIND_ADDRESS_NO_PORT)
+    }
+
+    /// `IP_TRANSPARENT`. Any context.
+    pub(crate) fn is_transparent(&self) -> bool {
+        self.inet_flag(bindings::INET_FLAGS_TRANSPARENT)
+    }
+
+    /// Whether it may be bound to an address that no interface has: `IP_FREEBIND`,
+    /// `IP_TRANSPARENT`, and `net.ipv4.ip_nonlocal_bind` or its IPv6 counterpart. Any context.
+    pub(crate) fn may_bind_nonlocal(&self, version: IpVersion) -> bool {
+        // SAFETY: The sock is live, and begins with an `inet_sock`.
+        unsafe {
+            match version {
+                IpVersion::V4 => bindings::sdp_helper_inet_can_nonlocal_bind(self.as_ptr()),
+                IpVersion::V6 => bindings::sdp_helper_ipv6_can_nonlocal_bind(self.as_ptr()),
+            }
+        }
+    }
+
+    /// Whether some ports of `net.ipv4.ip_local_port_range` may not be chosen for it
+    /// (`IP_LOCAL_PORT_RANGE`, `net.ipv4.ip_local_reserved_ports`). Any context.
+    pub(crate) fn has_fewer_ports(&self) -> bool {
+        // SAFETY: The sock is live and begins with an `inet_sock`; the field is an integer.
+        let range = unsafe { addr_of!((*self.0.get()).inet.local_port_range).read_volatile() };
+        range != 0 || self.net().has_reserved_ports()
+    }
+
+    /// The ports that may be chosen for it, each once, beginning at a random one. Any context.
+    pub(crate) fn local_ports(&self) -> impl Iterator<Item = u16> {
+        let (mut low, mut high) = (0, 0);
+        // SAFETY: The sock is live and begins with an `inet_sock`.
+        unsafe { bindings::inet_sk_get_local_port_range(self.as_ptr(), &mut low, &mut high) };
+        // CAST: Any bits will do.
+        let from = random() as u32;
+        let low = u32::try_from(low).unwrap_or(0);
+        let count = u32::try_from(high)
+            .unwrap_or(0)
+            .saturating_sub(low)
+            .saturating_add(1);
+        (0..count)
+            .map(move |at| low.saturating_add(from.wrapping_add(at).wrapping_rem(count)))
+            .filter_map(|port| u16::try_from(port).ok())
+    }
+}

@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The options of a sock that are the socket layer's: those of `SOL_SOCKET`, and of IP.
+
+use crate::{
+    bindings,
+    net::{
+        ops::Protocol,
+        option::OptionValue,
+        sock::{
+            Sock,
+            TcpState,
+            Timeout, //
+        },
+        sockaddr::IpVersion, //
+    },
+    prelude::*, //
+};
+use core::ptr::{
+    addr_of,
+    addr_of_mut, //
+};
+
+impl<P: Protocol> Sock<P> {
+    /// Sets an option of `SOL_SOCKET` that the socket layer does not know to mean the same for us
+    /// as for TCP. False where it does, and is to set it.
+    ///
+    /// `EOPNOTSUPP` says that a program would wait for what does not come: a filter sees packets,
+    /// of which there are none, and nothing tells when bytes were sent.
+    pub(in crate::net) fn set_socket_option(
+        &self,
+        name: c_int,
+        value: OptionValue,
+    ) -> Result<bool> {
+        const TIMESTAMP_SENT: u32 = bindings::SOF_TIMESTAMPING_TX_HARDWARE
+            | bindings::SOF_TIMESTAMPING_TX_SOFTWARE
+            | bindings::SOF_TIMESTAMPING_TX_SCHED
+            | bindings::SOF_TIMESTAMPING_TX_ACK;
+        // CAST: They are small.
+        match name as u32 {
+            bindings::SO_ZEROCOPY => {
+                let on = match value.int()? {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(EINVAL),
+                };
+                self.lock().set_zerocopy(on);
+            }
+            bindings::SO_REUSEPORT => {
+                let on = value.int()? != 0;
+                self.lock().set_reuseport(on);
+            }
+            // rdma_cm looks for routes without a mark.
+            bindings::SO_MARK if value.int()? != 0 => return Err(EOPNOTSUPP),
+            bindings::SO_MARK => {}
+            bindings::SO_ATTACH_REUSEPORT_CBPF | bindings::SO_ATTACH_REUSEPORT_EBPF => {
+                return Err(EOPNOTSUPP)
+            }
+            bindings::SO_ATTACH_FILTER => {
+                value.int()?;
+                // SAFETY: The sock is live, and so is its namespace.
+                let may = unsafe {
+                    bindings::sdp_helper_may_administer(bindings::sdp_helper_sock_net(
+                        self.as_ptr(),
+                    ))
+                };
+                return Err(match value.len() {
+                    _ if !may => EPERM,
+                    len if len == size_of::<bindings::sock_fprog>() => EOPNOTSUPP,
+                    _ => EINVAL,
+                });
+            }
+            bindings::SO_ATTACH_BPF => {
+                value.int()?;
+                return Err(match value.len() {
+                    len if len == size_of::<c_int>() => EOPNOTSUPP,
+                    _ => EINVAL,
+                });
+            }
+            bindings::SO_TIMESTAMPING_OLD | bindings::SO_TIMESTAMPING_NEW => {
+                // CAST: They are bits.
+                let flags = value.int()? as u32;
+                // SAFETY: The sock is live; the field is an integer.
+                let set = unsafe { addr_of!((*self.as_ptr()).sk_tsflags).read_volatile() };
+                let numbers = flags & !set & bindings::SOF_TIMESTAMPING_OPT_ID != 0;
+                if numbers
+                    && [TcpState::Close as u8, TcpState::Listen as u8].contains(&self.state())
+                {
+                    return Err(EINVAL);
+                }
+                if flags & TIMESTAMP_SENT != 0 {
+                    return Err(EOPNOTSUPP);
+                }
+                return Ok(false);
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// `SO_RCVTIMEO`, or no time at all.
+    pub(crate) fn recv_timeout(&self, nonblock: bool) -> Timeout {
+        // SAFETY: The sock is live.
+        Timeout(unsafe { bindings::sdp_helper_sock_rcvtimeo(self.as_ptr(), nonblock) })
+    }
+
+    /// `SO_SNDTIMEO`, or no time at all.
+    pub(crate) fn send_timeout(&self, nonblock: bool) -> Timeout {
+        // SAFETY: The sock is live.
+        Timeout(unsafe { bindings::sdp_helper_sock_sndtimeo(self.as_ptr(), nonblock) })
+    }
+
+    /// How many bytes a receive of `len` waits for: `SO_RCVLOWAT`, or all of it; at least 1.
+    pub(crate) fn recv_target(&self, waitall: bool, len: usize) -> usize {
+        let len = c_int::try_from(len).unwrap_or(c_int::MAX);
+        // SAFETY: The sock is live.
+        let n = unsafe { bindings::sdp_helper_sock_rcvlowat(self.as_ptr(), waitall.into(), len) };
+        usize::try_from(n).unwrap_or(1)
+    }
+
+    /// Sets `SO_RCVLOWAT`, bounded as TCP's, and wakes readers: what is there may be enough now.
+    /// With the socket locked.
+    pub(in crate::net) fn set_recv_low_water(&self, value: c_int) {
+        // SAFETY: The sock is live; integers that setsockopt changes, which has it locked.
+        let most = unsafe {
+            let sk = self.as_ptr();
+            match u32::from((*sk).sk_userlocks) & bindings::SOCK_RCVBUF_LOCK {
+                0 => bindings::sdp_helper_sock_max_rmem(sk),
+                _ => (*sk).sk_rcvbuf,
+            }
+        } / 2;
+        // SAFETY: The sock is live, and locked by who changes the field.
+        unsafe {
+            addr_of_mut!((*self.as_ptr()).sk_rcvlowat).write_volatile(value.min(most).max(1));
+        }
+        self.data_ready();
+    }
+
+    /// The bytes that a receive leaves out: of `SO_PEEK_OFF`, if it looks.
+    pub(crate) fn peek_offset(&self, peeks: bool) -> usize {
+        // SAFETY: The sock is live; the field is an integer.
+        let offset = unsafe { addr_of!((*self.as_ptr()).sk_peek_off).read_volatile() };
+        match usize::try_from(offset) {
+            Ok(offset) if peeks => offset,
+            _ => 0,
+        }
+    }
+
+    /// Moves the place where the next peek begins, unless `SO_PEEK_OFF` is off: a peek has looked
+    /// at `n` bytes, or a read has taken them. With the socket locked.
+    pub(crate) fn move_peek_offset(&self, n: usize, peeks: bool) {
+        let n = c_int::try_from(n).unwrap_or(c_int::MAX);
+        // SAFETY: The sock is live; the field is an integer, which setsockopt may change at any
+        // time.
+        unsafe {
+            let at = addr_of_mut!((*self.as_ptr()).sk_peek_off);
+            let offset = at.read_volatile();
+            if offset >= 0 {
+                at.write_volatile(match peeks {
+                    true => offset.saturating_add(n),
+                    false => offset.saturating_sub(n).max(0),
+                });
+            }
+        }
+    }
+
+    /// `SO_SNDBUF` as the kernel keeps it, in bytes. Any context.
+    pub(crate) fn send_buffer(&self) -> usize {
+        // SAFETY: The sock is live; the field is an integer.
+        let n = unsafe { addr_of!((*self.as_ptr()).sk_sndbuf).read_volatile() };
+        usize::try_from(n).unwrap_or(0)
+    }
+
+    /// `SO_RCVBUF` as the kernel keeps it, in bytes. Any context.
+    pub(crate) fn rcvbuf(&self) -> usize {
+        // SAFETY: The sock is live; the field is an integer.
+        let n = unsafe { addr_of!((*self.as_ptr()).sk_rcvbuf).read_volatile() };
+        usize::try_from(n).unwrap_or(0)
+    }
+
+    /// How far `SO_RCVBUF` may grow, in bytes: to `max`, or not at all if the program has set it.
+    /// Any context.
+    pub(crate) fn max_rcvbuf(&self, max: u32) -> usize {
+        // SAFETY: The sock is live; a bit that only setsockopt changes.
+        let locks = unsafe { (*self.as_ptr()).sk_userlocks };
+        let is_set = u32::from(locks) & bindings::SOCK_RCVBUF_LOCK != 0;
+        // CAST: `usize` has at least 32 bits.
+        let max = if is_set { 0 } else { max as usize };
+        self.rcvbuf().max(max)
+    }
+
+    /// Doubles `SO_RCVBUF`, to `max` bytes at most, unless the program has set it. With the socket
+    /// locked.
+    pub(crate) fn grow_rcvbuf(&self, max: u32) {
+        let max = c_int::try_from(max).unwrap_or(c_int::MAX);
+        // SAFETY: The sock is live; a bit and an integer that are changed with the socket locked.
+        unsafe {
+            let sk = self.as_ptr();
+            let size = addr_of_mut!((*sk).sk_rcvbuf);
+            let is_set = u32::from((*sk).sk_userlocks) & bindings::SOCK_RCVBUF_LOCK != 0;
+            let now = size.read_volatile();
+            if !is_set && now < max {
+                size.write_volatile(now.saturating_mul(2).min(max));
+            }
+        }
+    }
+
+    /// How far TCP would let `SO_SNDBUF` grow, in bytes: to the maximum of `net.ipv4.tcp_wmem`. Any
+    /// context.
+    pub(crate) fn max_send_buffer(&self) -> usize {
+        // SAFETY: The sock is live, and so is its namespace.
+        let n = unsafe { bindings::sdp_helper_sock_max_wmem(self.as_ptr()) };
+        usize::try_from(n).unwrap_or(0)
+    }
+
+    /// Whether the program has set `SO_SNDBUF`. Any context.
+    pub(crate) fn is_sndbuf_locked(&self) -> bool {
+        // SAFETY: The sock is live; a bit that only setsockopt changes.
+        let locks = unsafe { (*self.as_ptr()).sk_userlocks };
+        u32::from(locks) & bindings::SOCK_SNDBUF_LOCK != 0
+    }
+
+    /// `SO_ZEROCOPY`.
+    pub(in crate::net) fn has_zerocopy(&self) -> bool {
+        // SAFETY: The sock is live.
+        unsafe { bindings::sdp_helper_sock_flag(self.as_ptr(), bindings::sock_flags_SOCK_ZEROCOPY) }
+    }
+
+    /// `SO_OOBINLINE`.
+    pub(crate) fn is_oob_inline(&self) -> bool {
+        // SAFETY: The sock is live.
+        unsafe {
+            bindings::sdp_helper_sock_flag(self.as_ptr(), bindings::sock_flags_SOCK_URGINLINE)
+        }
+    }
+
+    /// `SO_REUSEADDR`. Any context.
+    pub(crate) fn reuseaddr(&self) -> bool {
+        // SAFETY: The sock is live; a bit that only setsockopt changes.
+        unsafe { (*self.as_ptr()).__sk_common.skc_reuse() != 0 }
+    }
+
+    /// `SO_REUSEPORT`. Any context.
+    pub(crate) fn reuseport(&self) -> bool {
+        // SAFETY: The sock is live; a bit that changes under its lock.
+        unsafe { (*self.as_ptr()).__sk_common.skc_reuseport() != 0 }
+    }
+
+    /// `SO_LINGER`: how long close may wait, or `None` when it is off. A task that exits does not
+    /// wait, as with TCP.
+    pub(crate) fn linger(&self) -> Option<Timeout> {
+        // SAFETY: The current task is live, and only itself sets the flag.
+        let exits = unsafe { (*kernel::current!().as_ptr()).flags } & bindings::PF_EXITING != 0;
+        self.linger_setting()
+            .filter(|timeout| timeout.is_zero() || !exits)
+    }
+
+    fn linger_setting(&self) -> Option<Timeout> {
+        // SAFETY: The sock is live; the field is an integer.
+        unsafe {
+            bindings::sdp_helper_sock_flag(self.as_ptr(), bindings::sock_flags_SOCK_LINGER).then(
+                || {
+                    let jiffies = addr_of!((*self.as_ptr()).sk_lingertime).read_volatile();
+                    Timeout(c_long::try_from(jiffies).unwrap_or(c_long::MAX))
+                },
+            )
+        }
+    }
+
+    /// `SO_MAX_PACING_RATE`, in bytes a second.
+    pub(crate) fn max_pacing_rate(&self) -> u64 {
+        // SAFETY: The sock is live; the field is an integer.
+        let rate = unsafe { addr_of!((*self.as_ptr()).sk_max_pacing_rate).read_volatile() };
+        // CAST: It has at most 64 bits.
+        rate as u64
+    }
+
+    /// `IPV6_V6ONLY`. Any context.
+    pub(crate) fn is_v6only(&self) -> bool {
+        // SAFETY: The sock is live; a bit that changes under its lock.
+        unsafe { (*self.as_ptr()).__sk_common.skc_ipv6only() != 0 }
+    }
+
+    /// `IP_TOS`, and `IP_TTL` where it was set, or those of IPv6, whichever `peer` is of. Any
+    /// context.
+    pub(crate) fn packet_options(&self, peer: IpVersion) -> (u8, Option<u8>) {
+        // SAFETY: The sock is live and begins with an `inet_sock`, and one with such a peer is of
+        // IPv6; the fields are integers.
+        let (tos, ttl) = unsafe {
+            let (inet, np) = (addr_of!((*self.0.get()).inet), self.pinet6());
+            match peer {
+                IpVersion::V4 => (
+                    addr_of!((*inet).tos).read_volatile(),
+                    addr_of!((*inet).uc_ttl).read_volatile(),
+                ),
+                IpVersion::V6 => (
+                    addr_of!((*np).tclass).read_volatile(),
+                    addr_of!((*np).hop_limit).read_volatile(),
+                ),
+            }
+        };
+        (tos, u8::try_from(ttl).ok())
+    }
+}

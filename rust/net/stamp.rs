@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! When bytes came, for programs that ask by `SO_TIMESTAMP`, `SO_TIMESTAMPNS` or `SO_TIMESTAMPING`.
+
+use crate::{
+    bindings,
+    net::{
+        msg::RecvMsg,
+        ops::Protocol,
+        sock::{
+            Sock,
+            STAMPS, //
+        },
+    },
+    prelude::*, //
+};
+use core::{
+    num::NonZeroI64,
+    ptr::addr_of, //
+};
+use kernel::time::{
+    ClockSource,
+    RealTime, //
+};
+
+const NANOS: i64 = 1_000_000_000;
+
+/// A time of day, in nanoseconds since 1970.
+#[derive(Clone, Copy)]
+pub(crate) struct Stamp(NonZeroI64);
+
+impl<P: Protocol> Sock<P> {
+    /// The time of day, if the program has asked when bytes come. Any context.
+    pub(crate) fn stamp(&self) -> Option<Stamp> {
+        // SAFETY: The sock is live; the flags are an integer that changes at any time.
+        let flags = unsafe {
+            addr_of!((*self.as_ptr()).__sk_common.__bindgen_anon_5.skc_flags).read_volatile()
+        };
+        if flags & STAMPS == 0 {
+            return None;
+        }
+        NonZeroI64::new(RealTime::ktime_get()).map(Stamp)
+    }
+}
+
+impl RecvMsg<'_> {
+    /// Tells the caller when the last of its bytes came, by the control messages that the options
+    /// of `sk` ask for. Without the socket lock.
+    pub(crate) fn tell_time<P: Protocol>(&mut self, sk: &Sock<P>, came: Stamp) {
+        let seconds = came.0.get().div_euclid(NANOS);
+        let nanos = came.0.get().rem_euclid(NANOS);
+        // SAFETY: The sock is live.
+        let has = |flag| unsafe { bindings::sdp_helper_sock_flag(sk.as_ptr(), flag) };
+        let is_new = has(bindings::sock_flags_SOCK_TSTAMP_NEW);
+        if has(bindings::sock_flags_SOCK_RCVTSTAMP) {
+            let is_ns = has(bindings::sock_flags_SOCK_RCVTSTAMPNS);
+            let name = match (is_ns, is_new) {
+                (true, true) => bindings::SO_TIMESTAMPNS_NEW,
+                (true, false) => bindings::SO_TIMESTAMPNS_OLD,
+                (false, true) => bindings::SO_TIMESTAMP_NEW,
+                (false, false) => bindings::SO_TIMESTAMP_OLD,
+            };
+            let fraction = if is_ns { nanos } else { nanos / 1000 };
+            self.put_times(name, is_new, [seconds, fraction]);
+        }
+        // SAFETY: The sock is live; the field is an integer.
+        let flags = unsafe { addr_of!((*sk.as_ptr()).sk_tsflags).read_volatile() };
+        let is_set = |flag| flags & flag != 0;
+        if is_set(bindings::SOF_TIMESTAMPING_SOFTWARE)
+            && (is_set(bindings::SOF_TIMESTAMPING_RX_SOFTWARE)
+                || !is_set(bindings::SOF_TIMESTAMPING_OPT_RX_FILTER))
+        {
+            let name = match is_new {
+                true => bindings::SO_TIMESTAMPING_NEW,
+                false => bindings::SO_TIMESTAMPING_OLD,
+            };
+            // The others are times of hardware.
+            self.put_times(name, is_new, [seconds, nanos, 0, 0, 0, 0]);
+        }
+    }
+
+    /// A control message of times, whose numbers have 64 bits, or as many as a `long`.
+    fn put_times<const N: usize>(&mut self, name: u32, is_new: bool, numbers: [i64; N]) {
+        // CAST: What does not fit is what the new options are for.
+        let short = numbers.map(|number| number as c_long);
+        let (data, len) = match is_new {
+            true => (numbers.as_ptr().cast_mut().cast(), size_of_val(&numbers)),
+            false => (short.as_ptr().cast_mut().cast(), size_of_val(&short)),
+        };
+        // SAFETY: The message is valid, its room for control messages is nobody else's, and `data`
+        // has `len` bytes. CAST: They are small.
+        unsafe {
+            let level = bindings::SOL_SOCKET as c_int;
+            bindings::put_cmsg(self.msg, level, name as c_int, len as c_int, data);
+        }
+    }
+}

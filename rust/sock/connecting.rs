@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The end that connects: it resolves the peer's address and the route, sends the Hello, and begins
+//! anew where the peer is busy or a path has changed.
+//!
+//! Locks and references are those of [`Conn`].
+
+use crate::{
+    net::{
+        namespace::{
+            Net,
+            LOOPBACK_INTERFACE, //
+        },
+        sockaddr::IpVersion, //
+    },
+    prelude::*,
+    proto::{
+        Machine,
+        Side,
+        HELLO_LEN, //
+    },
+    rdma::cm::CmId,
+    sock::{
+        addr::{
+            self,
+            Names, //
+        },
+        conn::{
+            Conn,
+            ConnQp,
+            Id, //
+        },
+        link::{
+            Link,
+            Progress, //
+        },
+        notes::{
+            End,
+            Lookup,
+            Setup,
+            Step, //
+        },
+        ports::Port,
+        time::ms, //
+    }, //
+};
+use core::net::SocketAddr;
+use kernel::sync::Arc;
+
+/// How long resolving the route to a peer may take, in milliseconds.
+const ROUTE_MS: u32 = 3000;
+
+/// How long one attempt to resolve the peer's address may take, in milliseconds. ib_core misses an
+/// answer that comes while it queues the request, and looks again only when this time is over.
+const ADDRESS_MS: u32 = 200;
+
+/// How many more attempts there are; together they take five seconds, as ARP gives up after three.
+const ADDRESS_LOOKS: u8 = 25;
+
+/// The first pause before a busy peer is asked again, which then doubles, and the longest; in
+/// milliseconds.
+const BUSY_FIRST_MS: u32 = 20;
+const BUSY_MAX_MS: u32 = 1000;
+
+/// After how many rejects without private data in a row a peer on iWARP is no longer asked again.
+const IWARP_REFUSALS: u8 = 4;
+
+impl Conn {
+    /// Begins to resolve the address of `peer`, from the address that the socket is `bound` to, if
+    /// it is, and through the interface that it is bound to, or 0. Sleeps. Fails with `EINVAL` for
+    /// a loopback address at one end and a foreign one at the other, with `ENODEV` where the
+    /// address is of another interface, with `ENOBUFS` where the owner may be charged no more
+    /// memory, and as [`CmId::bind`] and [`CmId::resolve_addr`] do.
+    pub(super) fn begin(
+        &self,
+        bound: Option<SocketAddr>,
+        interface: u32,
+        peer: SocketAddr,
+    ) -> Result {
+        self.make_room();
+        self.charge_own()?;
+        let mut user = 0;
+        self.with_socket(|sk| user = sk.answerable());
+        let mut guard = self.setup.lock();
+        let setup = &mut *guard;
+        setup.lookup = Some(Lookup {
+            peer,
+            bound,
+            interface,
+            user,
+            left: ADDRESS_LOOKS,
+            pause: BUSY_FIRST_MS,
+            refusals: 0,
+            again_at: None,
+        });
+        self.flow.lock().identity.names = Some(Names {
+            local: bound.unwrap_or(IpVersion::of(peer.ip()).nobody()),
+            peer,
+        });
+        self.number.list(&self.net, self.arc())?;
+        self.resolve(setup)
+            .inspect_err(|_| self.number.unlist(&self.net))
+    }
+
+    /// Resolves the peer's address, with a new cm id: a used one would wait for its handler.
+    /// Sleeps. Fails as [`Self::begin`] does.
+    fn resolve(&self, setup: &mut Setup<Id>) -> Result {
+        let (peer, bound, interface) = match &setup.lookup {
+            Some(lookup) => (lookup.peer, lookup.bound, lookup.interface),
+            None => return Err(EINVAL),
+        };
+        let is_loopback = bound.is_some_and(|bound| bound.ip().is_loopback());
+        if is_loopback || peer.ip().is_loopback() {
+            let any = IpVersion::of(peer.ip()).nobody();
+            if ![0, LOOPBACK_INTERFACE].contains(&interface) {
+                // Nobody there has a loopback address.
+                self.note_end(End::Failed(EHOSTUNREACH));
+                return Ok(());
+            }
+            return self.resolve_loopback(setup, bound.unwrap_or(any), peer);
+        }
+        let mut id = match bound {
+            Some(bound) => self.bind_id(bound)?.0,
+            None => CmId::new(&self.net, self.arc())?,
+        };
+        if interface > 0 {
+            match id.interface() {
+                0 => id.set_interface(interface),
+                own if own == interface || self.net.vrf_of(own) == interface => {}
+                _ => return Err(ENODEV),
+            }
+        }
+        id.resolve_addr(&peer, ADDRESS_MS)?;
+        setup.id = Some(id);
+        Ok(())
+    }
+
+    /// A cm id bound to `addr`, and the address that it got. Sleeps. Fails as [`CmId::bind`] does.
+    fn bind_id(&self, addr: SocketAddr) -> Result<(Id, SocketAddr)> {
+        let mut id = CmId::new(&self.net, self.arc())?;
+        // The socket has the port, and shares it with its connections. That fails for listeners
+        // only.
+        let _ = id.set_reuseaddr(addr.port() > 0);
+        let bound = id.bind(&addr)?;
+        Ok((id, bound))
+    }
+
+    /// [`Self::resolve`] where an end has a loopback address: over the address of a device of this
+    /// host.
+    fn resolve_loopback(
+        &self,
+        setup: &mut Setup<Id>,
+        bound: SocketAddr,
+        peer: SocketAddr,
+    ) -> Result {
+        if !self.net.is_local(&peer, 0) {
+            return Err(if peer.ip().is_loopback() {
+                ENETUNREACH
+            } else {
+                EINVAL
+            });
+        }
+        let Some(there) = Port::listening(&self.net, peer) else {
+            // Reported as if a peer had refused.
+            self.note_end(End::Failed(ECONNREFUSED));
+            return Ok(());
+        };
+        let is_own = |addr: &SocketAddr| !addr.ip().is_loopback() && !addr.ip().is_unspecified();
+        // With a port of its own, which identifies the request.
+        let (id, from) = match [peer, bound].into_iter().find(is_own) {
+            Some(own) => self.bind_id(addr::with_port(own, 0))?,
+            None => self.bind_to_device(&there)?,
+        };
+        let local = match bound.ip().is_unspecified() {
+            true => IpVersion::of(peer.ip()).localhost(),
+            false => bound.ip(),
+        };
+        let port = match bound.port() {
+            0 => from.port(),
+            port => port,
+        };
+        let local = SocketAddr::new(local, port);
+        setup.names = Some(Names { local, peer });
+        let seen = Names {
+            local: peer,
+            peer: local,
+        };
+        setup.expectation = Some(Port::expect(there, from, seen)?);
+        let id = setup.id.insert(id);
+        id.resolve_addr(&addr::with_port(from, peer.port()), ADDRESS_MS)
+    }
+
+    /// A cm id bound to the first address of this host that has an RDMA device and whose version of
+    /// IP `there` listens by, and that address. Sleeps. Fails with `ENODEV` where there is none.
+    fn bind_to_device(&self, there: &Port) -> Result<(Id, SocketAddr)> {
+        let own = |version| {
+            let own_addr = match version {
+                IpVersion::V4 => Net::own_v4,
+                IpVersion::V6 => Net::own_v6,
+            };
+            (0..).map_while(move |at| own_addr(&self.net, at))
+        };
+        let versions = IpVersion::ALL.into_iter();
+        for addr in versions
+            .filter(|version| there.listens_by(*version))
+            .flat_map(own)
+        {
+            match self.bind_id(addr) {
+                // The address may have gone meanwhile.
+                Err(e) if e == ENODEV || e == EADDRNOTAVAIL => {}
+                done => return done,
+            }
+        }
+        Err(ENODEV)
+    }
+
+    /// Resolves the peer's address again, which it did not tell in time. Sleeps. Fails with
+    /// `EHOSTUNREACH` after the last attempt.
+    pub(super) fn resolve_again(&self, setup: &mut Setup<Id>) -> Result {
+        // Frees the port, where the socket is bound to one.
+        self.destroy_id(setup);
+        match &mut setup.lookup {
+            Some(lookup) if lookup.left > 0 => lookup.left = lookup.left.saturating_sub(1),
+            // As TCP reports a host that does not answer.
+            _ => return Err(EHOSTUNREACH),
+        }
+        self.resolve(setup)
+    }
+
+    /// Gives up the attempt, and has the peer asked again after a pause. Sleeps.
+    pub(super) fn pause(&self, setup: &mut Setup<Id>) -> Result {
+        let now = self.now();
+        let lookup = setup.lookup.as_mut().ok_or(ECONNREFUSED)?;
+        lookup.refusals = 0;
+        lookup.again_at = Some(now.saturating_add(ms(lookup.pause)));
+        lookup.pause = lookup.pause.saturating_mul(2).min(BUSY_MAX_MS);
+        self.destroy_qp();
+        self.destroy_id(setup);
+        Ok(())
+    }
+
+    /// Has a peer asked again that rejected without private data, if it may have been busy: on
+    /// iWARP, since siw does not read an answer that comes together with the end of the TCP
+    /// connection. Sleeps. Fails with `ECONNREFUSED` after [`IWARP_REFUSALS`] in a row, and
+    /// elsewhere.
+    pub(super) fn pause_refused(&self, setup: &mut Setup<Id>) -> Result {
+        let lookup = setup.lookup.as_ref().ok_or(ECONNREFUSED)?;
+        let refusals = lookup.refusals.saturating_add(1);
+        if !self.awaits_answer() || refusals > IWARP_REFUSALS {
+            return Err(ECONNREFUSED);
+        }
+        self.pause(setup)?;
+        if let Some(lookup) = &mut setup.lookup {
+            lookup.refusals = refusals;
+        }
+        Ok(())
+    }
+
+    /// Ends a connect that has timed out.
+    pub(super) fn check_connecting(&self) {
+        let is_connecting = self.side == Side::Connecting
+            && self.progress() == Progress::SettingUp
+            && self.link() == Link::Up;
+        if !is_connecting {
+            return;
+        }
+        let by = self.connect_by();
+        if self.now() < by {
+            return self.work_at(by);
+        }
+        self.not_made(ETIMEDOUT);
+    }
+
+    /// Asks a peer again that was busy, if it is time. Sleeps; under
+    /// [`Connection::setup`](super::conn::Connection::setup), which `setup` is.
+    pub(super) fn ask_again(&self, setup: &mut Setup<Id>) {
+        let Some(lookup) = &mut setup.lookup else {
+            return;
+        };
+        let Some(at) = lookup.again_at else { return };
+        if self.link() != Link::Up {
+            return;
+        }
+        if self.now() < at {
+            return self.work_at(at);
+        }
+        lookup.again_at = None;
+        lookup.left = ADDRESS_LOOKS;
+        if let Err(e) = self.resolve(setup) {
+            self.not_made(e);
+        }
+    }
+
+    /// The peer's address is resolved, and with it the local one: resolves the route. Sleeps.
+    pub(super) fn find_route(&self, setup: &mut Setup<Id>) -> Result {
+        let id = setup.id.as_mut().ok_or(ENOTCONN)?;
+        let local = match setup.names {
+            Some(names) => names.local,
+            None => id.local_addr()?,
+        };
+        if let Some(names) = &mut self.flow.lock().identity.names {
+            names.local = local;
+        }
+        let version = IpVersion::of(local.ip());
+        let mut tos = 0;
+        self.with_socket(|sk| {
+            sk.set_local(local);
+            tos = sk.packet_options(version).0;
+        });
+        if tos > 0 {
+            id.set_service_type(tos);
+        }
+        id.resolve_route(ROUTE_MS)
+    }
+
+    /// The route is resolved: sends the Hello. Sleeps.
+    pub(super) fn connect(&self, setup: &mut Setup<Id>) -> Result {
+        let (qp, hello) = self.prepare(setup)?;
+        qp.id().connect(&self.param(None), &hello)
+    }
+
+    /// The route is resolved: sends the Hello on iWARP, where that may wait until the TCP
+    /// connection is made, without any lock. Sleeps.
+    pub(super) fn connect_slowly(&self) {
+        self.make_room();
+        let prepared = {
+            let setup = &mut *self.setup.lock();
+            let has_route = {
+                let mut notes = self.notes.lock();
+                let has_route = matches!(notes.step, Some(Step::Route)) && notes.end.is_none();
+                if has_route {
+                    notes.step = None;
+                }
+                has_route
+            };
+            if !has_route || self.link() != Link::Up {
+                return self.queue();
+            }
+            let prepared = self.prepare(setup);
+            setup.connecting = prepared.is_ok();
+            prepared
+        };
+        let done = prepared.and_then(|(qp, hello)| qp.id().connect(&self.param(None), &hello));
+        self.setup.lock().connecting = false;
+        if let Err(e) = done {
+            self.not_made(e);
+        }
+        self.queue();
+    }
+
+    /// Makes the machine and the QP, posts the first buffers, and makes the Hello. Sleeps. Fails as
+    /// [`Self::make_qp`] does, and with `ECONNABORTED` where the connect was ended meanwhile.
+    fn prepare(&self, setup: &mut Setup<Id>) -> Result<(Arc<ConnQp>, [u8; HELLO_LEN])> {
+        if let (Some(lookup), Some(id)) = (&setup.lookup, &mut setup.id) {
+            let version = IpVersion::of(lookup.peer.ip());
+            self.with_socket(|sk| {
+                if let Some(ttl) = sk.packet_options(version).1 {
+                    id.set_hop_limit(ttl);
+                }
+            });
+        }
+        self.make_qp(setup)?;
+        self.fill_first()?;
+        let hello = self.with(Machine::hello);
+        if self.link() != Link::Up {
+            // Closed meanwhile: on iWARP the work must not wait for a connection that nobody wants.
+            return Err(ECONNABORTED);
+        }
+        Ok((self.qp().ok_or(ENOTCONN)?, hello))
+    }
+}

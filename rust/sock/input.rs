@@ -1,0 +1,456 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Input: the messages that come. Payload goes to the reader, and its buffer back to the device.
+//!
+//! A connection starts with a few buffers of one page. It makes more when the peer is about to be
+//! out of credit, and larger ones when the peer asks for them (`B-63`), up to what the namespace
+//! and `SO_RCVBUF` allow. If the program has not set that it grows with a reader that keeps up, as
+//! TCP's does. Small messages, and longer ones when few buffers are left, share a buffer, so
+//! that the peer does not run out of credit long before the receive buffer is full.
+//!
+//! The life of a buffer: [`Flow::want_buffers`] raises the number that is wanted when a message
+//! leaves the peer short of credit, and [`Conn::fill`], in the work, charges, makes and posts what
+//! is missing. A message comes in it, [`Flow::receive`]; when that was read it is posted again,
+//! [`Conn::finish_unread`]. To have fewer, the number that is wanted is lowered: a buffer that
+//! comes back is then freed instead, and the work uncharges it.
+//!
+//! Locks and references are those of [`Conn`].
+
+use crate::{
+    net::stamp::Stamp,
+    prelude::*,
+    proto::{
+        wire::BASE_LEN,
+        Mode, //
+    },
+    rdma::buf::RecvBuf,
+    sock::{
+        conn::{
+            Conn,
+            Flow, //
+        },
+        link::Link,
+        mark::Upcoming,
+        recv_buffers::{
+            payload,
+            Unread,
+            FIRST,
+            RETRY_MS, //
+        },
+        ring::Ring,
+        settings,
+        Socket, //
+    }, //
+};
+use core::{
+    ops::Range,
+    sync::atomic::Ordering, //
+};
+use kernel::page::PAGE_SIZE;
+
+/// With at most this many buffers posted, a credit update would not help a peer that is short of
+/// credit; with more, one is due.
+const FEW: u16 = 3;
+
+/// The longest payload that is always copied to the buffer of the message before it, in bytes, if
+/// there is room.
+const SMALL: usize = 1024;
+
+/// The longest that is copied while [`FEW`] buffers or fewer are posted, in bytes: `SO_RCVBUF` is
+/// to hold as many bytes of small messages as of large ones.
+const MIDDLING: usize = PAGE_SIZE;
+
+impl Flow {
+    /// Takes in one message. Gives the buffer back if it holds nothing for the reader. The reader
+    /// has taken `reader_unread` bytes over and not read them.
+    pub(super) fn receive(
+        &mut self,
+        buf: RecvBuf,
+        reader_unread: usize,
+        now: Option<Stamp>,
+    ) -> Option<RecvBuf> {
+        let received = self.machine.received_head(buf.bytes(0), buf.len());
+        let came = matches!(&received, Ok(received) if !received.payload.is_empty());
+        let ended = came
+            || self.machine.readable().is_some()
+            || self.machine.receive_mode() != Mode::Pipelined;
+        if self.offers.open && ended {
+            // A message with payload uses up what was offered; what was not goes back.
+            self.machine.retract_offers();
+            self.offers.open = false;
+        }
+        if self.offers.gathering {
+            // The message may tell of what the peer wrote.
+            self.moved = now;
+        }
+        if let Ok(received) = &received {
+            if received.urgent || received.urgent_pending {
+                let last = received.payload.end.saturating_sub(1);
+                self.note_urgent(received, buf.bytes(last).first().copied(), reader_unread);
+            }
+        }
+        match received {
+            Ok(received) if !received.payload.is_empty() => {
+                let range = received.payload;
+                // While offers are gathered each message keeps its own length (`B-46`).
+                let most = match self.recv.posted <= FEW {
+                    true => MIDDLING,
+                    false => SMALL,
+                };
+                if range.len() <= most && !self.offers.gathering {
+                    if let Some(last) = self.rx.back_mut() {
+                        if last.buf.append(&buf, range.clone()) {
+                            last.range.end = last.buf.len();
+                            last.came = now.or(last.came);
+                            return Some(buf);
+                        }
+                    }
+                }
+                let unread = Unread {
+                    buf,
+                    range,
+                    came: now,
+                };
+                // The ring has room for every buffer.
+                self.rx.push(unread).err().map(|unread| unread.buf)
+            }
+            // A violation is reported by the machine's events.
+            Ok(_) | Err(_) => Some(buf),
+        }
+    }
+
+    /// Whether the peer is short of credit, even when so many more buffers are posted.
+    fn is_short(&self, returning: u16) -> bool {
+        self.recv.posted.saturating_add(returning) <= FEW && self.machine.peer_is_short()
+    }
+
+    /// Counts a buffer that came back from the device with a message, before that is taken in.
+    pub(super) fn buffer_used(&mut self) {
+        self.recv.used();
+        self.answer_resize();
+    }
+
+    /// Wants more buffers for a peer that is short of credit, up to `limit` bytes of them, or fewer
+    /// where that is none. `returns` says whether the buffer that was used last is about to be
+    /// posted again.
+    ///
+    /// Under the same hold of the lock as taking the message in: no reader is to find that no more
+    /// can come.
+    pub(super) fn want_buffers(&mut self, limit: Option<usize>, returns: bool) {
+        match limit {
+            None => self.recv.shrink(),
+            Some(limit) if self.is_short(returns.into()) => self.recv.grow(limit),
+            Some(_) => {}
+        }
+    }
+
+    /// Tells the peer of larger buffers, once it has used up the smaller ones that were posted.
+    fn answer_resize(&mut self) {
+        if self.recv.resizing && self.recv.smaller == 0 {
+            self.recv.resizing = false;
+            self.answer_size();
+        }
+    }
+
+    /// Tells the peer the present size of its buffers.
+    fn answer_size(&mut self) {
+        let size = u32::try_from(self.recv.size()).unwrap_or(0);
+        self.machine.resized(size);
+    }
+
+    /// The size of larger buffers that the peer asks for (`B-63`), in pages, if that can be
+    /// granted. Smaller ones, and a refusal of what would take more than `limit` bytes, are
+    /// answered here.
+    fn resize_wish(&mut self, limit: usize) -> Option<usize> {
+        let wish = self.machine.resize_wish()?;
+        let recv = &self.recv;
+        if recv.resizing {
+            return None;
+        }
+        // CAST: `usize` has at least 32 bits.
+        let pages = (wish as usize).div_ceil(PAGE_SIZE);
+        let takes = pages.saturating_mul(PAGE_SIZE).saturating_mul(FIRST.into());
+        if pages > recv.pages_each && pages <= recv.limits.pages && takes <= limit {
+            return Some(pages);
+        }
+        if pages < recv.pages_each {
+            // The peer keeps to them already (`B-64`), and has no use for many.
+            self.recv.pages_each = pages.max(1);
+            self.recv.shrink();
+        }
+        self.answer_size();
+        None
+    }
+}
+
+impl Conn {
+    /// Posts the buffers that the Hello or HelloAck promises. Sleeps. Fails with `ENOMEM`, and the
+    /// driver's error.
+    pub(super) fn fill_first(&self) -> Result {
+        for _ in 0..FIRST {
+            let pages = self.flow.lock().recv.add();
+            RecvBuf::new(pages)
+                .and_then(|buf| self.post_buffer(buf))
+                .inspect_err(|_| self.uncount_buffer(pages))?;
+        }
+        self.flow.lock().recv.wanted = FIRST;
+        Ok(())
+    }
+
+    /// The most payload of a message that comes. Any context.
+    pub(super) fn recv_payload(&self) -> u32 {
+        let size = u32::try_from(self.flow.lock().recv.size()).unwrap_or(u32::MAX);
+        // CAST: It is 16.
+        size.saturating_sub(BASE_LEN as u32)
+    }
+
+    /// Makes and posts the buffers that are missing. Sleeps; with no lock of the connection but
+    /// [`Connection::setup`](super::conn::Connection::setup). Without memory it is tried again
+    /// later.
+    pub(super) fn fill(&self) {
+        if self.recv_terms().0.is_none() {
+            let gives_up = {
+                let recv = &mut self.flow.lock().recv;
+                let lacked = recv.lacks();
+                recv.shrink();
+                lacked && !recv.lacks()
+            };
+            if gives_up {
+                self.wake_reader();
+            }
+        }
+        while self.flow.lock().recv.lacks() && self.link() == Link::Up {
+            match self.add_buffer() {
+                Ok(true) => {}
+                // The QP takes no more of them.
+                Ok(false) => return,
+                Err(_) => return self.work_in(RETRY_MS),
+            }
+        }
+    }
+
+    /// Makes and posts a buffer, if one is missing. False where it cannot be posted. Sleeps. Fails
+    /// with `ENOMEM` and `ENOBUFS`.
+    fn add_buffer(&self) -> Result<bool> {
+        self.make_places()?;
+        let (limit, _) = self.recv_terms();
+        let (pages, all) = {
+            let mut flow = self.flow.lock();
+            if let Some(limit) = limit {
+                // Buffers may have become larger since, and fewer fit.
+                flow.recv.cap(limit);
+            }
+            let most = flow.recv.wanted.into();
+            // Each needs a place in the ring for its payload.
+            if usize::from(flow.recv.count) >= flow.rx.capacity().min(most) {
+                drop(flow);
+                self.wake_reader();
+                return Ok(true);
+            }
+            (flow.recv.add(), flow.recv.pages())
+        };
+        if let Err(e) = self.charge(|parts| parts.recv = parts.recv.max(all)) {
+            self.uncount_buffer(pages);
+            let lacks = {
+                let recv = &mut self.flow.lock().recv;
+                recv.give_up_growth();
+                recv.lacks()
+            };
+            // Fewer than at the start are not enough.
+            if lacks {
+                return Err(e);
+            }
+            self.wake_reader();
+            return Ok(true);
+        }
+        let buf = RecvBuf::new(pages).inspect_err(|_| self.uncount_buffer(pages))?;
+        match self.repost(buf) {
+            Err(e) if e == ENOMEM => Err(e),
+            posted => Ok(posted.is_ok()),
+        }
+    }
+
+    /// Wakes a reader that waits for more bytes than can come. Any context, without the spinlocks.
+    pub(super) fn wake_reader(&self) {
+        self.with_socket(|sk| sk.data_ready());
+    }
+
+    /// Makes room in the ring for the payload of all wanted buffers. Sleeps. Fails with `ENOMEM`.
+    fn make_places(&self) -> Result {
+        let wanted = {
+            let flow = self.flow.lock();
+            let wanted = usize::from(flow.recv.wanted);
+            if flow.rx.capacity() >= wanted {
+                return Ok(());
+            }
+            wanted
+        };
+        let longer = Ring::new(wanted)?;
+        let unused = self.flow.lock().rx.lengthen(longer);
+        drop(unused);
+        Ok(())
+    }
+
+    /// Uncounts a buffer of so many pages, which was not made, or was freed. Any context, without
+    /// [`Connection::flow`](super::conn::Connection) and the locks after it.
+    pub(super) fn uncount_buffer(&self, pages: usize) {
+        self.flow.lock().recv.remove(pages);
+    }
+
+    /// Posts a buffer and tells the machine, or frees one that is not of the present size, or not
+    /// wanted. Any context, without [`Connection::post`](super::conn::Connection) and the locks
+    /// after it. Fails with `ENOMEM`, and with other errors where the QP takes no more.
+    fn repost(&self, buf: RecvBuf) -> Result {
+        let pages = buf.page_count();
+        let posted = self.post_buffer(buf);
+        match posted {
+            Ok(true) => self.flow.lock().machine.posted(1),
+            Ok(false) => {
+                self.uncount_buffer(pages);
+                // The work uncharges it, which sleeps.
+                self.queue();
+            }
+            Err(_) => self.uncount_buffer(pages),
+        }
+        posted.map(|_| ())
+    }
+
+    /// Posts a buffer again. Any context, without [`Connection::post`](super::conn::Connection) and
+    /// the locks after it. A buffer that fails for want of memory is replaced by [`Self::fill`];
+    /// other failures mean that the QP is being torn down, or broken, which its completions report.
+    pub(super) fn recycle(&self, buf: RecvBuf) {
+        let _ = self.repost(buf);
+    }
+
+    /// Posts a buffer. False where it is not of the present size, or there are too many. Fails with
+    /// `ENOTCONN` without a QP, and as [`Qp::post_recv`](crate::rdma::qp::Qp::post_recv) does.
+    fn post_buffer(&self, buf: RecvBuf) -> Result<bool> {
+        // Held over both, so that buffers are posted in the order in which they are counted.
+        let post = self.post.lock();
+        let qp = post.qp.as_ref().ok_or(ENOTCONN)?;
+        {
+            let buffers = &mut self.flow.lock().recv;
+            let differs = buf.size() != buffers.size();
+            if differs || buffers.count > buffers.wanted.max(FIRST) {
+                return Ok(false);
+            }
+            buffers.posted = buffers.posted.saturating_add(1);
+        }
+        match qp.post_recv(buf) {
+            Ok(()) => Ok(true),
+            Err((e, _)) => {
+                // None was posted meanwhile: the lock is held.
+                let buffers = &mut self.flow.lock().recv;
+                buffers.posted = buffers.posted.saturating_sub(1);
+                Err(e)
+            }
+        }
+    }
+
+    /// Has the work make missing buffers. Any context, without
+    /// [`Connection::flow`](super::conn::Connection) and the locks after it.
+    pub(super) fn fill_later(&self) {
+        if self.flow.lock().recv.lacks() {
+            self.queue();
+        }
+    }
+
+    /// Decides about the size of buffers that the peer asks for, if it does; while memory is short
+    /// it puts that off, since a refusal would be for good. Sleeps; with no lock of the connection
+    /// but [`Connection::setup`](super::conn::Connection::setup).
+    pub(super) fn decide_resize(&self) {
+        if self.inspect(|m| m.resize_wish().is_none()) {
+            return;
+        }
+        let Some(sk) = self.charged_socket() else {
+            return;
+        };
+        let limit = sk.max_rcvbuf(settings::rmem_max(&self.net));
+        let Some(pages) = self.flow.lock().resize_wish(limit) else {
+            return;
+        };
+        // So that there is always memory for as many as at the start.
+        let all = {
+            let first = pages.saturating_mul(FIRST.into());
+            self.flow.lock().recv.pages().saturating_add(first)
+        };
+        if sk.is_under_pressure() {
+            return;
+        }
+        let charged = self.charge(|parts| parts.recv = parts.recv.max(all));
+        if charged.is_err() {
+            return;
+        }
+        let mut flow = self.flow.lock();
+        flow.recv.enlarge(pages);
+        flow.answer_resize();
+    }
+
+    /// Posts the buffer of payload that was read, which gives the peer credit. Sleeps; without the
+    /// locks of the connection.
+    pub(super) fn finish_unread(&self, unread: Unread) {
+        self.recycle(unread.buf);
+        if self.flow.lock().recv.lacks() {
+            self.make_room();
+        }
+        self.fill();
+        self.kick();
+    }
+
+    /// Frees what its socket will not read any more: what a reader had `taken` over, and what none
+    /// had. Sleeps; without the locks of the connection.
+    pub(super) fn drop_unread(&self, mut taken: Ring<Unread>) {
+        let mut rx = core::mem::replace(&mut self.flow.lock().rx, Ring::empty());
+        while let Some(unread) = taken.pop().or_else(|| rx.pop()) {
+            self.uncount_buffer(unread.buf.page_count());
+        }
+        self.uncharge_unused();
+    }
+
+    /// Moves the payload that has come to the queue of the reader, whose socket `sk` is locked.
+    /// Returns what comes next, and which bytes of it the reader is not to get. Sleeps. Fails with
+    /// `ENOMEM` where it cannot move anything; the rest is moved later.
+    pub(super) fn take_unread(
+        &self,
+        sk: &Socket,
+        to: &mut Ring<Unread>,
+    ) -> Result<(Upcoming, Range<u64>)> {
+        let (came, limited) = {
+            let mut flow = self.flow.lock();
+            // An empty queue means that the reader keeps up.
+            (flow.rx.len(), to.is_empty() && flow.recv.take_limited())
+        };
+        if limited {
+            sk.grow_rcvbuf(settings::rmem_max(&self.net));
+        }
+        if to.capacity() < to.len().saturating_add(came) {
+            match Ring::new(to.len().saturating_add(came)) {
+                Ok(longer) => drop(to.lengthen(longer)),
+                Err(e) if to.is_full() => return Err(e),
+                Err(_) => {}
+            }
+        }
+        let mut flow = self.flow.lock();
+        let before = payload(&flow.rx);
+        to.append(&mut flow.rx);
+        let taken = before.saturating_sub(payload(&flow.rx));
+        self.reader_unread.fetch_add(taken, Ordering::Relaxed);
+        let upcoming = Upcoming {
+            advertised: flow.machine.readable(),
+            mark: flow.urgent.mark(),
+        };
+        Ok((upcoming, flow.skip.clone()))
+    }
+
+    /// Whether the peer is about to be out of credit, and gets none before something is read. Any
+    /// context.
+    pub(super) fn is_starved(&self) -> bool {
+        let flow = self.flow.lock();
+        flow.is_short(0) && !flow.recv.lacks()
+    }
+
+    /// Payload bytes that no reader has taken over yet. Any context.
+    pub(super) fn unread(&self) -> usize {
+        payload(&self.flow.lock().rx)
+    }
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The state of a socket that `lock_sock()` guards.
+
+use crate::{
+    net::sock::TcpState,
+    prelude::*,
+    sock::{
+        conn::Conn,
+        endpoint::Bound,
+        kept::Kept,
+        link::{
+            Link,
+            Progress, //
+        },
+        options::Options,
+        settings,
+        stream::Stream,
+        turn::Turn,
+        Net,
+        Socket, //
+    },
+};
+use core::net::SocketAddr;
+use kernel::sync::Arc;
+
+/// The state of a socket, as its program sees it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum SocketState {
+    /// Nothing, or a local address.
+    Idle,
+    /// It listens.
+    Listening,
+    /// Its connection is being made.
+    Connecting,
+    /// The connection was not made; connect tells why, once.
+    Failed,
+    /// It has, or had, a connection.
+    Connected,
+}
+
+/// The part of a socket that `lock_sock()` guards.
+pub(crate) struct Locked {
+    /// The address that it is bound to.
+    pub(super) bound: Option<Bound>,
+    /// connect() chose that address, for this connection.
+    pub(super) is_autobound: bool,
+    /// The address of a socket that is bound without a port, which connect() or listen() chooses.
+    pub(super) source: Option<SocketAddr>,
+    /// Why the last bind failed: a negative errno, or 0. `ENOENT` where it was for want of a
+    /// device.
+    pub(super) last_bind_error: c_int,
+    /// The connection that the socket has, or had until its end.
+    pub(super) conn: Option<Arc<Conn>>,
+    /// The connection before, which may still hold the address.
+    pub(super) former: Option<Arc<Conn>>,
+    /// connect() has not yet reported the result of this connection.
+    pub(super) connect_unreported: bool,
+    /// Also those of the connection, and of children whose requests come from now on.
+    pub(super) options: Options,
+    /// The socket's part of the stream.
+    pub(super) stream: Stream,
+    /// The buffer that a non-blocking send left (`SDP_ZCOPY_RETRY`).
+    pub(super) kept_send: Option<Kept>,
+    /// The buffer that a non-blocking receive left.
+    pub(super) kept_recv: Option<Kept>,
+    /// The turn of the calls that send.
+    pub(super) send_turn: Turn,
+    /// The turn of the receives that fetch what the peer advertises, or offer memory.
+    pub(super) recv_turn: Turn,
+}
+
+impl Locked {
+    /// The state of a new socket in `net`. Any context.
+    pub(super) fn new(net: &Net) -> Self {
+        Self {
+            bound: None,
+            is_autobound: false,
+            source: None,
+            last_bind_error: 0,
+            conn: None,
+            former: None,
+            connect_unreported: false,
+            options: Options {
+                zcopy_threshold: settings::zcopy_threshold(net),
+                ..Options::default()
+            },
+            stream: Stream::new(),
+            kept_send: None,
+            kept_recv: None,
+            send_turn: Turn::default(),
+            recv_turn: Turn::default(),
+        }
+    }
+
+    /// The present state. Any context, with the socket locked.
+    pub(super) fn state(&self) -> SocketState {
+        match (&self.conn, &self.bound) {
+            (Some(conn), _) => match conn.progress() {
+                Progress::SettingUp => SocketState::Connecting,
+                Progress::Established => SocketState::Connected,
+                Progress::Failed => SocketState::Failed,
+            },
+            (None, Some(bound)) if bound.backlog.is_listening() => SocketState::Listening,
+            (None, _) => SocketState::Idle,
+        }
+    }
+
+    /// Whether `conn` is still the connection of the socket.
+    pub(super) fn has(&self, conn: &Arc<Conn>) -> bool {
+        self.conn.as_ref().is_some_and(|own| Arc::ptr_eq(own, conn))
+    }
+
+    /// Gives up the connection, which goes on to `link` without the socket. `sk` is the socket that
+    /// this is of. Sleeps.
+    pub(super) fn drop_conn(&mut self, sk: &Socket, link: Link) {
+        if let Some(conn) = self.conn.take() {
+            conn.detach();
+            conn.set_link(link);
+            conn.drop_unread(core::mem::replace(&mut self.stream, Stream::new()).rx);
+            if let Some(older) = self.former.replace(conn) {
+                older.finish();
+            }
+        }
+        self.connect_unreported = false;
+        self.unbind_auto();
+        sk.set_state(TcpState::Close);
+        let nobody = sk.version().nobody();
+        sk.set_local(self.own_addr().unwrap_or(nobody));
+        sk.set_peer(nobody);
+    }
+
+    /// The address that it is bound to, of port 0 where it has none yet.
+    pub(super) fn own_addr(&self) -> Option<SocketAddr> {
+        self.bound
+            .as_ref()
+            .map(|bound| bound.addr())
+            .or(self.source)
+    }
+
+    /// Gives up the address that connect() chose. Sleeps.
+    pub(super) fn unbind_auto(&mut self) {
+        if core::mem::take(&mut self.is_autobound) {
+            if let Some(bound) = self.bound.take() {
+                bound.close();
+            }
+        }
+    }
+
+    /// Gives up a connection that failed before it was established. `sk` is the socket that this is
+    /// of. Sleeps.
+    pub(super) fn forget_failed(&mut self, sk: &Socket) {
+        if matches!(self.state(), SocketState::Failed) {
+            self.drop_conn(sk, Link::Disconnected);
+        }
+    }
+
+    /// Waits until the connection before does not hold the address any more. Sleeps.
+    pub(super) fn finish_former(&mut self) {
+        if let Some(conn) = self.former.take() {
+            conn.finish();
+        }
+    }
+}

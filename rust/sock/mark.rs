@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The mark: the place of the peer's urgent byte in the stream.
+
+use crate::proto::Readable;
+
+/// The state of the peer's urgent byte.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Urgent {
+    /// There is none.
+    None,
+    /// It was announced, and has not come.
+    Announced,
+    /// It came, has this mark, and is this byte.
+    Here(u64, u8),
+    /// The same; it was read out of the stream's order.
+    Read(u64),
+}
+
+impl Urgent {
+    /// Its place in the stream, if that is known.
+    pub(super) fn mark(self) -> Option<u64> {
+        match self {
+            Self::None | Self::Announced => None,
+            Self::Here(mark, _) | Self::Read(mark) => Some(mark),
+        }
+    }
+}
+
+/// What a reader may have next.
+pub(super) struct Upcoming {
+    /// The peer's memory that is to be fetched before anything that came behind it.
+    pub(super) advertised: Option<Readable>,
+    /// Where reads stop.
+    pub(super) mark: Option<u64>,
+}
+
+/// How many bytes come before `mark`, if a reader at `at` has not passed it.
+pub(super) fn distance(mark: Option<u64>, at: u64) -> Option<usize> {
+    let bytes = mark?.wrapping_sub(at);
+    // The stream is far shorter than half of what the number can tell.
+    usize::try_from(i64::try_from(bytes).ok()?).ok()
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The options of a socket that its connection goes by.
+
+use crate::{
+    net::namespace::Net,
+    prelude::*,
+    proto::Machine,
+    sock::alive::Patience, //
+};
+
+/// The options of a socket, which the children of a listener inherit.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Options {
+    /// `TCP_NODELAY`.
+    pub(super) nodelay: bool,
+    /// `TCP_CORK`.
+    pub(super) cork: bool,
+    /// `SDP_ZCOPY_THRESH`: the length of a call from which on its bytes move without a copy, or 0
+    /// for none.
+    pub(super) zcopy_threshold: u32,
+    /// `SDP_ZCOPY_RETRY`: a call that would block may leave its buffer with the socket.
+    pub(super) zcopy_retry: bool,
+    /// How long the peer may be silent.
+    pub(super) patience: Patience,
+    /// `TCP_MAXSEG`: the most payload of a message in bytes, or 0 for what the peer takes.
+    pub(super) max_seg: u32,
+    /// `TCP_LINGER2`: how long a closed socket waits for its peer, in seconds; 0 for
+    /// `net.sdp.fin_timeout`, and negative for not at all.
+    pub(super) linger2: c_int,
+    /// `TCP_DEFER_ACCEPT`: how long a connection waits for data before it can be accepted, in
+    /// seconds.
+    pub(super) defer_accept: u32,
+    /// `TCP_NOTSENT_LOWAT` in bytes, or 0 for none.
+    pub(super) notsent_lowat: u32,
+    /// `TCP_INQ`: a receive tells how much is left.
+    pub(super) inq: bool,
+    /// `TCP_FASTOPEN`. As between TCP peers without it, no data goes with a request.
+    pub(super) fastopen: c_int,
+    /// `TCP_FASTOPEN_CONNECT`.
+    pub(super) fastopen_connect: bool,
+    /// `TCP_FASTOPEN_NO_COOKIE`.
+    pub(super) fastopen_no_cookie: bool,
+}
+
+impl Options {
+    /// Sets them in the machine of a connection in `net`. Any context.
+    pub(super) fn apply(&self, machine: &mut Machine, net: &Net) {
+        self.patience.apply(machine, net);
+        machine.set_nodelay(self.nodelay);
+        machine.set_cork(self.cork);
+        machine.set_max_payload(match self.max_seg {
+            0 => u32::MAX,
+            bytes => bytes,
+        });
+        machine.set_zero_copy(self.zcopy_threshold > 0);
+        machine.set_pipeline_hint(self.zcopy_threshold > 0);
+    }
+
+    /// What an accepted socket has of those of its connection.
+    pub(super) fn accepted(self) -> Self {
+        Self {
+            defer_accept: 0,
+            fastopen: 0,
+            fastopen_connect: false,
+            ..self
+        }
+    }
+
+    /// From how many bytes on that are not on their way the socket takes no more.
+    pub(super) fn notsent_limit(&self) -> usize {
+        match self.notsent_lowat {
+            0 => usize::MAX,
+            // CAST: `usize` has at least 32 bits.
+            bytes => bytes as usize,
+        }
+    }
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The peer's urgent byte (`B-77` to `B-80`), with what TCP makes of it.
+//!
+//! One is known at a time. It has a place in the stream, the mark, at which reads stop, and which
+//! is told as the number of payload bytes of messages before it: what moves without a copy is never
+//! urgent. A read that begins at the mark leaves the byte out, unless the program wants it in line.
+//! Once a read has passed the mark the byte is forgotten.
+
+use crate::{
+    net::{
+        msg::{
+            flags,
+            RecvMsg, //
+        },
+        sock::SockGuard,
+    },
+    prelude::*,
+    proto::Received,
+    sock::{
+        conn::{
+            Conn,
+            Flow, //
+        },
+        link::Link,
+        locked::{
+            Locked,
+            SocketState, //
+        },
+        mark::{
+            distance,
+            Upcoming,
+            Urgent, //
+        },
+        recv_buffers::payload,
+        stream::Stream,
+        Sdp,
+        Socket, //
+    }, //
+};
+use kernel::sync::Arc;
+
+impl Flow {
+    /// Takes in what a message said of an urgent byte, which is its last: `last`. The reader has
+    /// taken `reader_unread` bytes over and not read them.
+    pub(super) fn note_urgent(
+        &mut self,
+        received: &Received,
+        last: Option<u8>,
+        reader_unread: usize,
+    ) {
+        let end = self.machine.received_bytes();
+        if received.urgent_pending {
+            let unread = payload(&self.rx).saturating_add(reader_unread);
+            let after = unread.saturating_add(received.payload.len());
+            self.replace_urgent(end.wrapping_sub(after as u64));
+        }
+        if let (true, Some(byte)) = (received.urgent, last) {
+            self.urgent = Urgent::Here(end.wrapping_sub(1), byte);
+        }
+    }
+
+    /// Another urgent byte was announced. As with TCP, a reader who stands `at` the one before it
+    /// does not get that in its place.
+    fn replace_urgent(&mut self, at: u64) {
+        let replaced = core::mem::replace(&mut self.urgent, Urgent::Announced);
+        let Some(mark) = replaced.mark() else {
+            return;
+        };
+        // What the peer wrote, or advertises, may stand before it.
+        let fetches_first = self
+            .machine
+            .readable()
+            .is_some_and(|next| next.after == mark);
+        if self.offers.gathering || fetches_first {
+            return;
+        }
+        if self.skip.contains(&at) && self.skip.end == mark {
+            self.skip.end = mark.wrapping_add(1);
+        } else if at == mark {
+            self.skip = mark..mark.wrapping_add(1);
+        }
+    }
+}
+
+impl Conn {
+    /// What is known of the peer's urgent byte. Any context, without the spinlocks.
+    pub(super) fn urgent(&self) -> Urgent {
+        self.flow.lock().urgent
+    }
+
+    /// Forgets the urgent byte if the reader, at `consumed`, has passed its `mark`. Any context,
+    /// without the spinlocks.
+    pub(super) fn pass_mark(&self, mark: Option<u64>, consumed: u64) {
+        if mark.is_none() || distance(mark, consumed).is_some() {
+            return;
+        }
+        let mut flow = self.flow.lock();
+        if flow.urgent.mark() == mark {
+            flow.urgent = Urgent::None;
+        }
+    }
+}
+
+impl Stream {
+    /// Takes over what came of the stream for `sk`. Sleeps; fails as [`Conn::take_unread`] does.
+    pub(super) fn take_over(&mut self, conn: &Conn, sk: &Socket) -> Result<Upcoming> {
+        let (upcoming, skip) = conn.take_unread(sk, &mut self.rx)?;
+        while !sk.is_oob_inline() && skip.contains(&self.consumed) && !self.rx.is_empty() {
+            self.consume(conn, 1);
+        }
+        Ok(upcoming)
+    }
+}
+
+/// The state of the peer's urgent byte, and whether it is the next to be read. With the socket
+/// locked. Sleeps.
+pub(super) fn look(s: &mut Locked, sk: &Socket) -> (Urgent, bool) {
+    let Some(conn) = &s.conn else {
+        return (Urgent::None, false);
+    };
+    let (urgent, advertised, skip) = {
+        let flow = conn.flow.lock();
+        (flow.urgent, flow.machine.readable(), flow.skip.clone())
+    };
+    if skip.contains(&s.stream.consumed) {
+        // Where memory lacks it is done later.
+        let _ = s.stream.take_over(conn, sk);
+    }
+    let at = s.stream.consumed;
+    let fetches_first = advertised.is_some_and(|next| next.after == at);
+    (urgent, urgent.mark() == Some(at) && !fetches_first)
+}
+
+/// `MSG_OOB`: returns the urgent byte, without waiting for it. Sleeps. Fails as [`pending`] does,
+/// with `EAGAIN` while the byte has not come, and with `EFAULT`.
+pub(super) fn recv_urgent(sk: &Socket, msg: &mut RecvMsg<'_>) -> Result<usize> {
+    let s = sk.lock();
+    let (conn, urgent) = pending(sk, &s)?;
+    let byte = match urgent {
+        Urgent::Here(mark, byte) => {
+            if msg.flags & flags::PEEK == 0 {
+                let mut flow = conn.flow.lock();
+                // It may just have been replaced.
+                if flow.urgent == urgent {
+                    flow.urgent = Urgent::Read(mark);
+                }
+            }
+            byte
+        }
+        _ if s.stream.is_over(&conn) => return Ok(0),
+        _ => return Err(EAGAIN),
+    };
+    msg.tell(flags::OOB);
+    if msg.data.is_empty() {
+        msg.tell(flags::TRUNC);
+        return Ok(0);
+    }
+    if msg.flags & flags::TRUNC == 0 && msg.data.copy_to_iter(&[byte]) == 0 {
+        return Err(EFAULT);
+    }
+    Ok(1)
+}
+
+/// The connection, and its urgent byte, which is to be read. Fails with `EINVAL` where there is
+/// none or it was read, and with `ENOTCONN` on a listener, or where the connection was reset.
+fn pending(sk: &Socket, s: &SockGuard<'_, Sdp>) -> Result<(Arc<Conn>, Urgent)> {
+    if matches!(s.state(), SocketState::Listening) {
+        return Err(ENOTCONN);
+    }
+    let conn = s.conn.clone().ok_or(EINVAL)?;
+    match conn.urgent() {
+        Urgent::None | Urgent::Read(_) => Err(EINVAL),
+        _ if sk.is_oob_inline() => Err(EINVAL),
+        _ if conn.link() != Link::Up && !conn.inspect(|m| m.peer_closed()) => Err(ENOTCONN),
+        urgent => Ok((conn, urgent)),
+    }
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The work of a connection, and its timer.
+//!
+//! It runs on the module's workqueue, or in a task that waits in connect(2). What may wait for the
+//! network (a connect over iWARP) or for memory (in a full cgroup) runs on a workqueue that its
+//! [`party`] has: so no user and no cgroup delays all others.
+//!
+//! Locks and references are those of [`Conn`].
+
+use crate::{
+    net::work::Run,
+    proto::{
+        Machine,
+        Side, //
+    },
+    sock::{
+        conn::{
+            Conn,
+            Connection,
+            Id, //
+        },
+        link::{
+            Link,
+            Progress, //
+        },
+        notes::{
+            Setup,
+            Step, //
+        },
+        party,
+        time, //
+    }, //
+};
+use kernel::sync::{
+    atomic::Relaxed,
+    Arc, //
+};
+
+impl Run for Connection {
+    fn run(this: &Arc<Conn>) {
+        this.advance();
+    }
+
+    fn run_slow(this: &Arc<Conn>) {
+        this.advance_slowly();
+    }
+
+    fn connect(this: &Arc<Conn>) {
+        this.connect_slowly();
+    }
+}
+
+impl Conn {
+    /// Handles what the CM and the device told, and what is due. Sleeps; without the locks of a
+    /// connection.
+    fn advance(&self) {
+        // An end waits for nobody's memory.
+        let ends = self.link() != Link::Up || self.notes.lock().end.is_some();
+        match self.full_socket().filter(|_| !ends) {
+            Some(sk) => self.queue_slow(party::of_cgroup(&sk)),
+            None => self.advance_in(&mut self.setup.lock()),
+        }
+    }
+
+    /// [`Self::advance`] where memory has to be reclaimed first, without the locks of a connection:
+    /// what it charges then finds room, or fails.
+    fn advance_slowly(&self) {
+        self.make_room();
+        self.advance_in(&mut self.setup.lock());
+    }
+
+    /// [`Self::advance`] in a task that waits for the connection with its socket locked, and may
+    /// wait for memory first. Sleeps.
+    pub(super) fn advance_waiting(&self) {
+        self.make_room();
+        match self.setup.try_lock() {
+            Some(mut setup) => self.advance_in(&mut setup),
+            // Its holder may have looked before there was something to do.
+            None => self.queue(),
+        }
+    }
+
+    fn advance_in(&self, setup: &mut Setup<Id>) {
+        self.begin_work();
+        if setup.connecting {
+            // Everything else has to wait until connect_slowly() has returned.
+            return self.check_connecting();
+        }
+        self.take_request(setup);
+        let (step, end) = self.next_notes(setup);
+        if end.is_some() || matches!(step, Some(Step::Established(_))) {
+            setup.confirm_by = None;
+        }
+        if let Some(step) = step {
+            if self.link() == Link::Up {
+                self.run_step(setup, step);
+            }
+        }
+        if let Some(end) = end {
+            self.handle_end(setup, end);
+        }
+        self.ask_again(setup);
+        self.check_connecting();
+        self.check_waiting(setup);
+        self.check_unconfirmed(setup);
+        self.check_deferred();
+        self.serve();
+        self.check_fin_wait(setup);
+        self.end_link(setup, false);
+    }
+
+    /// Begins a run of the work, which arms the timer anew for everything that still needs it.
+    fn begin_work(&self) {
+        let mut flow = self.flow.lock();
+        if flow.link != Link::Closed {
+            flow.timers.armed = None;
+        }
+    }
+
+    /// Handles what the device told, releases finished buffers, corrects the charge, makes missing
+    /// receive buffers, gives back idle memory, and runs the machine's timers. Sleeps; under
+    /// [`Connection::setup`].
+    fn serve(&self) {
+        self.release_finished();
+        let unfinished = self.progress() != Progress::Established;
+        if self.came_early.load(Relaxed) && self.side == Side::Accepting && unfinished {
+            if let Some(qp) = self.qp() {
+                // If the CM cannot take it now, the RTU or the next message says it again.
+                let _ = qp.id().notify_established();
+            }
+        }
+        if self.fatal.load(Relaxed) {
+            self.fail(self.link_error());
+        }
+        if self.link() == Link::Up {
+            self.uncharge_unused();
+            self.decide_resize();
+            self.fill();
+            self.check_idle();
+            let now = self.now();
+            {
+                let flow = &mut *self.flow.lock();
+                flow.machine.set_now(now);
+                // TCP's settings may have changed.
+                flow.options.patience.apply(&mut flow.machine, &self.net);
+                flow.machine.expired(now);
+            }
+            self.kick();
+            self.arm_timer();
+        }
+    }
+}
+
+/// The timer.
+impl Conn {
+    /// Arms the timer for the machine's next deadline: bytes held back by `TCP_CORK` or `MSG_MORE`,
+    /// keepalive, user timeout. Any context.
+    pub(super) fn arm_timer(&self) {
+        if let Some(at) = self.inspect(Machine::deadline) {
+            self.work_at(at);
+        }
+    }
+
+    /// Runs the work in so many milliseconds, or before. Any context.
+    pub(super) fn work_in(&self, ms: u32) {
+        self.work_at(self.now().saturating_add(time::ms(ms)));
+    }
+
+    /// Runs the work at a time of [`Self::now`], or before. Any context.
+    pub(super) fn work_at(&self, at: u64) {
+        let mut flow = self.flow.lock();
+        if flow.timers.armed.is_none_or(|armed| at < armed) {
+            flow.timers.armed = Some(at);
+            let ms = at.saturating_sub(self.now()).div_ceil(1_000_000);
+            // Under the lock, so that the timer is what `armed` says.
+            self.queue_in(u32::try_from(ms).unwrap_or(u32::MAX));
+        }
+    }
+}
