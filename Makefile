@@ -76,8 +76,12 @@ check: ## run every test: on the host, of the packages, and in the VM on Debian'
 	@tools/check
 
 .PHONY: check-long
-check-long: ## build the module for arm64, and by the compilers of Debian testing; open 5,000 connections in the VM
+check-long: ## build the module for arm64, and by the compilers of Debian testing; try many connections, programs and random calls in the VM
 	@tools/check-long
+
+.PHONY: check-programs
+check-programs: ## run unmodified programs over SDP in the VM: Redis, nginx, Java, Python, Go
+	@tools/check-programs
 
 .PHONY: rules
 rules: ## print the code and the tests of each protocol rule; fails when one is missing

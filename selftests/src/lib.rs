@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the test programs share: sockets, their addresses, the two network namespaces, random data, and
-//! how they end.
+//! What the test programs share: sockets, their addresses, the two network namespaces, random data,
+//! memory that processes have in common, and how they end.
 
+pub mod diag;
 pub mod errno;
 pub mod namespace;
 pub mod random;
 pub mod sdp;
+pub mod shared;
 pub mod sock;
 
 use std::{

@@ -115,8 +115,8 @@ pub fn stats_bytes(sock: &Sock, room: &mut [u8]) -> Result<usize> {
 impl Sock {
     fn stats(&self, room: *mut u8, len: usize) -> Result<usize> {
         let mut len = len as socklen_t;
-        // SAFETY: Both callers own `len` bytes at `room`, of which the kernel writes at most all; any bytes are valid
-        // there.
+        // SAFETY: Both callers own `len` bytes at `room`, of which the kernel writes at most all;
+        // any bytes are valid there.
         Errno::check(unsafe {
             libc::getsockopt(self.fd(), libc::IPPROTO_TCP, STATS, room.cast(), &mut len)
         })

@@ -18,7 +18,8 @@ use std::{
     net::{
         Ipv4Addr,
         Ipv6Addr,
-        SocketAddrV4, //
+        SocketAddrV4,
+        SocketAddrV6, //
     },
     os::fd::{
         AsRawFd,
@@ -35,6 +36,34 @@ use std::{
 
 /// `AF_INET_SDP`.
 pub const AF_INET_SDP: c_int = 27;
+
+/// `AF_INET6_SDP`.
+pub const AF_INET6_SDP: c_int = 28;
+
+/// The IPv6 address that stands for `ip` where the tests run over IPv6: `fd00:27::n` for
+/// `10.27.0.n` of their network.
+pub fn v6_for(ip: Ipv4Addr) -> Ipv6Addr {
+    match (ip, ip.octets()) {
+        (Ipv4Addr::UNSPECIFIED, _) => Ipv6Addr::UNSPECIFIED,
+        (Ipv4Addr::LOCALHOST, _) => Ipv6Addr::LOCALHOST,
+        (_, [10, 27, 0, host]) => Ipv6Addr::new(0xfd00, 0x27, 0, 0, 0, 0, 0, host.into()),
+        (_, [a, b, c, d]) => {
+            let [high, low] = [[a, b], [c, d]].map(u16::from_be_bytes);
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, high, low)
+        }
+    }
+}
+
+/// The IPv4 address that `ip` stands for.
+fn v4_for(ip: Ipv6Addr) -> Ipv4Addr {
+    let [.., a, b, c, d] = ip.octets();
+    match ip {
+        Ipv6Addr::UNSPECIFIED => Ipv4Addr::UNSPECIFIED,
+        Ipv6Addr::LOCALHOST => Ipv4Addr::LOCALHOST,
+        _ if ip.segments()[0] == 0xfd00 => Ipv4Addr::new(10, 27, 0, d),
+        _ => Ipv4Addr::new(a, b, c, d),
+    }
+}
 
 /// A socket address of any family and any length, right or wrong.
 #[derive(Clone, Copy)]
@@ -67,6 +96,41 @@ impl Addr {
             },
             sin6_scope_id: 0,
         })
+    }
+
+    /// The same with another scope.
+    pub fn with_scope(self, scope: u32) -> Self {
+        Self::from_value(libc::sockaddr_in6 {
+            sin6_scope_id: scope,
+            ..self.in6()
+        })
+    }
+
+    /// The same with another family.
+    pub fn with_family(mut self, family: c_int) -> Self {
+        self.storage.ss_family = family as libc::sa_family_t;
+        self
+    }
+
+    fn in6(&self) -> libc::sockaddr_in6 {
+        // SAFETY: `sockaddr_storage` is larger than `sockaddr_in6`, aligned for it, and any bytes
+        // are valid.
+        unsafe {
+            ptr::from_ref(&self.storage)
+                .cast::<libc::sockaddr_in6>()
+                .read()
+        }
+    }
+
+    /// What a `struct sockaddr_in6` says, whatever its family.
+    pub fn to_v6(&self) -> SocketAddrV6 {
+        let sin6 = self.in6();
+        SocketAddrV6::new(
+            Ipv6Addr::from(sin6.sin6_addr.s6_addr),
+            u16::from_be(sin6.sin6_port),
+            sin6.sin6_flowinfo,
+            sin6.sin6_scope_id,
+        )
     }
 
     fn from_value<T: Copy>(value: T) -> Self {
@@ -107,9 +171,14 @@ impl Addr {
         self.len == 0
     }
 
-    /// What a `struct sockaddr_in` says, whatever its family.
+    /// What a `struct sockaddr_in` says; of one of IPv6, the address that it [stands for](v6_for).
     pub fn to_v4(&self) -> SocketAddrV4 {
-        // SAFETY: `sockaddr_storage` is larger than `sockaddr_in`, aligned for it, and any bytes are valid.
+        if self.family() == libc::AF_INET6 {
+            let addr = self.to_v6();
+            return SocketAddrV4::new(v4_for(*addr.ip()), addr.port());
+        }
+        // SAFETY: `sockaddr_storage` is larger than `sockaddr_in`, aligned for it, and any bytes
+        // are valid.
         let sin: libc::sockaddr_in = unsafe {
             ptr::from_ref(&self.storage)
                 .cast::<libc::sockaddr_in>()
@@ -334,7 +403,8 @@ impl Sock {
     /// `sendmsg()`.
     pub fn sendmsg(&self, pieces: &mut [Piece<'_>], flags: c_int) -> Result<usize> {
         let message = message(pieces);
-        // SAFETY: Each piece is memory to read, or memory that the kernel will find to be unreadable.
+        // SAFETY: Each piece is memory to read, or memory that the kernel will find to be
+        // unreadable.
         Errno::check_len(unsafe { libc::sendmsg(self.fd(), &message, flags) })
     }
 
@@ -394,10 +464,11 @@ impl Sock {
         // SAFETY: The kernel left whole control messages in the buffer, whose length it told.
         let header = unsafe { libc::CMSG_FIRSTHDR(&message).as_ref() };
         let header = header.expect("the error queue gives a control message");
-        assert_eq!(
-            (header.cmsg_level, header.cmsg_type),
-            (libc::SOL_IP, libc::IP_RECVERR),
-            "the kind of control message"
+        let kind = (header.cmsg_level, header.cmsg_type);
+        assert!(
+            kind == (libc::SOL_IP, libc::IP_RECVERR)
+                || kind == (libc::SOL_IPV6, libc::IPV6_RECVERR),
+            "the kind of control message: {kind:?}"
         );
         assert_ne!(message.msg_flags & libc::MSG_ERRQUEUE, 0, "MSG_ERRQUEUE");
         // SAFETY: A control message of that kind starts with a `sock_extended_err`.
@@ -514,6 +585,23 @@ impl Sock {
             )
         })
         .map(drop)
+    }
+
+    /// `SO_COOKIE`.
+    pub fn cookie(&self) -> Result<u64> {
+        let mut cookie = 0;
+        let mut len = mem::size_of::<u64>() as socklen_t;
+        // SAFETY: The kernel writes at most `len` bytes to `cookie`.
+        Errno::check(unsafe {
+            libc::getsockopt(
+                self.fd(),
+                libc::SOL_SOCKET,
+                libc::SO_COOKIE,
+                ptr::from_mut(&mut cookie).cast(),
+                &mut len,
+            )
+        })
+        .map(|_| cookie)
     }
 
     /// `getsockopt()` of an integer.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Opens many connections and tells what they cost: memory an end, how much of that the program's memory
-//! cgroup is charged, and set-ups a second.
+//! Opens many connections and tells what they cost: memory an end, how much of that the program's
+//! memory cgroup is charged, and set-ups a second.
 //!
 //! Both ends are on this machine, in two network namespaces, so that the memory that it has less of
 //! afterwards is that of twice as many ends.
@@ -83,9 +83,9 @@ fn number(line: &str, name: &str) -> Option<i64> {
     words.split_whitespace().next()?.parse().ok()
 }
 
-/// Memory that can be had, in KiB, once what was freed late is there too and caches are as small as they get:
-/// `MemAvailable`, and the free pages that each processor keeps at hand, which are not in it and may come to
-/// many MiB.
+/// Memory that can be had, in KiB, once what was freed late is there too and caches are as small as
+/// they get: `MemAvailable`, and the free pages that each processor keeps at hand, which are not in
+/// it and may come to many MiB.
 fn available() -> Result<i64> {
     let mut last = 0;
     loop {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! SDP messages put together by hand, right or wrong; this knows nothing of the module's own protocol code.
+//! SDP messages put together by hand, right or wrong; this knows nothing of the module's own
+//! protocol code.
 
 use crate::raw_peer::{
     DEPTH,

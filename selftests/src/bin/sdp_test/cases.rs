@@ -5,18 +5,25 @@
 use crate::harness::Case;
 
 mod accept;
+mod alive;
 mod bind;
+mod cgroup_bpf;
 mod charge;
 mod connect;
 mod device;
 mod flags;
 mod handshake;
+mod ipv6;
 mod loopback;
 mod netns;
 mod no_memory;
+mod oob;
+mod options;
 mod poll;
 mod process;
+mod seen;
 mod shutdown;
+mod sigio;
 mod socket;
 mod splice;
 mod state;
@@ -38,13 +45,19 @@ pub(crate) fn all() -> Vec<&'static Case> {
         state::CASES,
         connect::CASES,
         loopback::CASES,
+        ipv6::CASES,
         accept::CASES,
         transfer::CASES,
         flags::CASES,
+        oob::CASES,
+        options::CASES,
         shutdown::CASES,
         timeout::CASES,
+        alive::CASES,
         poll::CASES,
+        sigio::CASES,
         process::CASES,
+        seen::CASES,
         splice::CASES,
         uring::CASES,
         zerocopy_send::CASES,
@@ -56,6 +69,7 @@ pub(crate) fn all() -> Vec<&'static Case> {
         zerocopy_wire::CASES,
         netns::CASES,
         charge::CASES,
+        cgroup_bpf::CASES,
         no_memory::CASES,
         device::CASES,
     ]

@@ -3,7 +3,10 @@
 //! What the command line says, for every case to read.
 
 use clap::ValueEnum;
-use sdp_selftests::sock::AF_INET_SDP;
+use sdp_selftests::sock::{
+    AF_INET6_SDP,
+    AF_INET_SDP, //
+};
 use std::{
     sync::OnceLock,
     time::Duration, //
@@ -16,6 +19,10 @@ pub(crate) enum Family {
     Sdp,
     /// AF_INET: what TCP does is what a program expects
     Tcp,
+    /// AF_INET6_SDP
+    Sdp6,
+    /// AF_INET6
+    Tcp6,
 }
 
 impl Family {
@@ -24,6 +31,8 @@ impl Family {
         match self {
             Family::Sdp => AF_INET_SDP,
             Family::Tcp => libc::AF_INET,
+            Family::Sdp6 => AF_INET6_SDP,
+            Family::Tcp6 => libc::AF_INET6,
         }
     }
 }
@@ -56,7 +65,12 @@ pub(crate) fn get() -> &'static Config {
 
 /// Whether the sockets are TCP's.
 pub(crate) fn tcp() -> bool {
-    get().family == Family::Tcp
+    matches!(get().family, Family::Tcp | Family::Tcp6)
+}
+
+/// Whether the sockets are over IPv6.
+pub(crate) fn v6() -> bool {
+    matches!(get().family, Family::Sdp6 | Family::Tcp6)
 }
 
 /// `bytes` at this run's scale, and at least `least`.

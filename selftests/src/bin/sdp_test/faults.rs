@@ -39,8 +39,8 @@ const MISSES: usize = 2;
 pub(crate) struct Faults(());
 
 impl Faults {
-    /// Skips the case where the kernel knows none, or sockets are TCP's: what the module asks for is known by where its code is.
-    /// Nothing fails yet.
+    /// Skips the case where the kernel knows none, or sockets are TCP's: what the module asks for
+    /// is known by where its code is. Nothing fails yet.
     pub(crate) fn new() -> Self {
         sdp_only("only what the module asks for fails");
         if !KINDS.iter().all(|kind| knob(kind, "").exists()) {
@@ -66,15 +66,25 @@ impl Faults {
         write("fail_page_alloc", "probability", "100");
     }
 
-    /// Says whether the calling thread is such a one.
-    pub(crate) fn apply(&self, on: bool) {
-        let text = if on { "1" } else { "0" };
-        if let Err(error) = fs::write("/proc/thread-self/make-it-fail", text) {
-            panic!("make-it-fail: {error}");
-        }
+    /// Makes the calling thread such a one while it does `work`.
+    pub(crate) fn apply(&self, work: impl FnOnce()) {
+        // Opened once: while pages are refused, that may fail too.
+        let opened = OpenOptions::new()
+            .write(true)
+            .open("/proc/thread-self/make-it-fail");
+        let file = opened.unwrap_or_else(|error| panic!("make-it-fail: {error}"));
+        let set = |text: &str| {
+            if let Err(error) = file.write_all_at(text.as_bytes(), 0) {
+                panic!("make-it-fail: {error}");
+            }
+        };
+        set("1");
+        work();
+        set("0");
     }
 
-    /// Has so many percent fail of what the module asks for, in whatever thread or interrupt; not of copies.
+    /// Has so many percent fail of what the module asks for, in whatever thread or interrupt; not
+    /// of copies.
     pub(crate) fn of_module(&self, percent: u32) {
         only_in_module();
         set("task-filter", "N");
@@ -90,7 +100,8 @@ impl Faults {
         set("reject-end", &format!("{end:#x}"));
     }
 
-    /// Has one allocation fail, `kind` of [`ALLOCATIONS`], of those which [`Self::of_module`] means.
+    /// Has one allocation fail, `kind` of [`ALLOCATIONS`], of those which [`Self::of_module`]
+    /// means.
     pub(crate) fn once_of_module(&self, kind: usize, percent: u32) {
         set("probability", "0");
         only_in_module();
@@ -104,8 +115,9 @@ impl Faults {
         fs::read_to_string(knob(ALLOCATIONS[kind], "times")).is_ok_and(|times| times.trim() == "0")
     }
 
-    /// Makes an attempt in which the first thing that the module asks for in one call fails, then one with the second, and so
-    /// on until the call makes do without so many. On a slow kernel it is every `stride`th, from one on that the seed chooses.
+    /// Makes an attempt in which the first thing that the module asks for in one call fails, then
+    /// one with the second, and so on until the call makes do without so many. On a slow kernel it
+    /// is every `stride`th, from one on that the seed chooses.
     pub(crate) fn each(&self, stride: usize, mut attempt: impl FnMut(&Nth)) {
         only_in_module();
         let stride = if config::slow() { stride } else { 1 };

@@ -2,8 +2,8 @@
 
 //! Runs cases: each in a process of its own, with a deadline, reported as KTAP.
 //!
-//! A case fails by panicking, in whichever thread: its process then ends at once, so that no other thread of it
-//! can wait for ever. Whatever a case leaves behind, processes included, goes with it.
+//! A case fails by panicking, in whichever thread: its process then ends at once, so that no other
+//! thread of it can wait for ever. Whatever a case leaves behind, processes included, goes with it.
 
 use crate::{
     config,
@@ -13,7 +13,10 @@ use crate::{
         set_threshold, //
     },
 };
-use sdp_selftests::errno::Errno;
+use sdp_selftests::{
+    errno::Errno,
+    shared, //
+};
 use std::{
     cell::Cell,
     fmt::Debug,
@@ -27,7 +30,6 @@ use std::{
         self,
         ExitCode, //
     },
-    ptr,
     sync::{
         atomic::{
             AtomicU32,
@@ -159,23 +161,8 @@ impl Shared {
     /// Maps a page that stays common after `fork()`.
     fn get() -> &'static Shared {
         static SHARED: OnceLock<&Shared> = OnceLock::new();
-        SHARED.get_or_init(|| {
-            // SAFETY: An anonymous mapping at an address of the kernel's choice touches no other memory.
-            let page = unsafe {
-                libc::mmap(
-                    ptr::null_mut(),
-                    mem::size_of::<Shared>(),
-                    libc::PROT_READ | libc::PROT_WRITE,
-                    libc::MAP_SHARED | libc::MAP_ANONYMOUS,
-                    -1,
-                    0,
-                )
-            };
-            assert_ne!(page, libc::MAP_FAILED, "no memory for the shared page");
-            // SAFETY: The mapping is large enough, page-aligned, never unmapped, and zero, which is a valid
-            // `Shared`; it is made of atomics alone, so that two processes may use it at once.
-            unsafe { &*page.cast::<Shared>() }
-        })
+        // SAFETY: It is made of atomics alone, for which zero is valid.
+        SHARED.get_or_init(|| unsafe { shared::map() })
     }
 
     fn clear(&self) {
@@ -255,7 +242,8 @@ pub(crate) struct Child(libc::pid_t);
 impl Child {
     /// Starts a process that does `work` and ends. The case must still be of one thread.
     pub(crate) fn start(work: impl FnOnce()) -> Self {
-        // SAFETY: The only thread of this process forks, so that the child may do anything that it could do.
+        // SAFETY: The only thread of this process forks, so that the child may do anything that it
+        // could do.
         match unsafe { libc::fork() } {
             0 => {
                 work();
@@ -265,18 +253,21 @@ impl Child {
         }
     }
 
-    /// Starts a process of a case that has other threads; `work` must do with what a signal handler may.
+    /// Starts a process of a case that has other threads; `work` must do with what a signal handler
+    /// may.
     ///
     /// # Safety
     ///
-    /// `work` may not take locks, so not allocate either: a thread that is not there any more may hold them.
+    /// `work` may not take locks, so not allocate either: a thread that is not there any more may
+    /// hold them.
     pub(crate) unsafe fn start_beside_threads(work: impl FnOnce()) -> Self {
         Self::start(work)
     }
 
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: libc::c_int) {
-        // SAFETY: `kill()` takes no memory; the child is not yet waited for, so the id is still its own.
+        // SAFETY: `kill()` takes no memory; the child is not yet waited for, so the id is still its
+        // own.
         must!(Errno::check(unsafe { libc::kill(self.0, signal) }));
     }
 
@@ -290,7 +281,8 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // SAFETY: `kill()` takes no memory; the child is not yet waited for, so the id is still its own.
+        // SAFETY: `kill()` takes no memory; the child is not yet waited for, so the id is still its
+        // own.
         unsafe { libc::kill(self.0, libc::SIGKILL) };
         let _ = wait(self.0);
     }

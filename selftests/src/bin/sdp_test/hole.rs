@@ -5,7 +5,10 @@
 use crate::{
     config::patience,
     harness::must,
-    memory::Map, //
+    memory::{
+        Map,
+        PAGE, //
+    },
 };
 use sdp_selftests::{
     errno::Errno,
@@ -14,6 +17,7 @@ use sdp_selftests::{
 use std::{
     fs::File,
     io::Read,
+    mem,
     os::fd::{
         AsRawFd,
         FromRawFd, //
@@ -59,6 +63,7 @@ mod ffi {
 
 /// Memory without pages until it is filled.
 pub(crate) struct Hole {
+    /// With a page before the hole.
     map: Map,
     faults: File,
 }
@@ -66,7 +71,9 @@ pub(crate) struct Hole {
 impl Hole {
     /// So many bytes, whole pages.
     pub(crate) fn new(len: usize) -> Self {
-        let map = Map::anonymous(len);
+        let map = Map::anonymous(PAGE + len);
+        // SAFETY: The memory is ours to write, and nobody else knows it.
+        unsafe { map.start().write_volatile(0) };
         // SAFETY: The call takes no memory.
         let fd = unsafe {
             libc::syscall(
@@ -101,14 +108,14 @@ impl Hole {
 
     fn range(&self) -> ffi::Range {
         ffi::Range {
-            start: self.map.start() as u64,
-            len: self.map.len() as u64,
+            start: self.start() as u64,
+            len: (self.map.len() - PAGE) as u64,
         }
     }
 
     /// Where it starts.
     pub(crate) fn start(&self) -> *mut u8 {
-        self.map.start()
+        self.map.start().wrapping_add(PAGE)
     }
 
     /// Waits until `count` more threads sleep here.
@@ -145,16 +152,26 @@ impl Hole {
 
     /// What it holds once it is filled and nobody writes to it any more.
     pub(crate) fn bytes(&self) -> &[u8] {
-        self.map.bytes()
+        &self.map.bytes()[PAGE..]
     }
 
-    /// Asks for a filter whose program is here: sleeps with the lock of `sock`, and then fails, since
-    /// zeros are no program.
-    pub(crate) fn attach_filter(&self, sock: &Sock) -> Result<(), Errno> {
-        let program = libc::sock_fprog {
-            len: 1,
-            filter: self.start().cast(),
-        };
-        sock.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
+    /// Sleeps with the lock of `sock`: the kernel reads the second half of `SO_LINGER` with it,
+    /// which is here; the first says that it is off.
+    pub(crate) fn sleep_locked(&self, sock: &Sock) -> Result<(), Errno> {
+        let linger = self
+            .start()
+            .wrapping_sub(mem::offset_of!(libc::linger, l_linger));
+        // SAFETY: The kernel reads a `struct linger`, of which all is mapped once the hole is
+        // filled.
+        Errno::check(unsafe {
+            libc::setsockopt(
+                sock.fd(),
+                libc::SOL_SOCKET,
+                libc::SO_LINGER,
+                linger.cast(),
+                size_of::<libc::linger>() as libc::socklen_t,
+            )
+        })
+        .map(drop)
     }
 }

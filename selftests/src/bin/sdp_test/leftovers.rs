@@ -68,7 +68,8 @@ impl Leftovers {
     }
 }
 
-/// Pages pinned in the machine. Each processor counts for itself, and is asked first for what it has not told yet.
+/// Pages pinned in the machine. Each processor counts for itself, and is asked first for what it
+/// has not told yet.
 fn pinned() -> io::Result<i64> {
     fs::write("/proc/sys/vm/stat_refresh", "1")?;
     let text = fs::read_to_string("/proc/vmstat")?;

@@ -2,6 +2,7 @@
 
 //! Tests of stream sockets over RDMA: both peers in one program, each in its own network namespace.
 
+mod bpf;
 mod bsdh;
 mod cases;
 mod config;
@@ -45,10 +46,10 @@ struct Options {
     /// The sockets: the family under test, or its reference
     #[arg(long, value_enum, default_value_t = Family::Sdp)]
     family: Family,
-    /// Network namespace of one side, with 10.27.0.1 on interface v0
+    /// Network namespace of one side, with 10.27.0.1 and fd00:27::1 on interface v0
     #[arg(long, value_name = "NAME", default_value = "a")]
     netns_a: String,
-    /// Network namespace of the other side, with 10.27.0.2 on interface v1
+    /// Network namespace of the other side, with 10.27.0.2 and fd00:27::2 on interface v1
     #[arg(long, value_name = "NAME", default_value = "b")]
     netns_b: String,
     /// Volume of the bulk cases, in percent [default: 100, or 4 on a debug kernel]

@@ -127,7 +127,8 @@ impl Map {
     /// Sets what may be done with `len` bytes at `at`, whole pages.
     pub(crate) fn protect(&self, at: usize, len: usize, prot: libc::c_int) {
         assert!(at + len <= self.len);
-        // SAFETY: The range is within the mapping. Whoever touches it against the protection dies of a signal.
+        // SAFETY: The range is within the mapping. Whoever touches it against the protection dies
+        // of a signal.
         must!(Errno::check(unsafe {
             libc::mprotect(self.start.add(at).cast(), len, prot)
         }));
@@ -173,7 +174,8 @@ pub(crate) fn memfd(bytes: &[u8]) -> File {
     file
 }
 
-/// A file of `len` bytes whose memory nobody but the program may see: the kernel lends it to nobody.
+/// A file of `len` bytes whose memory nobody but the program may see: the kernel lends it to
+/// nobody.
 pub(crate) fn secret(len: usize) -> File {
     // SAFETY: No memory is passed.
     let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) };
@@ -192,8 +194,8 @@ pub(crate) fn file(bytes: &[u8]) -> File {
     file_at(&format!("/tmp/sdp_test.{}", process::id()), bytes)
 }
 
-/// A file without a name of `len` bytes, whose file system wants to see each write to a page, as those of disks do: while it
-/// is mapped shared nobody may keep its pages to write to them.
+/// A file without a name of `len` bytes, whose file system wants to see each write to a page, as
+/// those of disks do: while it is mapped shared nobody may keep its pages to write to them.
 pub(crate) fn tracked_file(len: usize) -> File {
     let root = format!("/tmp/sdp_test.{}.ramfs", process::id());
     must!(fs::create_dir(&root));

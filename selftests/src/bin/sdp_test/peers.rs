@@ -3,12 +3,9 @@
 //! The two sides of every test: a namespace, an address, and the sockets made there.
 
 use crate::{
-    config::{
-        self,
-        Family, //
-    },
-    faults,
+    config, faults,
     harness::{
+        check,
         join_scoped,
         must,
         skip, //
@@ -21,6 +18,7 @@ use sdp_selftests::{
     },
     namespace,
     sock::{
+        v6_for,
         Addr,
         Sock, //
     },
@@ -156,23 +154,35 @@ impl Side {
     }
 }
 
-/// Sets a file below `/proc/sys/net` in B for as long as it lives.
+/// Sets a file below `/proc/sys/net` for as long as it lives.
 pub(crate) struct Setting {
+    side: Side,
     path: String,
     former: String,
 }
 
 impl Setting {
+    /// In B.
     pub(crate) fn new(name: &str, value: &str) -> Self {
+        Self::of(B, name, value)
+    }
+
+    pub(crate) fn of(side: Side, name: &str, value: &str) -> Self {
         let path = format!("/proc/sys/net/{name}");
-        let former = B.visit(|| must!(fs::read_to_string(&path).map_err(Errno::from)));
-        let this = Self { path, former };
+        let former = side.visit(|| must!(fs::read_to_string(&path).map_err(Errno::from)));
+        let this = Self { side, path, former };
         this.set(value);
         this
     }
 
     fn set(&self, value: &str) {
-        B.visit(|| must!(fs::write(&self.path, value).map_err(Errno::from)));
+        must!(self.try_set(value));
+    }
+
+    /// Sets it to something else.
+    pub(crate) fn try_set(&self, value: &str) -> Result<()> {
+        self.side
+            .visit(|| fs::write(&self.path, value).map_err(Errno::from))
     }
 }
 
@@ -187,9 +197,29 @@ pub(crate) fn family() -> libc::c_int {
     config::get().family.number()
 }
 
-/// An `AF_INET` address.
+/// The family and the length of an address that the kernel gives.
+pub(crate) fn inet() -> (libc::c_int, usize) {
+    if config::v6() {
+        (libc::AF_INET6, size_of::<libc::sockaddr_in6>())
+    } else {
+        (libc::AF_INET, size_of::<libc::sockaddr_in>())
+    }
+}
+
+/// An `AF_INET` address, or the one of `AF_INET6` that stands for it.
 pub(crate) fn addr(ip: Ipv4Addr, port: u16) -> Addr {
+    if config::v6() {
+        return Addr::v6(v6_for(ip), port);
+    }
     Addr::v4(libc::AF_INET, SocketAddrV4::new(ip, port))
+}
+
+/// Has both ends say something.
+pub(crate) fn talk(client: &Sock, server: &Sock) {
+    check!(client.send(b"question", 0), Ok(8));
+    check!(server.recv_bytes(8), Ok(b"question".to_vec()));
+    check!(server.send(b"answer", 0), Ok(6));
+    check!(client.recv_bytes(6), Ok(b"answer".to_vec()));
 }
 
 /// A connection: its end in A, which connected, and its end in B, which accepted.
@@ -207,7 +237,14 @@ pub(crate) fn pair_of(listener: &Sock, addr: &Addr) -> (Sock, Sock) {
 
 /// Leaves the case out where sockets are TCP's.
 pub(crate) fn sdp_only(reason: &str) {
-    if config::get().family == Family::Tcp {
+    if config::tcp() {
+        skip(reason);
+    }
+}
+
+/// Leaves the case out where sockets are over IPv6.
+pub(crate) fn v4_only(reason: &str) {
+    if config::v6() {
         skip(reason);
     }
 }
@@ -227,7 +264,8 @@ pub(crate) fn command(program: &str, words: &[&str]) {
     }
 }
 
-/// Repeats `call` while it says `EAGAIN`, until `timeout`: for what another thread or the peer is about to do.
+/// Repeats `call` while it says `EAGAIN`, until `timeout`: for what another thread or the peer is
+/// about to do.
 pub(crate) fn eventually<T>(timeout: Duration, mut call: impl FnMut() -> Result<T>) -> Result<T> {
     let end = Instant::now() + timeout;
     loop {
@@ -268,8 +306,8 @@ pub(crate) fn rdma_add(netns: &str, name: &str, interface: &str) {
     command("ip", &words);
 }
 
-/// Sets the threshold of zero copy on both sides to what the command line says, or to what it was at first: a case may
-/// have changed it.
+/// Sets the threshold of zero copy on both sides to what the command line says, or to what it was
+/// at first: a case may have changed it.
 pub(crate) fn set_threshold() {
     static FIRST: OnceLock<Option<u32>> = OnceLock::new();
     let first = FIRST.get_or_init(|| A.threshold().ok());

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An RDMA peer in user space that sends and receives whatever a test says: over librdmacm, with no SDP of its own.
+//! An RDMA peer in user space that sends and receives whatever a test says: over librdmacm, with no
+//! SDP of its own.
 //!
 //! Namespaces are as for sockets: an id belongs to the namespace of the thread that creates it.
 
@@ -28,7 +29,8 @@ use std::{
     },
 };
 
-/// The part of librdmacm's and libibverbs' interfaces that is needed here, as their headers have it.
+/// The part of librdmacm's and libibverbs' interfaces that is needed here, as their headers have
+/// it.
 mod ffi {
     use libc::{
         c_int,
@@ -315,8 +317,8 @@ impl Channel {
         Self(channel)
     }
 
-    /// The next event within `timeout`.
-    fn event(&self, timeout: Duration) -> Option<Event> {
+    /// Whether there is an event, or one comes within `timeout`.
+    fn is_ready(&self, timeout: Duration) -> bool {
         let mut poll = libc::pollfd {
             // SAFETY: The channel lives as long as `self`.
             fd: unsafe { (*self.0).fd },
@@ -324,10 +326,14 @@ impl Channel {
             revents: 0,
         };
         // SAFETY: `poll` is one `pollfd`.
-        if must!(Errno::check(unsafe {
+        must!(Errno::check(unsafe {
             libc::poll(&mut poll, 1, timeout.as_millis() as i32)
-        })) == 0
-        {
+        })) > 0
+    }
+
+    /// The next event within `timeout`.
+    fn event(&self, timeout: Duration) -> Option<Event> {
+        if !self.is_ready(timeout) {
             return None;
         }
         let mut event = ptr::null_mut();
@@ -335,8 +341,8 @@ impl Channel {
         must!(Errno::check(unsafe {
             ffi::rdma_get_cm_event(self.0, &mut event)
         }));
-        // SAFETY: The call above gave an event, which lives until it is acknowledged below. RC ids have no other
-        // kind of parameter than a `ConnParam`.
+        // SAFETY: The call above gave an event, which lives until it is acknowledged below. RC ids
+        // have no other kind of parameter than a `ConnParam`.
         let copy = unsafe {
             let param = &(*event).param;
             Event {
@@ -369,7 +375,8 @@ impl Channel {
 
 impl Drop for Channel {
     fn drop(&mut self) {
-        // SAFETY: Each id of the channel is destroyed before, by the order of the fields of its owner.
+        // SAFETY: Each id of the channel is destroyed before, by the order of the fields of its
+        // owner.
         unsafe { ffi::rdma_destroy_event_channel(self.0) };
     }
 }
@@ -553,7 +560,8 @@ impl Peer {
             qp_type: ffi::QPT_RC,
             sq_sig_all: 1,
         };
-        // SAFETY: The id lives and has a device; without a PD and CQs the library makes them for the id.
+        // SAFETY: The id lives and has a device; without a PD and CQs the library makes them for
+        // the id.
         must!(Errno::check(unsafe {
             ffi::rdma_create_qp(id.0, ptr::null_mut(), &mut attr)
         }));
@@ -592,13 +600,28 @@ impl Peer {
         peer
     }
 
-    /// Connects from `side` to `addr`, with `private_data` such as a `Hello`: the peer and the answer's private
-    /// data, or the event that says no.
+    /// Connects from `side` to `addr`, with `private_data` such as a `Hello`: the peer and the
+    /// answer's private data, or the event that says no.
     pub(crate) fn connect(
         side: Side,
         addr: &Addr,
         private_data: &[u8],
     ) -> Result<(Self, Vec<u8>), Event> {
+        let peer = Self::request(side, addr, private_data)?;
+        let event = peer.event("the answer to the connection request");
+        if event.kind != EventKind::Established {
+            return Err(event);
+        }
+        if iwarp() {
+            // siw answers before it looks for messages, and leaves one that comes between unread
+            // until another comes.
+            thread::sleep(moment() / 2);
+        }
+        Ok((peer, event.private_data))
+    }
+
+    /// The same without waiting for the answer, which is confirmed when its event is taken.
+    pub(crate) fn request(side: Side, addr: &Addr, private_data: &[u8]) -> Result<Self, Event> {
         side.enter();
         let channel = Channel::new();
         let id = Id::new(&channel);
@@ -622,15 +645,12 @@ impl Peer {
         must!(Errno::check(unsafe {
             ffi::rdma_connect(peer.id.0, &mut param)
         }));
-        let event = peer.event("the answer to the connection request");
-        if event.kind != EventKind::Established {
-            return Err(event);
-        }
-        if iwarp() {
-            // siw answers before it looks for messages, and leaves one that comes between unread until another comes.
-            thread::sleep(moment() / 2);
-        }
-        Ok((peer, event.private_data))
+        Ok(peer)
+    }
+
+    /// Waits until there is an event, and leaves it there.
+    pub(crate) fn await_event(&self) {
+        assert!(self.channel.is_ready(patience(15)), "no event came");
     }
 
     /// The next event, which must come soon.
@@ -678,7 +698,8 @@ impl Peer {
             num_sge: 1,
         };
         let mut bad = ptr::null_mut();
-        // SAFETY: The id has a QP; the request names registered memory that nothing else touches until it is done.
+        // SAFETY: The id has a QP; the request names registered memory that nothing else touches
+        // until it is done.
         must!(posted(unsafe {
             ((*(*self.id.0).verbs).post_recv)((*self.id.0).qp, &mut wr, &mut bad)
         }));
@@ -704,7 +725,8 @@ impl Peer {
         }
     }
 
-    /// Sends `bytes` as one message and waits until the other side has it: the completion status if that fails.
+    /// Sends `bytes` as one message and waits until the other side has it: the completion status if
+    /// that fails.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), u32> {
         self.send_as(ffi::WR_SEND, bytes, 0)
     }
@@ -777,12 +799,13 @@ impl Peer {
             rest: [0; 9],
         };
         let mut bad = ptr::null_mut();
-        // SAFETY: The id has a QP; the request names registered memory that nothing else touches until it is done,
-        // which is before this function returns.
+        // SAFETY: The id has a QP; the request names registered memory that nothing else touches
+        // until it is done, which is before this function returns.
         let result = posted(unsafe {
             ((*(*self.id.0).verbs).post_send)((*self.id.0).qp, &mut wr, &mut bad)
         });
-        // siw takes nothing from a program whose connection has just ended, and its library then says -1.
+        // siw takes nothing from a program whose connection has just ended, and its library then
+        // says -1.
         if result == Err(Errno(-1)) && iwarp() {
             return Err(ffi::WC_WR_FLUSH_ERR);
         }
@@ -829,8 +852,8 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         self.disconnect();
-        // SAFETY: The QP goes first, so that nothing uses the region or the memory any more; then the region, and
-        // by the order of the fields the id, the channel and the memory.
+        // SAFETY: The QP goes first, so that nothing uses the region or the memory any more; then
+        // the region, and by the order of the fields the id, the channel and the memory.
         unsafe {
             ffi::rdma_destroy_qp(self.id.0);
             ffi::ibv_dereg_mr(self.mr);

@@ -64,8 +64,8 @@ pub(crate) struct Interrupter {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Sends `signal` to the calling thread after every `delay`: once is not enough where the first comes before the call
-/// that it shall interrupt.
+/// Sends `signal` to the calling thread after every `delay`: once is not enough where the first
+/// comes before the call that it shall interrupt.
 pub(crate) fn interrupt_every(delay: Duration, signal: libc::c_int) -> Interrupter {
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();

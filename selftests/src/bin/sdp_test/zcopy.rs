@@ -70,8 +70,8 @@ pub(crate) fn stats(sock: &Sock) -> Stats {
     must!(Stats::of(sock))
 }
 
-/// Checks a counter, now or after a moment, but not for TCP: what is lent beyond a call is counted when the peer's answer comes,
-/// which may be after the bytes.
+/// Checks a counter, now or after a moment, but not for TCP: what is lent beyond a call is counted
+/// when the peer's answer comes, which may be after the bytes.
 #[track_caller]
 pub(crate) fn counted(what: &str, sock: &Sock, holds: impl Fn(&Stats) -> bool) {
     if !config::tcp() {
@@ -80,8 +80,8 @@ pub(crate) fn counted(what: &str, sock: &Sock, holds: impl Fn(&Stats) -> bool) {
     }
 }
 
-/// How much is to move without a copy on this kernel: on a slow one a peer may take longer than the module waits, and then any
-/// part of it may be copied.
+/// How much is to move without a copy on this kernel: on a slow one a peer may take longer than the
+/// module waits, and then any part of it may be copied.
 fn at_least(percent: u64) -> u64 {
     if config::slow() {
         0
@@ -126,7 +126,8 @@ pub(crate) fn check_settled(sock: &Sock) {
     );
 }
 
-/// Checks that no page is pinned, now or after a moment: for a connection that is broken, whose regions went with it.
+/// Checks that no page is pinned, now or after a moment: for a connection that is broken, whose
+/// regions went with it.
 #[track_caller]
 pub(crate) fn check_unpinned(sock: &Sock) {
     let unpinned = || {
@@ -183,7 +184,8 @@ pub(crate) fn check_bytes(got: &[u8], expected: &[u8]) {
     }
 }
 
-/// Moves `source` into `room` over a connection of its own, without a copy, and checks all there is to check.
+/// Moves `source` into `room` over a connection of its own, without a copy, and checks all there is
+/// to check.
 pub(crate) fn moves(source: &[u8], room: &mut [u8]) {
     let (a, b) = pair();
     transfer(&a, &b, source, room);

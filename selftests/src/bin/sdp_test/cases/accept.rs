@@ -19,6 +19,7 @@ use crate::{
         check,
         check_any,
         join,
+        join_scoped,
         must,
         skip,
         spawn,
@@ -49,6 +50,8 @@ use sdp_selftests::{
     },
 };
 use std::{
+    fs,
+    sync::mpsc,
     thread,
     time::{
         Duration,
@@ -74,12 +77,14 @@ cases! {
     accept_somaxconn(30) "the same where net.core.somaxconn keeps the queue short",
     accept_close_pending(20) "closing a listener resets the connections in its queue",
     accept_shutdown(10) "shutdown() of a listener wakes accept() with EINVAL",
+    accept_wakes_one(20) "of the threads that wait in accept() a connection wakes one",
     accept_two_threads(10) "two threads accept on one listener",
 }
 
 fn accept_order() {
     let (listener, to) = B.listen();
-    // Each is in the queue before the next is made: connections of one moment may overtake each other.
+    // Each is in the queue before the next is made: connections of one moment may overtake each
+    // other.
     let clients: Vec<_> = (0..6)
         .map(|_| {
             let client = A.connect(&to);
@@ -287,10 +292,12 @@ fn check_waiting(clients: &[Sock], room: usize) {
     becomes(patience(5), || ends().len() >= room);
     thread::sleep(Duration::from_secs(1));
     let ends = ends();
-    assert!(
-        ends == vec![libc::POLLOUT; room],
-        "{room} are connected, and all others wait\n     got {ends:x?} of poll()"
-    );
+    if ends != vec![libc::POLLOUT; room] {
+        let errors: Vec<_> = clients.iter().map(Sock::error).collect();
+        panic!(
+            "{room} are connected, and all others wait\n     got {ends:x?} of poll(), {errors:?}"
+        );
+    }
 }
 
 /// Accepts all `clients`, `pause` apart, and lets each connection carry a byte each way.
@@ -438,4 +445,63 @@ fn accept_two_threads() {
     from.sort();
     made.sort();
     check!(from, made);
+}
+
+/// How often a thread of this process has gone to sleep, and whether it sleeps.
+fn sleeps(thread: libc::pid_t) -> (u64, bool) {
+    let status = must!(fs::read_to_string(format!(
+        "/proc/self/task/{thread}/status"
+    )));
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        must!(line.ok_or("no such line")).trim()
+    };
+    let count = must!(field("voluntary_ctxt_switches:").parse());
+    (count, field("State:").starts_with('S'))
+}
+
+fn accept_wakes_one() {
+    const THREADS: usize = 8;
+    let (listener, to) = B.listen();
+    let (tell, hear) = mpsc::channel();
+    thread::scope(|scope| {
+        let listener = &listener;
+        let threads: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let tell = tell.clone();
+                scope.spawn(move || {
+                    // SAFETY: `gettid()` takes nothing.
+                    let id = unsafe { libc::gettid() };
+                    must!(tell.send(id).map_err(|_| "nobody waits"));
+                    let sock = must!(listener.accept());
+                    must!(tell.send(id).map_err(|_| "nobody waits"));
+                    sock
+                })
+            })
+            .collect();
+        let mut waiting: Vec<_> = (0..THREADS).map(|_| must!(hear.recv())).collect();
+        let mut clients = Vec::new();
+        while !waiting.is_empty() {
+            let look = || waiting.iter().map(|id| sleeps(*id)).collect::<Vec<_>>();
+            let mut before = look();
+            let settled = || {
+                let last = std::mem::replace(&mut before, look());
+                thread::sleep(moment() / 4);
+                last == before && last.iter().all(|(_, asleep)| *asleep)
+            };
+            assert!(becomes(patience(5), settled), "all wait");
+            clients.push(A.connect(&to));
+            let woken = must!(hear.recv_timeout(patience(5)));
+            thread::sleep(moment() / 4);
+            for (id, before) in waiting.iter().zip(&before) {
+                if *id != woken {
+                    check!(&sleeps(*id), before);
+                }
+            }
+            waiting.retain(|id| *id != woken);
+        }
+        threads.into_iter().for_each(|thread| {
+            join_scoped(thread);
+        });
+    });
 }

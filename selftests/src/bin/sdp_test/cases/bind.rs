@@ -3,20 +3,30 @@
 //! `bind()`: ports and addresses.
 
 use crate::{
-    config::volume,
+    config::{
+        moment,
+        tcp,
+        v6,
+        volume, //
+    },
     harness::{
         cases,
         check,
         join,
         must,
+        skip,
         spawn,
         step,
         Child, //
     },
     peers::{
         addr,
+        eventually,
         family,
+        iwarp,
         pair_of,
+        sdp_only,
+        v4_only,
         Setting,
         Side,
         A,
@@ -26,12 +36,17 @@ use crate::{
 use sdp_selftests::{
     errno::Errno,
     sock::{
+        Addr,
         Shut,
-        Sock, //
+        Sock,
+        AF_INET_SDP, //
     },
 };
 use std::{
-    net::Ipv4Addr,
+    net::{
+        Ipv4Addr,
+        SocketAddrV4, //
+    },
     sync::{
         atomic::{
             AtomicBool,
@@ -56,8 +71,19 @@ cases! {
     bind_listen_fails(20) "a listen() that fails because another listens takes no connection from that",
     bind_kept(10) "a listener that was shut down keeps its port, and listens again",
     bind_range(20) "port 0 gives one of ip_local_port_range, and none of ip_local_reserved_ports",
+    bind_range_connect(20) "connect() too gets a port of those, and gives it back",
     bind_unprivileged(10) "net.ipv4.ip_unprivileged_port_start says which ports are privileged",
     bind_privileges_dropped(10) "a privileged port that was bound is listened on, and connected from, without them",
+    bind_reuseport(20) "SO_REUSEPORT of all: they listen at one address, and share what comes",
+    bind_reuseport_rules(10) "SO_REUSEPORT: not beside one that has it not, nor of another user",
+    bind_device(20) "SO_BINDTODEVICE: a listener hears its interface alone, and two share a port",
+    bind_device_source(20) "SO_BINDTODEVICE: connect() goes by the interface",
+    bind_nonlocal(20) "ip_nonlocal_bind: a listener at an address that comes later",
+    bind_foreign(20) "IP_FREEBIND and IP_TRANSPARENT: an address that is not here, from which nothing connects",
+    bind_own_range(20) "IP_LOCAL_PORT_RANGE: bind() and connect() choose of the socket's own ports",
+    bind_without_port(20) "IP_BIND_ADDRESS_NO_PORT: connect() and listen() choose the port",
+    bind_mark(5) "SO_MARK is refused, since routes are looked for without it",
+    bind_last_error(20) "SDP_LAST_BIND_ERR tells why the last bind() failed",
     bind_restart(10) "a server starts again on its port with SO_REUSEADDR, old connections or not",
 }
 
@@ -199,6 +225,53 @@ fn bind_range() {
     check!(B.socket().bind(&B.at(40004)), Ok(()));
 }
 
+fn bind_range_connect() {
+    if iwarp() {
+        skip("siw connects from A alone");
+    }
+    let _range = Setting::new("ipv4/ip_local_port_range", "40000 40007");
+    let _reserved = Setting::new("ipv4/ip_local_reserved_ports", "40000-40005");
+    let (listener, to) = A.listen();
+    let mut pairs: Vec<_> = (0..2)
+        .map(|_| {
+            let client = B.connect(&to);
+            (client, must!(listener.accept()))
+        })
+        .collect();
+    let mut ports: Vec<_> = pairs
+        .iter()
+        .map(|(client, _)| must!(client.name()).to_v4().port())
+        .collect();
+    ports.sort_unstable();
+    check!(ports, vec![40006, 40007]);
+    check!(B.socket().connect(&to), Err(Errno::EADDRNOTAVAIL));
+    step!("one goes");
+    let (client, server) = pairs.remove(0);
+    let port = must!(client.name()).to_v4().port();
+    // The end that closes last has no TIME_WAIT.
+    drop(server);
+    check!(client.recv(&mut [0], 0), Ok(0));
+    drop(client);
+    let client = must!(eventually(moment(), || {
+        let client = B.socket();
+        match client.connect(&to) {
+            Ok(()) => Ok(client),
+            Err(Errno::EADDRNOTAVAIL) => Err(Errno::EAGAIN),
+            Err(error) => Err(error),
+        }
+    }));
+    check!(must!(client.name()).to_v4().port(), port);
+    step!("a connection that is not made keeps none");
+    drop(client);
+    let nobody = must!(eventually(moment(), || {
+        match B.socket().connect(&A.at(1)) {
+            Err(Errno::EADDRNOTAVAIL) => Err(Errno::EAGAIN),
+            result => Ok(result),
+        }
+    }));
+    check!(nobody, Err(Errno::ECONNREFUSED));
+}
+
 /// Runs `work` in a process of its own on `side`, without privileges.
 fn unprivileged(side: Side, work: impl FnOnce()) {
     let child = Child::start(|| {
@@ -299,6 +372,297 @@ fn bind_source() {
     let (_server, from) = must!(listener.accept_from(0));
     check!(from.to_v4(), name);
     check!(must!(sock.name()).to_v4(), name);
+}
+
+fn reuseport(sock: &Sock) {
+    must!(sock.set(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1));
+    check!(sock.get(libc::SOL_SOCKET, libc::SO_REUSEPORT), Ok(1));
+}
+
+fn bind_reuseport() {
+    let mut port = 0;
+    let mut listeners: Vec<_> = (0..4)
+        .map(|_| {
+            let sock = B.socket();
+            reuseport(&sock);
+            must!(sock.bind(&B.at(port)));
+            must!(sock.listen(128));
+            must!(sock.set_nonblocking(true));
+            port = must!(sock.name()).to_v4().port();
+            sock
+        })
+        .collect();
+    let clients: Vec<_> = (0..64).map(|_| A.connect(&B.at(port))).collect();
+    let accept = |listener: &Sock| {
+        let mut accepted = Vec::new();
+        while let Ok(sock) = eventually(moment(), || listener.accept()) {
+            check!(sock.get(libc::SOL_SOCKET, libc::SO_REUSEPORT), Ok(1));
+            accepted.push(sock);
+        }
+        accepted
+    };
+    let accepted: Vec<_> = listeners.iter().map(accept).collect();
+    // That one gets none has a probability below 10^-7.
+    assert!(accepted.iter().all(|accepted| !accepted.is_empty()));
+    check!(accepted.iter().map(Vec::len).sum(), clients.len());
+    step!("one of them goes");
+    listeners.truncate(3);
+    let clients: Vec<_> = (0..16).map(|_| A.connect(&B.at(port))).collect();
+    check!(
+        listeners.iter().map(|one| accept(one).len()).sum(),
+        clients.len()
+    );
+}
+
+fn bind_reuseport_rules() {
+    let first = B.socket();
+    must!(first.bind(&B.at(0)));
+    let at = must!(first.name());
+    let second = B.socket();
+    reuseport(&second);
+    step!("one of them does not want it");
+    check!(second.bind(&at), Err(Errno::EADDRINUSE));
+    step!("both want it");
+    reuseport(&first);
+    check!(second.bind(&at), Ok(()));
+    must!(first.listen(1));
+    check!(second.listen(1), Ok(()));
+    let any = addr(Ipv4Addr::UNSPECIFIED, at.to_v4().port());
+    let third = B.socket();
+    reuseport(&third);
+    check!(third.bind(&any), Ok(()));
+    check!(third.listen(1), Ok(()));
+    step!("the certain address comes first");
+    let client = A.connect(&at);
+    must!(third.set_nonblocking(true));
+    check!(third.accept().map(drop), Err(Errno::EAGAIN));
+    drop(client);
+    step!("another user");
+    unprivileged(B, || {
+        let sock = must!(Sock::new(family(), libc::SOCK_STREAM, 0));
+        reuseport(&sock);
+        check!(sock.bind(&at), Err(Errno::EADDRINUSE));
+    });
+    step!("one that has it no more");
+    let last = B.socket();
+    reuse(&last);
+    check!(last.bind(&at), Err(Errno::EADDRINUSE));
+}
+
+fn bind_to(sock: &Sock, interface: &str) {
+    let mut name = [0_u8; 16];
+    name[..interface.len()].copy_from_slice(interface.as_bytes());
+    must!(sock.set(libc::SOL_SOCKET, libc::SO_BINDTODEVICE, name));
+}
+
+fn bind_device() {
+    let any = |port| addr(Ipv4Addr::UNSPECIFIED, port);
+    let outer = A.socket();
+    bind_to(&outer, A.interface());
+    must!(outer.bind(&any(0)));
+    must!(outer.listen(8));
+    let port = must!(outer.name()).to_v4().port();
+    let local = addr(Ipv4Addr::LOCALHOST, port);
+    step!("nobody hears the host itself");
+    check!(A.socket().connect(&local), Err(Errno::ECONNREFUSED));
+    step!("nobody else there hears the interface");
+    let inner = A.socket();
+    check!(inner.bind(&any(port)), Err(Errno::EADDRINUSE));
+    bind_to(&inner, "lo");
+    check!(inner.bind(&any(port)), Ok(()));
+    check!(inner.listen(8), Ok(()));
+    let mut pairs = vec![(A, local, &inner), (A, A.at(port), &outer)];
+    if !iwarp() {
+        // siw connects from A alone.
+        pairs.push((B, A.at(port), &outer));
+    }
+    for (side, to, listener) in pairs {
+        step!("{side:?} to {to:?}");
+        let client = side.connect(&to);
+        let server = must!(listener.accept());
+        check!(client.send(b"x", 0), Ok(1));
+        check!(server.recv_bytes(1), Ok(b"x".to_vec()));
+    }
+    step!("bound to an interface by now");
+    let late = A.socket();
+    must!(late.bind(&any(0)));
+    must!(late.listen(8));
+    let port = must!(late.name()).to_v4().port();
+    drop(A.connect(&addr(Ipv4Addr::LOCALHOST, port)));
+    bind_to(&late, A.interface());
+    check!(
+        A.socket().connect(&addr(Ipv4Addr::LOCALHOST, port)),
+        Err(Errno::ECONNREFUSED)
+    );
+}
+
+fn bind_device_source() {
+    let (listener, to) = B.listen();
+    for bound in [None, Some(Ipv4Addr::UNSPECIFIED), Some(A.ip())] {
+        step!("bound to {bound:?}");
+        let client = A.socket();
+        bind_to(&client, A.interface());
+        if let Some(ip) = bound {
+            must!(client.bind(&addr(ip, 0)));
+        }
+        check!(client.connect(&to), Ok(()));
+        check!(*must!(client.name()).to_v4().ip(), A.ip());
+        must!(listener.accept());
+    }
+    if !tcp() && !v6() {
+        step!("another interface than that of the address");
+        let client = A.socket();
+        bind_to(&client, "lo");
+        must!(client.bind(&A.at(0)));
+        check!(client.connect(&to), Err(Errno::ENODEV));
+    }
+}
+
+fn bind_nonlocal() {
+    v4_only("the route is of IPv4");
+    let ip = Ipv4Addr::new(192, 0, 2, 7);
+    check!(B.socket().bind(&addr(ip, 0)), Err(Errno::EADDRNOTAVAIL));
+    let _nonlocal = Setting::new("ipv4/ip_nonlocal_bind", "1");
+    let listener = B.socket();
+    must!(listener.bind(&addr(ip, 0)));
+    check!(listener.listen(8), Ok(()));
+    let at = must!(listener.name());
+    check!(*at.to_v4().ip(), ip);
+    check!(B.socket().bind(&at), Err(Errno::EADDRINUSE));
+    step!("the address comes");
+    B.command(&["ip", "address", "add", "192.0.2.7/32", "dev", B.interface()]);
+    A.command(&["ip", "route", "add", "192.0.2.7/32", "dev", A.interface()]);
+    let client = A.socket();
+    let connected = client.connect(&at);
+    A.command(&["ip", "route", "del", "192.0.2.7/32", "dev", A.interface()]);
+    let server = connected.and_then(|()| listener.accept());
+    B.command(&["ip", "address", "del", "192.0.2.7/32", "dev", B.interface()]);
+    check!(server.map(drop), Ok(()));
+}
+
+fn bind_foreign() {
+    const IPV6_TRANSPARENT: libc::c_int = 75;
+    const IPV6_FREEBIND: libc::c_int = 78;
+    let foreign = addr(Ipv4Addr::new(192, 0, 2, 7), 0);
+    let (level, options) = match v6() {
+        true => (libc::SOL_IPV6, [IPV6_FREEBIND, IPV6_TRANSPARENT]),
+        false => (libc::SOL_IP, [libc::IP_FREEBIND, libc::IP_TRANSPARENT]),
+    };
+    for option in options {
+        let sock = B.socket();
+        must!(sock.set(level, option, 1));
+        check!(sock.get(level, option), Ok(1));
+        must!(sock.set(level, option, 0));
+        check!(sock.bind(&foreign), Err(Errno::EADDRNOTAVAIL));
+        must!(sock.set(level, option, 1));
+        check!(sock.bind(&foreign), Ok(()));
+        check!(must!(sock.name()).to_v4().ip(), foreign.to_v4().ip());
+        check!(sock.listen(1), Ok(()));
+    }
+    if !v6() {
+        let sock = A.socket();
+        must!(sock.set(level, options[0], 1));
+        must!(sock.bind(&foreign));
+        check!(sock.connect(&B.at(1)), Err(Errno::ENETUNREACH));
+    }
+}
+
+fn bind_own_range() {
+    const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
+    const PORTS: [u16; 2] = [40101, 40102];
+    let limited = |side: Side| {
+        let sock = side.socket();
+        let range = u32::from(PORTS[0]) | (u32::from(PORTS[1]) << 16);
+        must!(sock.set(libc::SOL_IP, IP_LOCAL_PORT_RANGE, range));
+        sock
+    };
+    let ports = |socks: &[Sock]| {
+        let names = socks.iter().map(|sock| must!(sock.name()));
+        let mut ports: Vec<_> = names.map(|name| name.to_v4().port()).collect();
+        ports.sort_unstable();
+        ports
+    };
+    let socks = [limited(B), limited(B)];
+    for sock in &socks {
+        check!(sock.bind(&B.at(0)), Ok(()));
+    }
+    check!(ports(&socks), PORTS.to_vec());
+    check!(limited(B).bind(&B.at(0)), Err(Errno::EADDRINUSE));
+    check!(B.socket().bind(&B.at(0)), Ok(()));
+    step!("connect");
+    let (_listener, to) = B.listen();
+    let clients = [limited(A), limited(A)];
+    for client in &clients {
+        check!(client.connect(&to), Ok(()));
+    }
+    check!(ports(&clients), PORTS.to_vec());
+    check!(limited(A).connect(&to), Err(Errno::EADDRNOTAVAIL));
+    check!(A.socket().connect(&to), Ok(()));
+}
+
+fn bind_without_port() {
+    let without_port = |side: Side| {
+        let sock = side.socket();
+        must!(sock.set(libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1));
+        check!(sock.bind(&side.at(0)), Ok(()));
+        check!(must!(sock.name()).to_v4(), side.at(0).to_v4());
+        sock
+    };
+    let listener = without_port(B);
+    // Again, since it has no port.
+    check!(listener.bind(&B.at(0)), Ok(()));
+    check!(listener.listen(4), Ok(()));
+    let to = must!(listener.name()).to_v4();
+    check!((*to.ip(), to.port() > 0), (B.ip(), true));
+    let client = without_port(A);
+    check!(client.connect(&B.at(to.port())), Ok(()));
+    let from = must!(client.name()).to_v4();
+    check!((*from.ip(), from.port() > 0), (A.ip(), true));
+    let server = must!(listener.accept());
+    check!(must!(server.peer()).to_v4(), from);
+    check!(client.bind(&A.at(0)), Err(Errno::EINVAL));
+    step!("what says a port gets it");
+    let sock = without_port(A);
+    check!(sock.bind(&A.at(from.port())), Err(Errno::EADDRINUSE));
+    check!(sock.bind(&A.at(45000)), Ok(()));
+    check!(must!(sock.name()).to_v4().port(), 45000);
+}
+
+fn bind_mark() {
+    let sock = A.socket();
+    check!(sock.set(libc::SOL_SOCKET, libc::SO_MARK, 0), Ok(()));
+    let expected = match tcp() {
+        true => (Ok(()), Ok(7)),
+        false => (Err(Errno::EOPNOTSUPP), Ok(0)),
+    };
+    check!(sock.set(libc::SOL_SOCKET, libc::SO_MARK, 7), expected.0);
+    check!(sock.get(libc::SOL_SOCKET, libc::SO_MARK), expected.1);
+}
+
+fn bind_last_error() {
+    sdp_only("it is an option of SDP");
+    const SDP_LAST_BIND_ERR: libc::c_int = 81;
+    let last = |sock: &Sock| sock.get(libc::IPPROTO_TCP, SDP_LAST_BIND_ERR);
+    let sock = A.socket();
+    check!(last(&sock), Ok(0));
+    check!(sock.bind(&B.at(0)), Err(Errno::EADDRNOTAVAIL));
+    check!(last(&sock), Ok(-libc::EADDRNOTAVAIL));
+    A.command(&[
+        "ip", "link", "add", "v2", "type", "veth", "peer", "name", "v3",
+    ]);
+    A.command(&["ip", "address", "add", "10.27.9.1/24", "dev", "v2"]);
+    A.command(&["ip", "link", "set", "v2", "up"]);
+    let at = Addr::v4(
+        libc::AF_INET,
+        SocketAddrV4::new(Ipv4Addr::new(10, 27, 9, 1), 0),
+    );
+    let sock4 = must!(Sock::new(AF_INET_SDP, libc::SOCK_STREAM, 0));
+    let bound = sock4.bind(&at);
+    A.command(&["ip", "link", "del", "v2"]);
+    check!(bound, Err(Errno::ENODEV));
+    check!(last(&sock4), Ok(-libc::ENOENT));
+    check!(sock.bind(&A.at(0)), Ok(()));
+    check!(last(&sock), Ok(0));
 }
 
 fn bind_restart() {

@@ -2,19 +2,26 @@
 
 //! Memory that connections take: who is charged for it, and what bounds it.
 
+use super::connect::disconnect;
 use crate::{
-    config::patience,
+    config::{
+        self,
+        patience, //
+    },
     harness::{
         cases,
         check,
         must,
+        skip,
         step,
         Child, //
     },
     peers::{
+        addr,
         becomes,
         command,
         pair,
+        pair_of,
         sdp_only,
         Setting,
         A,
@@ -25,21 +32,38 @@ use sdp_selftests::{
     errno::Errno,
     sock::{
         Addr,
+        Shut,
         Sock, //
     },
 };
 use std::{
     fs,
+    io::{
+        Read,
+        Write, //
+    },
+    net::{
+        Ipv4Addr,
+        Shutdown, //
+    },
+    os::unix::net::UnixStream,
     path::Path,
     process,
-    thread,
-    time::Duration, //
+    time::{
+        Duration,
+        Instant, //
+    },
 };
 
 cases! {
     charge_cgroup(60) "memory.max ends the connects of its cgroup with ENOBUFS, kills nobody, and stops nobody else",
+    charge_full(60) "what waits for memory of a full cgroup does so beside the work of others",
+    charge_bound(10) "a socket that is bound is charged for its port, and gives that back",
     charge_limit(60) "net.sdp.mem ends connects with ENOBUFS; what is closed makes room again",
-    charge_idle(30) "net.sdp.idle_timeout: a connection that has grown gives its buffers back as they are used",
+    charge_requests(30) "requests that wait, and connects that look for their peer, are charged",
+    charge_disconnect(10) "connect(AF_UNSPEC) gives back what was not read",
+    charge_idle(30) "net.sdp.idle_timeout: a connection that has grown gives its buffers back",
+    charge_rmem(30) "net.sdp.rmem: SO_RCVBUF bounds what is not read, and grows with a reader unless it was set",
     charge_orphans(30) "net.sdp.max_orphans: a connection more than that is reset at its close",
 }
 
@@ -56,16 +80,26 @@ fn write(path: impl AsRef<Path>, text: &str) {
     }
 }
 
+/// Makes the cgroup.
+fn new_cgroup() -> &'static Path {
+    let cgroup = Path::new(CGROUP);
+    let _ = fs::remove_dir(cgroup);
+    must!(fs::create_dir(cgroup).map_err(Errno::from));
+    cgroup
+}
+
 /// Connects until that fails, at most `most` times: the connections, and the error.
 fn connect_all(to: &Addr, most: usize) -> (Vec<Sock>, Option<Errno>) {
     let mut socks = Vec::new();
+    // They take memory, so that there is an end.
+    let mut waiting = Vec::new();
     while socks.len() < most {
         let sock = A.socket();
         // The peer may be short of memory too: it has this end come again.
         must!(sock.set_timeout(libc::SO_SNDTIMEO, Duration::from_secs(1)));
         match sock.connect(to) {
             Ok(()) => socks.push(sock),
-            Err(Errno::EINPROGRESS) => (),
+            Err(Errno::EINPROGRESS) => waiting.push(sock),
             Err(error) => return (socks, Some(error)),
         }
     }
@@ -74,9 +108,7 @@ fn connect_all(to: &Addr, most: usize) -> (Vec<Sock>, Option<Errno>) {
 
 fn charge_cgroup() {
     sdp_only("memory.max makes TCP wait");
-    let cgroup = Path::new(CGROUP);
-    let _ = fs::remove_dir(cgroup);
-    must!(fs::create_dir(cgroup).map_err(Errno::from));
+    let cgroup = new_cgroup();
     let listener = B.socket();
     must!(listener.bind(&B.at(0)));
     must!(listener.listen(1000));
@@ -121,6 +153,81 @@ fn charge_cgroup() {
     must!(fs::remove_dir(cgroup).map_err(Errno::from));
 }
 
+/// The kernel's workers that are at work for the module's `queue`, and reclaim memory, or wait for
+/// somebody who charges it.
+fn workers_that_wait(queue: &str) -> usize {
+    let processes = must!(fs::read_dir("/proc").map_err(Errno::from));
+    let charges = |path: &Path| {
+        // Many a process has ended meanwhile.
+        let read = |name| fs::read_to_string(path.join(name)).unwrap_or_default();
+        let waits = |stack: String| {
+            stack.contains("try_to_free_mem") || stack.contains("mutex") && stack.contains("charge")
+        };
+        read("comm").trim_end().ends_with(&format!("+{queue}")) && waits(read("stack"))
+    };
+    processes
+        .flatten()
+        .filter(|entry| charges(&entry.path()))
+        .count()
+}
+
+fn charge_full() {
+    sdp_only("TCP charges a connection when it is accepted");
+    if config::get().patience > 1 {
+        skip("on a slow kernel the clients that ask again take all of its time");
+    }
+    let cgroup = new_cgroup();
+    let (elsewhere, to) = B.listen();
+    let (inside, outside) = must!(UnixStream::pair().map_err(Errno::from));
+    let child = Child::start(|| {
+        write(cgroup.join("memory.max"), &(4 << 20).to_string());
+        write(cgroup.join("cgroup.procs"), &process::id().to_string());
+        let (_listener, own) = B.listen();
+        let (socks, error) = connect_all(&to, 600);
+        assert!(error.is_some(), "{} connections in 4 MiB", socks.len());
+        let port = own.to_v4().port().to_ne_bytes();
+        must!((&inside).write_all(&port).map_err(Errno::from));
+        let _ = (&inside).read(&mut [0]);
+    });
+    let mut port = [0; 2];
+    must!((&outside).read_exact(&mut port).map_err(Errno::from));
+    let full = B.at(u16::from_ne_bytes(port));
+    let connect = |_| {
+        let sock = A.socket();
+        must!(sock.set_nonblocking(true));
+        check!(sock.connect(&full), Err(Errno::EINPROGRESS));
+        sock
+    };
+    let socks: Vec<Sock> = (0..60).map(connect).collect();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(3) {
+        // One or two may just have met.
+        let waiting = workers_that_wait("sdp");
+        assert!(waiting < 5, "{waiting} workers wait");
+    }
+    step!("others connect meanwhile");
+    let (others, error) = connect_all(&to, 10);
+    check!((others.len(), error), (10, None));
+    drop(socks);
+    // The child has this end too.
+    must!(outside.shutdown(Shutdown::Both).map_err(Errno::from));
+    check!(child.wait(), 0);
+    drop((others, elsewhere));
+    must!(fs::remove_dir(cgroup).map_err(Errno::from));
+}
+
+fn charge_bound() {
+    sdp_only("TCP does not charge for ports");
+    let sock = B.socket();
+    check!(sock.charged(), Ok(0));
+    must!(sock.bind(&B.at(0)));
+    check!(sock.charged(), Ok(PAGE));
+    must!(sock.listen(1));
+    assert!(must!(sock.charged()) >= PAGE);
+    must!(sock.shutdown(Shut::Both));
+    check!(sock.charged(), Ok(PAGE));
+}
+
 /// Runs sysctl in the host's network namespace.
 fn host_sysctl(setting: &str) {
     command("nsenter", &["-t", "1", "-n", "sysctl", "-qw", setting]);
@@ -154,10 +261,19 @@ fn charge_limit() {
     // The kernel's CPUs keep a part of what they count, which this is well above.
     let high = of_host("memory_pages") + 2048;
     let before = host_mem();
+    // What is refused is traced, too.
+    let trace = Path::new("/sys/kernel/tracing/events/sock/sock_exceed_buf_limit/enable");
+    let traces = trace.exists();
+    if traces {
+        write(trace, "1");
+    }
     host_sysctl(&format!("net.sdp.mem={high} {high} {high}"));
     let (socks, error) = connect_all(&to, 400);
     host_sysctl(&format!("net.sdp.mem={before}"));
     check!(host_mem(), before);
+    if traces {
+        write(trace, "0");
+    }
     check!(error, Some(Errno::ENOBUFS));
     assert!(
         socks.len() < 200,
@@ -170,39 +286,121 @@ fn charge_limit() {
     drop((socks, more, listener));
 }
 
+fn charge_requests() {
+    sdp_only("TCP does not charge requests");
+    // That of a connection and its cm id.
+    const EACH: u32 = 2 * PAGE;
+    let listener = B.socket();
+    must!(listener.bind(&B.at(0)));
+    must!(listener.listen(0));
+    let to = must!(listener.name());
+    let connect = |to: &Addr| {
+        let sock = A.socket();
+        must!(sock.set_nonblocking(true));
+        check!(sock.connect(to), Err(Errno::EINPROGRESS));
+        sock
+    };
+    let socks: Vec<Sock> = (0..21).map(|_| connect(&to)).collect();
+    for sock in &socks {
+        assert!(must!(sock.charged()) >= EACH);
+    }
+    let charged = becomes(patience(5), || must!(listener.charged()) > 21 * EACH);
+    assert!(charged, "{} bytes", must!(listener.charged()));
+    drop(socks);
+
+    step!("a host that does not answer");
+    let sock = connect(&addr(Ipv4Addr::new(10, 27, 0, 99), 7));
+    check!(sock.charged(), Ok(EACH));
+    drop((sock, listener));
+}
+
+fn charge_disconnect() {
+    sdp_only("TCP's memory is charged otherwise");
+    let (a, b) = pair();
+    fill(&a);
+    let charged = must!(b.charged());
+    assert!(charged > 16 * PAGE, "{charged} bytes of unread data");
+    disconnect(&b);
+    let freed = becomes(patience(5), || must!(b.charged()) <= 2 * PAGE);
+    assert!(freed, "{} bytes", must!(b.charged()));
+}
+
 fn charge_idle() {
     sdp_only("TCP has no such setting");
     let _timeout = Setting::new("sdp/idle_timeout", "1");
+    let _of_sender = Setting::of(A, "sdp/idle_timeout", "1");
     let (a, b) = pair();
     let first = must!(b.charged());
-    step!("much that nobody reads");
-    must!(a.set_nonblocking(true));
-    let mut sent = 0;
+    step!("much that is read late");
     let grown = becomes(patience(10), || {
-        while let Ok(n) = a.send(&[7; 2048], 0) {
-            sent += n;
-        }
-        must!(b.charged()) >= first + 64 * PAGE
+        let sent = fill(&a);
+        let charged = must!(b.charged());
+        must!(b.recv_bytes(sent));
+        charged >= first + 64 * PAGE
     });
-    assert!(
-        grown,
-        "{} of {first} bytes after {sent}",
-        must!(b.charged())
-    );
-    must!(b.recv_bytes(sent));
-    step!("little after a pause");
-    must!(a.set_nonblocking(false));
-    // They are larger than at first, and this may take a few more.
-    let most = first + 32 * PAGE;
-    let shrunk = becomes(patience(10), || {
-        thread::sleep(Duration::from_millis(2500));
-        for _ in 0..40 {
-            must!(a.send_all(b"x"));
-            check!(b.recv(&mut [0; 2], 0), Ok(1));
-        }
-        must!(b.charged()) <= most
-    });
+    assert!(grown, "{} of {first} bytes", must!(b.charged()));
+    step!("nothing for a while");
+    let shrunk = becomes(patience(10), || must!(b.charged()) <= first + 4 * PAGE);
     assert!(shrunk, "{} bytes, of {first} at first", must!(b.charged()));
+}
+
+/// Sends until the peer takes no more for a while; how many bytes.
+fn fill(sock: &Sock) -> usize {
+    let mut sent = 0;
+    loop {
+        match sock.send(&[7; 4000], libc::MSG_DONTWAIT) {
+            Ok(n) => sent += n,
+            Err(error) => {
+                check!(error, Errno::EAGAIN);
+                if must!(sock.poll(libc::POLLOUT, Duration::from_millis(300))) == 0 {
+                    return sent;
+                }
+            }
+        }
+    }
+}
+
+fn charge_rmem() {
+    sdp_only("TCP has net.ipv4.tcp_rmem");
+    let rcvbuf = |sock: &Sock| must!(sock.get(libc::SOL_SOCKET, libc::SO_RCVBUF)) as usize;
+    let unread = |sock: &Sock| must!(sock.ioctl(libc::FIONREAD)) as usize;
+    let (default, most) = (131_072, 262_144);
+    let rmem = Setting::new("sdp/rmem", &format!("16384 {default} {most}"));
+    for wrong in ["0", "16384 0", "16384 131072 x", "16384 131072 2147483647"] {
+        check!(rmem.try_set(wrong), Err(Errno::EINVAL));
+    }
+    let (listener, to) = B.listen();
+    check!(rcvbuf(&listener), default);
+
+    step!("nobody reads");
+    let (a, b) = pair_of(&listener, &to);
+    let mut sent = fill(&a);
+    let held = unread(&b);
+    assert!(
+        (default / 2..=default).contains(&held),
+        "{held} bytes are unread"
+    );
+    check!(rcvbuf(&b), default);
+
+    step!("a reader that keeps up");
+    let grown = becomes(patience(10), || {
+        must!(b.recv_bytes(sent));
+        sent = fill(&a);
+        rcvbuf(&b) == most
+    });
+    assert!(grown, "SO_RCVBUF is {}", rcvbuf(&b));
+    let held = unread(&b);
+    assert!((most / 2..=most).contains(&held), "{held} bytes are unread");
+
+    step!("one that has set it");
+    must!(listener.set(libc::SOL_SOCKET, libc::SO_RCVBUF, 20_000));
+    let (a, b) = pair_of(&listener, &to);
+    for _ in 0..3 {
+        let sent = fill(&a);
+        assert!(unread(&b) <= 40_000, "{} bytes are unread", unread(&b));
+        must!(b.recv_bytes(sent));
+        check!(rcvbuf(&b), 40_000);
+    }
 }
 
 fn charge_orphans() {

@@ -4,6 +4,7 @@
 
 use crate::{
     config::{
+        moment,
         patience,
         volume,
         TICK, //
@@ -14,6 +15,7 @@ use crate::{
         check_any,
         join,
         must,
+        skip,
         spawn,
         step, //
     },
@@ -22,11 +24,15 @@ use crate::{
         becomes,
         command,
         eventually,
+        family,
         iwarp,
         pair,
         pair_of,
         sdp_only,
         sockets,
+        talk,
+        v4_only,
+        Setting,
         A,
         B, //
     },
@@ -58,11 +64,14 @@ cases! {
     connect_nonblocking(10) "EINPROGRESS, then POLLOUT and no error",
     connect_names(20) "when poll() says that the connection is there, both names are",
     connect_self_host(10) "to the own address",
+    connect_self(20) "to the own address and port: ECONNREFUSED at once, and the socket can connect later",
+    connect_simultaneous(30) "two bound sockets to each other: ECONNREFUSED at once",
     connect_refused(10) "nobody listens: ECONNREFUSED at once, and the socket can connect later",
     connect_refused_nonblocking(10) "the same through SO_ERROR, reported once",
     connect_refused_bound(10) "a bound socket that does not listen refuses too",
     connect_in_progress(30) "a second non-blocking connect(): EALREADY; a silent host: EHOSTUNREACH or ETIMEDOUT",
     connect_silent_host(30) "a host that does not answer, blocking",
+    connect_share(30) "a user whose connects over iWARP wait keeps no other user waiting",
     connect_timeout(10) "SO_SNDTIMEO ends a blocking connect() with EINPROGRESS",
     connect_interrupted(20) "a signal: EINTR, and the connection completes all the same",
     connect_interrupted_restart(20) "a signal with SA_RESTART is not seen",
@@ -164,6 +173,54 @@ fn connect_self_host() {
     );
 }
 
+fn connect_self() {
+    sdp_only("a TCP socket is connected to itself");
+    let a = A.socket();
+    must!(a.bind(&A.at(0)));
+    let own = must!(a.name());
+    let start = Instant::now();
+    check!(a.connect(&own), Err(Errno::ECONNREFUSED));
+    let took = start.elapsed();
+    assert!(took < patience(3), "took {took:?}");
+    must!(a.set_nonblocking(true));
+    check!(a.connect(&own), Err(Errno::EINPROGRESS));
+    check!(finish(&a), Err(Errno::ECONNREFUSED));
+    // The first after SO_ERROR, as with TCP.
+    check!(a.connect(&own), Err(Errno::ECONNABORTED));
+    must!(a.set_nonblocking(false));
+
+    step!("to a listener");
+    let (listener, to) = B.listen();
+    A.enter();
+    check!(a.connect(&to), Ok(()));
+    talk(&a, &must!(listener.accept()));
+}
+
+fn connect_simultaneous() {
+    sdp_only("TCP makes one connection of both, if the packets cross");
+    // siw connects from A only.
+    let sides = if iwarp() { [A, A] } else { [A, B] };
+    for _ in 0..volume(20, 5) {
+        let sockets = sides.map(|side| {
+            let sock = side.socket();
+            must!(sock.bind(&side.at(0)));
+            must!(sock.set_nonblocking(true));
+            sock
+        });
+        let [a, b] = &sockets;
+        let names = sockets.each_ref().map(|sock| must!(sock.name()));
+        let start = Instant::now();
+        check!(a.connect(&names[1]), Err(Errno::EINPROGRESS));
+        check!(b.connect(&names[0]), Err(Errno::EINPROGRESS));
+        check!(finish(a), Err(Errno::ECONNREFUSED));
+        check!(finish(b), Err(Errno::ECONNREFUSED));
+        let took = start.elapsed();
+        // Their TCP sockets may have met, which ends later.
+        let limit = if iwarp() { 10 } else { 1 };
+        assert!(took < patience(limit), "took {took:?}");
+    }
+}
+
 fn connect_refused() {
     let to = free_port();
     let a = A.socket();
@@ -250,6 +307,64 @@ fn connect_silent_host() {
     assert!(took < patience(20), "took {took:?}");
 }
 
+fn connect_share() {
+    sdp_only("a connect of TCP keeps nobody waiting");
+    v4_only("it is a neighbour of IPv4");
+    if !iwarp() {
+        skip("only a device of iWARP waits in rdma_connect()");
+    }
+    let (listener, to) = B.listen();
+    // Who connects waits for a host that answers ARP and nothing else.
+    let device = ["dev", A.interface()];
+    let gone = silent().to_v4().ip().to_string();
+    let mut neighbour = vec![
+        "ip",
+        "neigh",
+        "replace",
+        &gone,
+        "lladdr",
+        "02:00:00:00:00:77",
+    ];
+    neighbour.extend(device);
+    A.command(&neighbour);
+    let _retries = Setting::of(A, "ipv4/tcp_syn_retries", "2");
+    A.enter();
+    let start = |uid, to: &Addr| {
+        // SAFETY: It takes no memory.
+        must!(Errno::check(unsafe { libc::seteuid(uid) }));
+        let sock = must!(Sock::new(family(), libc::SOCK_STREAM, 0));
+        must!(sock.set_nonblocking(true));
+        check!(sock.connect(to), Err(Errno::EINPROGRESS));
+        // SAFETY: As above.
+        must!(Errno::check(unsafe { libc::seteuid(0) }));
+        sock
+    };
+    let waiting: Vec<Sock> = (0..70).map(|_| start(65534, &silent())).collect();
+    // siw connects by TCP, whose state 2 is SYN_SENT.
+    let to_silent = |line: &&str| line.contains(" 63001B0A:0007 02 ");
+    let connecting = || {
+        let sockets = must!(fs::read_to_string("/proc/thread-self/net/tcp").map_err(Errno::from));
+        sockets.lines().filter(to_silent).count()
+    };
+    let full = becomes(patience(3), || connecting() >= 64);
+    assert!(full, "{} connects wait", connecting());
+    step!("its own next connect waits with the others");
+    let own = start(65534, &to);
+    check!(own.poll(libc::POLLOUT, moment()), Ok(0));
+    step!("another user's does not");
+    // One or another may be on the same of the 64 workqueues.
+    let others: Vec<Sock> = (1000..1004).map(|uid| start(uid, &to)).collect();
+    let connected = becomes(patience(3), || {
+        let made = |sock: &&Sock| must!(sock.poll(libc::POLLOUT, Duration::ZERO)) == libc::POLLOUT;
+        others.iter().filter(made).count() > 1
+    });
+    assert!(connected, "all others wait");
+    check!(own.poll(libc::POLLOUT, Duration::ZERO), Ok(0));
+    drop((waiting, own, others, listener));
+    neighbour[2] = "del";
+    A.command(&neighbour);
+}
+
 fn connect_timeout() {
     let a = A.socket();
     let timeout = Duration::from_millis(300);
@@ -262,6 +377,7 @@ fn connect_timeout() {
 
 /// Lets B answer no one's question for its address, so that connections to it wait.
 fn silence(on: bool) {
+    v4_only("it is ARP that is silenced");
     let (arp, probes) = if on { ("off", "100") } else { ("on", "3") };
     A.enter();
     // As many questions as the wait may take, or A gives up.
@@ -269,7 +385,8 @@ fn silence(on: bool) {
     must!(fs::write(solicit, probes));
     B.command(&["ip", "link", "set", B.interface(), "arp", arp]);
     if on {
-        // Both forget each other. The way back needs no flush, which would fail the connections that wait.
+        // Both forget each other. The way back needs no flush, which would fail the connections
+        // that wait.
         for side in [A, B] {
             side.command(&["ip", "neigh", "flush", "dev", side.interface()]);
         }
@@ -328,6 +445,7 @@ fn connect_no_route() {
 
 fn connect_no_device() {
     sdp_only("TCP needs no RDMA device");
+    v4_only("the networks are of IPv4");
     command(
         "ip",
         &[
@@ -491,8 +609,8 @@ pub(super) fn sockets_before() -> usize {
 
 /// Checks that no more sockets are left than there were `before`.
 pub(super) fn check_closed(before: usize) {
-    // A request that comes while its listener closes gets no answer from the CM of iWARP, and siw waits for one
-    // for ten seconds.
+    // A request that comes while its listener closes gets no answer from the CM of iWARP, and siw
+    // waits for one for ten seconds.
     let last = if iwarp() { 15 } else { 5 };
     let none = becomes(patience(last), || sockets() <= before);
     assert!(none, "{} sockets, before {before}", sockets());

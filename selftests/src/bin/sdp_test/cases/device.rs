@@ -118,7 +118,7 @@ fn random(len: usize) -> Vec<u8> {
 }
 
 /// Lets netem do `operation` at A's interface.
-fn netem(operation: &str, words: &[&str]) -> bool {
+pub(super) fn netem(operation: &str, words: &[&str]) -> bool {
     let mut all = vec![
         "netns",
         "exec",
@@ -137,16 +137,16 @@ fn netem(operation: &str, words: &[&str]) -> bool {
         .success()
 }
 
-/// Puts netem in before there is traffic: a change of the discipline itself refuses packets for a moment, which
-/// breaks the queue pairs of a software RDMA device.
-fn netem_on(words: &[&str]) {
+/// Puts netem in before there is traffic: a change of the discipline itself refuses packets for a
+/// moment, which breaks the queue pairs of a software RDMA device.
+pub(super) fn netem_on(words: &[&str]) {
     if !netem("add", words) {
         skip("this kernel has no netem");
     }
 }
 
-/// An interface that goes down is no case here: a software RDMA device then breaks its queue pairs for good, those of
-/// its connection manager too, as soon as the interface refuses a packet.
+/// An interface that goes down is no case here: a software RDMA device then breaks its queue pairs
+/// for good, those of its connection manager too, as soon as the interface refuses a packet.
 fn link_outage() {
     netem_on(&["loss", "0%"]);
     transfer(random(volume(16 << 20, 512 << 10)), || {
@@ -473,8 +473,8 @@ fn device_removed_recv_fault() {
 /// before that.
 fn delete_asleep<T>(side: Side, sock: &Sock, meanwhile: impl FnOnce() -> T) -> T {
     let hole = Hole::new(PAGE);
-    let (attached, result) = together(
-        || hole.attach_filter(sock),
+    let (slept, result) = together(
+        || hole.sleep_locked(sock),
         || {
             hole.asleep(1);
             let result = meanwhile();
@@ -483,7 +483,7 @@ fn delete_asleep<T>(side: Side, sock: &Sock, meanwhile: impl FnOnce() -> T) -> T
             result
         },
     );
-    check!(attached, Err(Errno::EINVAL));
+    check!(slept, Ok(()));
     result
 }
 

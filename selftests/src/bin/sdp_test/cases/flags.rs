@@ -10,7 +10,6 @@ use crate::{
     harness::{
         cases,
         check,
-        check_any,
         join,
         must,
         spawn,
@@ -49,7 +48,6 @@ cases! {
     flags_peek(10) "MSG_PEEK shows bytes and leaves them, also after a part was read",
     flags_peek_waits(10) "MSG_PEEK waits for data; with MSG_DONTWAIT it does not",
     flags_peek_meets(20) "MSG_PEEK and poll() just when a message comes see all of it or nothing",
-    flags_peek_off(10) "SO_PEEK_OFF: ENOPROTOOPT-like refusal, or peeks that move on",
     flags_waitall(10) "MSG_WAITALL waits for all, or for the end",
     flags_waitall_signal(10) "a signal ends MSG_WAITALL with what there is",
     flags_dontwait(10) "MSG_DONTWAIT on a blocking socket: EAGAIN",
@@ -145,25 +143,6 @@ fn flags_peek_meets() {
         check!(b.send(b"y", 0), Ok(1));
     }
     join(writer);
-}
-
-fn flags_peek_off() {
-    let (a, b) = pair();
-    let set = b.set(libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0);
-    check_any!(
-        set,
-        [Ok(()), Err(Errno::EOPNOTSUPP), Err(Errno::ENOPROTOOPT)]
-    );
-    if set.is_err() {
-        crate::harness::skip("SO_PEEK_OFF is not supported");
-    }
-    check!(a.send(b"abcd", 0), Ok(4));
-    assert!(must!(b.poll(libc::POLLIN, SHORTLY)) != 0);
-    let mut room = [0; 2];
-    check!(b.recv(&mut room, libc::MSG_PEEK), Ok(2));
-    check!(&room, b"ab");
-    check!(b.recv(&mut room, libc::MSG_PEEK), Ok(2));
-    check!(&room, b"cd");
 }
 
 fn flags_waitall() {

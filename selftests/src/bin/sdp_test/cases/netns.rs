@@ -88,7 +88,8 @@ fn netns_sysctl() {
             );
             check!(&read(&path), &value);
         }
-        // Another value that is in range; B's stays, unless A is the host, and it is the host's to set.
+        // Another value that is in range; B's stays, unless A is the host, and it is the host's to
+        // set.
         B.enter();
         let own = is_writable().then(|| read(&path));
         A.enter();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory runs out, at every place of a call and in the module's own work: calls fail as TCP's may, or do without, and what is
-//! left works.
+//! Memory runs out, at every place of a call and in the module's own work: calls fail as TCP's may,
+//! or do without, and what is left works.
 
 use super::charge::of_host;
 use crate::{

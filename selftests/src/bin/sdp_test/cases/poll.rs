@@ -18,6 +18,7 @@ use crate::{
     peers::{
         becomes,
         pair,
+        pair_of,
         A,
         B, //
     },
@@ -44,11 +45,13 @@ use sdp_selftests::{
     },
 };
 use std::{
+    fs,
     os::fd::{
         AsRawFd,
         FromRawFd,
         OwnedFd, //
     },
+    sync::mpsc,
     thread,
     time::Duration,
 };
@@ -56,11 +59,15 @@ use std::{
 cases! {
     poll_life(10) "poll() through the life of a connection",
     poll_reset(10) "poll() of a reset connection: POLLERR and POLLHUP, SO_ERROR once",
+    poll_reset_reason(30) "who sees the end of a reset connection finds its reason",
+    poll_refused_reason(30) "who sees the end of a refused connect() finds its reason",
     poll_write_room(30) "POLLOUT goes when the socket is full and comes with room",
     poll_wakes(10) "data, the end and a reset wake a sleeping poll()",
     poll_lowat(10) "SO_RCVLOWAT: poll() and recv() wait for so many bytes",
     epoll_level(10) "level-triggered epoll tells as long as there is something",
     epoll_edge(10) "edge-triggered epoll tells once for each arrival",
+    epoll_edge_both(10) "edge-triggered epoll for both directions tells of no room that was always there",
+    epoll_edge_connect(10) "edge-triggered epoll tells once of a connection",
     epoll_oneshot(10) "EPOLLONESHOT tells once until it is armed again",
     epoll_end(10) "EPOLLRDHUP at the peer's end, EPOLLHUP when both ends are ended",
     epoll_many(30) "one epoll for 64 connections finds the one that has data",
@@ -107,6 +114,44 @@ fn poll_reset() {
     check!(b.error(), Err(Errno::ECONNRESET));
     check!(b.error(), Ok(()));
     check!(now(&b), POLLIN | POLLOUT | POLLRDHUP | POLLHUP);
+}
+
+fn poll_reset_reason() {
+    let (listener, to) = B.listen();
+    for _ in 0..100 {
+        let (a, b) = pair_of(&listener, &to);
+        must!(a.set_linger(0));
+        let (tell, told) = mpsc::channel();
+        thread::scope(|scope| {
+            let b = &b;
+            let sleeper = scope.spawn(move || {
+                // SAFETY: It takes no memory.
+                let _ = tell.send(unsafe { libc::gettid() });
+                must!(b.poll(0, SOON))
+            });
+            let stat = format!("/proc/self/task/{}/stat", must!(told.recv()));
+            let sleeps = || fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") S "));
+            assert!(becomes(SOON, sleeps));
+            drop(a);
+            while now(b) & POLLHUP == 0 {}
+            check!(b.recv(&mut [0], 0), Err(Errno::ECONNRESET));
+            let woken = sleeper.join().expect("the sleeper panicked");
+            assert_ne!(woken & POLLHUP, 0, "woken by {woken:#x}");
+        });
+    }
+}
+
+fn poll_refused_reason() {
+    let holder = B.socket();
+    must!(holder.bind(&B.at(0)));
+    let to = must!(holder.name());
+    for _ in 0..100 {
+        let a = A.socket();
+        must!(a.set_nonblocking(true));
+        check!(a.connect(&to), Err(Errno::EINPROGRESS));
+        while now(&a) & POLLOUT == 0 {}
+        check!(a.error(), Err(Errno::ECONNREFUSED));
+    }
 }
 
 fn poll_write_room() {
@@ -266,6 +311,46 @@ fn epoll_edge() {
     check!(epoll.wait(patience(5)), Some((2, EPOLLOUT)));
     drop(a);
     check!(join(reader), sent);
+}
+
+fn epoll_edge_both() {
+    let (a, b) = pair();
+    let epoll = Epoll::new();
+    epoll.add(&a, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, 1);
+    check!(epoll.wait(SOON), Some((1, EPOLLOUT)));
+    // By copy, whatever the threshold.
+    for len in [1, 100, 3000] {
+        check!(a.send(&vec![7; len], 0), Ok(len));
+        check!(b.recv_bytes(len), Ok(vec![7; len]));
+        check!(epoll.wait(moment() / 2), None);
+    }
+    check!(b.send(b"x", 0), Ok(1));
+    check!(epoll.wait(SOON), Some((1, EPOLLIN | EPOLLOUT)));
+    check!(epoll.wait(moment() / 2), None);
+    must!(b.shutdown(Shut::Write));
+    // That may be told twice, as data and as a change of the state; TCP does so too.
+    let end = EPOLLIN | EPOLLOUT | EPOLLRDHUP;
+    check!(epoll.wait(SOON), Some((1, end)));
+}
+
+fn epoll_edge_connect() {
+    let (listener, to) = B.listen();
+    let sock = A.socket();
+    must!(sock.set_nonblocking(true));
+    check!(sock.connect(&to), Err(Errno::EINPROGRESS));
+    let epoll = Epoll::new();
+    epoll.add(&sock, EPOLLIN | EPOLLOUT | EPOLLET, 1);
+    check!(epoll.wait(SOON), Some((1, EPOLLOUT)));
+    check!(epoll.wait(moment() / 2), None);
+    let listens = Epoll::new();
+    listens.add(&listener, EPOLLIN | EPOLLET, 2);
+    check!(listens.wait(SOON), Some((2, EPOLLIN)));
+    let _more = A.connect(&to);
+    check!(listens.wait(SOON), Some((2, EPOLLIN)));
+    check!(listens.wait(moment() / 2), None);
+    must!(listener.accept());
+    must!(listener.accept());
+    check!(listens.wait(moment() / 2), None);
 }
 
 fn epoll_oneshot() {

@@ -103,8 +103,8 @@ fn pass(to: &UnixStream, fd: RawFd) {
         iov_len: 1,
     };
     let mut control = Control([0; 24]);
-    // SAFETY: All-zero bytes are a valid `msghdr`; its pieces and its control buffer outlive the call, and the
-    // buffer has room for the one header and descriptor that are written to it.
+    // SAFETY: All-zero bytes are a valid `msghdr`; its pieces and its control buffer outlive the
+    // call, and the buffer has room for the one header and descriptor that are written to it.
     let sent = unsafe {
         let mut message: libc::msghdr = mem::zeroed();
         message.msg_iov = &mut piece;

@@ -13,9 +13,11 @@ use crate::{
     peers::{
         addr,
         family,
+        inet,
         pair,
         pair_of,
         sdp_only,
+        v4_only,
         A,
         B, //
     },
@@ -42,7 +44,7 @@ cases! {
     addr_unspec(5) "bind() takes AF_UNSPEC for the any address, as TCP does",
     addr_short(5) "an address that is too short: EINVAL",
     addr_null(5) "an address where no memory is: EFAULT",
-    names(10) "getsockname() and getpeername() through the life of a socket, always AF_INET",
+    names(10) "getsockname() and getpeername() through the life of a socket, always AF_INET or AF_INET6",
     names_any(10) "a socket bound to the any address learns its own when it connects or accepts",
     names_short(5) "getsockname() into little room: cut, with the true length",
 }
@@ -103,26 +105,27 @@ fn socket_flags() {
 }
 
 fn addr_family() {
-    for family in [libc::AF_INET, family()] {
+    for family in [inet().0, family()] {
         let listener = B.socket();
-        must!(listener.bind(&Addr::v4(family, B.at(0).to_v4())));
+        must!(listener.bind(&B.at(0).with_family(family)));
         must!(listener.listen(1));
-        let to = must!(listener.name()).to_v4();
+        let to = must!(listener.name());
         let client = A.socket();
-        must!(client.connect(&Addr::v4(family, to)));
+        must!(client.connect(&to.with_family(family)));
         must!(listener.accept());
     }
-    let other = Addr::v4(libc::AF_UNIX, A.at(0).to_v4());
+    let other = A.at(0).with_family(libc::AF_UNIX);
     check!(A.socket().bind(&other), Err(Errno::EAFNOSUPPORT));
     check!(A.socket().connect(&other), Err(Errno::EAFNOSUPPORT));
     if tcp() {
-        let sdp = Addr::v4(AF_INET_SDP, A.at(0).to_v4());
+        let sdp = A.at(0).with_family(AF_INET_SDP);
         check!(A.socket().bind(&sdp), Err(Errno::EAFNOSUPPORT));
     }
 }
 
 fn addr_in6() {
     sdp_only("AF_INET takes no AF_INET6 addresses");
+    v4_only("AF_INET6_SDP has them all");
     // What a program does that resolves AF_INET6 first: qperf's server.
     for ip in [Ipv6Addr::UNSPECIFIED, B.ip().to_ipv6_mapped()] {
         let listener = B.socket();
@@ -158,6 +161,7 @@ fn addr_in6() {
 }
 
 fn addr_unspec() {
+    v4_only("TCP over IPv6 does not");
     let any = Addr::v4(libc::AF_UNSPEC, addr(Ipv4Addr::UNSPECIFIED, 0).to_v4());
     check!(A.socket().bind(&any), Ok(()));
     let own = Addr::v4(libc::AF_UNSPEC, A.at(0).to_v4());
@@ -180,8 +184,8 @@ fn addr_null() {
     let (bind, connect) = unsafe {
         let nowhere = std::ptr::without_provenance(8);
         (
-            Errno::check(libc::bind(sock.fd(), nowhere, 16)),
-            Errno::check(libc::connect(sock.fd(), nowhere, 16)),
+            Errno::check(libc::bind(sock.fd(), nowhere, 28)),
+            Errno::check(libc::connect(sock.fd(), nowhere, 28)),
         )
     };
     check!(bind, Err(Errno::EFAULT));
@@ -190,16 +194,16 @@ fn addr_null() {
 }
 
 fn names() {
-    let inet = |addr: &Addr| (addr.family(), addr.len());
+    let given = |addr: &Addr| (addr.family(), addr.len());
     let sock = A.socket();
     let name = must!(sock.name());
-    check!(inet(&name), (libc::AF_INET, 16));
+    check!(given(&name), inet());
     check!(name.to_v4(), addr(Ipv4Addr::UNSPECIFIED, 0).to_v4());
     check!(sock.peer().map(drop), Err(Errno::ENOTCONN));
 
     must!(sock.bind(&A.at(0)));
     let name = must!(sock.name());
-    check!(inet(&name), (libc::AF_INET, 16));
+    check!(given(&name), inet());
     check!(*name.to_v4().ip(), A.ip());
     assert_ne!(name.to_v4().port(), 0, "bind() chooses a port");
     check!(sock.peer().map(drop), Err(Errno::ENOTCONN));
@@ -208,10 +212,10 @@ fn names() {
     check!(listener.peer().map(drop), Err(Errno::ENOTCONN));
     must!(sock.connect(&listening));
     let (server, from) = must!(listener.accept_from(0));
-    check!(inet(&from), (libc::AF_INET, 16));
+    check!(given(&from), inet());
     check!(from.to_v4(), name.to_v4());
     check!(must!(sock.name()).to_v4(), name.to_v4());
-    check!(inet(&must!(sock.peer())), (libc::AF_INET, 16));
+    check!(given(&must!(sock.peer())), inet());
     check!(must!(sock.peer()).to_v4(), listening.to_v4());
     check!(must!(server.name()).to_v4(), listening.to_v4());
     check!(must!(server.peer()).to_v4(), name.to_v4());
@@ -250,11 +254,11 @@ fn names_any() {
 
 fn names_short() {
     let (sock, _peer) = pair();
-    let mut room = [0xaa_u8; 16];
+    let mut room = [0xaa_u8; 28];
     let mut len = 4;
     // SAFETY: `room` has more than `len` bytes.
     let result = unsafe { libc::getsockname(sock.fd(), room.as_mut_ptr().cast(), &mut len) };
     check!(Errno::check(result), Ok(0));
-    check!(len, 16);
-    check!(&room[4..], &[0xaa; 12][..]);
+    check!(len as usize, inet().1);
+    check!(&room[4..], &[0xaa; 24][..]);
 }

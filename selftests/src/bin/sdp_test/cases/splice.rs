@@ -417,9 +417,7 @@ fn splice_out_no_memory() {
     let (mut from, to) = pipe();
     let len = bytes.len();
     let reader = spawn("reader", move || read(&mut from, len));
-    faults.apply(true);
-    splice_all(&b, &to, len / 2);
-    faults.apply(false);
+    faults.apply(|| splice_all(&b, &to, len / 2));
     let stats = must!(Stats::of(&b));
     check!((stats.recv_moved, stats.recv_copied), (len as u64 / 2, 0));
     // The receive buffers that are missing now are made in time.

@@ -14,7 +14,9 @@ use crate::{
         skip, //
     },
     peers::{
+        becomes,
         pair,
+        pair_of,
         A,
         B, //
     },
@@ -45,6 +47,7 @@ cases! {
     uring_large(30) "a send larger than all buffers completes as the peer reads",
     uring_poll_cancel(10) "IORING_OP_POLL_ADD, and a receive that is cancelled",
     uring_shutdown(10) "IORING_OP_SHUTDOWN ends a receive that waits",
+    uring_commands(20) "IORING_OP_URING_CMD: SIOCINQ, SIOCOUTQ, options, names and time stamps, as the calls",
 }
 
 /// A ring of a few entries.
@@ -132,7 +135,8 @@ fn uring_accept_connect() {
     .build();
     let client = A.socket();
     let connect = opcode::Connect::new(Fd(client.fd()), to.as_ptr(), to.len() as u32).build();
-    // SAFETY: The sockets and the address live until the end of this function, which takes both completions.
+    // SAFETY: The sockets and the address live until the end of this function, which takes both
+    // completions.
     unsafe {
         ring.start(accept, 1);
         ring.start(connect, 2);
@@ -230,4 +234,125 @@ fn uring_shutdown() {
     let mut done = [ring.next(), ring.next()];
     done.sort_by_key(|(token, _)| *token);
     check!(done, [(1, Ok(0)), (2, Ok(0))]);
+}
+
+/// What a command of a socket is given, each where the kernel looks for it.
+#[derive(Clone, Copy, Default)]
+struct Arguments {
+    /// The level of an option.
+    level: u32,
+    name: u32,
+    /// Instead of these, where an address goes.
+    addr: Option<u64>,
+    len: u32,
+    value: u64,
+}
+
+/// `IORING_OP_URING_CMD`.
+fn command(sock: &Sock, op: u32, arguments: Arguments) -> Entry {
+    const URING_CMD: u8 = 46;
+    let mut entry = opcode::Nop::new().build();
+    let mut bytes = [0; 64];
+    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    put(0, &[URING_CMD]);
+    put(4, &sock.fd().to_ne_bytes());
+    put(8, &op.to_ne_bytes());
+    match arguments.addr {
+        Some(addr) => put(16, &addr.to_ne_bytes()),
+        None => {
+            put(16, &arguments.level.to_ne_bytes());
+            put(20, &arguments.name.to_ne_bytes());
+        }
+    }
+    put(44, &arguments.len.to_ne_bytes());
+    put(48, &arguments.value.to_ne_bytes());
+    assert_eq!(size_of_val(&entry), bytes.len());
+    // SAFETY: It is a `struct io_uring_sqe`, of that size, for which any bytes are valid.
+    unsafe {
+        std::ptr::from_mut(&mut entry)
+            .cast::<[u8; 64]>()
+            .write(bytes)
+    };
+    entry
+}
+
+fn uring_commands() {
+    const SIOCINQ: u32 = 0;
+    const SIOCOUTQ: u32 = 1;
+    const GETSOCKOPT: u32 = 2;
+    const SETSOCKOPT: u32 = 3;
+    const TX_TIMESTAMP: u32 = 4;
+    const GETSOCKNAME: u32 = 5;
+    let mut ring = Ring::new();
+    let mut run = |sock: &Sock, op: u32, arguments: Arguments| {
+        // SAFETY: What the arguments name lives until the completion was taken, here.
+        unsafe { ring.start(command(sock, op, arguments), 1) };
+        ring.next().1
+    };
+    let none = Arguments::default();
+    let (listener, to) = B.listen();
+    let (a, b) = pair_of(&listener, &to);
+    check!(run(&a, SIOCINQ, none), Ok(0));
+    check!(b.send(b"0123456789", 0), Ok(10));
+    assert!(becomes(patience(5), || a.ioctl(libc::FIONREAD) == Ok(10)));
+    check!(run(&a, SIOCINQ, none), Ok(10));
+    assert!(becomes(patience(5), || run(&b, SIOCOUTQ, none) == Ok(0)));
+    check!(run(&listener, SIOCINQ, none), Err(Errno::EINVAL));
+    check!(run(&listener, SIOCOUTQ, none), Err(Errno::EINVAL));
+
+    let mut value = [0i32; 2];
+    let option = |level: i32, name: i32, value: &mut [i32]| Arguments {
+        level: level as u32,
+        name: name as u32,
+        len: size_of_val(value) as u32,
+        value: value.as_mut_ptr() as u64,
+        ..none
+    };
+    let low = option(libc::SOL_SOCKET, libc::SO_RCVLOWAT, &mut value);
+    check!(run(&a, GETSOCKOPT, low), Ok(4));
+    check!(value, [1, 0]);
+    value[0] = 7;
+    check!(run(&a, SETSOCKOPT, low), Ok(0));
+    check!(a.get(libc::SOL_SOCKET, libc::SO_RCVLOWAT), Ok(7));
+    // Those that the family sets itself.
+    for name in [libc::SO_ZEROCOPY, libc::SO_REUSEPORT] {
+        value[0] = 1;
+        let on = option(libc::SOL_SOCKET, name, &mut value);
+        check!(run(&a, SETSOCKOPT, on), Ok(0));
+        check!(a.get(libc::SOL_SOCKET, name), Ok(1));
+    }
+    value[0] = 1;
+    let nodelay = option(libc::SOL_TCP, libc::TCP_NODELAY, &mut value);
+    check!(run(&a, SETSOCKOPT, nodelay), Ok(0));
+    check!(a.get(libc::SOL_TCP, libc::TCP_NODELAY), Ok(1));
+    // io_uring reads those of SOL_SOCKET only.
+    check!(run(&a, GETSOCKOPT, nodelay), Err(Errno::EOPNOTSUPP));
+    let unknown = option(libc::SOL_SOCKET, 999, &mut value);
+    check!(run(&a, GETSOCKOPT, unknown), Err(Errno::ENOPROTOOPT));
+    check!(run(&a, SETSOCKOPT, unknown), Err(Errno::ENOPROTOOPT));
+    // It needs larger completions.
+    check!(run(&a, TX_TIMESTAMP, none), Err(Errno::EINVAL));
+
+    for (peer, expected) in [(0, a.name()), (1, a.peer())] {
+        let mut room = [0u8; 128];
+        let mut len = room.len() as libc::socklen_t;
+        let name = Arguments {
+            addr: Some(room.as_mut_ptr() as u64),
+            len: peer,
+            value: (&raw mut len) as u64,
+            ..none
+        };
+        match run(&a, GETSOCKNAME, name) {
+            // Of Linux 7.0.
+            Err(Errno::EOPNOTSUPP) => break,
+            got => check!(got, Ok(0)),
+        }
+        let expected = must!(expected);
+        check!(len as usize, expected.len());
+        // SAFETY: An address of that length is there.
+        let bytes =
+            unsafe { std::slice::from_raw_parts(expected.as_ptr().cast::<u8>(), expected.len()) };
+        check!(&room[..bytes.len()], bytes);
+    }
+    check!(run(&a, 99, none), Err(Errno::EOPNOTSUPP));
 }

@@ -29,6 +29,7 @@ use crate::{
         step, //
     },
     peers::{
+        becomes,
         iwarp,
         pair,
         sdp_only,
@@ -42,6 +43,10 @@ use crate::{
         DEPTH,
         RECV_SIZE,
         SEND_SIZE, //
+    },
+    signals::{
+        catch,
+        caught, //
     },
     zcopy::threshold,
 };
@@ -87,6 +92,8 @@ cases! {
     wire_hello_again(20) "a Hello in the middle of a connection",
     wire_payload_unasked(20) "bytes after a header that has none",
     wire_data_after_disconn(20) "Data after DisConn",
+    wire_urgent(20) "an urgent byte that is announced before it comes, however often, or not at all (B-77, B-79)",
+    wire_urgent_nothing(20) "OOB_PRES on Data of no bytes (B-78)",
     wire_silent_end(20) "a peer that does not close in turn: given up after net.sdp.fin_timeout (B-74)",
     wire_disconn_twice(20) "DisConn after DisConn",
     wire_abort_alone(20) "AbortConn without DisConn (B-71)",
@@ -157,7 +164,8 @@ impl Talk {
         check!(self.peer.send(&message.to_bytes()), Ok(()));
     }
 
-    /// The next message within `timeout`, checked for what every message must be. Its buffer is gone.
+    /// The next message within `timeout`, checked for what every message must be. Its buffer is
+    /// gone.
     pub(super) fn poll(&mut self, timeout: Duration) -> Option<(Message, usize)> {
         match self.try_poll(timeout) {
             Ok(polled) => polled,
@@ -195,7 +203,8 @@ impl Talk {
         self.posted += 1;
     }
 
-    /// The next message that is more than a credit update. A wish for larger receive buffers is refused.
+    /// The next message that is more than a credit update. A wish for larger receive buffers is
+    /// refused.
     pub(super) fn next(&mut self) -> Message {
         loop {
             match self.poll(patience(10)) {
@@ -465,7 +474,8 @@ fn wire_credits_given() {
     check!(came, total);
 }
 
-/// Has SDP send so many bytes by copy to a raw peer, which refuses to make its receive buffers larger.
+/// Has SDP send so many bytes by copy to a raw peer, which refuses to make its receive buffers
+/// larger.
 fn send_to_peer(stream: u64, len: usize) -> Talk {
     raw_only();
     let (sock, mut talk) = raw_server();
@@ -707,6 +717,60 @@ fn wire_data_after_disconn() {
     });
 }
 
+/// Flags of a message (A.1).
+const OOB_PRES: u8 = 1;
+const OOB_PEND: u8 = 2;
+
+fn wire_urgent() {
+    raw_only();
+    let (sock, mut talk) = raw_client();
+    let mut say = |flags, bytes: &[u8]| {
+        let mut message = talk.message(mid::DATA, bytes);
+        message.flags = flags;
+        talk.send(&message);
+    };
+    let urgent = || sock.recv(&mut [0], libc::MSG_OOB);
+    catch(libc::SIGURG, 0);
+    // SAFETY: `F_SETOWN` takes no memory.
+    must!(Errno::check(unsafe {
+        libc::fcntl(sock.fd(), libc::F_SETOWN, libc::getpid())
+    }));
+    step!("announced");
+    say(OOB_PEND, b"");
+    say(OOB_PEND, b"before");
+    assert!(becomes(patience(5), || urgent() == Err(Errno::EAGAIN)));
+    check!(sock.recv_bytes(6), Ok(b"before".to_vec()));
+    check!(sock.poll(libc::POLLPRI, Duration::ZERO), Ok(0));
+    check!(caught(), 1);
+    step!("here");
+    say(OOB_PRES, b"and!");
+    assert!(becomes(patience(5), || urgent() == Ok(1)));
+    check!(caught(), 1);
+    check!(sock.recv_bytes(3), Ok(b"and".to_vec()));
+    step!("not announced");
+    say(OOB_PRES, b"!");
+    assert!(becomes(patience(5), || urgent() == Ok(1)));
+    check!(caught(), 2);
+    step!("never here");
+    say(OOB_PRES | OOB_PEND, b"1");
+    say(OOB_PEND, b"");
+    say(0, b"end");
+    check!(sock.recv_bytes(3), Ok(b"end".to_vec()));
+    check!(urgent(), Err(Errno::EAGAIN));
+    check!(caught(), 4);
+    talk.say(mid::DISCONN, b"");
+    check!(sock.recv(&mut [0], 0), Ok(0));
+    check!(urgent(), Ok(0));
+}
+
+fn wire_urgent_nothing() {
+    violation(|talk| {
+        let mut message = talk.message(mid::DATA, b"");
+        message.flags = OOB_PRES;
+        talk.send(&message);
+    });
+}
+
 fn wire_silent_end() {
     raw_only();
     let fin_timeout = |seconds| {
@@ -747,7 +811,8 @@ fn wire_abort_alone() {
 fn wire_flood() {
     raw_only();
     let (sock, mut talk) = raw_client();
-    // InfiniBand holds back what finds no buffer, so this ends only because the socket is read; iWARP ends the connection.
+    // InfiniBand holds back what finds no buffer, so this ends only because the socket is read;
+    // iWARP ends the connection.
     let reader = spawn("reader", move || {
         std::thread::sleep(Duration::from_millis(500));
         sock.recv_to_end()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Zero copy without a thread that waits: `MSG_ZEROCOPY`, io_uring, `sendfile()` and `splice()`, and non-blocking calls that
-//! leave their buffers.
+//! Zero copy without a thread that waits: `MSG_ZEROCOPY`, io_uring, `sendfile()` and `splice()`,
+//! and non-blocking calls that leave their buffers.
 
 use super::{
     poll::Epoll,
@@ -134,8 +134,8 @@ fn send_zerocopy(sock: &Sock, bytes: &[u8]) -> Result<usize> {
     sock.send(bytes, libc::MSG_ZEROCOPY | libc::MSG_NOSIGNAL)
 }
 
-/// Takes notices until those of the calls `next` to `last` are all there, each once, though perhaps not in order: how many
-/// said that bytes were copied.
+/// Takes notices until those of the calls `next` to `last` are all there, each once, though perhaps
+/// not in order: how many said that bytes were copied.
 fn take_notices(sock: &Sock, first: u32, last: u32) -> u32 {
     let mut copied = 0;
     let mut expected: BTreeSet<u32> = (first..=last).collect();
@@ -465,7 +465,8 @@ fn take_notices_of_broken(sock: &Sock) {
     check!((notice.origin, notice.range), (ORIGIN_ZEROCOPY, (0, 0)));
 }
 
-/// Sends `bytes` by `IORING_OP_SEND_ZC`, from the registered buffer where `index` says so: checks result and notice.
+/// Sends `bytes` by `IORING_OP_SEND_ZC`, from the registered buffer where `index` says so: checks
+/// result and notice.
 fn uring_send_zc(ring: &mut Ring, sock: &Sock, bytes: &[u8], index: Option<u16>) {
     let entry = opcode::SendZc::new(Fd(sock.fd()), bytes.as_ptr(), bytes.len() as u32)
         .buf_index(index)
@@ -585,7 +586,8 @@ fn zcopy_uring_cancel() {
     let mut done = [ring.next(), ring.next()];
     done.sort_by_key(|(token, _)| *token);
     check!(done, [(1, Err(Errno::ECANCELED)), (2, Ok(0))]);
-    // The socket cannot know, so the next call of another buffer may find it kept, until it is turned off.
+    // The socket cannot know, so the next call of another buffer may find it kept, until it is
+    // turned off.
     set_retry(&b, false);
     let bytes = random(236, BLOCK);
     let (sent, got) = together(|| a.send(&bytes, 0), || b.recv_bytes(BLOCK));
@@ -774,7 +776,8 @@ fn until_done(sock: &Sock, events: i16, mut call: impl FnMut() -> Result<usize>)
     }
 }
 
-/// Moves blocks both ways over a connection that keeps buffers; `wait` comes after each call that would block.
+/// Moves blocks both ways over a connection that keeps buffers; `wait` comes after each call that
+/// would block.
 fn retry_blocks<W: Wait>() {
     let (a, b) = retry_pair();
     let rounds = config::rounds(6, 2);
@@ -997,7 +1000,8 @@ fn zcopy_retry_off() {
         if zero_copy_too {
             threshold(&a, 0);
         }
-        // Whatever came of it, the same call tells how many bytes went, and the stream goes on behind them.
+        // Whatever came of it, the same call tells how many bytes went, and the stream goes on
+        // behind them.
         must!(b.set_nonblocking(false));
         let (sent, got) = together(
             || {

@@ -216,8 +216,9 @@ fn zcopy_exec() {
 /// What comes to the place of memory that is unmapped.
 const OTHER: u8 = 0x99;
 
-/// Sends a mapping while `disturb` does something to it, in each way that there is; the peer reads after a while. What was
-/// counted must come, and as it was before when `MSG_ZEROCOPY` had returned.
+/// Sends a mapping while `disturb` does something to it, in each way that there is; the peer reads
+/// after a while. What was counted must come, and as it was before when `MSG_ZEROCOPY` had
+/// returned.
 fn disturbed_send(disturb: impl Fn(Map) -> Option<Map>) {
     for flags in [0, libc::MSG_ZEROCOPY] {
         for (delay, late) in [(5, 50), (50, 300), (50, 1000)] {
@@ -295,7 +296,8 @@ fn zcopy_mprotect() {
     });
 }
 
-/// Receives into a mapping while `disturb` does something to it; what does not come there comes elsewhere.
+/// Receives into a mapping while `disturb` does something to it; what does not come there comes
+/// elsewhere.
 fn disturbed_recv(disturb: impl Fn(Map) -> Option<Map>) {
     for late in [0, 50, 300] {
         for early in [0, 5, 30] {
@@ -307,8 +309,8 @@ fn disturbed_recv(disturb: impl Fn(Map) -> Option<Map>) {
             let (first, (sent, map)) = together(
                 || {
                     let start = ptr::with_exposed_provenance_mut(start);
-                    // SAFETY: Only this call writes to the mapping, as long as there is one; what comes to its place
-                    // is not used.
+                    // SAFETY: Only this call writes to the mapping, as long as there is one; what
+                    // comes to its place is not used.
                     let first = unsafe { b.recv_at(start, 2 * BLOCK, libc::MSG_WAITALL) };
                     let first = match first {
                         Ok(len) => len,
@@ -408,8 +410,8 @@ fn zcopy_fork_send() {
 }
 
 fn zcopy_fork_recv() {
-    // fork() blocks all signals for a moment. A child that ends within it has its SIGCHLD, which is ignored only where it
-    // is not blocked, interrupt another thread.
+    // fork() blocks all signals for a moment. A child that ends within it has its SIGCHLD, which is
+    // ignored only where it is not blocked, interrupt another thread.
     block(libc::SIGCHLD);
     for delay in [0, 2, 10, 40] {
         step!("fork() {delay} ms after the write");
@@ -583,7 +585,8 @@ fn zcopy_close_races() {
             })
         };
         thread::sleep(delay);
-        // Other descriptors of the same sockets are in the threads, so a close() alone would end nothing.
+        // Other descriptors of the same sockets are in the threads, so a close() alone would end
+        // nothing.
         match how {
             0 => must!(a.shutdown(Shut::Write)),
             1 => must!(a.shutdown(Shut::Both)),

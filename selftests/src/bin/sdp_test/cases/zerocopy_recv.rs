@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Large receives: into memory of every kind, too small ones, and what looks at bytes that the peer has only advertised.
+//! Large receives: into memory of every kind, too small ones, and what looks at bytes that the peer
+//! has only advertised.
 
 use crate::{
     config::{
@@ -145,8 +146,8 @@ fn zcopy_to_untouched() {
     into_block(105, &mut Map::anonymous(BLOCK));
 }
 
-/// Receives into memory of `file`, which nobody may keep: whether the peer advertises or would write, all is
-/// copied, and the next receive into other memory is not. What it has then.
+/// Receives into memory of `file`, which nobody may keep: whether the peer advertises or would
+/// write, all is copied, and the next receive into other memory is not. What it has then.
 fn copies_into(stream: u64, file: &File) -> Vec<u8> {
     let (a, b) = warm_pair();
     let mut map = Map::anonymous(2 * BLOCK);
@@ -696,8 +697,8 @@ fn zcopy_written_timeout() {
     check_settled(&b);
 }
 
-/// Sends blocks made of buffers with `MSG_ZEROCOPY`, whose lengths `next` gives, to a receiver that waits for each block; how many
-/// receives it took.
+/// Sends blocks made of buffers with `MSG_ZEROCOPY`, whose lengths `next` gives, to a receiver that
+/// waits for each block; how many receives it took.
 fn write_blocks(a: &Sock, b: &Sock, bytes: &[u8], mut next: impl FnMut() -> usize + Send) -> usize {
     must!(a.set(libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1));
     let mut calls = 0;

@@ -110,6 +110,7 @@ cases! {
     wire_disconn_behind(30) "DisConn behind an open SrcAvail (B-68)",
     wire_sink_avails(30) "a receive offers several SinkAvails of the length of the writes before; all are filled (B-46, B-47)",
     wire_sink_avails_short(60) "writes shorter than their SinkAvails, and Data in place of some: no gap is left (B-47, B-48)",
+    wire_sink_avails_urgent(60) "urgent bytes, and writes behind them to what one receive offers: no other byte is lost",
     wire_sink_avails_back(60) "a receive that times out takes several SinkAvails back, whatever was written to them (B-53)",
     wire_sink_avails_stale(30) "Data that crosses SinkAvails, then writes to those that are not stale (B-49)",
     wire_sink_avails_gone(60) "a peer that goes, or breaks the rules, with several SinkAvails open",
@@ -176,7 +177,8 @@ fn sends(
     (sock, talk, sent)
 }
 
-/// Checks what SDP does about a peer that breaks the rules: it drops the connection, and nothing stays.
+/// Checks what SDP does about a peer that breaks the rules: it drops the connection, and nothing
+/// stays.
 fn check_dropped(sock: &Sock, talk: &mut Talk) {
     talk.peer.ended();
     must!(sock.set_timeout(libc::SO_RCVTIMEO, patience(5)));
@@ -529,8 +531,8 @@ fn reported(message: &Message) -> usize {
     ]) as usize
 }
 
-/// Takes answers to a SrcAvail of `total` bytes until all was reported or declined: how many are reported, and whether SendSm
-/// came.
+/// Takes answers to a SrcAvail of `total` bytes until all was reported or declined: how many are
+/// reported, and whether SendSm came.
 fn take_answers(talk: &mut Talk, total: usize) -> (usize, bool) {
     let mut sum = 0;
     while sum + INLINE < total {
@@ -693,7 +695,8 @@ fn advertises_wrongly(spoil: impl Fn(Advert) -> Advert) {
                 mid::SRC_AVAIL,
                 &[&advert.to_bytes(), &[7; INLINE][..]].concat(),
             );
-            // The read that is refused may break this QP before it is told that the message arrived.
+            // The read that is refused may break this QP before it is told that the message
+            // arrived.
             talk.send(&message);
         },
     );
@@ -773,7 +776,8 @@ fn wire_key_random() {
         check!(sent, Ok(bytes.len()));
     }
     assert!(pages.iter().all(|page| page >> 51 == 0), "{pages:x?}");
-    // Each is another in each half of its 50 bits; by chance two halves are alike once in a million times.
+    // Each is another in each half of its 50 bits; by chance two halves are alike once in a million
+    // times.
     for bits in [0..25, 25..50] {
         let mut halves: Vec<u64> = pages
             .iter()
@@ -937,7 +941,8 @@ struct Writer {
 }
 
 impl Writer {
-    /// A socket to which `bytes` are to go. It has fetched the first `THRESHOLD` of them, and so will offer.
+    /// A socket to which `bytes` are to go. It has fetched the first `THRESHOLD` of them, and so
+    /// will offer.
     fn new(bytes: Vec<u8>) -> (Sock, Self) {
         raw_only();
         let (sock, talk) = raw_client_of(&Hello {
@@ -1053,18 +1058,26 @@ impl Writer {
 
     /// Sends the next bytes as one message.
     fn data(&mut self, len: usize) {
+        self.data_with(len, 0);
+    }
+
+    /// The same, with flags.
+    fn data_with(&mut self, len: usize, flags: u8) {
         while self.talk.credits < 3 {
             let message = self.poll(patience(10));
             assert!(message.is_none(), "{message:?}");
         }
         let bytes = self.take(len);
-        self.talk.say(mid::DATA, &self.bytes[bytes]);
+        let mut message = self.talk.message(mid::DATA, &self.bytes[bytes]);
+        message.flags = flags;
+        check!(self.talk.peer.send(&message.to_bytes()), Ok(()));
         if self.sinks.pop_front().is_none() {
             self.payloads = self.payloads.wrapping_add(1);
         }
     }
 
-    /// Has the next bytes fetched; what is declined goes by Data, and what a SinkAvail crosses not at all. How many went.
+    /// Has the next bytes fetched; what is declined goes by Data, and what a SinkAvail crosses not
+    /// at all. How many went.
     fn src_avail(&mut self, len: usize) -> usize {
         assert!(self.sinks.is_empty(), "a SinkAvail is open");
         let bytes = self.take(len);
@@ -1224,6 +1237,65 @@ fn wire_sink_avails_short() {
     }
 }
 
+fn wire_sink_avails_urgent() {
+    /// OOB_PRES and OOB_PEND (A.1).
+    const URGENT: u8 = 3;
+    const LEN: usize = THRESHOLD;
+    // How long messages with an urgent byte are; 0 stands for a write.
+    for (round, how) in [
+        vec![0, 1, 1, 0],
+        vec![1, 1, 0],
+        vec![0, 1000, 0, 1],
+        vec![1, 0, 1000],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        step!("{how:?}");
+        let (sock, mut writer) = Writer::new(random(460 + round as u64, 2 << 20));
+        writer.teach(&sock, LEN);
+        let mut room = vec![0; WINDOW];
+        let from = writer.at;
+        writer.hold_answers = true;
+        // Those that were replaced are read in their place.
+        let last = how.iter().rposition(|len| *len > 0);
+        let mut urgent = 0;
+        let (got, _) = together(
+            || sock.recv(&mut room, 0),
+            || {
+                writer.wait_for(OFFERS);
+                for (at, len) in how.iter().enumerate() {
+                    match len {
+                        0 => writer.write(Some(LEN)),
+                        _ => writer.data_with(*len, URGENT),
+                    }
+                    if Some(at) == last {
+                        urgent = writer.at - 1;
+                    }
+                }
+                while !writer.cancelled && !writer.sinks.is_empty() {
+                    writer.wait_for(OFFERS + 1);
+                }
+                if writer.cancelled {
+                    writer.answer();
+                }
+            },
+        );
+        let mut all = writer.bytes[from..writer.at].to_vec();
+        all.remove(urgent - from);
+        let got = must!(got);
+        let rest = must!(sock.recv_bytes(all.len() - got));
+        check_bytes(&[&room[..got], &rest].concat(), &all);
+        check_settled(&sock);
+        step!("and on");
+        writer.data(1000);
+        check!(
+            sock.recv_bytes(1000),
+            Ok(writer.bytes[writer.at - 1000..writer.at].to_vec())
+        );
+    }
+}
+
 fn wire_sink_avails_back() {
     for writes in [
         vec![],
@@ -1328,7 +1400,8 @@ fn wire_sink_avails_gone() {
                     _ => (),
                 }
                 if iwarp() {
-                    // What is sent there is complete before it arrives, and lost when the connection goes.
+                    // What is sent there is complete before it arrives, and lost when the
+                    // connection goes.
                     thread::sleep(moment());
                 }
                 writer.talk.peer.disconnect();
