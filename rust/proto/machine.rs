@@ -120,7 +120,8 @@ pub enum AbortReason {
     DataAfterShutdown,
     /// The peer aborted it by message (`B-72`).
     PeerAborted,
-    /// The LLP connection went away before both ends had closed (`B-72`, `B-76`).
+    /// The LLP connection went away before both ends had closed (`B-72`, `B-76`), or the peer moved
+    /// and the user does not follow (`B-83`).
     PeerReset,
     /// The peer did not answer, or made no progress, for too long (`B-76`).
     TimedOut,
@@ -627,6 +628,7 @@ impl Machine {
             self.advance(Input::AbortDone);
         }
         if self.suspend.sent(tag.mseq) {
+            self.note_abandoned();
             self.advance(Input::Suspended);
         }
     }
@@ -638,7 +640,7 @@ impl Machine {
             // Nothing is left that could be lost. In Closing, the peer dropped the connection on
             // our DisConn before the fabric told us that it arrived.
             State::Closing | State::Aborting | State::Disconnecting => {}
-            _ if self.suspend.is_done() => {}
+            _ if self.suspend.is_done() => self.note_abandoned(),
             _ => self.fail(AbortReason::PeerReset),
         }
         self.advance(Input::Gone);
@@ -1198,6 +1200,20 @@ impl Machine {
     /// [`Machine::unsent`] counts then is for the machine of the new connection.
     pub fn suspend(&mut self, port: u16) -> bool {
         port != 0 && self.state.is_open() && self.suspend.want(port)
+    }
+
+    /// Whether the user connects again where the peer asks for that (`B-83`). Otherwise the peer is
+    /// answered all the same, but the end of the connection is a reset.
+    pub fn set_movable(&mut self, on: bool) {
+        self.suspend.movable = on;
+    }
+
+    /// The peer is gone, and the user does not follow: both streams end early, unless both were
+    /// closed.
+    fn note_abandoned(&mut self) {
+        if self.suspend.is_abandoned() && self.state != State::Closing {
+            self.fail(AbortReason::PeerReset);
+        }
     }
 
     /// The port to connect to when this connection is gone, if the peer moves (`B-83`).

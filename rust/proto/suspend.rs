@@ -31,6 +31,8 @@ pub(super) struct Suspend {
     step: Step,
     /// Where the peer listens for the connection's continuation.
     port: Option<u16>,
+    /// The user connects there.
+    pub(super) movable: bool,
 }
 
 /// `A.6`: the service identifier of a TCP port.
@@ -44,6 +46,7 @@ impl Suspend {
             side,
             step: Step::None,
             port: None,
+            movable: false,
         }
     }
 
@@ -127,6 +130,11 @@ impl Suspend {
 
     pub(super) fn is_done(&self) -> bool {
         matches!(self.step, Step::Done | Step::Answered(_))
+    }
+
+    /// The peer moves, and the user does not.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.port.is_some() && !self.movable
     }
 
     pub(super) fn port(&self) -> Option<u16> {

@@ -415,6 +415,7 @@ impl World {
         let mut a = End::new(config(Side::Connecting, &mut random));
         let mut b = End::new(config(Side::Accepting, &mut random));
         for end in [&mut a, &mut b] {
+            end.machine.set_movable(true);
             end.machine.set_zero_copy(random.below(4) > 0);
             end.machine.set_resizable(random.below(2) > 0);
             end.machine.set_pipeline_hint(random.below(2) > 0);

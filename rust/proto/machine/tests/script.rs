@@ -1339,6 +1339,7 @@ fn b_80_a_cancel_takes_back_what_was_offered_before() {
 #[test]
 fn b_83_the_peer_moves() {
     let mut script = Script::new();
+    script.machine.set_movable(true);
     script.say(Message::SuspComm(0x1_1234));
     assert!(script.machine.take_events().contains(Events::SUSPEND));
     script.machine.write(7);
@@ -1349,6 +1350,35 @@ fn b_83_the_peer_moves() {
     script.machine.disconnected();
     assert_eq!(script.machine.aborted(), None);
     assert_eq!(script.machine.unsent(), 7, "for the next connection");
+}
+
+#[test]
+fn b_72_and_b_83_who_cannot_follow_the_peer_is_reset() {
+    for completed in [true, false] {
+        let mut script = Script::new();
+        script.machine.write(7);
+        script.say(Message::SuspComm(0x1_1234));
+        script.machine.push();
+        if completed {
+            script.expect(Message::SuspCommAck);
+            let events = Events::ABORTED | Events::DISCONNECT;
+            assert!(script.machine.take_events().contains(events));
+        } else {
+            script.machine.poll_transmit().unwrap();
+        }
+        script.machine.disconnected();
+        assert_eq!(script.machine.aborted(), Some(AbortReason::PeerReset));
+    }
+
+    // Both streams have ended: nothing is lost.
+    let mut script = Script::new();
+    script.machine.shutdown_send();
+    script.machine.poll_transmit().unwrap();
+    script.say(Message::DisConn);
+    script.say(Message::SuspComm(0x1_1234));
+    script.expect(Message::SuspCommAck);
+    script.machine.disconnected();
+    assert_eq!(script.machine.aborted(), None);
 }
 
 #[test]
@@ -1685,6 +1715,7 @@ fn b_53_and_b_58_a_cancel_and_the_end_of_pipelined_mode() {
 #[test]
 fn b_83_the_peer_drops_the_connection_before_the_answer_completes() {
     let mut script = Script::new();
+    script.machine.set_movable(true);
     script.say(Message::SuspComm(0x1_1234));
     script.machine.poll_transmit().unwrap();
     assert_eq!(script.machine.state(), State::Established);

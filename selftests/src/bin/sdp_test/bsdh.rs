@@ -24,6 +24,8 @@ pub(crate) mod mid {
     pub(crate) const SINK_CANCEL_ACK: u8 = 0x0a;
     pub(crate) const CH_RCV_BUF: u8 = 0x0b;
     pub(crate) const CH_RCV_BUF_ACK: u8 = 0x0c;
+    pub(crate) const SUSP_COMM: u8 = 0x0d;
+    pub(crate) const SUSP_COMM_ACK: u8 = 0x0e;
     pub(crate) const SINK_AVAIL: u8 = 0xfd;
     pub(crate) const SRC_AVAIL: u8 = 0xfe;
     pub(crate) const DATA: u8 = 0xff;

@@ -79,6 +79,7 @@ cases! {
     wire_reset(20) "SO_LINGER of 0 s drops the connection without a DisConn",
     wire_abort(20) "AbortConn after DisConn resets (B-72)",
     wire_disconnect(20) "an end without DisConn is a reset (B-76)",
+    wire_suspended(30) "SuspComm is answered, and then a reset, with bytes unsent and without (B-83)",
     wire_mseq_skipped(20) "a message sequence number too many (B-12)",
     wire_mseq_repeated(20) "a message sequence number again (B-12)",
     wire_ack_unsent(20) "an acknowledgement of messages that were never sent",
@@ -616,6 +617,26 @@ fn wire_disconnect() {
     check!(sock.recv_bytes(10), Ok(b"last words".to_vec()));
     talk.peer.disconnect();
     check!(sock.recv(&mut [0], 0), Err(Errno::ECONNRESET));
+}
+
+fn wire_suspended() {
+    raw_only();
+    for full in [true, false] {
+        step!("with bytes unsent: {full}");
+        let (sock, mut talk) = raw_server();
+        must!(sock.set_nonblocking(true));
+        while full && sock.send(&[7; RECV_SIZE], 0).is_ok() {}
+        must!(sock.set_nonblocking(false));
+        // The end of the connection may overtake its completion.
+        let message = talk.message(mid::SUSP_COMM, &0x1_1234_u64.to_be_bytes());
+        talk.send(&message);
+        // What is in flight arrives first.
+        while talk.next().mid != mid::SUSP_COMM_ACK {}
+        talk.peer.ended();
+        must!(sock.set_timeout(libc::SO_RCVTIMEO, patience(5)));
+        check!(sock.recv(&mut [0], 0), Err(Errno::ECONNRESET));
+        check!(sock.send(b"x", libc::MSG_NOSIGNAL), Err(Errno::EPIPE));
+    }
 }
 
 fn wire_mseq_skipped() {
