@@ -98,13 +98,16 @@ impl Credits {
     /// messages they answer. When the peer has too little to send payload, each returned buffer
     /// counts, except that a buffer which an update of the peer's took must not alone call for an
     /// update in turn: two idle ends would never fall silent. A peer with nothing gets whatever
-    /// there is. Once all of four buffers or more are back, this leaves the peer with credit for
-    /// payload.
+    /// there is. So does one with a single credit while this end has plenty itself: it may owe an
+    /// answer, which its credit does not let it give. That comes to an end, as the end with plenty
+    /// is not answered by an update. Once all of four buffers or more are back, this leaves the
+    /// peer with credit for payload.
     pub(super) fn update_due(&self) -> bool {
         let gain = self.gain();
         let peer = self.known();
         if peer < PAYLOAD_CREDIT {
-            gain > self.updates || gain >= 2 || (peer == 0 && gain > 0)
+            let urgent = peer == 0 || (peer == 1 && self.allow(Cost::Payload));
+            gain > self.updates || gain >= 2 || (urgent && gain > 0)
         } else {
             gain >= peer
         }
@@ -424,6 +427,19 @@ mod tests {
                 due,
                 "of {own}, {peer} left, {updates} updates, {back} back"
             );
+        }
+    }
+
+    #[test]
+    fn b_19_a_peer_with_one_credit_is_told_whatever_took_the_buffer() {
+        for (credit, due) in [(2, false), (3, true)] {
+            let mut c = credits(6, credit);
+            for mseq in 1..=5 {
+                c.receive(mseq, 0, credit, mseq == 5, false).unwrap();
+            }
+            c.posted(1);
+            assert_eq!(c.known(), 1);
+            assert_eq!(c.update_due(), due, "with {credit} to send");
         }
     }
 
