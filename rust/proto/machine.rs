@@ -475,7 +475,7 @@ impl Machine {
                 self.events |= Events::READABLE;
             }
             Message::SrcAvailCancel => {
-                if self.receive.cancel()? {
+                if self.receive.cancel() {
                     self.credits.hold();
                 }
                 self.events |= Events::READABLE;
@@ -1095,10 +1095,9 @@ impl Machine {
         self.receive.read(len);
     }
 
-    /// What the peer advertised is to come by copy (`B-33`). False when that is too late: it must
-    /// be fetched.
-    pub fn decline(&mut self) -> bool {
-        self.receive.decline()
+    /// What the peer advertised is to come by copy (`B-33`).
+    pub fn decline(&mut self) {
+        self.receive.decline();
     }
 
     /// Memory for the peer to write the next bytes of the stream into, larger than a receive buffer

@@ -79,9 +79,6 @@ pub(super) struct ReceiveHalf {
     answers: Ring<(u32, u64), ADVERTS>,
     /// Bytes that the peer knows to send by Data: they stand before any SrcAvail that is open.
     rest: u64,
-    /// Data came behind an open SrcAvail: what is advertised cannot be declined any more, for it
-    /// would come too late.
-    behind: bool,
     /// Payload bytes received.
     bytes: u64,
     /// The user reads no more.
@@ -100,7 +97,6 @@ impl ReceiveHalf {
             ending: None,
             answers: Ring::new(),
             rest: 0,
-            behind: false,
             bytes: 0,
             shut: false,
             ended: false,
@@ -147,21 +143,12 @@ impl ReceiveHalf {
     pub(super) fn payload(&mut self, bytes: usize) -> Result<(), Violation> {
         self.may_come()?;
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        if bytes > self.rest {
-            let declined = !self.answers.is_empty() || self.open.iter().any(|open| open.declined);
-            if self.mode == Mode::Combined && (declined || self.is_open()) {
-                return Err(Violation::new(
-                    Rule::B(29),
-                    "payload while a SrcAvail is outstanding",
-                ));
-            }
-            if declined {
-                return Err(Violation::new(
-                    Rule::B(34),
-                    "payload before the rest of a declined SrcAvail",
-                ));
-            }
-            self.behind |= self.is_open();
+        let outstanding = self.is_open() || !self.answers.is_empty() || self.ending.is_some();
+        if bytes > self.rest && outstanding {
+            return Err(Violation::new(
+                Rule::B(25),
+                "payload while a SrcAvail is outstanding",
+            ));
         }
         self.rest = self.rest.saturating_sub(bytes);
         self.bytes = self.bytes.wrapping_add(bytes);
@@ -283,25 +270,15 @@ impl ReceiveHalf {
 
     /// The user will not fetch what is advertised: it is to come by Data (`B-33`). All that is open
     /// is declined, in order, for what is later in the stream would have to wait for it anyway.
-    /// False when bytes behind it have come already.
-    pub(super) fn decline(&mut self) -> bool {
-        if !self.behind {
-            for open in self.open.iter_mut() {
-                open.declined |= open.region.len > 0;
-            }
+    pub(super) fn decline(&mut self) {
+        for open in self.open.iter_mut() {
+            open.declined |= open.region.len > 0;
         }
-        !self.behind
     }
 
     /// A SrcAvailCancel came. True when MSeqAck is to be held back (`B-40`, `B-41`, `B-43`).
-    pub(super) fn cancel(&mut self) -> Result<bool, Violation> {
-        if self.behind {
-            return Err(Violation::new(
-                Rule::B(40),
-                "SrcAvailCancel with payload behind what it cancels",
-            ));
-        }
-        Ok(self.end(true))
+    pub(super) fn cancel(&mut self) -> bool {
+        self.end(true)
     }
 
     /// Drops what was not started; true when something is left to report or answer.
@@ -321,7 +298,6 @@ impl ReceiveHalf {
             }
         }
         self.open = left;
-        self.behind = false;
         let wait = !self.open.is_empty() || (answer && cut);
         self.ending = wait.then_some(answer && cut);
         wait
@@ -357,7 +333,7 @@ impl ReceiveHalf {
                     open.read = 0;
                     let complete = open.is_complete();
                     if complete {
-                        self.closed();
+                        self.open.pop();
                     }
                 }
             }
@@ -370,7 +346,7 @@ impl ReceiveHalf {
                 if self.open.is_empty() {
                     self.ending = None;
                 } else {
-                    self.closed();
+                    self.open.pop();
                 }
             }
         }
@@ -379,13 +355,6 @@ impl ReceiveHalf {
             self.ending = None;
         }
         over
-    }
-
-    fn closed(&mut self) {
-        self.open.pop();
-        if self.open.is_empty() {
-            self.behind = false;
-        }
     }
 
     /// The peer changes its send half, so this one (`B-62`). True when MSeqAck is to be held back.

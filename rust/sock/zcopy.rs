@@ -256,13 +256,9 @@ impl Conn {
         Ok(())
     }
 
-    /// Asks the peer to send a copy of what it advertises next. That is too late if more came
-    /// behind it, which this module never sends: then the connection fails. Any context, without
-    /// the spinlocks.
+    /// Asks the peer to send a copy of what it advertises next. Any context, without the spinlocks.
     pub(super) fn decline(&self) {
-        if !self.with(Machine::decline) {
-            self.fail(EPROTO);
-        }
+        self.with(Machine::decline);
     }
 
     /// Waits until the fabric has given up memory, for which the connection is broken after

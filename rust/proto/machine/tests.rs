@@ -538,7 +538,7 @@ fn b_29_copy_only_sink_answers_send_sm() {
     let second = message(&b, Message::Data, b"x");
     let (_, answer) = b.poll().unwrap();
     assert_eq!(wire::parse(&answer).unwrap().message, Message::SendSm);
-    assert_eq!(b.machine.received(&second).unwrap_err().rule, Rule::B(29));
+    assert_eq!(b.machine.received(&second).unwrap_err().rule, Rule::B(25));
 }
 
 #[test]

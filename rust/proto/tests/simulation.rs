@@ -294,7 +294,8 @@ impl End {
                 if readable.region.len == 0 {
                     return false;
                 }
-                if decline && self.machine.decline() {
+                if decline {
+                    self.machine.decline();
                     return true;
                 }
                 let region = self.machine.start_read(n as u32).unwrap();

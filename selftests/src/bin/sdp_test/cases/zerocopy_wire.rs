@@ -106,7 +106,7 @@ cases! {
     wire_src_avail_short(30) "SrcAvail with more payload than it describes (B-26)",
     wire_src_avail_sizes(60) "SrcAvail of 0 and of more than 2^31 bytes (B-28)",
     wire_src_avail_cut(30) "SrcAvail whose header is cut",
-    wire_data_behind(30) "Data behind an open SrcAvail in Combined mode (B-29)",
+    wire_data_behind(30) "Data behind an open SrcAvail, in Combined and in Pipelined mode (B-25)",
     wire_disconn_behind(30) "DisConn behind an open SrcAvail (B-68)",
     wire_sink_avails(30) "a receive offers several SinkAvails of the length of the writes before; all are filled (B-46, B-47)",
     wire_sink_avails_short(60) "writes shorter than their SinkAvails, and Data in place of some: no gap is left (B-47, B-48)",
@@ -915,7 +915,14 @@ fn wire_src_avail_cut() {
 }
 
 fn wire_data_behind() {
+    step!("in Combined mode");
     behind_advert(mid::DATA, |_| b"x".to_vec());
+    step!("in Pipelined mode");
+    let (sock, mut writer) = Writer::new(random(436, THRESHOLD));
+    let advert = writer.talk.peer.advert(0, THRESHOLD);
+    writer.talk.say(mid::SRC_AVAIL, &advert.to_bytes());
+    say_anyway(&mut writer.talk, mid::DATA, b"x");
+    check_dropped(&sock, &mut writer.talk);
 }
 
 fn wire_disconn_behind() {
