@@ -463,11 +463,14 @@ impl Machine {
         self.sinks.acknowledged(base.mseq_ack);
 
         let mut payload = payload;
+        if !payload.is_empty() && !held {
+            self.receive.may_follow()?;
+        }
         match message {
             Message::Data if update => {}
             Message::Data => self.payload(payload.len())?,
             Message::SrcAvail(region) => {
-                let offered = self.offers.is_open();
+                let offered = self.offers.oldest_open();
                 self.receive.src_avail(region, payload.len(), offered)?;
                 if !payload.is_empty() {
                     self.use_up_offer();
@@ -877,8 +880,9 @@ impl Machine {
             && !self.receive.ended()
         {
             if let Some((region, non_discards)) = self.offers.next() {
-                self.offers.advertised();
-                return Some(self.transmit(Message::SinkAvail(region, non_discards), 0));
+                let transmit = self.transmit(Message::SinkAvail(region, non_discards), 0);
+                self.offers.advertised(transmit.tag.mseq);
+                return Some(transmit);
             }
         }
         None

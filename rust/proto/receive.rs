@@ -29,6 +29,8 @@ pub struct Readable {
     pub region: Region,
 }
 
+const BEHIND: Violation = Violation::new(Rule::B(25), "payload while a SrcAvail is outstanding");
+
 /// An open SrcAvail.
 #[derive(Clone, Copy, Debug)]
 struct Open {
@@ -79,6 +81,9 @@ pub(super) struct ReceiveHalf {
     answers: Ring<(u32, u64), ADVERTS>,
     /// Bytes that the peer knows to send by Data: they stand before any SrcAvail that is open.
     rest: u64,
+    /// The SinkAvail because of which a SrcAvail was forgotten, until the peer has it, which takes
+    /// the SrcAvail for outstanding as long (`B-50`).
+    crossed: Option<u32>,
     /// Payload bytes received.
     bytes: u64,
     /// The user reads no more.
@@ -97,6 +102,7 @@ impl ReceiveHalf {
             ending: None,
             answers: Ring::new(),
             rest: 0,
+            crossed: None,
             bytes: 0,
             shut: false,
             ended: false,
@@ -136,6 +142,17 @@ impl ReceiveHalf {
             self.rest = self.rest.saturating_add(bytes);
             self.answers.pop();
         }
+        self.crossed = self.crossed.filter(|&mseq| !reached(mseq_ack, mseq));
+    }
+
+    /// Whether the peer may send payload as far as SrcAvails are concerned that were forgotten
+    /// here.
+    #[inline]
+    pub(super) fn may_follow(&self) -> Result<(), Violation> {
+        match self.crossed {
+            None => Ok(()),
+            Some(_) => Err(BEHIND),
+        }
     }
 
     /// Payload of a message other than SrcAvail came.
@@ -145,10 +162,7 @@ impl ReceiveHalf {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         let outstanding = self.is_open() || !self.answers.is_empty() || self.ending.is_some();
         if bytes > self.rest && outstanding {
-            return Err(Violation::new(
-                Rule::B(25),
-                "payload while a SrcAvail is outstanding",
-            ));
+            return Err(BEHIND);
         }
         self.rest = self.rest.saturating_sub(bytes);
         self.bytes = self.bytes.wrapping_add(bytes);
@@ -166,13 +180,13 @@ impl ReceiveHalf {
         Ok(())
     }
 
-    /// A SrcAvail came with so much payload. `offered` says that this end has a SinkAvail
+    /// A SrcAvail came with so much payload. `offered` is the oldest SinkAvail that this end has
     /// outstanding, which beats it (`B-50`).
     pub(super) fn src_avail(
         &mut self,
         region: Region,
         payload: usize,
-        offered: bool,
+        offered: Option<u32>,
     ) -> Result<(), Violation> {
         let violation = |rule, what| Err(Violation::new(Rule::B(rule), what));
         self.may_come()?;
@@ -201,7 +215,8 @@ impl ReceiveHalf {
         if self.ending.is_some() {
             return violation(39, "SrcAvail while a cancel is worked on");
         }
-        if offered {
+        if offered.is_some() {
+            self.crossed = offered;
             return Ok(());
         }
         self.bytes = self.bytes.wrapping_add(u64::from(payload));

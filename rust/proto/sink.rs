@@ -24,7 +24,8 @@ use super::{
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum OfferState {
     Waiting,
-    Advertised,
+    /// By the message of this number.
+    Advertised(u32),
     /// Nothing writes to it any more.
     Done,
 }
@@ -78,14 +79,21 @@ impl Offers {
         })
     }
 
-    fn open(&self) -> impl Iterator<Item = &Offer> {
-        self.offers
-            .iter()
-            .filter(|offer| offer.state == OfferState::Advertised)
+    /// The numbers of the SinkAvails that are open, oldest first.
+    fn open(&self) -> impl Iterator<Item = u32> + '_ {
+        self.offers.iter().filter_map(|offer| match offer.state {
+            OfferState::Advertised(mseq) => Some(mseq),
+            _ => None,
+        })
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.open().next().is_some()
+        self.oldest_open().is_some()
+    }
+
+    /// The number of the oldest SinkAvail that is open.
+    pub(super) fn oldest_open(&self) -> Option<u32> {
+        self.open().next()
     }
 
     /// The SinkAvail to send.
@@ -101,20 +109,21 @@ impl Offers {
         Some((offer.region, self.non_discards))
     }
 
-    pub(super) fn advertised(&mut self) {
+    /// [`Offers::next`] goes out as this message.
+    pub(super) fn advertised(&mut self, mseq: u32) {
         if let Some(offer) = self
             .offers
             .iter_mut()
             .find(|offer| offer.state == OfferState::Waiting)
         {
-            offer.state = OfferState::Advertised;
+            offer.state = OfferState::Advertised(mseq);
         }
     }
 
     fn oldest(&mut self) -> Option<&mut Offer> {
         self.offers
             .iter_mut()
-            .find(|offer| offer.state == OfferState::Advertised)
+            .find(|offer| matches!(offer.state, OfferState::Advertised(_)))
     }
 
     /// A message with payload came: it uses up one offer (`B-48`), or counts (`B-49`). Whether it
@@ -186,7 +195,7 @@ impl Offers {
         }
         for offer in self.offers.iter_mut() {
             // Those that were made since then wait for their turn.
-            if offer.state == OfferState::Advertised {
+            if matches!(offer.state, OfferState::Advertised(_)) {
                 offer.state = OfferState::Done;
             }
         }

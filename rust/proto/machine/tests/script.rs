@@ -722,6 +722,66 @@ fn b_50_sink_avail_beats_src_avail() {
 }
 
 #[test]
+fn b_25_and_b_50_no_payload_before_the_sink_avail_that_crossed_was_seen() {
+    // Sent before the SinkAvail came, by a peer that takes its SrcAvail for open.
+    let crossed = || {
+        let mut script = Script::pipelined();
+        script.acknowledge();
+        script.machine.offer_buffer(LARGE).unwrap();
+        script.expect(Message::SinkAvail(LARGE, 0));
+        script.say(Message::SrcAvail(LARGE));
+        script
+    };
+    let mut script = crossed();
+    assert_eq!(script.refused(Message::Data, b"behind"), Rule::B(25));
+    let mut script = crossed();
+    script.say(Message::Data);
+    script.say(Message::SrcAvail(LARGE));
+    let request = Message::SinkAvail(LARGE, 0);
+    assert_eq!(script.refused(request, b"request"), Rule::B(25));
+    let mut script = crossed();
+    script.say(Message::ModeChange(Half::Receive, Mode::Combined));
+    let again = script.refused(Message::SrcAvail(LARGE), b"again");
+    assert_eq!(again, Rule::B(25));
+
+    let mut script = crossed();
+    script.acknowledge();
+    script.say_with(Message::Data, b"instead");
+    assert_eq!(script.machine.offer_finished().unwrap().bytes, 0);
+}
+
+#[test]
+fn b_25_and_b_50_it_is_the_oldest_that_no_payload_used_up() {
+    for seen in [1, 2] {
+        let mut script = Script::pipelined();
+        script.acknowledge();
+        for _ in 0..2 {
+            script.machine.offer_buffer(LARGE).unwrap();
+            script.expect(Message::SinkAvail(LARGE, 0));
+        }
+        script.say_with(Message::Data, b"uses up the first");
+        script.say(Message::SrcAvail(LARGE));
+        // The first is stale for the peer, and leaves its SrcAvail open.
+        script.ack += seen;
+        let data = script.try_say(Message::Data, Flags::default(), b"x");
+        assert_eq!(data.is_ok(), seen == 2);
+    }
+}
+
+#[test]
+fn b_41_and_b_50_a_peer_that_works_on_a_cancel_cannot_say_what_it_saw() {
+    let mut script = Script::pipelined();
+    script.expect_buffer(LARGE);
+    script.acknowledge();
+    script.machine.cancel_send(false);
+    script.expect(Message::SrcAvailCancel);
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.expect(Message::SinkAvail(LARGE, 0));
+    script.say(Message::SrcAvail(LARGE));
+    script.say_with(Message::Data, b"instead");
+}
+
+#[test]
 fn b_51_no_offer_while_there_is_to_read() {
     let mut script = Script::pipelined();
     script.say(Message::SrcAvail(LARGE));
