@@ -525,9 +525,7 @@ impl Machine {
                     self.offers.void();
                     self.events |= Events::FINISHED;
                 }
-                if self.receive.change_mode(mode)? {
-                    self.credits.hold();
-                }
+                self.receive.change_mode(mode)?;
                 self.events |= Events::READABLE;
             }
             Message::ModeChange(Half::Send, mode) => self.send_mode.told(mode)?,

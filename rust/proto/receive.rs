@@ -74,8 +74,7 @@ pub(super) struct ReceiveHalf {
     /// The user fetches what is advertised; otherwise each SrcAvail is declined at once (`B-38`).
     pub(super) zero_copy: bool,
     open: Ring<Open, ADVERTS>,
-    /// A SrcAvailCancel, or a ModeChange out of Pipelined, waits for reads in flight (`B-40`,
-    /// `B-58`); whether a SendSm answers.
+    /// A SrcAvailCancel waits for reads in flight; whether a SendSm answers it (`B-40`).
     ending: Option<bool>,
     /// The SendSms that the peer may not have yet, and the bytes that each asks for.
     answers: Ring<(u32, u64), ADVERTS>,
@@ -292,12 +291,8 @@ impl ReceiveHalf {
     }
 
     /// A SrcAvailCancel came. True when MSeqAck is to be held back (`B-40`, `B-41`, `B-43`).
+    /// What was not started is forgotten.
     pub(super) fn cancel(&mut self) -> bool {
-        self.end(true)
-    }
-
-    /// Drops what was not started; true when something is left to report or answer.
-    fn end(&mut self, answer: bool) -> bool {
         if self.ending.is_some() || !self.is_open() {
             return false;
         }
@@ -313,9 +308,8 @@ impl ReceiveHalf {
             }
         }
         self.open = left;
-        let wait = !self.open.is_empty() || (answer && cut);
-        self.ending = wait.then_some(answer && cut);
-        wait
+        self.ending = Some(cut);
+        true
     }
 
     /// The answer to send now, oldest buffer first: what was read since the last report (`B-37a`),
@@ -372,8 +366,8 @@ impl ReceiveHalf {
         over
     }
 
-    /// The peer changes its send half, so this one (`B-62`). True when MSeqAck is to be held back.
-    pub(super) fn change_mode(&mut self, mode: Mode) -> Result<bool, Violation> {
+    /// The peer changes its send half, so this one (`B-62`). What is open stays so (`B-58`).
+    pub(super) fn change_mode(&mut self, mode: Mode) -> Result<(), Violation> {
         mode::check(self.mode, Half::Receive, mode)?;
         if mode == Mode::Buffered && self.is_open() {
             return Err(Violation::new(
@@ -381,10 +375,8 @@ impl ReceiveHalf {
                 "ModeChange to Buffered with a SrcAvail outstanding",
             ));
         }
-        let left = self.mode;
         self.mode = mode;
-        // What is open is advertised again under the rules of Combined (B-58).
-        Ok(left == Mode::Pipelined && self.end(false))
+        Ok(())
     }
 
     /// This end, the sink, leaves Buffered (`B-56`).
