@@ -510,12 +510,9 @@ impl Machine {
                 self.hinted(base.flags);
                 self.events |= Events::READABLE | Events::FINISHED;
             }
-            Message::SinkAvailCancel => {
-                self.send_mode.sink_avail().map_err(|_| {
-                    Violation::new(Rule::B(53), "SinkAvailCancel without a SinkAvail")
-                })?;
-                self.sinks.cancelled();
-            }
+            Message::SinkAvailCancel => self.sinks.cancelled(),
+            // The cancel crossed the DisConn, which left nothing to take back.
+            Message::SinkCancelAck if self.receive.ended() => {}
             Message::SinkCancelAck => {
                 self.offers.cancel_acked()?;
                 self.events |= Events::FINISHED;

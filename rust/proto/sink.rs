@@ -132,6 +132,7 @@ impl Offers {
         match self.oldest() {
             Some(offer) => {
                 offer.state = OfferState::Done;
+                self.used_up();
                 true
             }
             None => {
@@ -157,7 +158,16 @@ impl Offers {
         }
         offer.written = len;
         offer.state = OfferState::Done;
+        self.used_up();
         Ok(())
+    }
+
+    /// A cancel is over as well when nothing is left of what it would take back: the peer does not
+    /// answer it then (`B-53`).
+    fn used_up(&mut self) {
+        if !self.is_open() {
+            self.cancel = Cancel::No;
+        }
     }
 
     /// The user wants back what was not advertised.
@@ -208,10 +218,7 @@ impl Offers {
         for offer in self.offers.iter_mut() {
             offer.state = OfferState::Done;
         }
-        // The answer to a cancel that was sent still comes.
-        if self.cancel == Cancel::Wanted {
-            self.cancel = Cancel::No;
-        }
+        self.used_up();
     }
 
     /// The oldest offer once nothing writes to it.
@@ -339,11 +346,11 @@ impl Sinks {
     }
 
     /// A SinkAvailCancel came (`B-53`): writes under way were announced before, so that the answer
-    /// can go at once.
+    /// can go at once. There is none where nothing is left.
     pub(super) fn cancelled(&mut self) {
+        self.owes_ack |= !self.sinks.is_empty();
         self.sinks.clear();
         self.before_urgent = 0;
-        self.owes_ack = true;
     }
 
     pub(super) fn owes_ack(&self) -> bool {

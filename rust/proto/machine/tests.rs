@@ -634,7 +634,6 @@ fn answers_without_a_question_are_violations() {
         (Message::RdmaRdCompl(1), 32),
         (Message::RdmaWrCompl(1), 47),
         (Message::SinkAvail(REGION, 0), 46),
-        (Message::SinkAvailCancel, 53),
         (Message::SinkCancelAck, 53),
         (Message::ChRcvBufAck(500), 63),
         (Message::SuspCommAck, 83),

@@ -825,6 +825,77 @@ fn b_53_offers_are_taken_back() {
 }
 
 #[test]
+fn b_53_a_cancel_that_finds_nothing_is_not_answered() {
+    let mut script = Script::new();
+    script.say(Message::SinkAvailCancel);
+    script.expect_silence();
+
+    let mut script = Script::pipelined();
+    script.say(Message::SinkAvail(LARGE, 0));
+    script.machine.write(5);
+    script.machine.push();
+    script.expect(Message::RdmaWrCompl(5));
+    script.say(Message::SinkAvailCancel);
+    script.expect_silence();
+
+    // Stale: used up by what is on its way.
+    script.machine.write(5);
+    script.machine.push();
+    script.expect(Message::Data);
+    script.say(Message::SinkAvail(LARGE, 0));
+    script.say(Message::SinkAvailCancel);
+    script.expect_silence();
+
+    let mut script = Script::pipelined();
+    script.say(Message::SinkAvail(LARGE, 0));
+    script.machine.want_mode(Mode::Combined);
+    script.expect(Message::ModeChange(Half::Receive, Mode::Combined));
+    script.say(Message::SinkAvailCancel);
+    script.expect_silence();
+}
+
+#[test]
+fn b_53_a_cancel_is_over_once_all_offers_are_used_up() {
+    for sent in [false, true] {
+        for written in [false, true] {
+            let mut script = Script::pipelined();
+            for _ in 0..2 {
+                script.machine.offer_buffer(LARGE).unwrap();
+                script.expect(Message::SinkAvail(LARGE, 0));
+            }
+            script.machine.cancel_offers();
+            if sent {
+                script.expect(Message::SinkAvailCancel);
+            }
+            script.say_with(Message::Data, b"instead");
+            script.machine.offer_buffer(part(0, 500)).unwrap();
+            if sent {
+                script.expect_silence();
+            }
+            match written {
+                true => script.say(Message::RdmaWrCompl(7)),
+                false => script.say_with(Message::Data, b"instead"),
+            }
+            script.expect(Message::SinkAvail(part(0, 500), 0));
+            let ack = script.refused(Message::SinkCancelAck, b"");
+            assert_eq!(ack, Rule::B(53));
+        }
+    }
+}
+
+#[test]
+fn b_53_and_b_69_a_cancel_that_crosses_the_end_may_be_answered() {
+    let mut script = Script::pipelined();
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.expect(Message::SinkAvail(LARGE, 0));
+    script.machine.cancel_offers();
+    script.expect(Message::SinkAvailCancel);
+    script.say(Message::DisConn);
+    assert!(script.machine.offer_finished().is_some());
+    script.say(Message::SinkCancelAck);
+}
+
+#[test]
 fn b_53_a_cancelled_offer_is_not_written() {
     let mut script = Script::pipelined();
     script.say(Message::SinkAvail(LARGE, 0));
@@ -1811,9 +1882,11 @@ fn b_53_and_b_58_a_cancel_and_the_end_of_pipelined_mode() {
     script.machine.cancel_offers();
     script.expect(Message::SinkAvailCancel);
     script.say(Message::ModeChange(Half::Receive, Mode::Combined));
-    // The cancel and the change crossed.
-    script.say(Message::SinkCancelAck);
+    // The cancel and the change crossed, so that the peer finds nothing to cancel.
     assert!(script.machine.offer_finished().is_some());
+    script.say(Message::ModeChange(Half::Receive, Mode::Pipelined));
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.expect(Message::SinkAvail(LARGE, 0));
 }
 
 #[test]

@@ -1017,12 +1017,14 @@ impl Writer {
         None
     }
 
-    /// Answers the SinkAvailCancel that came.
+    /// Answers the SinkAvailCancel that came, if something is left to cancel.
     fn answer(&mut self) {
         assert!(self.cancelled, "no SinkAvailCancel came");
         self.cancelled = false;
-        self.sinks.clear();
-        self.talk.say(mid::SINK_CANCEL_ACK, b"");
+        if !self.sinks.is_empty() {
+            self.sinks.clear();
+            self.talk.say(mid::SINK_CANCEL_ACK, b"");
+        }
     }
 
     /// Waits until so many SinkAvails are open, or a SinkAvailCancel came.
@@ -1309,6 +1311,8 @@ fn wire_sink_avails_back() {
         vec![THRESHOLD],
         vec![THRESHOLD, 100],
         vec![10, THRESHOLD, 20],
+        // The peer has nothing to answer then.
+        vec![10, THRESHOLD, 20, 30],
     ] {
         step!("{writes:?} while the receive takes them back");
         let (sock, mut writer) = Writer::new(random(450, 2 << 20));
@@ -1340,6 +1344,30 @@ fn wire_sink_avails_back() {
         }
         check_bytes(&room[..total], &writer.bytes[from..writer.at]);
         check_settled(&sock);
+        if total > 0 {
+            step!("{writes:?}, and memory is offered again");
+            must!(sock.set_timeout(libc::SO_RCVTIMEO, patience(10)));
+            writer.hold_answers = false;
+            let from = writer.at;
+            let over = AtomicBool::new(false);
+            let (got, _) = together(
+                || {
+                    let got = sock.recv(&mut room, 0);
+                    over.store(true, Ordering::Relaxed);
+                    got
+                },
+                || {
+                    writer.wait_for(1);
+                    writer.write(Some(100));
+                    while !over.load(Ordering::Relaxed) {
+                        let message = writer.poll(Duration::from_millis(20));
+                        assert!(message.is_none(), "{message:?}");
+                    }
+                },
+            );
+            check!(got, Ok(100));
+            check_bytes(&room[..100], &writer.bytes[from..writer.at]);
+        }
         writer.data(1000);
         check!(
             sock.recv_bytes(1000),
