@@ -251,8 +251,8 @@ impl Machine {
             credits: Credits::new(config.recv_depth),
             send: SendHalf::new(),
             send_mode: SendMode::new(),
-            sinks: Sinks::new(max_adverts),
-            receive: ReceiveHalf::new(max_adverts),
+            sinks: Sinks::new(),
+            receive: ReceiveHalf::new(),
             offers: Offers::new(),
             combine: false,
             hint: false,
@@ -387,9 +387,14 @@ impl Machine {
     fn start(&mut self, peer: Greeting) {
         self.credits.start(peer.recv_depth);
         self.peer_max_adverts = peer.max_adverts;
-        self.offers.start(peer.max_adverts);
         self.resize.start(peer.recv_size);
         self.limit();
+    }
+
+    /// Advertisements that the peer may have outstanding, SrcAvails and SinkAvails together
+    /// (`B-30`).
+    fn max_adverts(&self) -> usize {
+        usize::from(self.greeting.max_adverts)
     }
 
     /// `B-4`, `B-24`.
@@ -471,7 +476,14 @@ impl Machine {
             Message::Data => self.payload(payload.len())?,
             Message::SrcAvail(region) => {
                 let offered = self.offers.oldest_open();
-                self.receive.src_avail(region, payload.len(), offered)?;
+                // After this end's DisConn the peer has no SinkAvail any more.
+                let sinks = match self.state.disconn_sent() {
+                    true => 0,
+                    false => self.sinks.len(),
+                };
+                let most = self.max_adverts().saturating_sub(sinks);
+                self.receive
+                    .src_avail(region, payload.len(), most, offered)?;
                 if !payload.is_empty() {
                     self.use_up_offer();
                 }
@@ -494,9 +506,11 @@ impl Machine {
                 self.events |= Events::WRITABLE | Events::FINISHED;
             }
             Message::SinkAvail(region, non_discards) => {
+                let open = self.receive.outstanding();
+                let most = self.max_adverts().saturating_sub(open);
                 if !self.send_mode.sink_avail()? {
                     self.sinks.add_late(non_discards)?;
-                } else if self.sinks.add(region, non_discards)? {
+                } else if self.sinks.add(region, non_discards, most)? {
                     self.send.crossed();
                     self.events |= Events::FINISHED;
                 }
@@ -874,7 +888,9 @@ impl Machine {
             && !self.receive.is_busy()
             && !self.receive.ended()
         {
-            if let Some((region, non_discards)) = self.offers.next() {
+            let most = usize::from(self.peer_max_adverts);
+            let most = most.saturating_sub(self.send.open_count());
+            if let Some((region, non_discards)) = self.offers.next(most) {
                 let transmit = self.transmit(Message::SinkAvail(region, non_discards), 0);
                 self.offers.advertised(transmit.tag.mseq);
                 return Some(transmit);
@@ -902,7 +918,7 @@ impl Machine {
         let next = self.send.next(Constraints {
             mode: self.send_mode.mode(),
             wanted: self.send_mode.wanted(),
-            max_adverts: self.peer_max_adverts,
+            most_open: usize::from(self.peer_max_adverts).saturating_sub(self.offers.open_count()),
             sink: self.sinks.room(),
         });
         let payload = self.credits.allow(Cost::Payload);

@@ -69,8 +69,6 @@ pub(super) enum Answer {
 pub(super) struct ReceiveHalf {
     /// Set by the peer, the half's source (`B-7`, `B-62`), but for leaving Buffered.
     mode: Mode,
-    /// SrcAvails that the peer may have outstanding in Pipelined mode (`B-30`).
-    max_adverts: u16,
     /// The user fetches what is advertised; otherwise each SrcAvail is declined at once (`B-38`).
     pub(super) zero_copy: bool,
     open: Ring<Open, ADVERTS>,
@@ -92,10 +90,9 @@ pub(super) struct ReceiveHalf {
 }
 
 impl ReceiveHalf {
-    pub(super) fn new(max_adverts: u16) -> ReceiveHalf {
+    pub(super) fn new() -> ReceiveHalf {
         ReceiveHalf {
             mode: Mode::Combined,
-            max_adverts,
             zero_copy: false,
             open: Ring::new(),
             ending: None,
@@ -179,12 +176,19 @@ impl ReceiveHalf {
         Ok(())
     }
 
-    /// A SrcAvail came with so much payload. `offered` is the oldest SinkAvail that this end has
-    /// outstanding, which beats it (`B-50`).
+    /// SrcAvails that the peer takes for outstanding: it does not know yet of those answered by the
+    /// SendSms that it has not acknowledged.
+    pub(super) fn outstanding(&self) -> usize {
+        self.open.len().saturating_add(self.answers.len())
+    }
+
+    /// A SrcAvail came with so much payload; there may be `most` at a time (`B-30`). `offered` is
+    /// the oldest SinkAvail that this end has outstanding, which beats it (`B-50`).
     pub(super) fn src_avail(
         &mut self,
         region: Region,
         payload: usize,
+        most: usize,
         offered: Option<u32>,
     ) -> Result<(), Violation> {
         let violation = |rule, what| Err(Violation::new(Rule::B(rule), what));
@@ -206,10 +210,8 @@ impl ReceiveHalf {
         let Some(left) = region.len.checked_sub(payload) else {
             return violation(26, "SrcAvail with more payload than it describes");
         };
-        // The peer does not know yet of those answered by the SendSms that it has not acknowledged.
-        let outstanding = self.open.len().saturating_add(self.answers.len());
-        if outstanding >= usize::from(self.max_adverts) {
-            return violation(30, "more SrcAvails than MaxAdverts");
+        if self.outstanding() >= most {
+            return violation(30, "SrcAvail beyond MaxAdverts");
         }
         if self.ending.is_some() {
             return violation(39, "SrcAvail while a cancel is worked on");
@@ -228,7 +230,7 @@ impl ReceiveHalf {
         let declined = declined.map(|open| u64::from(open.region.len));
         let asked = self.answers.iter().map(|&(_, bytes)| bytes);
         let to_come = declined.chain(asked).fold(self.rest, u64::saturating_add);
-        // Cannot be full: max_adverts is no more than it holds.
+        // Cannot be full: `most` is no more than it holds.
         let _ = self.open.push(Open {
             after: self.bytes.wrapping_add(to_come),
             region: Region {

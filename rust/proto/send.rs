@@ -74,7 +74,7 @@ pub(super) struct Constraints {
     /// The mode to be in; a change may wait until nothing is open.
     pub(super) wanted: Mode,
     /// SrcAvails that the peer takes at a time (`B-30`).
-    pub(super) max_adverts: u16,
+    pub(super) most_open: usize,
     /// Room in the peer's oldest SinkAvail, or 0 where that is to be used up by Data.
     pub(super) sink: Option<u32>,
 }
@@ -244,9 +244,15 @@ impl SendHalf {
 
     /// The peer may read a buffer.
     pub(super) fn is_open(&self) -> bool {
+        self.open_count() > 0
+    }
+
+    /// Buffers that the peer may read.
+    pub(super) fn open_count(&self) -> usize {
         self.buffers
             .iter()
-            .any(|buffer| buffer.state == BufferState::Advertised)
+            .filter(|buffer| buffer.state == BufferState::Advertised)
+            .count()
     }
 
     pub(super) fn write(&mut self, bytes: usize, now: u64) {
@@ -372,8 +378,10 @@ impl SendHalf {
 
     fn next_buffer(&self, buffer: &Buffer, open: usize, constraints: Constraints) -> Option<Next> {
         let small = buffer.left() <= self.limit;
-        if open == 0 && (constraints.sink.is_some() || small || constraints.mode == Mode::Buffered)
-        {
+        // The own SinkAvails may have left no place for a SrcAvail, and the peer need not write to
+        // them before it has these bytes.
+        let is_barred = constraints.mode == Mode::Buffered || constraints.most_open == 0;
+        if open == 0 && (constraints.sink.is_some() || small || is_barred) {
             return Some(self.next_copy(buffer, constraints));
         }
         // No new SrcAvail before the cancel is done (B-39).
@@ -389,7 +397,7 @@ impl SendHalf {
             }
             // What is open is to come to an end when a change waits for it.
             Mode::Pipelined if constraints.wanted != Mode::Pipelined => return None,
-            Mode::Pipelined if open < usize::from(constraints.max_adverts) && !small => 0,
+            Mode::Pipelined if open < constraints.most_open && !small => 0,
             _ => return None,
         };
         Some(Next {
@@ -654,7 +662,7 @@ mod tests {
     const CONSTRAINTS: Constraints = Constraints {
         mode: Mode::Combined,
         wanted: Mode::Combined,
-        max_adverts: 2,
+        most_open: 2,
         sink: None,
     };
 

@@ -52,8 +52,6 @@ pub(super) struct Offers {
     cancel: Cancel,
     /// Payload messages received that used up no offer (`B-49`).
     non_discards: u32,
-    /// Offers that the peer takes at a time.
-    max_adverts: u16,
 }
 
 impl Offers {
@@ -62,12 +60,7 @@ impl Offers {
             offers: Ring::new(),
             cancel: Cancel::No,
             non_discards: 0,
-            max_adverts: 0,
         }
-    }
-
-    pub(super) fn start(&mut self, max_adverts: u16) {
-        self.max_adverts = max_adverts;
     }
 
     pub(super) fn add(&mut self, id: BufferId, region: Region) -> bool {
@@ -91,17 +84,19 @@ impl Offers {
         self.oldest_open().is_some()
     }
 
+    /// SinkAvails that are open.
+    pub(super) fn open_count(&self) -> usize {
+        self.open().count()
+    }
+
     /// The number of the oldest SinkAvail that is open.
     pub(super) fn oldest_open(&self) -> Option<u32> {
         self.open().next()
     }
 
-    /// The SinkAvail to send.
-    pub(super) fn next(&self) -> Option<(Region, u32)> {
-        // One at least (B-5).
-        let last = usize::from(self.max_adverts).saturating_sub(1);
-        let full = self.open().nth(last).is_some();
-        if full || self.cancel != Cancel::No {
+    /// The SinkAvail to send, of which there may be `most` at a time (`B-30`).
+    pub(super) fn next(&self, most: usize) -> Option<(Region, u32)> {
+        if self.cancel != Cancel::No || self.open_count() >= most {
             return None;
         }
         let waiting = |offer: &&Offer| offer.state == OfferState::Waiting;
@@ -256,35 +251,41 @@ pub(super) struct Sinks {
     urgent: Option<u32>,
     /// So many of the oldest were offered before the peer had it.
     before_urgent: usize,
-    max_adverts: u16,
     /// A SinkAvailCancel is to be answered.
     owes_ack: bool,
 }
 
 impl Sinks {
-    pub(super) fn new(max_adverts: u16) -> Sinks {
+    pub(super) fn new() -> Sinks {
         Sinks {
             sinks: Ring::new(),
             payloads: 0,
             left: 0,
             urgent: None,
             before_urgent: 0,
-            max_adverts,
             owes_ack: false,
         }
     }
 
-    /// A SinkAvail came; false when it is stale: payload on its way uses it up (`B-49`).
-    pub(super) fn add(&mut self, region: Region, non_discards: u32) -> Result<bool, Violation> {
+    /// The peer's SinkAvails that are open.
+    pub(super) fn len(&self) -> usize {
+        self.sinks.len()
+    }
+
+    /// A SinkAvail came, of which there may be `most` at a time (`B-30`); false when it is stale:
+    /// payload on its way uses it up (`B-49`).
+    pub(super) fn add(
+        &mut self,
+        region: Region,
+        non_discards: u32,
+        most: usize,
+    ) -> Result<bool, Violation> {
         if stale(non_discards, self.payloads)? {
             self.payloads = self.payloads.wrapping_sub(1);
             return Ok(false);
         }
-        if self.sinks.len() >= usize::from(self.max_adverts) || !self.sinks.push(region) {
-            return Err(Violation::new(
-                Rule::B(30),
-                "more SinkAvails than MaxAdverts",
-            ));
+        if self.sinks.len() >= most || !self.sinks.push(region) {
+            return Err(Violation::new(Rule::B(30), "SinkAvail beyond MaxAdverts"));
         }
         if self.urgent.is_some() {
             self.before_urgent = self.sinks.len();

@@ -1814,6 +1814,77 @@ fn b_68_a_disconn_before_the_answer_is_known() {
 }
 
 #[test]
+fn b_30_max_adverts_limits_src_avails_and_sink_avails_together() {
+    let mut script = Script::pipelined();
+    for _ in 0..2 {
+        script.machine.offer_buffer(LARGE).unwrap();
+        script.expect(Message::SinkAvail(LARGE, 0));
+    }
+    for _ in 0..2 {
+        script.expect_buffer(LARGE);
+    }
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.machine.send_buffer(LARGE).unwrap();
+    script.expect_silence();
+    script.say(Message::RdmaRdCompl(LARGE.len));
+    script.expect(Message::SinkAvail(LARGE, 0));
+    script.expect_silence();
+    script.say(Message::RdmaWrCompl(1));
+    script.expect(Message::SrcAvail(LARGE));
+    script.expect_silence();
+}
+
+#[test]
+fn b_30_and_b_36_what_cannot_be_advertised_beside_sink_avails_is_copied() {
+    for mode in [Mode::Combined, Mode::Pipelined] {
+        let mut script = Script::new();
+        script.say(Message::ModeChange(Half::Receive, Mode::Pipelined));
+        if mode == Mode::Pipelined {
+            script.machine.want_mode(mode);
+            script.expect(Message::ModeChange(Half::Receive, mode));
+        }
+        for _ in 0..4 {
+            script.machine.offer_buffer(LARGE).unwrap();
+            script.expect(Message::SinkAvail(LARGE, 0));
+        }
+        // Else the peer might wait for these bytes before it writes.
+        script.machine.send_buffer(LARGE).unwrap();
+        assert_eq!(script.expect(Message::Data).payload, 100);
+        script.say(Message::RdmaWrCompl(1));
+        let rest = part(100, 900);
+        script.expect(Message::SrcAvail(rest));
+    }
+}
+
+#[test]
+fn b_30_a_peer_that_exceeds_max_adverts_by_both_kinds() {
+    for sinks in 0..=4 {
+        for next in [Message::SrcAvail(LARGE), Message::SinkAvail(LARGE, 0)] {
+            let mut script = Script::pipelined();
+            for _ in 0..sinks {
+                script.say(Message::SinkAvail(LARGE, 0));
+            }
+            for _ in sinks..4 {
+                script.say(Message::SrcAvail(LARGE));
+            }
+            assert_eq!(script.refused(next, b""), Rule::B(30), "{sinks}");
+        }
+    }
+
+    // The peer forgets its SinkAvails with the end of this stream.
+    let mut script = Script::pipelined();
+    for _ in 0..4 {
+        script.say(Message::SinkAvail(LARGE, 0));
+    }
+    script.machine.shutdown_send();
+    script.expect(Message::DisConn);
+    for _ in 0..4 {
+        script.say(Message::SrcAvail(LARGE));
+    }
+    assert_eq!(script.refused(Message::SrcAvail(LARGE), b""), Rule::B(30));
+}
+
+#[test]
 fn b_30_and_b_46_no_more_offers_than_the_peer_takes() {
     let mut script = Script::pipelined();
     for _ in 0..5 {
