@@ -376,6 +376,11 @@ fn check_base(bsdh: &Bsdh, mid: u8, len: usize) -> Result<(), Violation> {
 
 const UNSUPPORTED: Violation = Violation::new(Rule::B(5), "unsupported major version");
 
+/// Whether those who speak this version ignore ModeChange, and stay in Combined mode (`B-59a`).
+pub(super) fn keeps_mode(version: u8) -> bool {
+    version >> 4 == IbVersion::V2_2 as u8 >> 4
+}
+
 /// Compares major versions; a minor version may differ.
 fn check_version(version: u8, own: u8) -> Result<(), Violation> {
     if version >> 4 == own >> 4 {

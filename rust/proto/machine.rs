@@ -179,7 +179,7 @@ pub struct Machine {
     /// The fabric wants the connecting end to talk first (`B-9a`), and this end has to.
     initiator_first: bool,
     greets: bool,
-    /// The version of the Hello sent.
+    /// The version of the Hello.
     version: u8,
     peer_max_adverts: u16,
     state: State,
@@ -329,6 +329,9 @@ impl Machine {
         private_data: &[u8],
     ) -> Result<([u8; HELLO_ACK_IB_LEN], Endpoints), Violation> {
         let result = Greeting::parse_hello_ib(private_data);
+        if let Ok((_, version, _)) = result {
+            self.version = version;
+        }
         self.accept(result.map(|(offer, _, _)| offer))?;
         result.map(|(_, version, endpoints)| (self.greeting.hello_ack_ib(version), endpoints))
     }
@@ -387,6 +390,10 @@ impl Machine {
     fn start(&mut self, peer: Greeting) {
         self.credits.start(peer.recv_depth);
         self.peer_max_adverts = peer.max_adverts;
+        let single = peer.max_adverts == 1 || self.greeting.max_adverts == 1;
+        if single || hello::keeps_mode(self.version) {
+            self.send_mode.fix();
+        }
         self.resize.start(peer.recv_size);
         self.limit();
     }
@@ -1150,7 +1157,7 @@ impl Machine {
         self.offers.finished()
     }
 
-    /// The mode wished for the send half; it changes when the rules let it (`B-55` to `B-58`).
+    /// The mode wished for the send half; it changes when the rules let it (`B-55` to `B-59a`).
     pub fn want_mode(&mut self, mode: Mode) {
         self.send_mode.want(mode);
     }

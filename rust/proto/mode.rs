@@ -48,6 +48,8 @@ pub(super) struct SendMode {
     /// The ModeChange out of Pipelined, until the peer acknowledged it: nothing may change before,
     /// and SinkAvails that it crossed still arrive (`B-58`, `B-60b`).
     leaving: Option<u32>,
+    /// There is no mode but Combined (`B-59a`).
+    fixed: bool,
 }
 
 impl SendMode {
@@ -56,7 +58,13 @@ impl SendMode {
             mode: Mode::Combined,
             wanted: Mode::Combined,
             leaving: None,
+            fixed: false,
         }
+    }
+
+    /// The peer can do nothing else: Combined it stays (`B-59a`).
+    pub(super) fn fix(&mut self) {
+        self.fixed = true;
     }
 
     pub(super) fn mode(&self) -> Mode {
@@ -75,7 +83,7 @@ impl SendMode {
     /// Buffered has to wait for it (`B-55`), and leaving Pipelined waits as well, so that no answer
     /// can mean the SrcAvail of another mode.
     pub(super) fn next(&self, open: impl Fn() -> bool) -> Option<Mode> {
-        if self.mode == self.wanted || self.leaving.is_some() {
+        if self.fixed || self.mode == self.wanted || self.leaving.is_some() {
             return None;
         }
         match (self.mode, self.wanted) {

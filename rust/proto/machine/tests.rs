@@ -336,6 +336,54 @@ fn a_3_and_a_4_set_up_in_infiniband_form() {
 }
 
 #[test]
+fn b_59a_who_cannot_do_it_is_left_in_combined_mode() {
+    let endpoints = Endpoints {
+        port: 7,
+        source: IpAddr::V4(Ipv4Addr::new(10, 27, 0, 1)),
+        destination: IpAddr::V4(Ipv4Addr::new(10, 27, 0, 2)),
+    };
+    let with_adverts = |side, max_adverts| Config {
+        max_adverts,
+        ..config(side)
+    };
+    for (adverts, version, leaves) in [
+        ([2, 2], None, true),
+        ([1, 2], None, false),
+        ([2, 1], None, false),
+        ([2, 2], Some(IbVersion::V1_1), true),
+        ([2, 2], Some(IbVersion::V2_2), false),
+    ] {
+        for mode in [Mode::Pipelined, Mode::Buffered] {
+            let [a, b] = adverts;
+            let mut a = End::new(with_adverts(Side::Connecting, a));
+            let mut b = End::new(with_adverts(Side::Accepting, b));
+            match version {
+                None => {
+                    let ack = b.machine.hello_received(&a.machine.hello()).unwrap();
+                    a.machine.hello_ack_received(&ack).unwrap();
+                }
+                Some(version) => {
+                    let hello = a.machine.hello_ib(version, &endpoints);
+                    let (ack, _) = b.machine.hello_ib_received(&hello).unwrap();
+                    a.machine.hello_ib_ack_received(&ack).unwrap();
+                }
+            }
+            b.machine.established();
+            for end in [&mut a, &mut b] {
+                end.machine.want_mode(mode);
+                assert_eq!(end.poll().is_some(), leaves, "{adverts:?} {version:?}");
+                let is = end.machine.send_mode();
+                assert_eq!(is, if leaves { mode } else { Mode::Combined });
+                // What waits for the change that never comes would not be sent.
+                end.machine.send_buffer(REGION).unwrap();
+                let advert = end.machine.poll_transmit().unwrap();
+                assert_eq!(advert.payload > 0, mode != Mode::Pipelined || !leaves);
+            }
+        }
+    }
+}
+
+#[test]
 fn b_2_a_refused_hello_ack_ends_it() {
     let mut a = Machine::new(config(Side::Connecting)).unwrap();
     a.hello();
