@@ -991,7 +991,7 @@ impl Machine {
             payload,
             source: next.source,
             write,
-            solicited: message.solicited() || flags.urgent,
+            solicited: message.solicited() || flags.is_urgent(),
         }
     }
 
@@ -1005,7 +1005,7 @@ impl Machine {
             payload,
             source: Source::Stream,
             write: None,
-            solicited: message.solicited(),
+            solicited: message.solicited() || flags.is_urgent(),
         }
     }
 

@@ -125,6 +125,11 @@ pub struct Flags {
 }
 
 impl Flags {
+    /// The message has an urgent byte, or announces one, and so is solicited (`B-82`).
+    pub(super) fn is_urgent(self) -> bool {
+        self.urgent || self.urgent_pending
+    }
+
     fn parse(bits: u8) -> Flags {
         Flags {
             urgent: bits & OOB_PRES != 0,
@@ -237,8 +242,7 @@ impl Message {
         matches!(self, Message::RdmaRdCompl(_) | Message::RdmaWrCompl(_))
     }
 
-    /// Whether the receiver should be woken for it (`B-82`); Data with an urgent byte is solicited
-    /// as well.
+    /// Whether the receiver should be woken for it, whatever its flags (`B-82`).
     pub fn solicited(self) -> bool {
         matches!(
             self,

@@ -1439,6 +1439,29 @@ fn b_77_buffers_behind_the_urgent_byte_do_not_count() {
 }
 
 #[test]
+fn b_82_what_announces_an_urgent_byte_is_solicited() {
+    let mut script = Script::new();
+    script.machine.write(5);
+    script.machine.mark_urgent();
+    script.machine.credits.start(2);
+    let (parsed, transmit) = script.next().unwrap();
+    assert!(parsed.base.flags.urgent_pending && parsed.payload.is_empty());
+    assert!(transmit.solicited);
+
+    let mut script = Script::new();
+    script.machine.write(150);
+    script.machine.mark_urgent();
+    let (parsed, transmit) = script.next().unwrap();
+    assert!(parsed.base.flags.urgent_pending && !parsed.base.flags.urgent);
+    assert_eq!((transmit.payload, transmit.solicited), (100, true));
+    let (_, transmit) = script.next().unwrap();
+    assert!(transmit.solicited);
+    script.machine.write(1);
+    script.machine.push();
+    assert!(!script.expect(Message::Data).solicited);
+}
+
+#[test]
 fn b_78_an_urgent_byte_ends_its_message() {
     let mut script = Script::new();
     script.machine.write(5);
