@@ -249,7 +249,7 @@ impl Greeting {
     }
 }
 
-// InfiniBand's form. Its Hellos say nothing of RDMA Reads: the CM does.
+// InfiniBand's form. Its Hellos say nothing of RDMA Reads, which the CM limits.
 impl Greeting {
     pub(super) fn hello_ib(
         &self,
@@ -340,8 +340,8 @@ impl Greeting {
     fn ib(bsdh: &Bsdh, max_adverts: u8, recv_size: U32) -> Greeting {
         Greeting {
             max_adverts: max_adverts.into(),
-            ord: 1,
-            ird: 1,
+            ord: u16::MAX,
+            ird: u16::MAX,
             recv_size: recv_size.get(),
             recv_depth: bsdh.bufs.get(),
         }
@@ -528,8 +528,8 @@ mod tests {
 
     const OFFER_IB: Greeting = Greeting {
         max_adverts: 3,
-        ord: 1,
-        ird: 1,
+        ord: u16::MAX,
+        ird: u16::MAX,
         ..GREETING
     };
 

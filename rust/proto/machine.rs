@@ -394,6 +394,7 @@ impl Machine {
         if single || hello::keeps_mode(self.version) {
             self.send_mode.fix();
         }
+        self.receive.start(peer.ird.min(self.greeting.ord));
         self.resize.start(peer.recv_size);
         self.limit();
     }
@@ -1106,8 +1107,14 @@ impl Machine {
         self.receive.readable()
     }
 
+    /// Whether another RDMA Read may be started while others are in flight (`B-4a`).
+    pub fn may_read(&self) -> bool {
+        self.receive.may_read()
+    }
+
     /// An RDMA Read of up to `len` bytes of [`Machine::readable`] starts; gives what to read. Reads
-    /// are posted in this order.
+    /// are posted in this order. None if there is nothing to read, or as many are in flight as
+    /// there may be.
     pub fn start_read(&mut self, len: u32) -> Option<Region> {
         self.receive.start_read(len)
     }

@@ -72,6 +72,9 @@ pub(super) struct ReceiveHalf {
     /// The user fetches what is advertised; otherwise each SrcAvail is declined at once (`B-38`).
     pub(super) zero_copy: bool,
     open: Ring<Open, ADVERTS>,
+    /// RDMA Reads in flight, and how many there may be (`B-4a`).
+    reads: u16,
+    most_reads: u16,
     /// A SrcAvailCancel waits for reads in flight; whether a SendSm answers it (`B-40`).
     ending: Option<bool>,
     /// The SendSms that the peer may not have yet, and the bytes that each asks for.
@@ -95,6 +98,8 @@ impl ReceiveHalf {
             mode: Mode::Combined,
             zero_copy: false,
             open: Ring::new(),
+            reads: 0,
+            most_reads: 0,
             ending: None,
             answers: Ring::new(),
             rest: 0,
@@ -103,6 +108,11 @@ impl ReceiveHalf {
             shut: false,
             ended: false,
         }
+    }
+
+    /// So many RDMA Reads may be in flight at a time.
+    pub(super) fn start(&mut self, most_reads: u16) {
+        self.most_reads = most_reads;
     }
 
     pub(super) fn mode(&self) -> Mode {
@@ -257,9 +267,17 @@ impl ReceiveHalf {
         })
     }
 
+    /// Another RDMA Read may be in flight.
+    pub(super) fn may_read(&self) -> bool {
+        self.reads < self.most_reads
+    }
+
     /// An RDMA Read of the first `len` bytes of [`ReceiveHalf::readable`] starts; the part that it
     /// may read.
     pub(super) fn start_read(&mut self, len: u32) -> Option<Region> {
+        if !self.may_read() {
+            return None;
+        }
         let after = self.open.iter().find(|open| !open.is_complete())?.after;
         let open = self.open.iter_mut().find(|open| open.is_next(after))?;
         let part = Region {
@@ -272,6 +290,7 @@ impl ReceiveHalf {
         open.region.len = open.region.len.saturating_sub(part.len);
         open.region.va = open.region.va.wrapping_add(u64::from(part.len));
         open.reading = open.reading.saturating_add(part.len);
+        self.reads = self.reads.saturating_add(1);
         Some(part)
     }
 
@@ -281,6 +300,7 @@ impl ReceiveHalf {
             let len = len.min(open.reading);
             open.reading = open.reading.saturating_sub(len);
             open.read = open.read.saturating_add(len);
+            self.reads = self.reads.saturating_sub(1);
         }
     }
 

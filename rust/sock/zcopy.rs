@@ -280,7 +280,8 @@ impl Conn {
 
     /// Whether another read can be started.
     pub(super) fn has_read_place(&self) -> bool {
-        self.post.lock().buffers.has_fill_place()
+        let has_place = self.post.lock().buffers.has_fill_place();
+        has_place && self.inspect(Machine::may_read)
     }
 
     /// Whether reads are in flight, or not taken out yet.

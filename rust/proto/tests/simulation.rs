@@ -298,7 +298,10 @@ impl End {
                     self.machine.decline();
                     return true;
                 }
-                let region = self.machine.start_read(n as u32).unwrap();
+                let Some(region) = self.machine.start_read(n as u32) else {
+                    assert!(!self.machine.may_read());
+                    return false;
+                };
                 self.queue.push_back(Work::Read(region));
                 return true;
             }
@@ -405,8 +408,8 @@ impl World {
             Config {
                 side,
                 max_adverts: 1 + random.below(9) as u16,
-                ord: 4,
-                ird: 4,
+                ord: 1 + random.below(4) as u16,
+                ird: 1 + random.below(4) as u16,
                 recv_size: sizes[random.below(6) as usize],
                 recv_depth: depths[random.below(6) as usize],
                 send_size: sizes[random.below(6) as usize],

@@ -310,6 +310,42 @@ fn b_31_any_number_of_reads() {
 }
 
 #[test]
+fn b_4a_reads_in_flight_are_as_many_as_both_ends_can_have() {
+    for (ord, ird, most) in [(4, 4, 4), (1, 4, 1), (4, 2, 2)] {
+        for side in [Side::Connecting, Side::Accepting] {
+            let sink = Config {
+                ord,
+                ird: 3,
+                ..config(side)
+            };
+            let source = |side| Config {
+                ord: 1,
+                ird,
+                ..config(side)
+            };
+            let mut end = match side {
+                Side::Connecting => Pair::of(sink, source(Side::Accepting)).a,
+                Side::Accepting => Pair::of(source(Side::Connecting), sink).b,
+            };
+            end.machine.set_zero_copy(true);
+            let advert = message(&end, Message::SrcAvail(LARGE), b"head");
+            end.machine.received(&advert).unwrap();
+            for _ in 0..most {
+                assert!(end.machine.may_read());
+                end.machine.start_read(10).unwrap();
+            }
+            assert!(!end.machine.may_read());
+            assert_eq!(end.machine.start_read(10), None);
+            assert!(end.machine.readable().is_some());
+            end.machine.read_done(10);
+            assert!(end.machine.may_read());
+            end.machine.start_read(10).unwrap();
+            assert_eq!(end.machine.start_read(10), None);
+        }
+    }
+}
+
+#[test]
 fn b_31_a_message_that_has_it_all_is_reported() {
     let mut script = Script::new();
     script.say_with(Message::SrcAvail(part(0, 4)), b"head");

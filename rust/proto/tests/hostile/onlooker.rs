@@ -68,8 +68,8 @@ pub(crate) fn config(side: Side) -> Config {
     Config {
         side,
         max_adverts: 4,
-        ord: 1,
-        ird: 1,
+        ord: 2,
+        ird: 3,
         recv_size: 200,
         recv_depth: 16,
         send_size: 120,
@@ -85,7 +85,7 @@ pub(crate) struct Onlooker {
     acked: u32,
     bufs: u16,
     tags: Vec<SendTag>,
-    reading: u32,
+    reading: Vec<u32>,
     now: u64,
 }
 
@@ -104,7 +104,7 @@ impl Onlooker {
             acked: 0,
             bufs: 16,
             tags: Vec::new(),
-            reading: 0,
+            reading: Vec::new(),
             now: 0,
         }
     }
@@ -156,12 +156,14 @@ impl Onlooker {
             Act::Combine => machine.want_combined(),
             Act::Read => {
                 if let Some(region) = machine.start_read(u32::from(n)) {
-                    self.reading += region.len;
+                    self.reading.push(region.len);
+                    assert!(self.reading.len() <= 2, "too many reads in flight");
                 }
             }
             Act::ReadDone => {
-                machine.read_done(self.reading);
-                self.reading = 0;
+                for len in self.reading.drain(..) {
+                    machine.read_done(len);
+                }
             }
             Act::Decline => {
                 machine.decline();
