@@ -2160,6 +2160,40 @@ fn b_71_no_abort_conn_without_credit_nor_to_a_peer_that_aborted() {
 }
 
 #[test]
+fn b_71_only_the_arrival_of_the_abort_conn_ends_the_wait_for_it() {
+    let mut script = Script::new();
+    script.machine.write(100);
+    let data = script.machine.poll_transmit().unwrap();
+    script.machine.shutdown_send();
+    let disconn = script.machine.poll_transmit().unwrap();
+    script.machine.abort();
+    let abort = script.machine.poll_transmit().unwrap();
+    script.machine.take_events();
+    for earlier in [data, disconn] {
+        script.machine.sent(earlier.tag);
+        assert_eq!(script.machine.state(), State::Aborting);
+    }
+    assert!(!script.machine.take_events().contains(Events::DISCONNECT));
+    script.machine.sent(abort.tag);
+    assert!(script.machine.take_events().contains(Events::DISCONNECT));
+}
+
+#[test]
+fn b_68_a_stream_ends_once() {
+    for (shut, state) in [(false, State::Disconnecting), (true, State::Aborting)] {
+        let mut script = Script::new();
+        script.say(Message::DisConn);
+        if shut {
+            // Not known to have arrived, so that the connection is not over yet.
+            script.machine.shutdown_send();
+            script.machine.poll_transmit().unwrap();
+        }
+        assert_eq!(script.refused(Message::DisConn, b""), Rule::B(68));
+        assert_eq!(script.machine.state(), state);
+    }
+}
+
+#[test]
 fn b_71_the_first_reason_counts() {
     let mut script = Script::new();
     script.machine.shutdown_send();
