@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Two machines over a reliable ordered link, driven by an adversary: it decides who acts next,
-//! what users do, when the fabric delivers and completes, and when buffers come back.
+//! what users do, when the fabric delivers and completes, and when buffers come back. An onlooker
+//! holds every message against the rules for credit, sizes and urgent bytes. In some runs one user
+//! never reads, or never writes, and none is made to push, or to read, when it is judged whether a
+//! run goes on.
 //!
 //! A run is a list of numbers, each of which is one decision, so that a failing run can be cut down
 //! to the decisions that matter. `SDP_SEEDS=n` runs so many seeds, `SDP_SEED=n` only that one.
 
 use sdp_proto::{
-    wire::Message,
+    wire::{
+        Message,
+        Parsed, //
+    },
     AbortReason,
     BufferId,
     Config,
@@ -66,6 +72,9 @@ enum Arrived {
 
 struct End {
     machine: Machine,
+    /// What the user does at all.
+    reads: bool,
+    writes: bool,
     /// The next byte of the pattern that this user writes.
     pattern: u64,
     stream: Vec<Piece>,
@@ -78,9 +87,14 @@ struct End {
 
     queue: VecDeque<Work>,
     completions: VecDeque<SendTag>,
-    /// Receive buffers that stand posted, and those that wait to be posted again.
-    posted: u32,
+    /// The sizes of the receive buffers that stand posted, and the number of those that wait to be
+    /// posted again.
+    posted: VecDeque<usize>,
     free: u32,
+    /// Bytes of buffers that are posted from now on, and of those that the peer was told of.
+    size: u32,
+    told_size: u32,
+    wire: Wire,
 
     arrived: VecDeque<Arrived>,
     /// Message bytes that the user read.
@@ -97,12 +111,119 @@ struct End {
     trace: Option<&'static str>,
 }
 
+/// What an onlooker counts of the messages of one end.
+struct Wire {
+    /// What the end may do: the smaller MaxAdverts of both ends, and RDMA Reads in flight.
+    max_adverts: u16,
+    most_reads: usize,
+    /// Messages sent, and what the peer said last of them and of its buffers.
+    sent: u32,
+    acked: u32,
+    bufs: u16,
+    /// The number of the last message that the peer was told to have a buffer for.
+    told: u32,
+    /// Stream bytes that went, in messages or by RDMA, and how many had gone when an urgent byte
+    /// was announced.
+    moved: u64,
+    announced_at: Option<u64>,
+    /// Bytes of the peer's receive buffers, and those wished for and not answered.
+    connecting: bool,
+    peer_size: u32,
+    wish: Option<u32>,
+}
+
+/// The most bytes from an announcement to the urgent byte (`B-77`).
+const URGENT_DISTANCE: u64 = 65535;
+
+impl Wire {
+    fn new(own: Config, peer: Config) -> Wire {
+        Wire {
+            max_adverts: own.max_adverts.min(peer.max_adverts),
+            most_reads: own.ord.min(peer.ird).into(),
+            sent: 0,
+            acked: 0,
+            bufs: peer.recv_depth,
+            told: own.recv_depth.into(),
+            moved: 0,
+            announced_at: None,
+            connecting: own.side == Side::Connecting,
+            peer_size: peer.recv_size,
+            wish: None,
+        }
+    }
+
+    /// `B-14`.
+    fn credit(&self) -> i64 {
+        i64::from(self.bufs) - i64::from(self.sent.wrapping_sub(self.acked))
+    }
+
+    fn sends(&mut self, transmit: &Transmit, parsed: &Parsed) {
+        let base = parsed.base;
+        let credit = self.credit();
+        let told = base.mseq_ack.wrapping_add(base.bufs.into());
+        assert_eq!(base.mseq, self.sent + 1);
+        assert!(told.wrapping_sub(self.told) < 1 << 16, "takes credit back");
+        assert!(credit >= 1, "sends without credit");
+        assert!(
+            credit >= 2 || told != self.told,
+            "the last credit for nothing"
+        );
+        assert!(transmit.payload == 0 || credit >= 3, "payload on {credit}");
+        assert!(
+            self.max_adverts > 1 || !matches!(parsed.message, Message::ModeChange(..)),
+            "leaves Combined mode with one advertisement"
+        );
+        self.sent = base.mseq;
+        self.told = told;
+        // A smaller size counts as soon as it was wished for (B-64).
+        let size = self
+            .wish
+            .map_or(self.peer_size, |wish| wish.min(self.peer_size));
+        let len = transmit.header.as_bytes().len() as u32 + transmit.payload;
+        assert!(len <= size, "{len} bytes to buffers of {size}");
+        if let Message::ChRcvBuf(wish) = parsed.message {
+            assert_eq!(self.wish, None, "a second wish");
+            self.wish = Some(wish);
+        }
+
+        if base.flags.urgent_pending {
+            assert_eq!(self.announced_at, None, "announced twice");
+            self.announced_at = Some(self.moved);
+        }
+        let written = transmit.write.map_or(0, |region| region.len);
+        self.moved += u64::from(transmit.payload + written);
+        if base.flags.urgent {
+            let at = self.announced_at.take().expect("not announced");
+            let most = URGENT_DISTANCE.max(transmit.payload.into());
+            assert!(self.moved - at <= most, "announced too early");
+        }
+        assert!(transmit.solicited || !(base.flags.urgent || base.flags.urgent_pending));
+    }
+
+    fn gets(&mut self, parsed: &Parsed) {
+        self.acked = parsed.base.mseq_ack;
+        self.bufs = parsed.base.bufs;
+        match parsed.message {
+            Message::RdmaRdCompl(len) => self.moved += u64::from(len),
+            Message::ChRcvBufAck(size) => {
+                self.peer_size = size;
+                self.wish = None;
+            }
+            // The accepting end ignores what crossed its own (B-66).
+            Message::ChRcvBuf(_) if self.connecting => self.wish = None,
+            _ => {}
+        }
+    }
+}
+
 const SLOTS: usize = 16;
 
 impl End {
-    fn new(config: Config) -> End {
+    fn new(config: Config, peer: Config) -> End {
         End {
             machine: Machine::new(config).unwrap(),
+            reads: true,
+            writes: true,
             pattern: 0,
             stream: Vec::new(),
             copied: VecDeque::new(),
@@ -111,8 +232,11 @@ impl End {
             next_key: 1,
             queue: VecDeque::new(),
             completions: VecDeque::new(),
-            posted: u32::from(config.recv_depth),
+            posted: vec![config.recv_size as usize; config.recv_depth.into()].into(),
             free: 0,
+            size: config.recv_size,
+            told_size: config.recv_size,
+            wire: Wire::new(config, peer),
             arrived: VecDeque::new(),
             consumed: 0,
             read: Vec::new(),
@@ -170,6 +294,14 @@ impl End {
             let bytes = self.bytes(len);
             self.stream.push(Piece::Buffer(id, bytes.clone()));
             self.buffers.insert(region.rkey, (id, bytes));
+        }
+    }
+
+    /// Takes back one of the buffers, and those behind it.
+    fn withdraw(&mut self, n: usize) {
+        let ids: Vec<_> = self.buffers.values().map(|(id, _)| *id).collect();
+        if !ids.is_empty() {
+            self.machine.withdraw_send(ids[n % ids.len()]);
         }
     }
 
@@ -245,9 +377,14 @@ impl End {
             message.extend(bytes);
         }
         let parsed = sdp_proto::wire::parse(&message).expect("sends what it would not take");
+        self.wire.sends(&transmit, &parsed);
         self.announced += u32::from(parsed.base.flags.urgent_pending);
-        if let Message::SinkAvail(region, _) = parsed.message {
-            self.offered_at.insert(region.rkey, self.urgent_seen);
+        match parsed.message {
+            Message::SinkAvail(region, _) => {
+                self.offered_at.insert(region.rkey, self.urgent_seen);
+            }
+            Message::ChRcvBufAck(size) => self.told_size = size,
+            _ => {}
         }
         self.messages += 1;
         self.tell(|| format!("sends {:?} payload {}", parsed.message, transmit.payload));
@@ -282,8 +419,27 @@ impl End {
             return false;
         }
         self.free -= 1;
-        self.posted += 1;
+        self.posted.push_back(self.size as usize);
         self.machine.posted(1);
+        true
+    }
+
+    /// The user grants or refuses what the peer wishes of its receive buffers. Larger ones are
+    /// posted from now on, and told of when the smaller are used up (`B-64`).
+    fn grant(&mut self, refuse: bool) -> bool {
+        match self.machine.resize_wish() {
+            Some(_) if refuse && self.size == self.told_size => {}
+            Some(wish) if wish > self.told_size => {
+                self.size = self.size.max(wish);
+                let size = self.size as usize;
+                if self.posted.iter().any(|posted| *posted < size) {
+                    return false;
+                }
+            }
+            Some(wish) => self.size = wish,
+            None => return false,
+        }
+        assert!(self.machine.resized(self.size));
         true
     }
 
@@ -302,6 +458,8 @@ impl End {
                     assert!(!self.machine.may_read());
                     return false;
                 };
+                let in_flight = self.queue.iter().filter(|w| matches!(w, Work::Read(_)));
+                assert!(in_flight.count() < self.wire.most_reads, "too many reads");
                 self.queue.push_back(Work::Read(region));
                 return true;
             }
@@ -330,10 +488,12 @@ impl End {
     }
 
     fn receive(&mut self, message: &[u8]) -> Result<(), String> {
-        if self.posted == 0 {
+        let Some(size) = self.posted.pop_front() else {
             return Err("message without a receive buffer".into());
+        };
+        if message.len() > size {
+            return Err(format!("{} bytes to a buffer of {size}", message.len()));
         }
-        self.posted -= 1;
         self.tell(|| {
             format!(
                 "gets {:?}",
@@ -344,6 +504,8 @@ impl End {
             .machine
             .received(message)
             .map_err(|violation| format!("violation: {violation}"))?;
+        self.wire
+            .gets(&sdp_proto::wire::parse(message).expect("took nonsense"));
         if received.urgent {
             self.urgent_seen += 1;
         }
@@ -397,6 +559,7 @@ struct World {
     unseen: Vec<Vec<u8>>,
     now: u64,
     ending: Ending,
+    moving: bool,
 }
 
 impl World {
@@ -416,8 +579,19 @@ impl World {
                 desired_remote: 100,
             }
         };
-        let mut a = End::new(config(Side::Connecting, &mut random));
-        let mut b = End::new(config(Side::Accepting, &mut random));
+        let configs = [
+            config(Side::Connecting, &mut random),
+            config(Side::Accepting, &mut random),
+        ];
+        let mut a = End::new(configs[0], configs[1]);
+        let mut b = End::new(configs[1], configs[0]);
+        match random.below(8) {
+            0 => a.reads = false,
+            1 => b.reads = false,
+            2 => a.writes = false,
+            3 => b.writes = false,
+            _ => {}
+        }
         for end in [&mut a, &mut b] {
             end.machine.set_movable(true);
             end.machine.set_zero_copy(random.below(4) > 0);
@@ -458,6 +632,7 @@ impl World {
                 1 => Ending::Move,
                 _ => Ending::Close,
             },
+            moving: false,
         }
     }
 
@@ -511,16 +686,28 @@ impl World {
             2 => 1 + random.below(200),
             _ => 1 + random.below(3000),
         } as usize;
+        let long = match random.below(40) {
+            0 => 60_000 + random.below(20_000) as usize,
+            _ => n,
+        };
         let end = &mut self.ends[side];
-        let action = random.below(100);
+        let action = match random.below(100) {
+            0..=14 | 27 if !end.writes => 99,
+            15..=17 | 29..=44 if !end.reads => 99,
+            action => action,
+        };
         if action < 44 {
             end.tell(|| format!("user action {action} with {n}"));
         }
         match action {
-            0..=9 => end.write(n, random.below(4) > 0),
-            10..=14 => end.send_buffer(n),
+            0 => end.write(long, random.below(4) > 0),
+            1..=9 => end.write(n, random.below(4) > 0),
+            10..=14 => end.send_buffer(long),
             15..=17 => end.offer_buffer(n),
-            18 => end.machine.cancel_send(random.below(2) > 0),
+            18 => match random.below(3) {
+                0 => end.withdraw(n),
+                withdraw => end.machine.cancel_send(withdraw > 1),
+            },
             19 => end.machine.cancel_offers(),
             20 => end.machine.push(),
             21 => end.machine.set_cork(random.below(2) > 0),
@@ -535,9 +722,7 @@ impl World {
                 end.machine.ask_resize(37 + random.below(1000) as u32);
             }
             26 => {
-                if let Some(wish) = end.machine.resize_wish() {
-                    end.machine.resized(wish);
-                }
+                end.grant(random.below(4) == 0);
             }
             27 => {
                 if end.machine.unsent() > 0 {
@@ -582,14 +767,9 @@ impl World {
         Ok(())
     }
 
-    /// Runs on with users that only read, until nothing happens any more.
-    fn settle(&mut self) -> Result<(), String> {
+    /// Runs on, with users that do no more than read, if they do, until nothing happens any more.
+    fn settle(&mut self, reading: bool) -> Result<(), String> {
         self.ends[1].machine.established();
-        for end in &mut self.ends {
-            end.machine.set_cork(false);
-            end.machine.push();
-            end.machine.set_nodelay(true);
-        }
         for _ in 0..100_000 {
             let mut active = false;
             for side in 0..2 {
@@ -597,18 +777,17 @@ impl World {
                 active |= self.deliver(side)?;
                 let end = &mut self.ends[side];
                 active |= end.complete();
-                active |= end.read(1000, false);
+                active |= reading && end.reads && end.read(1000, false);
                 while end.repost() {
                     active = true;
                 }
-                if let Some(wish) = end.machine.resize_wish() {
-                    active |= end.machine.resized(wish);
-                }
+                active |= end.grant(false);
                 self.check()?;
             }
             if active {
                 continue;
             }
+            self.check_silence()?;
             let [a, b] = &self.ends;
             match a
                 .machine
@@ -627,51 +806,140 @@ impl World {
         Err("never falls silent".into())
     }
 
+    /// What holds when nobody has anything to say.
+    fn check_silence(&self) -> Result<(), String> {
+        let [a, b] = &self.ends;
+        let open = |end: &End| {
+            matches!(
+                end.machine.state(),
+                State::Established
+                    | State::DisConnSent
+                    | State::DisConnDone
+                    | State::DisConnReceived
+                    | State::Closing
+            )
+        };
+        if !open(a) || !open(b) || self.moving || self.now < self.awake_at {
+            return Ok(());
+        }
+        for (end, peer) in [(a, b), (b, a)] {
+            let (own, known) = (peer.wire.credit(), end.wire.credit());
+            let news = peer.posted.len() as i64 > known;
+            // B-19
+            if news && ((known == 0 && own >= 1) || (known == 1 && own >= 3)) {
+                return Err(format!(
+                    "has credit for {known}, and is not told of the rest of {}",
+                    peer.posted.len()
+                ));
+            }
+            let held = end.machine.deadline().is_some();
+            let unsent = !end.copied.is_empty() && end.buffers.is_empty();
+            if unsent && !held && known >= 3 {
+                return Err("sends nothing, with credit for it".into());
+            }
+            let asks = end.wire.wish.is_some();
+            if !asks && end.machine.peer_recv_size() != peer.told_size {
+                return Err("does not know the size of the receive buffers".into());
+            }
+            // What was shrunk is used up (B-64), as far as there is credit for it.
+            let growing = peer.size > peer.told_size;
+            let larger = |size: &usize| *size > peer.told_size as usize;
+            let done = end.machine.send_shut() || growing || known < 3;
+            if !done && peer.posted.iter().any(larger) {
+                return Err("keeps receive buffers of the former size".into());
+            }
+        }
+        Ok(())
+    }
+
     fn finish(&mut self) -> Result<(), String> {
         if self.ending == Ending::Abort {
             return self.abort();
         }
-        self.settle()?;
+        self.settle(false)?;
+        self.settle(true)?;
         for end in &mut self.ends {
             end.machine.cancel_offers();
         }
-        self.settle()?;
+        self.settle(true)?;
+        for from in 0..2 {
+            if !self.ends[1 - from].reads {
+                self.take_back(from)?;
+            }
+        }
         for (from, to) in [(0, 1), (1, 0)] {
-            let (sent, read) = (self.ends[from].sent(), &self.ends[to].read);
-            if sent != *read {
-                let same = sent.iter().zip(read).take_while(|(a, b)| a == b).count();
-                return Err(format!(
-                    "end {from} sent {} bytes, end {to} read {}, the same up to {same}",
-                    sent.len(),
-                    read.len(),
-                ));
-            }
-            let (sender, receiver) = (&self.ends[from], &self.ends[to]);
-            if sender.announced != receiver.urgent_seen {
-                return Err(format!(
-                    "{} urgent bytes announced, {} came",
-                    sender.announced, receiver.urgent_seen,
-                ));
-            }
-            if !sender.urgent.is_empty() && receiver.urgent_seen == 0 {
-                return Err("urgent byte lost".into());
-            }
-            if !sender.buffers.is_empty() || !sender.offers.is_empty() {
-                return Err("buffers never came back".into());
-            }
+            self.compare(from, to)?;
         }
         match self.ending {
-            Ending::Move => self.move_away(),
+            Ending::Move if self.ends.iter().all(|end| end.reads) => self.move_away(),
             _ => self.close(),
         }
+    }
+
+    /// What the peer does not read comes back all the same.
+    fn take_back(&mut self, from: usize) -> Result<(), String> {
+        let end = &mut self.ends[from];
+        end.withdraw(0);
+        self.settle(true)?;
+        let end = &self.ends[from];
+        match end.stream.last() {
+            Some(Piece::Buffer(id, _)) if end.buffers.values().any(|(other, _)| other == id) => {
+                Err("a buffer that was withdrawn never came back".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Holds what was read against what was written.
+    fn compare(&self, from: usize, to: usize) -> Result<(), String> {
+        let (sender, receiver) = (&self.ends[from], &self.ends[to]);
+        if !sender.offers.is_empty() {
+            return Err("offers never came back".into());
+        }
+        if !receiver.reads {
+            return Ok(());
+        }
+        let (sent, read) = (sender.sent(), &receiver.read);
+        if sent != *read {
+            let same = sent.iter().zip(read).take_while(|(a, b)| a == b).count();
+            return Err(format!(
+                "end {from} sent {} bytes, end {to} read {}, the same up to {same}",
+                sent.len(),
+                read.len(),
+            ));
+        }
+        if sender.announced != receiver.urgent_seen {
+            return Err(format!(
+                "{} urgent bytes announced, {} came",
+                sender.announced, receiver.urgent_seen,
+            ));
+        }
+        if !sender.urgent.is_empty() && receiver.urgent_seen == 0 {
+            return Err("urgent byte lost".into());
+        }
+        if !sender.buffers.is_empty() {
+            return Err("buffers never came back".into());
+        }
+        Ok(())
     }
 
     fn close(&mut self) -> Result<(), String> {
         for end in &mut self.ends {
             end.machine.shutdown_send();
         }
-        self.settle()?;
-        self.gone(None)
+        self.settle(true)?;
+        for (from, to) in [(0, 1), (1, 0)] {
+            if self.ends[to].reads && !self.ends[to].machine.peer_closed() {
+                return Err(format!("end {from} never ended its stream"));
+            }
+        }
+        if self.ends.iter().all(|end| end.reads) {
+            return self.gone(None);
+        }
+        match self.ends[0].machine.state() {
+            State::Disconnecting => self.gone(None),
+            _ => self.abort(),
+        }
     }
 
     /// Both ends want to move; one of them does.
@@ -681,7 +949,8 @@ impl World {
             // They have closed already.
             return self.close();
         }
-        self.settle()?;
+        self.moving = true;
+        self.settle(true)?;
         if self
             .ends
             .iter()
@@ -739,7 +1008,7 @@ fn run_to_panic(seed: u64, decisions: &[u64], trace: bool) -> Result<World, Stri
     if finished.is_err() {
         for end in &world.ends {
             end.tell(|| {
-                let (posted, free) = (end.posted, end.free);
+                let (posted, free) = (end.posted.len(), end.free);
                 format!("{posted} buffers posted, {free} free, {:#?}", end.machine)
             });
         }
