@@ -575,8 +575,10 @@ pub(super) enum Held {
     },
     /// A caller's memory, which the request names.
     Registered { _memory: Arc<Memory> },
+    /// A caller's memory, which the request registers.
+    Registering(Arc<Memory>),
     /// A caller's memory, whose key the request invalidates.
-    Ended(Arc<Memory>),
+    Ending(Arc<Memory>),
 }
 
 impl Held {

@@ -172,8 +172,8 @@ impl<C: CmHandler> CmId<C> {
     /// [`Self::resolve_addr`], on an identifier without an address or with the unspecified one.
     pub(crate) fn set_interface(&mut self, interface: u32) {
         let interface = c_int::try_from(interface).unwrap_or(c_int::MAX);
-        // SAFETY: The identifier is live, and nobody else looks at the field before the way is
-        // looked for, for which it is the one to go by.
+        // SAFETY: The identifier is live, and rdma_cm does not use the field before it resolves the
+        // address.
         unsafe { (*self.as_ptr()).route.addr.dev_addr.bound_dev_if = interface };
     }
 
@@ -192,12 +192,14 @@ impl<C: CmHandler> CmId<C> {
     /// Sets how many routers packets may pass, both ways, for a connection over RoCE whose route is
     /// resolved; over others this does nothing.
     pub(crate) fn set_hop_limit(&mut self, hops: u8) {
-        // SAFETY: The identifier is live; its route is only changed in a resolution, of which none
-        // is under way, as that takes `&mut self` too.
+        // SAFETY: The identifier is live. Its path is allocated and freed in `resolve_route()`,
+        // which takes `&mut self` too; over InfiniBand it is filled in later, but the type is an
+        // integer.
         unsafe {
             let path = (*self.as_ptr()).route.path_rec;
             if !path.is_null()
-                && (*path).rec_type == bindings::sa_path_rec_type_SA_PATH_REC_TYPE_ROCE_V2
+                && (&raw const (*path).rec_type).read_volatile()
+                    == bindings::sa_path_rec_type_SA_PATH_REC_TYPE_ROCE_V2
             {
                 (*path).hop_limit = hops;
             }

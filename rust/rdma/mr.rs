@@ -29,6 +29,7 @@ use kernel::{
         atomic::{
             Acquire,
             AtomicFlag,
+            Full,
             Release, //
         },
         new_mutex,
@@ -224,19 +225,21 @@ pub(crate) struct Remote {
 
 /// A caller's bytes, registered under a key.
 ///
-/// The key is valid from when [`Qp::post_register`](super::qp::Qp::post_register) was executed
-/// until [`Qp::post_invalidate`](super::qp::Qp::post_invalidate) was. The last reference has to be
-/// dropped in process context, without spinlocks, after every work request that names the memory
-/// has completed: that sleeps, and releases the pages. If the key is still valid then, the region
-/// is deregistered.
+/// The key is valid once: from when [`Qp::post_register`](super::qp::Qp::post_register) was
+/// executed until [`Qp::post_invalidate`](super::qp::Qp::post_invalidate) was. Each work request
+/// that names the memory holds a reference until it has completed. The last one has to be dropped
+/// in process context, without spinlocks: that sleeps, and releases the pages. If the key is still
+/// valid then, the region is deregistered.
 pub(crate) struct Memory {
     mr: Option<Mr>,
     // Fields are dropped in this order: the device must not access pages that were released.
     mapping: Mapping,
     pages: Pages,
     access: Access,
-    /// Whether the device may accept the key.
-    valid: AtomicFlag,
+    /// The registration was posted, which is done once.
+    registered: AtomicFlag,
+    /// The key has ended since.
+    ended: AtomicFlag,
 }
 
 impl Memory {
@@ -289,7 +292,8 @@ impl Memory {
                 mapping,
                 pages,
                 access,
-                valid: AtomicFlag::new(false),
+                registered: AtomicFlag::new(false),
+                ended: AtomicFlag::new(false),
             },
             GFP_KERNEL,
         )?)
@@ -351,9 +355,23 @@ impl Memory {
         flags as c_int
     }
 
-    /// Notes whether the device may accept the key. Any context.
-    pub(super) fn set_valid(&self, valid: bool) {
-        self.valid.store(valid, Release);
+    /// Notes that the registration is about to be posted: from now on the device may accept the
+    /// key. Any context. Fails with `EINVAL` where it was noted before.
+    pub(super) fn register(&self) -> Result {
+        match self.registered.xchg(true, Full) {
+            false => Ok(()),
+            true => Err(EINVAL),
+        }
+    }
+
+    /// Whether the registration was posted. Any context.
+    pub(super) fn is_registered(&self) -> bool {
+        self.registered.load(Acquire)
+    }
+
+    /// Notes that the device does not accept the key any more. Any context.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Release);
     }
 
     /// Describes a part of it for a work request. Any context. Fails with `EINVAL` for bytes beyond
@@ -378,7 +396,7 @@ impl Drop for Memory {
     fn drop(&mut self) {
         // A key that may be valid is ended by deregistering its region.
         if let Some(mr) = self.mr.take() {
-            match self.valid.load(Acquire) {
+            match self.is_registered() && !self.ended.load(Acquire) {
                 false => mr.give_back(&self.mapping.pd),
                 true => mr.discard(&self.mapping.pd),
             }

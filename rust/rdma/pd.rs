@@ -43,6 +43,7 @@ pub(crate) struct Pd {
     mrs: FreeMrs,
     raw: RawPd,
     device: Device,
+    has_qp: AtomicFlag,
 }
 
 impl Pd {
@@ -58,6 +59,7 @@ impl Pd {
                 mrs <- FreeMrs::new(),
                 raw,
                 device,
+                has_qp: AtomicFlag::new(false),
             }),
             GFP_KERNEL,
         )
@@ -66,6 +68,15 @@ impl Pd {
     /// The device. Any context.
     pub(crate) fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Takes it for a QP. It has one in all, on which a key ends after it was registered. Any
+    /// context. Fails with `EINVAL` where that was done before.
+    pub(super) fn take_for_qp(&self) -> Result {
+        match self.has_qp.xchg(true, Full) {
+            false => Ok(()),
+            true => Err(EINVAL),
+        }
     }
 
     /// The C protection domain, valid as long as `self`.

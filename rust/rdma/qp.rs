@@ -209,7 +209,7 @@ impl Payload {
     }
 }
 
-/// A [`Payload`] that is mapped, so that a request can be posted with it.
+/// What a request holds: a [`Payload`] that is mapped, or the memory whose key it is about.
 ///
 /// # Invariants
 ///
@@ -230,6 +230,14 @@ impl<'a> Ready<'a> {
             sges: Default::default(),
             count: 0,
         }
+    }
+
+    /// For a request about a key, with the memory of that.
+    fn holding(pd: &'a Pd, memory: Held) -> Self {
+        let mut ready = Self::new(pd);
+        let [first, ..] = &mut ready.held;
+        *first = memory;
+        ready
     }
 
     /// Maps `payload`. Any context. Fails with `ENOMEM`, and with `EINVAL` for memory of another
@@ -474,9 +482,10 @@ unsafe impl<C: CmHandler, D: Completions> Sync for Qp<C, D> {}
 impl<C: CmHandler, D: Completions> Qp<C, D> {
     /// Makes a QP of up to `caps` in `pd` on `id`. Sleeps.
     ///
-    /// The identifier has to be bound to the device of `pd`, and not connected. On failure it is
-    /// given back, with `EINVAL` where the device cannot do without some of `caps`, `ENOMEM`, or
-    /// the driver's error.
+    /// The identifier has to be bound to the device of `pd`, and not connected; the domain must not
+    /// have been used for another QP. On failure the identifier is given back, with `EINVAL` where
+    /// the domain was used or the device cannot do without some of `caps`, `ENOMEM`, or the
+    /// driver's error.
     pub(crate) fn new(
         id: CmId<C>,
         pd: &Arc<Pd>,
@@ -502,6 +511,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         if caps.send_wr == 0 || caps.recv_wr == 0 || caps.recv_sge == 0 {
             return Err(EINVAL);
         }
+        pd.take_for_qp()?;
         // OVERFLOW: The device's limit leaves room for one more in each queue.
         let (send_wr, recv_wr) = (caps.send_wr + 1, caps.recv_wr + 1);
         let cq = Cq::get(pd.device(), send_wr.saturating_add(recv_wr))?;
@@ -589,14 +599,14 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
             ..Default::default()
         };
         // SAFETY: It is the request that the opcode says.
-        unsafe { self.post(&raw mut wr, Some(send.header), send.payload, None, request) }
+        unsafe { self.post(&raw mut wr, Some(send.header), send.payload, request) }
     }
 
     /// Posts an RDMA Write of `from` to the peer's memory. As [`Self::post_send`].
     pub(crate) fn post_write(&self, from: Ready<'_>, to: Remote, request: D::Request) -> Result {
         let mut rdma = rdma_wr(bindings::ib_wr_opcode_IB_WR_RDMA_WRITE, to);
         // SAFETY: It is the request that the opcode says.
-        unsafe { self.post((&raw mut rdma).cast(), None, Some(from), None, request) }
+        unsafe { self.post((&raw mut rdma).cast(), None, Some(from), request) }
     }
 
     /// Posts an RDMA Read of `len` bytes of the peer's memory to the start of `into`, which has
@@ -615,7 +625,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         payload.push(piece).map_err(|_| EINVAL)?;
         let ready = self.map(&payload)?;
         // SAFETY: It is the request that the opcode says.
-        unsafe { self.post((&raw mut rdma).cast(), None, Some(ready), None, request) }
+        unsafe { self.post((&raw mut rdma).cast(), None, Some(ready), request) }
     }
 
     /// Posts an RDMA Read of no bytes. As [`Self::post_send`].
@@ -627,12 +637,12 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         place.lkey = self.shared.pd.lkey();
         nothing.count = 1;
         // SAFETY: It is the request that the opcode says.
-        unsafe { self.post((&raw mut rdma).cast(), None, Some(nothing), None, request) }
+        unsafe { self.post((&raw mut rdma).cast(), None, Some(nothing), request) }
     }
 
     /// Posts the registration of `memory`, whose key is valid for the requests after this one. As
-    /// [`Self::post_send`], and with `EINVAL` for memory of another domain. The caller keeps the
-    /// memory until the request has completed.
+    /// [`Self::post_send`], and with `EINVAL` for memory of another domain, or that was registered
+    /// before. The caller keeps the memory until the request has completed.
     pub(crate) fn post_register(&self, memory: &Arc<Memory>, request: D::Request) -> Result {
         if !memory.is_of(&self.shared.pd) {
             return Err(EINVAL);
@@ -646,23 +656,27 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
             key: memory.key(),
             access: memory.access_flags(),
         };
-        memory.set_valid(true);
+        let held = Ready::holding(&self.shared.pd, Held::Registering(memory.clone()));
         // SAFETY: It is the request that the opcode says.
-        unsafe { self.post((&raw mut reg).cast(), None, None, None, request) }
+        unsafe { self.post((&raw mut reg).cast(), None, Some(held), request) }
     }
 
-    /// Posts the invalidation of the key of `memory`. As [`Self::post_send`]. The caller keeps the
-    /// memory until the request has completed.
+    /// Posts the invalidation of the key of `memory`. As [`Self::post_send`], and with `EINVAL` for
+    /// memory of another domain, or that was not registered. The caller keeps the memory until the
+    /// request has completed.
     pub(crate) fn post_invalidate(&self, memory: &Arc<Memory>, request: D::Request) -> Result {
+        if !memory.is_of(&self.shared.pd) {
+            return Err(EINVAL);
+        }
         let mut wr = bindings::ib_send_wr {
             opcode: bindings::ib_wr_opcode_IB_WR_LOCAL_INV,
             ..Default::default()
         };
         // SAFETY: All members of the union are plain data.
         unsafe { *wr.ex.invalidate_rkey.as_mut() = memory.key() };
-        let memory = Some(memory.clone());
+        let held = Ready::holding(&self.shared.pd, Held::Ending(memory.clone()));
         // SAFETY: It is the request that the opcode says.
-        unsafe { self.post(&raw mut wr, None, None, memory, request) }
+        unsafe { self.post(&raw mut wr, None, Some(held), request) }
     }
 
     /// Posts a request with its memory.
@@ -675,7 +689,6 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         wr: *mut bindings::ib_send_wr,
         header: Option<&[u8]>,
         payload: Option<Ready<'_>>,
-        ends: Option<Arc<Memory>>,
         request: D::Request,
     ) -> Result {
         let shared = &**self.shared;
@@ -686,14 +699,16 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         let mut sges: [bindings::ib_sge; MAX_PAYLOAD + 1] = Default::default();
         let [first, rest @ ..] = &mut sges;
         rest.swap_with_slice(&mut payload.sges);
-        if let (Some(memory), [held, ..]) = (ends, &mut payload.held) {
-            // It has no payload.
-            *held = Held::Ended(memory);
-        }
 
         // The lock is held while posting, so that once the queue is closed nobody is still posting.
         let mut sends = shared.sends.lock();
         let slot = sends.vacant()?;
+        // A key that ends, and is then used again, would not be known to be valid.
+        match &payload.held {
+            [Held::Registering(memory), ..] => memory.register()?,
+            [Held::Ending(memory), ..] if !memory.is_registered() => return Err(EINVAL),
+            _ => {}
+        }
         // CAST: There are at most `MAX_PAYLOAD`, and one.
         let mut count = payload.count as c_int;
         let mut list = rest.as_mut_ptr();
@@ -889,8 +904,8 @@ unsafe extern "C" fn send_done<D: Completions>(
         return;
     };
     let (request, result) = (sent.request.take(), WcStatus::of(wc));
-    if let ([Held::Ended(memory), ..], Ok(())) = (&sent.held, &result) {
-        memory.set_valid(false);
+    if let ([Held::Ending(memory), ..], Ok(())) = (&sent.held, &result) {
+        memory.end();
     }
     // SAFETY: It has completed.
     unsafe { sent.unmap(&shared.pd) };
