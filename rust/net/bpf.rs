@@ -10,34 +10,25 @@
 //!
 //! Lock: `lock_sock()` of the stand-in, below that of its socket.
 
+mod stand_in;
+
+pub(super) use stand_in::StandIn;
+
 use crate::{
     bindings,
     net::{
-        namespace::Net,
         ops::Protocol,
-        sock::{
-            Sock,
-            SockGuard, //
-        },
+        sock::SockGuard,
         sockaddr::IpVersion, //
     },
     prelude::*, //
 };
-use core::{
-    net::{
-        Ipv4Addr,
-        Ipv6Addr,
-        SocketAddr,
-        SocketAddrV6, //
-    },
-    ptr::{
-        addr_of,
-        addr_of_mut,
-        null_mut,
-        NonNull, //
-    }, //
+use core::net::{
+    Ipv4Addr,
+    Ipv6Addr,
+    SocketAddr,
+    SocketAddrV6, //
 };
-use kernel::error::to_result;
 
 /// A call that programs filter.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,189 +51,6 @@ pub(super) enum Hook {
 
 /// A program has allowed any port, without privilege.
 const BIND_NO_CAP: u32 = 1;
-
-/// The TCP socket that programs are run on.
-///
-/// # Invariants
-///
-/// It is a live TCP socket of the kernel's that nobody else knows, and this value owns it. Between
-/// two runs it has no address.
-pub(super) struct StandIn(NonNull<bindings::socket>);
-
-impl StandIn {
-    /// Makes one. Sleeps.
-    fn new(net: &Net, is_v6: bool) -> Result<Self> {
-        let family = if is_v6 {
-            bindings::AF_INET6
-        } else {
-            bindings::AF_INET
-        };
-        let mut socket = null_mut();
-        // SAFETY: The namespace is live. It stays so as long as the socket that this is for does,
-        // which lets this go first.
-        to_result(unsafe {
-            bindings::sock_create_kern(
-                net.as_ptr(),
-                family as c_int,
-                bindings::sock_type_SOCK_STREAM as c_int,
-                bindings::IPPROTO_TCP as c_int,
-                &mut socket,
-            )
-        })?;
-        // INVARIANT: It was just made.
-        NonNull::new(socket).map(Self).ok_or(ENOMEM)
-    }
-
-    fn sk(&self) -> *mut bindings::sock {
-        // SAFETY: By the type invariant. The kernel crate has no fields of the type.
-        unsafe { (*self.0.as_ptr()).sk.cast() }
-    }
-}
-
-impl Drop for StandIn {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariant.
-        unsafe { bindings::sock_release(self.0.as_ptr()) };
-    }
-}
-
-/// The addresses of an inet `struct sock`, as bytes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Ends {
-    /// `sk_addrpair` and `sk_portpair`.
-    pairs: (u64, u32),
-    /// `inet_saddr` and `inet_sport`.
-    source: (u32, u16),
-    /// `sk_v6_rcv_saddr` and `sk_v6_daddr`.
-    #[cfg(CONFIG_IPV6)]
-    v6: [[u8; 16]; 2],
-}
-
-impl Ends {
-    const NONE: Self = Self {
-        pairs: (0, 0),
-        source: (0, 0),
-        #[cfg(CONFIG_IPV6)]
-        v6: [[0; 16]; 2],
-    };
-
-    /// # Safety
-    ///
-    /// `sk` is live and locked, and begins with an `inet_sock`.
-    unsafe fn of(sk: *mut bindings::sock) -> Self {
-        let inet = sk.cast::<bindings::inet_sock>();
-        // SAFETY: By the contract; the unions are of integers that are as long as is read.
-        unsafe {
-            let common = addr_of_mut!((*sk).__sk_common);
-            Self {
-                pairs: (
-                    addr_of!((*common).__bindgen_anon_1).cast::<u64>().read(),
-                    addr_of!((*common).__bindgen_anon_3).cast::<u32>().read(),
-                ),
-                source: ((*inet).inet_saddr, (*inet).inet_sport),
-                #[cfg(CONFIG_IPV6)]
-                v6: [
-                    addr_of!((*common).skc_v6_rcv_saddr)
-                        .cast::<[u8; 16]>()
-                        .read(),
-                    addr_of!((*common).skc_v6_daddr).cast::<[u8; 16]>().read(),
-                ],
-            }
-        }
-    }
-
-    /// # Safety
-    ///
-    /// As for [`Self::of`].
-    unsafe fn set(self, sk: *mut bindings::sock) {
-        let inet = sk.cast::<bindings::inet_sock>();
-        // SAFETY: By the contract, as above.
-        unsafe {
-            let common = addr_of_mut!((*sk).__sk_common);
-            addr_of_mut!((*common).__bindgen_anon_1)
-                .cast::<u64>()
-                .write(self.pairs.0);
-            addr_of_mut!((*common).__bindgen_anon_3)
-                .cast::<u32>()
-                .write(self.pairs.1);
-            ((*inet).inet_saddr, (*inet).inet_sport) = self.source;
-            #[cfg(CONFIG_IPV6)]
-            {
-                addr_of_mut!((*common).skc_v6_rcv_saddr)
-                    .cast::<[u8; 16]>()
-                    .write(self.v6[0]);
-                addr_of_mut!((*common).skc_v6_daddr)
-                    .cast::<[u8; 16]>()
-                    .write(self.v6[1]);
-            }
-        }
-    }
-
-    /// The local address and port.
-    fn local(self, is_v6: bool) -> SocketAddr {
-        let port = u16::from_be(self.source.1);
-        #[cfg(CONFIG_IPV6)]
-        if is_v6 {
-            return from_v6(Ipv6Addr::from(self.v6[0]), port, 0);
-        }
-        let _ = is_v6;
-        (Ipv4Addr::from(self.source.0.to_ne_bytes()), port).into()
-    }
-}
-
-/// What programs may read and set, except for the addresses.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Settings {
-    mark: u32,
-    priority: u32,
-    interface: c_int,
-    buffers: [c_int; 2],
-    /// Which of the buffers were set.
-    locks: u8,
-    rcvlowat: c_int,
-}
-
-impl Settings {
-    const LOCKS: u8 = (bindings::SOCK_SNDBUF_LOCK | bindings::SOCK_RCVBUF_LOCK) as u8;
-
-    /// # Safety
-    ///
-    /// `sk` is live.
-    unsafe fn of(sk: *mut bindings::sock) -> Self {
-        // SAFETY: By the contract; they are integers that may change at any time.
-        unsafe {
-            Self {
-                mark: addr_of!((*sk).sk_mark).read_volatile(),
-                priority: addr_of!((*sk).sk_priority).read_volatile(),
-                interface: addr_of!((*sk).__sk_common.skc_bound_dev_if).read_volatile(),
-                buffers: [
-                    addr_of!((*sk).sk_sndbuf).read_volatile(),
-                    addr_of!((*sk).sk_rcvbuf).read_volatile(),
-                ],
-                locks: addr_of!((*sk).sk_userlocks).read_volatile() & Self::LOCKS,
-                rcvlowat: addr_of!((*sk).sk_rcvlowat).read_volatile(),
-            }
-        }
-    }
-
-    /// # Safety
-    ///
-    /// `sk` is live and locked.
-    unsafe fn set(self, sk: *mut bindings::sock) {
-        // SAFETY: By the contract; others may look at any time.
-        unsafe {
-            addr_of_mut!((*sk).sk_mark).write_volatile(self.mark);
-            addr_of_mut!((*sk).sk_priority).write_volatile(self.priority);
-            addr_of_mut!((*sk).__sk_common.skc_bound_dev_if).write_volatile(self.interface);
-            let [send, recv] = self.buffers;
-            addr_of_mut!((*sk).sk_sndbuf).write_volatile(send);
-            addr_of_mut!((*sk).sk_rcvbuf).write_volatile(recv);
-            let others = (*sk).sk_userlocks & !Self::LOCKS;
-            addr_of_mut!((*sk).sk_userlocks).write_volatile(others | self.locks);
-            addr_of_mut!((*sk).sk_rcvlowat).write_volatile(self.rcvlowat);
-        }
-    }
-}
 
 /// A `struct sockaddr_in` or `struct sockaddr_in6`, with room for any address.
 #[repr(C, align(8))]
@@ -417,62 +225,20 @@ impl<P: Protocol, F> SockGuard<'_, P, F> {
         if !unsafe { bindings::sdp_helper_cgroup_bpf_sock_enabled(sk, kind) } {
             return Ok(None);
         }
-        let sock: &Sock<P> = self.sock();
-        let cookie = sock.cookie();
+        let (cookie, net) = (self.sock().cookie(), self.sock().net());
         let slot = self.stand_in();
         let stand_in = match slot {
             Some(stand_in) => stand_in,
-            None => slot.insert(StandIn::new(sock.net(), is_v6)?),
+            None => slot.insert(StandIn::new(net, is_v6)?),
         };
-        let to = stand_in.sk();
-        // SAFETY: The stand-in is live, and known to the holder of the socket's lock alone.
-        unsafe { bindings::sdp_helper_lock_sock(to) };
-        let mut flags = 0;
-        // SAFETY: Both are live and locked, and begin with an `inet_sock`. The control group is
-        // that of the socket, which holds it; the stand-in has it for the time of the run only.
-        // Nobody else looks at the stand-in.
-        let (ran, ends, after) = unsafe {
-            let ends = Ends::of(sk);
-            let settings = Settings::of(sk);
-            settings.set(to);
-            ends.set(to);
-            (*to).sk_uid = (*sk).sk_uid;
-            // CAST: The bits are what matters.
-            (*to).__sk_common.skc_cookie.counter = cookie as i64;
-            let group = addr_of!((*to).sk_cgrp_data).read();
-            addr_of_mut!((*to).sk_cgrp_data).write(addr_of!((*sk).sk_cgrp_data).read());
-            let ran = match addr {
-                Some((addr, len)) => bindings::__cgroup_bpf_run_filter_sock_addr(
-                    to,
-                    addr,
-                    len,
-                    kind,
-                    null_mut(),
-                    &mut flags,
-                ),
-                None => bindings::__cgroup_bpf_run_filter_sk(to, kind),
-            };
-            addr_of_mut!((*to).sk_cgrp_data).write(group);
-            let after = Ends::of(to);
-            let changed = Settings::of(to);
-            // What another call sets just now stays.
-            if changed != settings {
-                changed.set(sk);
-            }
-            (ran, ends, after)
-        };
-        let bound = (after != ends).then(|| after.local(is_v6));
-        if bound.is_none() {
-            // SAFETY: It is live and locked.
-            unsafe { Ends::NONE.set(to) };
-        }
-        // SAFETY: It was locked above.
-        unsafe { bindings::release_sock(to) };
+        // SAFETY: The sock is live and locked, and begins with an `inet_sock`; the address is as
+        // the caller promises.
+        let (ran, flags, bound) = unsafe { stand_in.run(sk, cookie, kind, addr) };
         if bound.is_some() {
-            // INVARIANT: It has an address, and maybe a port of TCP's, so that it goes.
+            // It has an address, and maybe a port of TCP's.
             *slot = None;
         }
-        to_result(ran)?;
+        ran?;
         Ok(Some(Verdict { flags, bound }))
     }
 }
