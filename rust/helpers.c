@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Static inlines and macros that Rust cannot reach, as functions of their own.
+ * Some do more, where lists are walked by macros or Rust has no bindings of a
+ * structure; what is decided by the result is decided in Rust.
  */
 #include "helpers.h"
 
@@ -86,7 +88,7 @@ void sdp_helper_sock_poll_wait(struct file *file, struct socket *sock,
 	sock_poll_wait(file, sock, p);
 }
 
-/* Closing takes the socket from the sock under the same lock, before its file goes. */
+/* sock_orphan() takes the lock too, so the file is there meanwhile. */
 void sdp_helper_sk_send_sigurg(struct sock *sk)
 {
 	read_lock_bh(&sk->sk_callback_lock);
@@ -94,7 +96,7 @@ void sdp_helper_sk_send_sigurg(struct sock *sk)
 	read_unlock_bh(&sk->sk_callback_lock);
 }
 
-/* What is told once there is room, to who has O_ASYNC; under the socket lock. */
+/* Has write_space() raise SIGIO, for a file with O_ASYNC; under the socket lock. */
 void sdp_helper_sk_async_nospace(struct sock *sk)
 {
 	sk_set_bit(SOCKWQ_ASYNC_NOSPACE, sk);
@@ -156,7 +158,7 @@ void sdp_helper_inherit_busy_poll(const struct sock *from, struct sock *to)
 #endif
 }
 
-/* What a send is told beside its bytes: checked as TCP does, and without effect. */
+/* The control messages of a send: checked as TCP does, and without effect. */
 int sdp_helper_sock_cmsg_send(struct sock *sk, struct msghdr *msg)
 {
 	struct sockcm_cookie sockc;
@@ -205,7 +207,7 @@ bool sdp_helper_pipe_is_full(const struct pipe_inode_info *pipe)
 	return pipe_is_full(pipe);
 }
 
-/* The reference of the page goes to the pipe, or with a failure. */
+/* Consumes the reference of the page, also on failure. */
 ssize_t sdp_helper_add_to_pipe(struct pipe_inode_info *pipe, struct page *page,
 			       unsigned int offset, unsigned int len)
 {
@@ -224,7 +226,7 @@ void *sdp_helper_net_generic(const struct net *net, unsigned int id)
 	return net_generic(net, id);
 }
 
-/* Without procfs there is no file, and nothing wrong. */
+/* Succeeds without procfs. */
 bool sdp_helper_proc_create_net_single(const char *name, struct net *net,
 				       int (*show)(struct seq_file *, void *),
 				       void *value)
@@ -243,7 +245,7 @@ void *sdp_helper_seq_value(struct seq_file *seq)
 	return pde_data(file_inode(seq->file));
 }
 
-/* The same, of lines that are looked for one by one. */
+/* As above, for a file of several lines. */
 bool sdp_helper_proc_create_net(const char *name, struct net *net,
 				const struct seq_operations *ops, void *value)
 {
@@ -257,7 +259,7 @@ u32 sdp_helper_seq_uid(struct seq_file *seq, u32 kuid)
 	return from_kuid_munged(seq_user_ns(seq), KUIDT_INIT(kuid));
 }
 
-/* Differs from one boot to the next, and cannot be predicted. */
+/* A hash with a random key, which cannot be predicted. */
 u64 sdp_helper_hash(u64 first, u64 second, u64 third)
 {
 	static siphash_key_t key __read_mostly;
@@ -276,7 +278,7 @@ unsigned long sdp_helper_sock_i_ino(const struct sock *sk)
 	return sock_i_ino((struct sock *)sk);
 }
 
-/* Zero where the kernel does not know cgroups of sockets. */
+/* 0 without CONFIG_SOCK_CGROUP_DATA. */
 u64 sdp_helper_sk_cgroup_id(const struct sock *sk)
 {
 #ifdef CONFIG_SOCK_CGROUP_DATA
@@ -296,59 +298,56 @@ const void *sdp_helper_sk_memcg(const struct sock *sk)
 #endif
 }
 
-/* Whether so many pages can be charged without reclaiming memory first. */
-bool sdp_helper_sk_has_room(const struct sock *sk, unsigned long pages)
+/*
+ * The pages that the memory cgroup of a socket, and those above it, have left.
+ * Rust has no bindings of struct mem_cgroup, which differs by configuration.
+ */
+unsigned long sdp_helper_sk_memcg_room(const struct sock *sk)
 {
+	unsigned long room = ULONG_MAX;
 #ifdef CONFIG_MEMCG
 	struct mem_cgroup *memcg;
 
 	if (!mem_cgroup_sk_enabled(sk) ||
 	    !cgroup_subsys_on_dfl(memory_cgrp_subsys))
-		return true;
+		return room;
 	for (memcg = mem_cgroup_from_sk(sk); memcg;
 	     memcg = parent_mem_cgroup(memcg)) {
-		if (page_counter_read(&memcg->memory) + pages >
-		    READ_ONCE(memcg->memory.max))
-			return false;
+		unsigned long used = page_counter_read(&memcg->memory);
+		unsigned long max = READ_ONCE(memcg->memory.max);
+
+		room = min(room, max > used ? max - used : 0);
 	}
 #endif
-	return true;
+	return room;
 }
 
 /*
- * Has the kernel reclaim memory, so that so many pages can be charged. It does
- * that for a charge, all of which fits then or nothing, and kills nobody for
- * one of more than eight pages. What is uncharged then has to be more than a
- * CPU keeps of it. The charge is that of another socket, of which only what is
- * set here and zeroes are used: so nobody waits for the account of this one,
- * and net.sdp.mem does not count it. For one socket one task does so at a time,
- * and in vain ten times a second: until @again_at, in jiffies, nothing is done.
+ * Has the kernel reclaim memory of the cgroup of a socket, which it does for a
+ * charge: all of that fits then, or nothing (false), and for one of more than
+ * eight pages it kills nobody. The charge is to another socket, of which only
+ * what is set here and zeroes are used, so that nobody waits for the lock of
+ * this one's, and net.sdp.mem does not count it. It is uncharged at once, and
+ * is more than a CPU would keep of it.
  */
-void sdp_helper_sk_reclaim(const struct sock *sk, unsigned int pages,
-			   unsigned long *again_at)
+bool sdp_helper_sk_memcg_reclaim(const struct sock *sk, unsigned int pages)
 {
+	bool charged = false;
 #ifdef CONFIG_MEMCG
 	int bytes = max(pages, MEMCG_CHARGE_BATCH + 1) << PAGE_SHIFT;
-	unsigned long at = READ_ONCE(*again_at);
-	bool charged = false;
-	struct sock *other;
+	struct sock *other = kzalloc_obj(*other);
 
-	if ((at && time_before(jiffies, at)) ||
-	    cmpxchg(again_at, at, jiffies + MAX_JIFFY_OFFSET) != at)
-		return;
-
-	other = kzalloc_obj(*other);
-	if (other) {
-		other->sk_prot = sk->sk_prot;
-		other->sk_memcg = sk->sk_memcg;
-		other->sk_bypass_prot_mem = 1;
-		charged = __sk_mem_schedule(other, bytes, SK_MEM_RECV);
-		if (charged)
-			__sk_mem_reclaim(other, bytes);
-		kfree(other);
-	}
-	WRITE_ONCE(*again_at, charged ? 0 : (jiffies + HZ / 10) | 1);
+	if (!other)
+		return false;
+	other->sk_prot = sk->sk_prot;
+	other->sk_memcg = sk->sk_memcg;
+	other->sk_bypass_prot_mem = 1;
+	charged = __sk_mem_schedule(other, bytes, SK_MEM_RECV);
+	if (charged)
+		__sk_mem_reclaim(other, bytes);
+	kfree(other);
 #endif
+	return charged;
 }
 
 bool sdp_helper_sk_under_memory_pressure(const struct sock *sk)
@@ -357,24 +356,24 @@ bool sdp_helper_sk_under_memory_pressure(const struct sock *sk)
 }
 
 /*
- * The user who answers for the current task: who has made the outermost user
- * namespace that it is in. One that the host's root has made is for the root of
- * it to answer for, or else the user.
+ * The owner of the outermost user namespace below the host's that the current
+ * task is in, or where the host's root made that its own root; else its user.
+ * Here since Rust has no bindings of struct user_namespace.
  */
-u32 sdp_helper_current_owner(void)
+u32 sdp_helper_responsible_uid(void)
 {
 	struct user_namespace *ns = current_user_ns();
-	kuid_t owner = current_euid();
+	kuid_t uid = current_euid();
 
 	for (; ns->parent; ns = ns->parent) {
 		kuid_t root = make_kuid(ns, 0);
 
 		if (!uid_eq(ns->owner, GLOBAL_ROOT_UID))
-			owner = ns->owner;
+			uid = ns->owner;
 		else if (uid_valid(root) && !uid_eq(root, GLOBAL_ROOT_UID))
-			owner = root;
+			uid = root;
 	}
-	return __kuid_val(owner);
+	return __kuid_val(uid);
 }
 
 void sdp_helper_sk_meminfo(const struct sock *sk,
@@ -499,7 +498,7 @@ void sdp_helper_tcp_sysctls(const struct net *net,
 	to->rto_max = READ_ONCE(ipv4->sysctl_tcp_rto_max_ms);
 }
 
-/* As seen from an interface, which may be of a VRF, or from none. */
+/* As seen from an interface, which may be in a VRF, or from none (0). */
 bool sdp_helper_is_local(struct net *net, __be32 addr, unsigned int interface)
 {
 	u32 table = 0;
@@ -510,7 +509,7 @@ bool sdp_helper_is_local(struct net *net, __be32 addr, unsigned int interface)
 	       RTN_LOCAL;
 }
 
-/* The VRF that an interface is of, or 0. */
+/* The VRF that an interface is in, or 0. */
 unsigned int sdp_helper_l3mdev_master(struct net *net, unsigned int interface)
 {
 	return l3mdev_master_ifindex_by_index(net, interface);
@@ -555,6 +554,7 @@ void sdp_helper_revert_creds(const struct cred *old)
 	revert_creds(old);
 }
 
+/* The IPv4 address number @at of those that are not loopback ones, or 0. */
 __be32 sdp_helper_own_addr(struct net *net, unsigned int at)
 {
 	const struct in_device *in_dev;
@@ -580,7 +580,7 @@ found:
 	return addr;
 }
 
-/* As seen from an interface, which has none where it is not there, or from none. */
+/* As seen from an interface, which may not exist, or from none (0). */
 bool sdp_helper_is_local6(struct net *net, const struct in6_addr *addr,
 			  unsigned int interface)
 {
@@ -611,7 +611,7 @@ bool sdp_helper_bindv6only(const struct net *net)
 	return READ_ONCE(net->ipv6.sysctl.bindv6only);
 }
 
-/* The scope id of the address, 0 for a global one, or an error where there is none. */
+/* The same of IPv6. Returns the scope id, 0 for a global address, or an error. */
 int sdp_helper_own_addr6(struct net *net, unsigned int at,
 			 struct in6_addr *addr)
 {
@@ -679,7 +679,7 @@ struct workqueue_struct *sdp_helper_alloc_workqueue(const char *name,
 	return alloc_workqueue("%s", WQ_UNBOUND, max_active, name);
 }
 
-/* All who wait, or but for those who poll: of whom none does so for EPOLLMSG. */
+/* Wakes all waiters, or those that do not poll: nobody polls for EPOLLMSG. */
 void sdp_helper_sk_wake_up(struct sock *sk, bool polls)
 {
 	struct socket_wq *wq;
@@ -710,7 +710,7 @@ bool sdp_helper_iov_iter_is_bvec(const struct iov_iter *iter)
 	return iov_iter_is_bvec(iter);
 }
 
-/* Where a program's memory starts; 0 for the kernel's own. */
+/* The address of a program's memory; 0 for kernel memory. */
 unsigned long sdp_helper_iov_iter_addr(const struct iov_iter *iter)
 {
 	return user_backed_iter(iter) ? (unsigned long)iter_iov_addr(iter) : 0;
@@ -743,7 +743,7 @@ bool sdp_helper_spin_trylock_bh(spinlock_t *lock)
 	return spin_trylock_bh(lock);
 }
 
-/* Compound, so that who gets a page of them can hold it; the caller handles failure. */
+/* Compound, so that each page can be referenced; the caller handles failure. */
 struct page *sdp_helper_alloc_pages(gfp_t gfp, unsigned int order)
 {
 	return alloc_pages(gfp | __GFP_COMP | __GFP_NOWARN, order);

@@ -74,11 +74,10 @@ unsigned long sdp_helper_sock_i_ino(const struct sock *sk);
 u64 sdp_helper_sk_cgroup_id(const struct sock *sk);
 u64 sdp_helper_hash(u64 first, u64 second, u64 third);
 const void *sdp_helper_sk_memcg(const struct sock *sk);
-bool sdp_helper_sk_has_room(const struct sock *sk, unsigned long pages);
-void sdp_helper_sk_reclaim(const struct sock *sk, unsigned int pages,
-			   unsigned long *again_at);
+unsigned long sdp_helper_sk_memcg_room(const struct sock *sk);
+bool sdp_helper_sk_memcg_reclaim(const struct sock *sk, unsigned int pages);
 bool sdp_helper_sk_under_memory_pressure(const struct sock *sk);
-u32 sdp_helper_current_owner(void);
+u32 sdp_helper_responsible_uid(void);
 void sdp_helper_sk_meminfo(const struct sock *sk,
 			   struct inet_diag_meminfo *info);
 struct nlmsghdr *sdp_helper_nlmsg_put(struct sk_buff *skb,

@@ -5,13 +5,12 @@
 
 use crate::bindings;
 
-pub(crate) mod account;
 mod bpf;
 pub(crate) mod diag;
 pub(crate) mod errno;
 pub(crate) mod family;
 mod inet;
-mod module;
+pub(crate) mod module;
 pub(crate) mod msg;
 pub(crate) mod namespace;
 pub(crate) mod ops;
@@ -19,6 +18,7 @@ pub(crate) mod option;
 pub(crate) mod pernet;
 pub(crate) mod pipe;
 mod proc;
+pub(crate) mod sk_mem;
 pub(crate) mod sock;
 pub(crate) mod sockaddr;
 pub(crate) mod spinlock_bh;
@@ -41,9 +41,10 @@ pub(crate) fn hash([first, second, third]: [u64; 3]) -> u64 {
     unsafe { bindings::sdp_helper_hash(first, second, third) }
 }
 
-/// The user who answers for the current task: the owner of the outermost user namespace that it is
-/// in, if that is not the host's. Process context.
-pub(crate) fn current_owner() -> u32 {
+/// The user who is responsible for the current task: the owner of the outermost user namespace that
+/// it is in, below the host's, or where the host's root made that its own root; without one the
+/// task's user. Process context.
+pub(crate) fn responsible_uid() -> u32 {
     // SAFETY: The current task looks at its own credentials.
-    unsafe { bindings::sdp_helper_current_owner() }
+    unsafe { bindings::sdp_helper_responsible_uid() }
 }

@@ -25,26 +25,5 @@ module! {
     alias: ["net-pf-27", "net-pf-28"],
 }
 
-/// The loaded module. Fields are dropped in this order: the families first, since their sockets use
-/// the others, then the workqueues, whose last items may use the rest.
-struct SdpModule {
-    _families: net::family::Registration<sock::Sdp>,
-    _workqueues: net::work::Workqueues,
-    _devices: rdma::client::Registration,
-    _limit: net::account::Registration,
-}
-
-impl kernel::Module for SdpModule {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
-        rdma::pd::init();
-        let devices = rdma::client::Registration::new()?;
-        let limit = net::account::Registration::new(c"net/sdp")?;
-        let workqueues = net::work::Workqueues::new()?;
-        Ok(Self {
-            _families: net::family::Registration::new()?,
-            _workqueues: workqueues,
-            _devices: devices,
-            _limit: limit,
-        })
-    }
-}
+/// The loaded module.
+type SdpModule = net::module::Loaded<sock::Sdp>;

@@ -5,16 +5,17 @@
 //!
 //! - What a program calls: `bind`, `connect`, `listen`, `send`, `recv`, `splice`, `poll`,
 //!   `shutdown`, `release`, and `option` with `settings`, the sysctls.
-//! - What a socket is made of: its address (`endpoint`, `addr`) at a port (`ports`), with what
-//!   waits for accept (`backlog`); its state as calls see it (`locked`), with its `options`, what
-//!   they share (`stream`, `turn`), and buffers that they left (`kept`).
-//! - A connection, `conn`, with its `work` (of a `party`, where that may wait), from `setup` (of
-//!   the end that is `connecting` or `accepting`, by `resources`, with `notes` of what the CM told)
-//!   to `teardown` (and as an `orphan`); its `owner` and `state`; what it is charged (`charge`,
-//!   `account`), and gives back (`idle`); its messages (`output`, and `input` into `recv_buffers`),
-//!   large calls (`zcopy` with `buffers`), what the device tells (`events`), and whether the peer
-//!   is `alive`. `link`, `ring` and `time` are parts of it.
-//! - What each namespace has, `in_net`, and what an administrator sees: `seen`, `diag`, `info` and
+//! - What a socket is made of: its address (`endpoint`, `addr`) at a port (`ports`), which it may
+//!   share (`binding`), with what waits for accept (`backlog`); its state as calls see it
+//!   (`locked`), with its `options`, what they share (`stream`, `turn`), and buffers that they left
+//!   (`kept`).
+//! - A connection, `conn`, with its `work` (on a `slow_queue` where that may wait), from `setup`
+//!   (of the end that is `connecting` or `accepting`, by `resources`, with `notes` of what the CM
+//!   told) to `teardown` (and as an `orphan`); its `owner` and `state`; what it is charged
+//!   (`charge`, `account`), and gives back (`idle`); its messages (`output`, and `input` into
+//!   `recv_buffers`), large calls (`zcopy` with `buffers`), what the device tells (`events`), and
+//!   whether the peer is `alive`. `link`, `ring` and `time` are parts of it.
+//! - What each namespace has, `sdp_net`, and what an administrator sees: `seen`, `diag`, `info` and
 //!   `stats`.
 //!
 //! State is in two places: that of a socket, as its program sees it, is [`Locked`], under
@@ -27,6 +28,7 @@ mod addr;
 mod alive;
 mod backlog;
 mod bind;
+mod binding;
 mod buffers;
 mod charge;
 mod conn;
@@ -36,7 +38,6 @@ mod diag;
 mod endpoint;
 mod events;
 mod idle;
-mod in_net;
 mod info;
 mod input;
 mod kept;
@@ -50,7 +51,6 @@ mod options;
 mod orphan;
 mod output;
 mod owner;
-mod party;
 mod poll;
 mod ports;
 mod recv;
@@ -58,11 +58,13 @@ mod recv_buffers;
 mod release;
 mod resources;
 mod ring;
+mod sdp_net;
 mod seen;
 mod send;
 mod settings;
 mod setup;
 mod shutdown;
+mod slow_queue;
 mod splice;
 mod state;
 mod stats;
@@ -89,8 +91,8 @@ use crate::{
         pernet,
         pipe::Pipe,
         sock::{
-            Sock,
-            SockGuard, //
+            Child,
+            Sock, //
         },
         sockaddr::{
             IpVersion,
@@ -101,12 +103,15 @@ use crate::{
         wait::OpenSock, //
     },
     prelude::*,
+    rdma::{
+        client::Registration,
+        pd, //
+    },
     sock::{
-        in_net::InNet,
-        locked::Locked, //
+        locked::Locked,
+        sdp_net::SdpNet, //
     }, //
 };
-use kernel::sync::aref::ARef;
 
 /// An SDP socket.
 pub(crate) type Socket = Sock<Sdp>;
@@ -128,7 +133,8 @@ static FAMILY6: Family<Sdp> = Family::new(c"SDPv6", IpVersion::V6);
 
 impl Protocol for Sdp {
     type Locked = Locked;
-    type InNet = InNet;
+    type Global = Registration;
+    type PerNet = SdpNet;
 
     const FAMILY: c_int = AF_INET_SDP as c_int;
     const FAMILY6: c_int = AF_INET6_SDP as c_int;
@@ -138,6 +144,11 @@ impl Protocol for Sdp {
             IpVersion::V4 => &FAMILY,
             IpVersion::V6 => &FAMILY6,
         }
+    }
+
+    fn load() -> Result<Registration> {
+        pd::init();
+        Registration::new()
     }
 
     fn new(net: &Net) -> Locked {
@@ -171,7 +182,7 @@ impl Protocol for Sdp {
         listen::listen(sk, backlog)
     }
 
-    fn accept(sk: &OpenSocket, nonblock: bool) -> Result<ARef<Socket>> {
+    fn accept(sk: &OpenSocket, nonblock: bool) -> Result<Child<Self>> {
         listen::accept(sk, nonblock)
     }
 
@@ -179,7 +190,7 @@ impl Protocol for Sdp {
         poll::poll(sk)
     }
 
-    fn set_keepalive(s: &mut SockGuard<'_, Self>, on: bool) {
+    fn set_keepalive(s: &mut Locked, on: bool) {
         option::set_keepalive(s, on);
     }
 
@@ -191,7 +202,7 @@ impl Protocol for Sdp {
         shutdown::shutdown(sk, read, write)
     }
 
-    fn set_option(sk: &Socket, name: c_int, value: OptionValue) -> Result {
+    fn set_option(sk: &Socket, name: c_int, value: OptionValue<'_>) -> Result {
         option::set(sk, name, value)
     }
 

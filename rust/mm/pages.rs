@@ -34,7 +34,7 @@ enum Hold {
 
 /// To whose `RLIMIT_MEMLOCK` pinned pages count.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Account {
+pub(crate) enum Memlock {
     /// To that of the calling task's user.
     Task,
     /// To none: the caller has accounted them already.
@@ -81,10 +81,10 @@ impl Pages {
         from: &mut IovIterSource<'_>,
         max: usize,
         max_pages: usize,
-        account: Account,
+        memlock: Memlock,
     ) -> Result<Self> {
         // SAFETY: The iterator is valid, and borrowed for the call.
-        unsafe { Self::extract(from.as_raw(), max, max_pages, account, false) }
+        unsafe { Self::extract(from.as_raw(), max, max_pages, memlock, false) }
     }
 
     /// As [`Self::of_source`], for the memory of a caller that receives, to be written.
@@ -92,10 +92,10 @@ impl Pages {
         to: &mut IovIterDest<'_>,
         max: usize,
         max_pages: usize,
-        account: Account,
+        memlock: Memlock,
     ) -> Result<Self> {
         // SAFETY: As in `of_source`.
-        unsafe { Self::extract(to.as_raw(), max, max_pages, account, true) }
+        unsafe { Self::extract(to.as_raw(), max, max_pages, memlock, true) }
     }
 
     /// # Safety
@@ -105,7 +105,7 @@ impl Pages {
         iter: *mut bindings::iov_iter,
         max: usize,
         max_pages: usize,
-        account: Account,
+        memlock: Memlock,
         written: bool,
     ) -> Result<Self> {
         // SAFETY: By the contract, here and below.
@@ -130,7 +130,7 @@ impl Pages {
         let room = (max / PAGE_SIZE).saturating_add(2).min(max_pages);
         let mut pages = KVVec::<NonNull<bindings::page>>::with_capacity(room, GFP_KERNEL)?;
         let mut paid = bindings::ubuf_info_msgzc_mmpin::default();
-        if pinned && account == Account::Task {
+        if pinned && memlock == Memlock::Task {
             // SAFETY: `paid` is a new account, which is settled in drop, or below.
             to_result(unsafe { bindings::mm_account_pinned_pages(&mut paid, max) })?;
         }

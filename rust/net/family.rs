@@ -5,7 +5,6 @@
 use crate::{
     bindings,
     net::{
-        account,
         diag,
         ops::{
             ioctl,
@@ -13,6 +12,7 @@ use crate::{
             Protocol, //
         },
         pernet,
+        sk_mem,
         sock::{
             pinet6_offset,
             Layout,
@@ -29,6 +29,7 @@ use kernel::{
     sync::atomic::{
         Acquire,
         AtomicFlag,
+        Full,
         Release, //
     },
     types::Opaque, //
@@ -39,6 +40,9 @@ pub(crate) struct Family<P: Protocol> {
     proto: Opaque<bindings::proto>,
     ops: bindings::proto_ops,
     family: bindings::net_proto_family,
+    version: IpVersion,
+    /// It was registered, which is done once.
+    is_taken: AtomicFlag,
     /// Whether programs may make sockets of it.
     is_open: AtomicFlag,
     _protocol: PhantomData<fn() -> P>,
@@ -78,6 +82,8 @@ impl<P: Protocol> Family<P> {
                 create: Some(create),
                 owner: &raw mut bindings::__this_module,
             },
+            version,
+            is_taken: AtomicFlag::new(false),
             is_open: AtomicFlag::new(false),
             _protocol: PhantomData,
         }
@@ -86,6 +92,11 @@ impl<P: Protocol> Family<P> {
     /// Whether it is registered, and programs may make sockets of it.
     pub(super) fn is_open(&self) -> bool {
         self.is_open.load(Acquire)
+    }
+
+    /// The version of IP of its sockets.
+    pub(super) fn version(&self) -> IpVersion {
+        self.version
     }
 
     /// The number of the family.
@@ -124,47 +135,55 @@ impl<P: Protocol> Family<P> {
                 return Err(EPROTONOSUPPORT);
             }
             let version = if IS_V6 { IpVersion::V6 } else { IpVersion::V4 };
-            if !P::family(version).is_open() {
+            let family = P::family(version);
+            if !family.is_open() {
                 return Err(EAFNOSUPPORT);
             }
             // SAFETY: It is open, and both are what the socket layer handed in.
-            unsafe { Sock::<P>::create(net, sock, version, kern) }?;
+            unsafe { Sock::<P>::create(net, sock, family, kern) }?;
             Ok(0)
         })
     }
 }
 
-/// The families of a protocol with all that belongs to them, registered until dropped. Programs can
-/// make sockets while it is there. Fields are dropped in this order.
-///
-/// The socket layer, and whoever else calls a function of this module, lets the module go only when
-/// nothing of it is left, so that dropping it cannot race with a socket. For the same reason it has
-/// to be the last thing that is made when the module is loaded, after which that cannot fail.
-pub(crate) struct Registration<P: Protocol> {
-    _v4: Registered<P>,
-    _v6: Registered<P>,
+/// The families of a protocol with all that belongs to them, registered until dropped. Fields are
+/// dropped in this order.
+pub(super) struct Registration<P: Protocol> {
+    v4: Registered<P>,
+    v6: Registered<P>,
     _diag: diag::Registration<P>,
-    _in_net: pernet::Registration<P>,
+    _per_net: pernet::Registration<P>,
 }
 
 impl<P: Protocol> Registration<P> {
-    /// Registers both families. May sleep. Fails with `EEXIST` where another module has the number
-    /// of one of them, with `ENOBUFS` and `ENOMEM` without memory, and as
-    /// [`InNet::new`](pernet::InNet::new) does.
-    pub(crate) fn new() -> Result<Self> {
-        let in_net = pernet::Registration::new()?;
+    /// Registers both families, of which sockets can be made after [`Self::open`]. May sleep. Fails
+    /// with `EEXIST` where another module has the number of one of them, with `ENOBUFS` and
+    /// `ENOMEM` without memory, and as [`PerNet::new`](pernet::PerNet::new) does.
+    pub(super) fn new() -> Result<Self> {
+        const {
+            // By its family a socket is told to be of IPv6.
+            assert!(P::FAMILY != P::FAMILY6);
+        }
+        let per_net = pernet::Registration::new()?;
         let diag = diag::Registration::new()?;
-        let v4 = Registered::new(P::family(IpVersion::V4))?;
-        let v6 = Registered::new(P::family(IpVersion::V6))?;
-        // Nothing can fail any more, so no socket outlives the module.
-        v4.open();
-        v6.open();
         Ok(Self {
-            _v4: v4,
-            _v6: v6,
+            v4: Registered::new(P::family(IpVersion::V4))?,
+            v6: Registered::new(P::family(IpVersion::V6))?,
             _diag: diag,
-            _in_net: in_net,
+            _per_net: per_net,
         })
+    }
+
+    /// Lets programs make sockets.
+    ///
+    /// # Safety
+    ///
+    /// This is dropped only when nothing holds the module any more, as every socket does, and
+    /// whoever else calls its functions.
+    pub(super) unsafe fn open(&self) {
+        for family in [&self.v4, &self.v6] {
+            family.0.is_open.store(true, Release);
+        }
     }
 }
 
@@ -172,10 +191,14 @@ impl<P: Protocol> Registration<P> {
 struct Registered<P: Protocol>(&'static Family<P>);
 
 impl<P: Protocol> Registered<P> {
-    /// Registers `family`, of which programs can make sockets once it is [open](Self::open).
+    /// Registers `family`, of which no sockets can be made yet. Fails with `EBUSY` where that was
+    /// done before.
     fn new(family: &'static Family<P>) -> Result<Self> {
+        if family.is_taken.xchg(true, Full) {
+            return Err(EBUSY);
+        }
         // SAFETY: The static `struct proto` is not registered yet.
-        unsafe { account::set_up(family.proto()) };
+        unsafe { sk_mem::set_up(family.proto()) };
         // SAFETY: The static `struct proto` is registered once, and unregistered below or in drop.
         to_result(unsafe { bindings::proto_register(family.proto(), 1) })?;
         // SAFETY: The static family outlives its registration.
@@ -186,11 +209,6 @@ impl<P: Protocol> Registered<P> {
             return Err(e);
         }
         Ok(Self(family))
-    }
-
-    /// Lets programs make sockets of it, and see them.
-    fn open(&self) {
-        self.0.is_open.store(true, Release);
     }
 }
 

@@ -14,13 +14,14 @@ use crate::{
 };
 use kernel::error::to_result;
 
-/// Whether an option of IP's level can be set, which the kernel does then, as for TCP. What means
-/// nothing to TCP means nothing here; what a program relies on and an RDMA device cannot do fails:
+/// Checks whether an option of IP's level can be set; the kernel then sets it, as for TCP. Options
+/// that mean nothing to TCP mean nothing here. What a program relies on and an RDMA device cannot
+/// do fails:
 ///
 /// * `ENOPROTOOPT`: options in IP's header;
 /// * `EOPNOTSUPP`: what keeps packets away, which a program must not take for granted;
 /// * `EPROTO` and `EINVAL`, as TCP says it: groups.
-pub(super) fn check_option(name: c_int, value: OptionValue) -> Result {
+pub(super) fn check_option(name: c_int, value: OptionValue<'_>) -> Result {
     // CAST: They are small.
     let name = name as u32;
     match name {
@@ -42,7 +43,11 @@ pub(super) fn check_option(name: c_int, value: OptionValue) -> Result {
 ///
 /// * `ENOPROTOOPT`: headers and labels of packets, and addresses that rdma_cm does not choose by;
 /// * `EOPNOTSUPP`: as above.
-pub(super) fn set_option6<P: Protocol>(sk: &Sock<P>, name: c_int, value: OptionValue) -> Result {
+pub(super) fn set_option6<P: Protocol>(
+    sk: &Sock<P>,
+    name: c_int,
+    value: OptionValue<'_>,
+) -> Result {
     // CAST: They are small.
     let option = name as u32;
     // As the kernel has it, most options fail then.
@@ -164,7 +169,7 @@ fn set_ip_option<P: Protocol>(sk: &Sock<P>, name: u32, mut value: c_int) -> Resu
 }
 
 /// The values of IP's level are integers, or bytes.
-fn byte_or_int(value: OptionValue) -> Result<c_int> {
+fn byte_or_int(value: OptionValue<'_>) -> Result<c_int> {
     match value.len() {
         1..4 => value.bytes::<1>().map(|[byte]| byte.into()),
         _ => value.int(),

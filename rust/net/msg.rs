@@ -38,8 +38,8 @@ pub(crate) struct SendMsg<'a> {
     /// The caller's own notification for when its memory is no longer used, or NULL; only with
     /// [`flags::ZEROCOPY`].
     pub(super) ubuf: *mut bindings::ubuf_info,
-    /// The length of the bytes when the call began.
-    len: usize,
+    /// Its iterator when the call began.
+    start: bindings::iov_iter,
 }
 
 impl<'a> SendMsg<'a> {
@@ -50,10 +50,9 @@ impl<'a> SendMsg<'a> {
         // SAFETY: By the contract; the iterator of a send is a source.
         unsafe {
             let msg_flags = (*msg).msg_flags;
-            let data = IovIterSource::from_raw(&raw mut (*msg).msg_iter);
             Self {
-                len: data.len(),
-                data,
+                start: (&raw const (*msg).msg_iter).read(),
+                data: IovIterSource::from_raw(&raw mut (*msg).msg_iter),
                 flags: msg_flags,
                 msg,
                 // Not every caller without the flag sets it.
@@ -93,11 +92,12 @@ impl<'a> SendMsg<'a> {
         }
     }
 
-    /// Takes back the last `n` bytes by which `data` was advanced.
+    /// Takes back the last `n` bytes by which `data` was advanced, or all of them.
     pub(crate) fn take_back(&mut self, n: usize) {
-        let advanced = self.len.saturating_sub(self.data.len());
-        // SAFETY: It was advanced by that much.
-        unsafe { self.data.revert(n.min(advanced)) };
+        let left = self.data.len().saturating_add(n);
+        // SAFETY: The iterator of the call is valid for `'a`, in the state that it came with too.
+        unsafe { self.data.as_raw().write((&raw const self.start).read()) };
+        self.data.advance(self.data.len().saturating_sub(left));
     }
 }
 
@@ -109,8 +109,8 @@ pub(crate) struct RecvMsg<'a> {
     pub(crate) flags: u32,
     /// The message, valid for `'a`; using its iterator ends the use of `data`.
     pub(super) msg: *mut bindings::msghdr,
-    /// The room that there was when the call began.
-    len: usize,
+    /// Its iterator when the call began.
+    start: bindings::iov_iter,
 }
 
 impl<'a> RecvMsg<'a> {
@@ -119,12 +119,13 @@ impl<'a> RecvMsg<'a> {
     /// `msg` is the valid argument of a recvmsg call that lasts for `'a`, used through this alone.
     pub(super) unsafe fn from_ptr(msg: *mut bindings::msghdr, flags: u32) -> Self {
         // SAFETY: By the contract; the iterator of a receive is a destination.
-        let data = unsafe { IovIterDest::from_raw(&raw mut (*msg).msg_iter) };
-        Self {
-            len: data.len(),
-            data,
-            flags,
-            msg,
+        unsafe {
+            Self {
+                start: (&raw const (*msg).msg_iter).read(),
+                data: IovIterDest::from_raw(&raw mut (*msg).msg_iter),
+                flags,
+                msg,
+            }
         }
     }
 
@@ -165,11 +166,12 @@ impl<'a> RecvMsg<'a> {
         }
     }
 
-    /// Takes back the last `n` bytes by which `data` was advanced.
+    /// Takes back the last `n` bytes by which `data` was advanced, or all of them.
     pub(crate) fn take_back(&mut self, n: usize) {
-        let advanced = self.len.saturating_sub(self.data.len());
-        // SAFETY: It was advanced by that much.
-        unsafe { self.data.revert(n.min(advanced)) };
+        let left = self.data.len().saturating_add(n);
+        // SAFETY: The iterator of the call is valid for `'a`, in the state that it came with too.
+        unsafe { self.data.as_raw().write((&raw const self.start).read()) };
+        self.data.advance(self.data.len().saturating_sub(left));
     }
 }
 

@@ -19,13 +19,13 @@ use crate::{
             IPPROTO_TCP, //
         },
         pernet::{
-            InNet,
-            NetOf, //
+            NetOf,
+            PerNet, //
         },
         pipe::Pipe,
         sock::{
-            Sock,
-            SockGuard, //
+            Child,
+            Sock, //
         },
         sockaddr::{
             IpVersion,
@@ -53,8 +53,11 @@ pub(crate) trait Protocol: Sized + 'static {
     /// The state of a socket, which `lock_sock()` guards.
     type Locked: Send;
 
+    /// What it has while the module is loaded.
+    type Global: Send + Sync;
+
     /// What it keeps in each namespace.
-    type InNet: InNet<Self>;
+    type PerNet: PerNet<Self>;
 
     /// The address family of its sockets over IPv4.
     const FAMILY: c_int;
@@ -64,6 +67,9 @@ pub(crate) trait Protocol: Sized + 'static {
 
     /// The static [`Family`] of the sockets over a version of IP.
     fn family(version: IpVersion) -> &'static Family<Self>;
+
+    /// The module is being loaded; no socket can be made yet.
+    fn load() -> Result<Self::Global>;
 
     /// The state of a new socket in `net`.
     fn new(net: &NetOf<Self>) -> Self::Locked;
@@ -84,13 +90,13 @@ pub(crate) trait Protocol: Sized + 'static {
     fn listen(sk: &Sock<Self>, backlog: c_int) -> Result;
 
     /// `accept(2)`: a connected socket that has no file yet.
-    fn accept(sk: &OpenSock<Self>, nonblock: bool) -> Result<ARef<Sock<Self>>>;
+    fn accept(sk: &OpenSock<Self>, nonblock: bool) -> Result<Child<Self>>;
 
     /// The `EPOLL*` events that are pending.
     fn poll(sk: &Sock<Self>) -> u32;
 
     /// `SO_KEEPALIVE` is set. The socket is locked.
-    fn set_keepalive(s: &mut SockGuard<'_, Self>, on: bool);
+    fn set_keepalive(s: &mut Self::Locked, on: bool);
 
     /// An `ioctl(2)` that gives a number; `ENOIOCTLCMD` where it is not ours.
     fn ioctl(sk: &Sock<Self>, cmd: u32) -> Result<c_int>;
@@ -99,7 +105,7 @@ pub(crate) trait Protocol: Sized + 'static {
     fn shutdown(sk: &Sock<Self>, read: bool, write: bool) -> Result;
 
     /// `setsockopt(2)` at TCP's level.
-    fn set_option(sk: &Sock<Self>, name: c_int, value: OptionValue) -> Result;
+    fn set_option(sk: &Sock<Self>, name: c_int, value: OptionValue<'_>) -> Result;
 
     /// `getsockopt(2)` at TCP's level; the value goes to `to`.
     fn option(sk: &Sock<Self>, name: c_int, to: OptionRoom) -> Result;
@@ -246,7 +252,7 @@ unsafe extern "C" fn accept<P: Protocol>(
         // SAFETY: As said above.
         let child = P::accept(unsafe { sk::<P>(sock) }, nonblock)?;
         // SAFETY: The socket layer made `newsock` for this call; it has no sock yet.
-        unsafe { child.lock().graft(newsock, child.clone()) };
+        unsafe { child.graft(newsock) };
         Ok(0)
     })
 }

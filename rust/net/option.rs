@@ -6,6 +6,7 @@ use crate::{
     bindings,
     prelude::*, //
 };
+use core::marker::PhantomData;
 use kernel::{
     transmute::AsBytes,
     uaccess::{
@@ -118,21 +119,22 @@ pub(crate) const SIOCOUTQNSD: u32 = 0x894b;
 
 /// What a `setsockopt(2)` call sets an option to.
 #[derive(Clone, Copy)]
-pub(crate) struct OptionValue {
+pub(crate) struct OptionValue<'a> {
     value: bindings::sockptr_t,
     len: usize,
+    _call: PhantomData<&'a ()>,
 }
 
-impl OptionValue {
+impl OptionValue<'_> {
     /// # Safety
     ///
-    /// `value` is that of a call that lasts as long as this is used; of kernel memory, it is `len`
-    /// bytes.
+    /// `value` is that of a call that lasts for `'a`; of kernel memory, it is `len` bytes.
     pub(super) unsafe fn new(value: bindings::sockptr_t, len: c_uint) -> Self {
         Self {
             value,
             // CAST: `usize` has at least 32 bits.
             len: len as usize,
+            _call: PhantomData,
         }
     }
 

@@ -58,7 +58,7 @@ use kernel::{
 };
 
 /// What protocol `P` keeps in each namespace.
-pub(crate) trait InNet<P: Protocol>: Send + Sync + Sized + 'static {
+pub(crate) trait PerNet<P: Protocol>: Send + Sync + Sized + 'static {
     /// The name of the file in `/proc/net` with a line for each socket.
     const SOCKETS: &'static CStr;
 
@@ -83,29 +83,29 @@ pub(crate) trait InNet<P: Protocol>: Send + Sync + Sized + 'static {
 }
 
 /// What a namespace has. Fields are dropped in this order: the files show the value.
-struct Place<P: Protocol> {
+struct Entry<P: Protocol> {
     _sockets: File,
     _counters: File,
     settings: Table,
-    value: Pin<KBox<P::InNet>>,
+    value: Pin<KBox<P::PerNet>>,
 }
 
-impl<P: Protocol> Place<P> {
-    /// Makes the value, and then the files. Fails with `ENOMEM`, and as [`InNet::new`] does.
+impl<P: Protocol> Entry<P> {
+    /// Makes the value, and then the files. Fails with `ENOMEM`, and as [`PerNet::new`] does.
     ///
     /// # Safety
     ///
     /// `net` is live until this was dropped.
     unsafe fn new(net: &Net) -> Result<Self> {
-        let value = KBox::pin_init(P::InNet::new(), GFP_KERNEL)?;
-        let shown: *const P::InNet = &raw const *value;
+        let value = KBox::pin_init(P::PerNet::new(), GFP_KERNEL)?;
+        let shown: *const P::PerNet = &raw const *value;
         // SAFETY: By the contract. The value stays where it is, and goes after the files; the
         // functions take it for what it is.
         unsafe {
             Ok(Self {
-                settings: Table::new(net, P::InNet::SETTINGS, P::InNet::knobs())?,
-                _counters: File::whole(net, P::InNet::COUNTERS, shown.cast(), show_counters::<P>)?,
-                _sockets: File::lines(net, P::InNet::SOCKETS, shown.cast(), diag::lines::<P>())?,
+                settings: Table::new(net, P::PerNet::SETTINGS, P::PerNet::knobs())?,
+                _counters: File::whole(net, P::PerNet::COUNTERS, shown.cast(), show_counters::<P>)?,
+                _sockets: File::lines(net, P::PerNet::SOCKETS, shown.cast(), diag::lines::<P>())?,
                 value,
             })
         }
@@ -114,13 +114,13 @@ impl<P: Protocol> Place<P> {
 
 /// # Safety
 ///
-/// The kernel calls it, with an open file that is of [`Place::new`].
+/// The kernel calls it, with an open file that is of [`Entry::new`].
 unsafe extern "C" fn show_counters<P: Protocol>(
     seq: *mut bindings::seq_file,
     _: *mut c_void,
 ) -> c_int {
     // SAFETY: By the contract the value is of this type.
-    unsafe { proc::value::<P::InNet>(seq).show_counters(SeqFile::from_raw(seq)) };
+    unsafe { proc::value::<P::PerNet>(seq).show_counters(SeqFile::from_raw(seq)) };
     0
 }
 
@@ -151,11 +151,11 @@ pub(super) struct Registration<P: Protocol>(PhantomData<fn() -> P>);
 
 impl<P: Protocol> Registration<P> {
     /// Makes a value in every namespace, present and future. May sleep. Fails with `EBUSY` while
-    /// there is another registration, with `ENOMEM`, and as [`InNet::new`] does.
+    /// there is another registration, with `ENOMEM`, and as [`PerNet::new`] does.
     pub(super) fn new() -> Result<Self> {
         const {
-            // The kernel allocates a place by kzalloc().
-            assert!(align_of::<Place<P>>() <= align_of::<u64>());
+            // The kernel allocates entries by kzalloc().
+            assert!(align_of::<Entry<P>>() <= align_of::<u64>());
         }
         if OPS.is_taken.xchg(true, Full) {
             return Err(EBUSY);
@@ -168,7 +168,7 @@ impl<P: Protocol> Registration<P> {
             addr_of_mut!((*ops).id)
                 .cast::<*mut c_uint>()
                 .write(ID.as_ptr());
-            addr_of_mut!((*ops).size).write(size_of::<Place<P>>());
+            addr_of_mut!((*ops).size).write(size_of::<Entry<P>>());
             bindings::register_pernet_subsys(ops)
         });
         if registered.is_err() {
@@ -191,8 +191,8 @@ impl<P: Protocol> Drop for Registration<P> {
 ///
 /// # Safety
 ///
-/// Between the begin of [`init`] and the end of [`exit`] for this namespace, which both are `P`'s.
-unsafe fn place<P: Protocol>(net: *mut bindings::net) -> *mut Place<P> {
+/// Between the start of [`init`] and the end of [`exit`] for this namespace, which both are `P`'s.
+unsafe fn entry<P: Protocol>(net: *mut bindings::net) -> *mut Entry<P> {
     // SAFETY: By the contract.
     unsafe { bindings::sdp_helper_net_generic(net, ID.load(Ordering::Relaxed)) }.cast()
 }
@@ -204,7 +204,7 @@ unsafe extern "C" fn init<P: Protocol>(net: *mut bindings::net) -> c_int {
     from_result(|| {
         // SAFETY: This is that. The memory is there until `exit` has returned, or this failed, and
         // the namespace is live until then.
-        unsafe { place::<P>(net).write(Place::new(Net::from_ptr(net))?) };
+        unsafe { entry::<P>(net).write(Entry::new(Net::from_ptr(net))?) };
         Ok(0)
     })
 }
@@ -214,7 +214,7 @@ unsafe extern "C" fn init<P: Protocol>(net: *mut bindings::net) -> c_int {
 /// The kernel calls it for each namespace whose [`init`] succeeded, once.
 unsafe extern "C" fn exit<P: Protocol>(net: *mut bindings::net) {
     // SAFETY: `init` succeeded for this namespace, and its memory is freed after this.
-    unsafe { drop_in_place(place::<P>(net)) };
+    unsafe { drop_in_place(entry::<P>(net)) };
 }
 
 /// A borrowed namespace with what protocol `P` keeps there; dereferences to the namespace.
@@ -245,16 +245,16 @@ impl<P: Protocol> NetOf<P> {
     }
 
     /// What the protocol keeps here. Any context.
-    pub(crate) fn own(&self) -> &P::InNet {
+    pub(crate) fn own(&self) -> &P::PerNet {
         // SAFETY: By the type invariant it is there.
-        unsafe { &(*place::<P>(self.as_ptr())).value }
+        unsafe { &(*entry::<P>(self.as_ptr())).value }
     }
 
-    /// The value of a setting, by its index in [`InNet::knobs`]; it is one that the knob allows.
+    /// The value of a setting, by its index in [`PerNet::knobs`]; it is one that the knob allows.
     /// Any context.
     pub(crate) fn setting(&self, at: usize) -> i32 {
         // SAFETY: By the type invariant it is there.
-        unsafe { (*place::<P>(self.as_ptr())).settings.get(at) }
+        unsafe { (*entry::<P>(self.as_ptr())).settings.get(at) }
     }
 }
 

@@ -15,26 +15,26 @@ mod tcp_state;
 mod timeout;
 mod wake;
 
+pub(crate) use child::Child;
 pub(crate) use guard::SockGuard;
 pub(crate) use tcp_state::TcpState;
-pub(crate) use timeout::Timeout;
+pub(crate) use timeout::{
+    Timeout,
+    WaitError, //
+};
 
 use crate::{
     bindings,
     net::{
-        account::{
-            HEADROOM,
-            MOST_RECLAIMED, //
-        },
         bpf::{
             Hook,
             StandIn, //
         },
-        current_owner,
         family::Family,
         inet,
         ops::Protocol,
         pernet::NetOf,
+        responsible_uid,
         sockaddr::IpVersion,
         spinlock_bh::{
             new_spinlock_bh,
@@ -51,9 +51,9 @@ use core::{
         addr_of_mut,
         NonNull, //
     },
+    sync::atomic::AtomicI64, //
 };
 use kernel::{
-    page::PAGE_SIZE,
     sync::aref::{
         ARef,
         AlwaysRefCounted, //
@@ -72,11 +72,9 @@ pub(super) struct Layout<P: Protocol> {
     locked: UnsafeCell<P::Locked>,
     /// As long as the socket has a file.
     stand_in: UnsafeCell<Option<StandIn>>,
-    account: SpinLockBh<()>,
-    /// [`Sock::answerable`].
-    answerable: u32,
-    /// When memory may be reclaimed for it again, in jiffies, or 0; of the C helper.
-    reclaim_at: c_ulong,
+    forward_alloc: SpinLockBh<()>,
+    responsible_uid: u32,
+    reclaim_at: AtomicI64,
 }
 
 /// The offset of the state for IPv6 in the layout.
@@ -91,7 +89,7 @@ pub(super) const fn pinet6_offset<P: Protocol>() -> c_uint {
 ///
 /// The `inet` of the layout is a valid C object and the rest is initialised. `locked` and
 /// `stand_in` are only touched under `lock_sock()`, or by the destructor, and `sk_forward_alloc`
-/// under `account`.
+/// under `forward_alloc`.
 #[repr(transparent)]
 pub(crate) struct Sock<P: Protocol>(Opaque<Layout<P>>);
 
@@ -119,15 +117,15 @@ impl<P: Protocol> Sock<P> {
     ///
     /// # Safety
     ///
-    /// The family is open, and `net` and `sock` are what the socket layer handed to its `create`.
+    /// `family` is open, and `net` and `sock` are what the socket layer handed to its `create`.
     pub(super) unsafe fn create(
         net: *mut bindings::net,
         sock: *mut bindings::socket,
-        version: IpVersion,
+        family: &'static Family<P>,
         kern: c_int,
     ) -> Result {
         // SAFETY: As the caller promises.
-        let sk = unsafe { Self::alloc(net, sock, version, kern) }?;
+        let sk = unsafe { Self::alloc(net, sock, family, kern) }?;
         if kern == 0 {
             let mut guard = sk.lock();
             let allowed = guard.filter(Hook::Create);
@@ -148,19 +146,18 @@ impl<P: Protocol> Sock<P> {
     ///
     /// # Safety
     ///
-    /// The family is open. `net` is a live namespace; `sock` is NULL or a `struct socket` under
+    /// `family` is open. `net` is a live namespace; `sock` is NULL or a `struct socket` under
     /// construction.
     unsafe fn alloc(
         net: *mut bindings::net,
         sock: *mut bindings::socket,
-        version: IpVersion,
+        family: &'static Family<P>,
         kern: c_int,
     ) -> Result<ARef<Self>> {
-        let family: &'static Family<P> = P::family(version);
         // SAFETY: By the contract.
         let home = unsafe { NetOf::from_ptr(net) };
         let locked = P::new(home);
-        // SAFETY: `net` is live, and `proto()` was registered before any socket can be asked for.
+        // SAFETY: `net` is live, and an open family is registered.
         let sk = unsafe {
             bindings::sk_alloc(
                 net,
@@ -172,28 +169,33 @@ impl<P: Protocol> Sock<P> {
         };
         let layout = NonNull::new(sk.cast::<Layout<P>>()).ok_or(ENOMEM)?;
         // SAFETY: `obj_size` of our `struct proto` is the size of `Layout`, the memory is ours, and
-        // until `sk_destruct` is set nobody looks at what lies behind `sk`. `account` is pinned
-        // from here on, and its initialiser cannot fail. It does not live as long as the type of
-        // `slot` says, but `slot` ends here.
+        // until `sk_destruct` is set nobody looks at what lies behind `sk`. `forward_alloc` is
+        // pinned from here on, and its initialiser cannot fail. It does not live as long as the
+        // type of `slot` says, but `slot` ends here.
         unsafe {
             let l = layout.as_ptr();
             addr_of_mut!((*l).locked).write(UnsafeCell::new(locked));
             addr_of_mut!((*l).stand_in).write(UnsafeCell::new(None));
-            addr_of_mut!((*l).answerable).write(current_owner());
-            addr_of_mut!((*l).reclaim_at).write(0);
-            let slot: *mut SpinLockBh<()> = addr_of_mut!((*l).account);
+            addr_of_mut!((*l).responsible_uid).write(responsible_uid());
+            addr_of_mut!((*l).reclaim_at).write(AtomicI64::new(0));
+            let slot: *mut SpinLockBh<()> = addr_of_mut!((*l).forward_alloc);
             let slot: &'static mut MaybeUninit<SpinLockBh<()>> = &mut *slot.cast();
-            let Ok(_) = slot.write_pin_init(new_spinlock_bh!((), "sdp::Sock::account"));
+            let Ok(_) = slot.write_pin_init(new_spinlock_bh!((), "sdp::Sock::forward_alloc"));
         }
         // SAFETY: `sk` is freshly allocated and `sock` is NULL or being made.
         unsafe {
+            if kern != 0 {
+                // The kernel's own sockets do not hold their namespace by themselves, but its
+                // connections need that, and may last longer than the socket.
+                bindings::sk_net_refcnt_upgrade(sk);
+            }
             bindings::sock_init_data(sock, sk);
             inet::set_up(sk.cast());
             (*sk).sk_destruct = Some(Self::on_destruct);
             (*sk).sk_protocol = bindings::IPPROTO_TCP as u16;
             (*sk).__sk_common.skc_state = TcpState::Close as u8;
             (*sk).sk_rcvbuf = P::default_rcvbuf(home);
-            if version == IpVersion::V6 {
+            if family.version() == IpVersion::V6 {
                 // `sk_alloc()` has zeroed it.
                 inet::set_up6(sk.cast(), addr_of_mut!((*layout.as_ptr()).pinet6));
                 let v6only = bindings::sdp_helper_bindv6only(net);
@@ -237,7 +239,7 @@ impl<P: Protocol> Sock<P> {
             core::ptr::drop_in_place(addr_of_mut!((*layout).locked));
             // Nothing: it went with the file, since this may not sleep.
             core::ptr::drop_in_place(addr_of_mut!((*layout).stand_in));
-            core::ptr::drop_in_place(addr_of_mut!((*layout).account));
+            core::ptr::drop_in_place(addr_of_mut!((*layout).forward_alloc));
             // What it wants to see: one that never had a file says neither.
             (*sk).__sk_common.skc_state = TcpState::Close as u8;
             bindings::sdp_helper_sock_valbool_flag(sk, bindings::sock_flags_SOCK_DEAD, 1);
@@ -254,120 +256,30 @@ impl<P: Protocol> Sock<P> {
     ///
     /// # Safety
     ///
-    /// The socket layer calls it, for a sock of this protocol whose lock the current task holds.
+    /// The socket layer calls it, for a sock of this protocol, with its lock held.
     pub(super) unsafe extern "C" fn on_keepalive(sk: *mut bindings::sock, on: c_int) {
-        // SAFETY: By the contract it is live.
-        let sk = unsafe { &*sk.cast::<Self>() };
-        // SAFETY: By the contract; `()` says nothing.
-        let mut guard = unsafe { SockGuard::of_held(sk) };
-        P::set_keepalive(&mut guard, on != 0);
+        // SAFETY: By the contract the sock is live. Whoever holds the lock is in the socket layer,
+        // and has no reference to the state.
+        let locked = unsafe { &mut *(*addr_of!((*sk.cast::<Layout<P>>()).locked)).get() };
+        P::set_keepalive(locked, on != 0);
     }
 
-    /// Charges so many pages of memory, if the kernel need not reclaim any for them: see
-    /// [`Self::make_room`]. Any context. Fails with `ENOBUFS` beyond that, `net.sdp.mem`, or what
-    /// the kernel can count for one socket.
-    pub(super) fn charge_pages(&self, pages: usize) -> Result {
-        if pages == 0 {
-            return Ok(());
-        }
-        // CAST: `Charge` bounds it.
-        let bytes = (pages * PAGE_SIZE) as c_int;
-        let _account = self.account().lock();
-        if self.is_full(pages) {
-            return Err(ENOBUFS);
-        }
-        // SAFETY: The sock is live, and its account locked.
-        let charged = unsafe { (*self.as_ptr()).sk_forward_alloc };
-        charged.checked_add(bytes).ok_or(ENOBUFS)?;
-        let kind = bindings::SK_MEM_RECV as c_int;
-        // SAFETY: As above. BH is disabled, so that the kernel does not reclaim, nor refuse what is
-        // beyond `memory.max`: of what other sockets charge at the time it may be exceeded.
-        match unsafe { bindings::__sk_mem_schedule(self.as_ptr(), bytes, kind) } {
-            0 => Err(ENOBUFS),
-            _ => Ok(()),
-        }
-    }
-
-    /// Has the kernel reclaim memory of its cgroup, if so many pages could not be charged, unless
-    /// somebody else does so for it, or just did in vain. Sleeps, perhaps for long: without locks
-    /// that others wait for.
-    pub(crate) fn make_room(&self, pages: usize) {
-        if self.is_full(pages) {
-            let pages = pages.saturating_add(HEADROOM).min(MOST_RECLAIMED);
-            // SAFETY: It is live. CAST: It was just bounded.
-            unsafe {
-                let again_at = addr_of_mut!((*self.0.get()).reclaim_at);
-                bindings::sdp_helper_sk_reclaim(self.as_ptr(), pages as c_uint, again_at);
-            }
-        }
-    }
-
-    /// Whether the same memory cgroup is charged for both. Any context.
-    pub(super) fn has_cgroup_of(&self, other: &Self) -> bool {
-        self.cgroup() == other.cgroup()
-    }
-
-    /// What tells the memory cgroup that is charged from others. Any context.
-    pub(crate) fn cgroup(&self) -> usize {
-        // SAFETY: It is live.
-        unsafe { bindings::sdp_helper_sk_memcg(self.as_ptr()) }.addr()
-    }
-
-    /// Whether its cgroup is so full that memory has to be reclaimed before so many pages can be
-    /// charged. Any context.
-    pub(crate) fn is_full(&self, pages: usize) -> bool {
-        let pages = pages.saturating_add(HEADROOM);
-        // SAFETY: It is live. CAST: `c_ulong` is as long.
-        !unsafe { bindings::sdp_helper_sk_has_room(self.as_ptr(), pages as c_ulong) }
-    }
-
-    /// Whether memory is short, in its cgroup or by `net.sdp.mem`: nothing should grow, and what
-    /// can should shrink. Any context.
-    pub(crate) fn is_under_pressure(&self) -> bool {
-        // SAFETY: It is live.
-        unsafe { bindings::sdp_helper_sk_under_memory_pressure(self.as_ptr()) }
-    }
-
-    /// Is charged for so many pages from now on that `from` was charged for, which has the same
-    /// cgroup. Any context. Fails with `ENOBUFS`, and changes nothing, where that is beyond the
-    /// kernel's sum of what one socket is charged.
-    pub(super) fn take_over_pages(&self, from: &Self, pages: usize) -> Result {
-        // CAST: `Charge` bounds it.
-        let bytes = (pages * PAGE_SIZE) as c_int;
-        // One after the other: in between they are charged to the cgroup, and no socket's.
-        {
-            let _account = self.account().lock();
-            // SAFETY: The sock is live, and its account locked.
-            let charged = unsafe { &mut (*self.as_ptr()).sk_forward_alloc };
-            *charged = charged.checked_add(bytes).ok_or(ENOBUFS)?;
-        }
-        let _account = from.account().lock();
-        // SAFETY: As above; so much of it is charged.
-        unsafe { (*from.as_ptr()).sk_forward_alloc -= bytes };
-        Ok(())
-    }
-
-    /// Uncharges so many pages. Any context.
-    pub(super) fn uncharge_pages(&self, pages: usize) {
-        if pages == 0 {
-            return;
-        }
-        // CAST: As above.
-        let bytes = (pages * PAGE_SIZE) as c_int;
-        let _account = self.account().lock();
-        // SAFETY: The sock is live, its account locked, and so much of it charged.
-        unsafe { bindings::__sk_mem_reclaim(self.as_ptr(), bytes) };
-    }
-
-    /// Who answers for the one who made it: see [`current_owner`]. Any context.
-    pub(crate) fn answerable(&self) -> u32 {
+    /// The user who is responsible for the task that made it: see [`responsible_uid`]. Any context.
+    pub(crate) fn responsible_uid(&self) -> u32 {
         // SAFETY: The sock is live, and this does not change.
-        unsafe { (*self.0.get()).answerable }
+        unsafe { (*self.0.get()).responsible_uid }
     }
 
-    fn account(&self) -> &SpinLockBh<()> {
+    /// The lock of `sk_forward_alloc`.
+    pub(super) fn forward_alloc(&self) -> &SpinLockBh<()> {
         // SAFETY: The sock is live and the lock initialised.
-        unsafe { &*addr_of!((*self.0.get()).account) }
+        unsafe { &*addr_of!((*self.0.get()).forward_alloc) }
+    }
+
+    /// When memory may be reclaimed for it again, in nanoseconds of the monotonic clock.
+    pub(super) fn reclaim_at(&self) -> &AtomicI64 {
+        // SAFETY: The sock is live and the field initialised.
+        unsafe { &*addr_of!((*self.0.get()).reclaim_at) }
     }
 
     /// The C sock, live as long as `self`.
@@ -388,8 +300,7 @@ impl<P: Protocol> Sock<P> {
 
     /// The namespace that the socket was made in. Any context.
     pub(crate) fn net(&self) -> &NetOf<P> {
-        // SAFETY: A sock holds its namespace, or, if it is the kernel's own, is closed before that
-        // ends. It holds the module too, so that the family stays open.
+        // SAFETY: A sock holds its namespace, and the module, so that the family stays open.
         unsafe { NetOf::from_ptr(bindings::sdp_helper_sock_net(self.as_ptr())) }
     }
 

@@ -12,7 +12,8 @@ use crate::{
         sock::{
             Sock,
             SockGuard,
-            Timeout, //
+            Timeout,
+            WaitError, //
         },
     },
     prelude::*, //
@@ -28,7 +29,7 @@ use core::ops::Deref;
 pub(crate) struct OpenSock<P: Protocol>(Sock<P>);
 
 impl<P: Protocol> OpenSock<P> {
-    /// Says of a sock that its file is open.
+    /// Asserts that the file of a sock is open.
     ///
     /// # Safety
     ///
@@ -53,7 +54,7 @@ impl<P: Protocol> Deref for OpenSock<P> {
     }
 }
 
-/// Says of a [`SockGuard`] that it is of an [`OpenSock`].
+/// Marks the [`SockGuard`] of an [`OpenSock`].
 pub(crate) enum Open {}
 
 /// The lock of a socket whose file is open.
@@ -63,14 +64,6 @@ pub(crate) type OpenGuard<'a, P> = SockGuard<'a, P, Open>;
 pub(crate) fn is_signal_pending() -> bool {
     // SAFETY: The current task looks at its own signals.
     unsafe { bindings::sdp_helper_signal_pending(kernel::current!().as_ptr()) }
-}
-
-/// Why a wait ended without what it waited for.
-pub(crate) enum WaitError {
-    /// The time is used up.
-    TimedOut,
-    /// A signal is pending.
-    Signal,
 }
 
 impl<P: Protocol> OpenGuard<'_, P> {
@@ -150,14 +143,13 @@ impl<P: Protocol> OpenGuard<'_, P> {
         if done(self) {
             return Ok(());
         }
-        let sk = self.sock().as_ptr();
         let mut entry = bindings::wait_queue_entry {
             private: kernel::current!().as_ptr().cast(),
             func: Some(bindings::woken_wake_function),
             ..Default::default()
         };
         // SAFETY: The sock is live.
-        let queue = unsafe { bindings::sdp_helper_sk_sleep(sk) };
+        let queue = unsafe { bindings::sdp_helper_sk_sleep(self.sock().as_ptr()) };
         if queue.is_null() {
             // `orphan()` was called.
             return Err(WaitError::TimedOut);
@@ -183,6 +175,8 @@ impl<P: Protocol> OpenGuard<'_, P> {
             } {
                 break Err(WaitError::Signal);
             }
+            // Not before the loop: `done` may have put another guard in place of this one.
+            let sk = self.sock().as_ptr();
             // SAFETY: The lock is held; it is dropped for the sleep and taken again, so the type
             // invariant holds whenever this function's caller can look. `&mut self` means that no
             // borrow of the locked state lives across.

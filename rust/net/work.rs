@@ -2,8 +2,8 @@
 
 //! Objects with work items of their own, which run in process context, now or later.
 //!
-//! There is a workqueue for quick work, and there are [`SLOW_QUEUES`] for what may wait for the
-//! network ([`Run::connect`]) or for memory ([`Run::run_slow`]).
+//! There is a workqueue for quick work, and there are [`SLOW_QUEUES`] for what may wait for memory
+//! ([`Run::run_reclaim`]) or for the network ([`Run::run_connect`]).
 //!
 //! Reference rules. A [`Work`] lives in an `Arc`. Queued work owns a reference, on any queue,
 //! and so does a pending timer. It is dropped on the workqueue after the work has run, or by
@@ -37,37 +37,60 @@ use kernel::{
     types::Opaque, //
 };
 
-/// The workqueue of quick work, whose items run concurrently, up to a limit.
-static QUICK: AtomicPtr<bindings::workqueue_struct> = AtomicPtr::new(null_mut());
-
 /// How many workqueues of slow work there are.
 const SLOW_QUEUES: usize = 64;
 
-/// How much slow work of a workqueue may run at a time.
+/// How many items of slow work a workqueue runs at a time.
 const SLOW_ACTIVE: c_int = 64;
 
-/// The workqueues of slow work.
-static SLOW: [AtomicPtr<bindings::workqueue_struct>; SLOW_QUEUES] =
-    [const { AtomicPtr::new(null_mut()) }; SLOW_QUEUES];
+/// The workqueues, while [`Work`] can be made.
+static OPEN: AtomicPtr<Queues> = AtomicPtr::new(null_mut());
 
-/// The workqueues of the module, drained and destroyed when dropped.
-pub(crate) struct Workqueues {
-    _quick: Workqueue,
-    _slow: KVec<Workqueue>,
+struct Queues {
+    /// Its items run concurrently, up to the kernel's limit.
+    quick: Workqueue,
+    slow: KVec<Workqueue>,
 }
 
+impl Queues {
+    /// The queue of slow work that `hash` chooses.
+    fn slow(&self, hash: u64) -> &Workqueue {
+        // CAST: The low bits suffice.
+        self.slow
+            .get(hash as usize % SLOW_QUEUES)
+            .unwrap_or(&self.quick)
+    }
+}
+
+/// The workqueues of the module, drained and destroyed when dropped.
+pub(super) struct Workqueues(KBox<Queues>);
+
 impl Workqueues {
-    /// Allocates them, to be kept while the module is loaded. May sleep; fails with `ENOMEM`.
-    pub(crate) fn new() -> Result<Self> {
+    /// Allocates them. May sleep. Fails with `ENOMEM`.
+    pub(super) fn new() -> Result<Self> {
         let mut slow = KVec::with_capacity(SLOW_QUEUES, GFP_KERNEL)?;
-        for place in &SLOW {
-            slow.push(Workqueue::new(c"sdp_slow", SLOW_ACTIVE, place)?, GFP_KERNEL)?;
+        for _ in 0..SLOW_QUEUES {
+            slow.push(Workqueue::new(c"sdp_slow", SLOW_ACTIVE)?, GFP_KERNEL)?;
         }
-        Ok(Self {
-            // Last, since work can be made from here on.
-            _quick: Workqueue::new(c"sdp", 0, &QUICK)?,
-            _slow: slow,
-        })
+        let queues = Queues {
+            quick: Workqueue::new(c"sdp", 0)?,
+            slow,
+        };
+        Ok(Self(KBox::new(queues, GFP_KERNEL)?))
+    }
+
+    /// Lets work be made from now on.
+    ///
+    /// # Safety
+    ///
+    /// They are dropped only after [`Self::close`], and when nothing holds the module any more.
+    pub(super) unsafe fn open(&self) {
+        OPEN.store((&raw const *self.0).cast_mut(), Ordering::Release);
+    }
+
+    /// Lets no more work be made.
+    pub(super) fn close(&self) {
+        OPEN.store(null_mut(), Ordering::Release);
     }
 }
 
@@ -75,40 +98,33 @@ impl Workqueues {
 ///
 /// # Invariants
 ///
-/// `queue` is a live workqueue that only this value destroys.
-struct Workqueue {
-    queue: NonNull<bindings::workqueue_struct>,
-    /// The static by which it is found.
-    place: &'static AtomicPtr<bindings::workqueue_struct>,
-}
+/// It is live, and only this value destroys it.
+struct Workqueue(NonNull<bindings::workqueue_struct>);
 
 // SAFETY: A workqueue may be destroyed on any thread.
 unsafe impl Send for Workqueue {}
-// SAFETY: Nothing can be done with a reference.
+// SAFETY: Work may be queued on any thread.
 unsafe impl Sync for Workqueue {}
 
 impl Workqueue {
     /// `name` is what `ps` shows; of the work at most `max_active` runs at a time, or for 0 as much
     /// as the kernel thinks right.
-    fn new(
-        name: &'static CStr,
-        max_active: c_int,
-        place: &'static AtomicPtr<bindings::workqueue_struct>,
-    ) -> Result<Self> {
+    fn new(name: &'static CStr, max_active: c_int) -> Result<Self> {
         // SAFETY: `name` is a valid string for the time of the call.
         let queue = unsafe { bindings::sdp_helper_alloc_workqueue(name.as_char_ptr(), max_active) };
-        let queue = NonNull::new(queue).ok_or(ENOMEM)?;
-        place.store(queue.as_ptr(), Ordering::Release);
         // INVARIANT: It was just allocated, and nobody else destroys it.
-        Ok(Self { queue, place })
+        NonNull::new(queue).map(Self).ok_or(ENOMEM)
+    }
+
+    fn as_ptr(&self) -> *mut bindings::workqueue_struct {
+        self.0.as_ptr()
     }
 }
 
 impl Drop for Workqueue {
     fn drop(&mut self) {
-        self.place.store(null_mut(), Ordering::Release);
         // SAFETY: By the type invariant it is live and ours; this waits for all queued work.
-        unsafe { bindings::destroy_workqueue(self.queue.as_ptr()) };
+        unsafe { bindings::destroy_workqueue(self.as_ptr()) };
     }
 }
 
@@ -117,21 +133,22 @@ pub(crate) trait Run: Send + Sync + Sized + 'static {
     /// Does the work. In a worker, without locks; a second call may run at the same time.
     fn run(this: &Arc<Work<Self>>);
 
-    /// Does work that may wait for memory, on a workqueue for that; otherwise as [`Self::run`].
-    fn run_slow(this: &Arc<Work<Self>>);
-
-    /// Does work that may wait for the network, on a workqueue for that; otherwise as
+    /// Does work that may wait for memory, on a workqueue for slow work; otherwise as
     /// [`Self::run`].
-    fn connect(this: &Arc<Work<Self>>);
+    fn run_reclaim(this: &Arc<Work<Self>>);
+
+    /// Does work that may wait for the network, on a workqueue for slow work; otherwise as
+    /// [`Self::run`].
+    fn run_connect(this: &Arc<Work<Self>>);
 }
 
 /// An object with its work items and a timer; dereferences to the object.
 ///
 /// # Invariants
 ///
-/// It lives in an `Arc`. `now`, `later`, `slow` and `connect` are initialised, for
-/// [`Work::on_now`], [`Work::on_later`], [`Work::on_slow`] and [`Work::on_connect`]; each owns a
-/// reference while it is pending. The workqueues are there as long as it is.
+/// It lives in an `Arc`. `now`, `later`, `reclaim` and `connect` are initialised, for
+/// [`Work::on_now`], [`Work::on_later`], [`Work::on_reclaim`] and [`Work::on_connect`]; each owns a
+/// reference while it is pending. `queues` are there as long as it is.
 #[pin_data]
 pub(crate) struct Work<T: Run> {
     #[pin]
@@ -139,10 +156,10 @@ pub(crate) struct Work<T: Run> {
     #[pin]
     later: Opaque<bindings::delayed_work>,
     #[pin]
-    slow: Opaque<bindings::work_struct>,
+    reclaim: Opaque<bindings::work_struct>,
     #[pin]
     connect: Opaque<bindings::work_struct>,
-    quick_queue: NonNull<bindings::workqueue_struct>,
+    queues: NonNull<Queues>,
     #[pin]
     object: T,
     /// Dropped last.
@@ -164,35 +181,31 @@ impl<T: Run> Deref for Work<T> {
 
 impl<T: Run> Work<T> {
     /// Makes an object whose work is not queued. May sleep. Fails with `ENOMEM`, and with `ENODEV`
-    /// while there are no [`Workqueues`].
+    /// while the module is being loaded or removed.
     pub(crate) fn new(object: impl PinInit<T>) -> Result<Arc<Self>> {
-        let quick_queue = NonNull::new(QUICK.load(Ordering::Acquire)).ok_or(ENODEV)?;
-        // INVARIANT: The result lives in an `Arc`. The workqueues go when the module does, which
-        // the object holds.
+        let queues = NonNull::new(OPEN.load(Ordering::Acquire)).ok_or(ENODEV)?;
+        // INVARIANT: The result lives in an `Arc`. The workqueues are there until nothing holds the
+        // module, which the object does.
         Arc::pin_init(
             pin_init!(Self {
-                now <- Opaque::ffi_init(|work| {
-                    // SAFETY: It is memory for a work item, which stays where it is.
-                    unsafe { bindings::sdp_helper_INIT_WORK(work, Some(Self::on_now)) }
-                }),
+                now <- work_item(Self::on_now),
                 later <- Opaque::ffi_init(|work| {
-                    // SAFETY: As above.
+                    // SAFETY: It is memory for a work item, which stays where it is.
                     unsafe { bindings::sdp_helper_INIT_DELAYED_WORK(work, Some(Self::on_later)) }
                 }),
-                slow <- Opaque::ffi_init(|work| {
-                    // SAFETY: As above.
-                    unsafe { bindings::sdp_helper_INIT_WORK(work, Some(Self::on_slow)) }
-                }),
-                connect <- Opaque::ffi_init(|work| {
-                    // SAFETY: As above.
-                    unsafe { bindings::sdp_helper_INIT_WORK(work, Some(Self::on_connect)) }
-                }),
-                quick_queue,
+                reclaim <- work_item(Self::on_reclaim),
+                connect <- work_item(Self::on_connect),
+                queues,
                 object <- object,
                 _module: ModuleRef::new(),
             }),
             GFP_KERNEL,
         )
+    }
+
+    fn queues(&self) -> &Queues {
+        // SAFETY: By the type invariant.
+        unsafe { self.queues.as_ref() }
     }
 
     /// Another reference of it. Any context.
@@ -206,32 +219,21 @@ impl<T: Run> Work<T> {
 
     /// Queues the work; calls until it begins to run have no further effect. Any context.
     pub(crate) fn queue(&self) {
-        self.queue_on(self.quick_queue, &self.now);
+        self.queue_on(&self.queues().quick, &self.now);
     }
 
-    /// Queues the slow work, on the workqueue that `hash` chooses; otherwise as [`Self::queue`].
-    pub(crate) fn queue_slow(&self, hash: u64) {
-        self.queue_on(self.slow_queue(hash), &self.slow);
+    /// Queues the work that may wait for memory, on the workqueue that `hash` chooses; otherwise as
+    /// [`Self::queue`].
+    pub(crate) fn queue_reclaim(&self, hash: u64) {
+        self.queue_on(self.queues().slow(hash), &self.reclaim);
     }
 
-    /// Queues the work that may wait for the network, as [`Self::queue_slow`] does.
+    /// Queues the work that may wait for the network, as [`Self::queue_reclaim`] does.
     pub(crate) fn queue_connect(&self, hash: u64) {
-        self.queue_on(self.slow_queue(hash), &self.connect);
+        self.queue_on(self.queues().slow(hash), &self.connect);
     }
 
-    fn slow_queue(&self, hash: u64) -> NonNull<bindings::workqueue_struct> {
-        // CAST: The low bits suffice.
-        let place = SLOW.get(hash as usize % SLOW_QUEUES);
-        let queue = place.and_then(|place| NonNull::new(place.load(Ordering::Acquire)));
-        // By the invariant there is one.
-        queue.unwrap_or(self.quick_queue)
-    }
-
-    fn queue_on(
-        &self,
-        queue: NonNull<bindings::workqueue_struct>,
-        work: &Opaque<bindings::work_struct>,
-    ) {
+    fn queue_on(&self, queue: &Workqueue, work: &Opaque<bindings::work_struct>) {
         let reference = Arc::into_raw(self.arc());
         // SAFETY: The work is initialised and the workqueue live, by the type invariants.
         let queued = unsafe { bindings::sdp_helper_queue_work(queue.as_ptr(), work.get()) };
@@ -251,7 +253,7 @@ impl<T: Run> Work<T> {
         let pending = unsafe {
             bindings::mod_delayed_work_on(
                 bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int,
-                self.quick_queue.as_ptr(),
+                self.queues().quick.as_ptr(),
                 self.later.get(),
                 bindings::__msecs_to_jiffies(ms),
             )
@@ -272,9 +274,9 @@ impl<T: Run> Work<T> {
         }
     }
 
-    /// Cancels what may wait, unless it has begun to run. Any context.
+    /// Cancels the slow work, unless it has begun to run. Any context.
     pub(crate) fn cancel_slow(&self) {
-        for work in [&self.slow, &self.connect] {
+        for work in [&self.reclaim, &self.connect] {
             // SAFETY: The work is initialised.
             if unsafe { bindings::cancel_work(work.get()) } {
                 // SAFETY: As in `cancel_later()`.
@@ -283,53 +285,56 @@ impl<T: Run> Work<T> {
         }
     }
 
+    /// The object of a work item that runs, with the reference that queueing took.
+    ///
     /// # Safety
     ///
-    /// The workqueue calls it, with the `now` of a [`Work`] and the reference that queueing took.
+    /// The workqueue runs `work`, which lies `offset` bytes into a [`Work`]. This is called once.
+    unsafe fn running(work: *mut bindings::work_struct, offset: usize) -> Arc<Self> {
+        // SAFETY: By the contract; `Opaque` is transparent.
+        unsafe { Arc::from_raw(work.byte_sub(offset).cast::<Self>().cast_const()) }
+    }
+
+    /// # Safety
+    ///
+    /// The workqueue calls it, with the `now` of a [`Work`].
     unsafe extern "C" fn on_now(work: *mut bindings::work_struct) {
-        // SAFETY: By the contract; `Opaque` is transparent.
-        let this = unsafe {
-            let this = work.byte_sub(offset_of!(Self, now)).cast::<Self>();
-            Arc::from_raw(this.cast_const())
-        };
-        T::run(&this);
+        // SAFETY: By the contract.
+        T::run(&unsafe { Self::running(work, offset_of!(Self, now)) });
     }
 
     /// # Safety
     ///
-    /// As that of [`Self::on_now`], for `slow`.
-    unsafe extern "C" fn on_slow(work: *mut bindings::work_struct) {
-        // SAFETY: By the contract; `Opaque` is transparent.
-        let this = unsafe {
-            let this = work.byte_sub(offset_of!(Self, slow)).cast::<Self>();
-            Arc::from_raw(this.cast_const())
-        };
-        T::run_slow(&this);
-    }
-
-    /// # Safety
-    ///
-    /// As that of [`Self::on_now`], for `connect`.
-    unsafe extern "C" fn on_connect(work: *mut bindings::work_struct) {
-        // SAFETY: By the contract; `Opaque` is transparent.
-        let this = unsafe {
-            let this = work.byte_sub(offset_of!(Self, connect)).cast::<Self>();
-            Arc::from_raw(this.cast_const())
-        };
-        T::connect(&this);
-    }
-
-    /// # Safety
-    ///
-    /// The workqueue calls it, with the `work` of the `later` of a [`Work`] and the reference that
-    /// queueing took.
+    /// The workqueue calls it, with the work of the `later` of a [`Work`].
     unsafe extern "C" fn on_later(work: *mut bindings::work_struct) {
-        // SAFETY: By the contract; `Opaque` is transparent.
-        let this = unsafe {
-            let later = work.byte_sub(offset_of!(bindings::delayed_work, work));
-            let this = later.byte_sub(offset_of!(Self, later)).cast::<Self>();
-            Arc::from_raw(this.cast_const())
-        };
-        T::run(&this);
+        let offset = offset_of!(Self, later) + offset_of!(bindings::delayed_work, work);
+        // SAFETY: By the contract.
+        T::run(&unsafe { Self::running(work, offset) });
     }
+
+    /// # Safety
+    ///
+    /// The workqueue calls it, with the `reclaim` of a [`Work`].
+    unsafe extern "C" fn on_reclaim(work: *mut bindings::work_struct) {
+        // SAFETY: By the contract.
+        T::run_reclaim(&unsafe { Self::running(work, offset_of!(Self, reclaim)) });
+    }
+
+    /// # Safety
+    ///
+    /// The workqueue calls it, with the `connect` of a [`Work`].
+    unsafe extern "C" fn on_connect(work: *mut bindings::work_struct) {
+        // SAFETY: By the contract.
+        T::run_connect(&unsafe { Self::running(work, offset_of!(Self, connect)) });
+    }
+}
+
+/// A work item that runs `function`.
+fn work_item(
+    function: unsafe extern "C" fn(*mut bindings::work_struct),
+) -> impl PinInit<Opaque<bindings::work_struct>> {
+    Opaque::ffi_init(move |work| {
+        // SAFETY: It is memory for a work item, which stays where it is.
+        unsafe { bindings::sdp_helper_INIT_WORK(work, Some(function)) }
+    })
 }

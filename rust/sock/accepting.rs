@@ -39,8 +39,8 @@ const IWARP_WAIT_MS: u32 = 5000;
 /// place, and at the connection's end; the CM repeats its answer every four seconds.
 pub(super) const CONFIRM_MS: u32 = 10_000;
 
-/// How long it is until somebody who waits for the place of a peer that does not confirm the accept
-/// is seen, in milliseconds.
+/// How often a connection that its peer has not confirmed checks whether a request waits for its
+/// place, in milliseconds.
 const LOOK_MS: u32 = 1000;
 
 impl Conn {
@@ -74,8 +74,8 @@ impl Conn {
         }
     }
 
-    /// Refuses a request that has waited too long for a place, with the word to come again: its
-    /// peer may be gone. Sleeps.
+    /// Rejects a request as busy that has waited too long for a place: its peer may be gone.
+    /// Sleeps.
     pub(super) fn check_waiting(&self, setup: &mut Setup<Id>) {
         if !self.awaits_place() || self.link() != Link::Up {
             return;
@@ -121,7 +121,7 @@ impl Conn {
         let now = self.now();
         let mut flow = self.flow.lock();
         let Some(until) = flow.deferred else { return };
-        // One that has failed by then is not worth an accept, but where no data is waited for.
+        // As with TCP, one that has failed meanwhile is accepted only without TCP_DEFER_ACCEPT.
         let may_fail = flow.options.defer_accept == 0;
         if flow.machine.aborted().is_some() && !may_fail {
             flow.deferred = None;
@@ -137,7 +137,7 @@ impl Conn {
         self.hand_to_backlog();
     }
 
-    /// Refuses the peer with the word to come again, unless it was answered already. Sleeps.
+    /// Rejects the peer as busy, unless it was answered already. Sleeps.
     pub(super) fn reject_busy(&self, setup: &Setup<Id>) {
         let _ = match (&setup.id, self.qp()) {
             (Some(id), _) => id.reject(&REJECT_BUSY),

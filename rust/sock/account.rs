@@ -3,7 +3,7 @@
 //! The account of a connection: what it is charged for.
 
 use crate::{
-    net::account::Charge,
+    net::sk_mem::Charge,
     prelude::*,
     sock::{
         Sdp,

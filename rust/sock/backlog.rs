@@ -27,6 +27,7 @@ use crate::{
     },
     sock::{
         addr::Names,
+        binding::Sharing,
         conn::{
             Conn,
             Parent,
@@ -34,7 +35,6 @@ use crate::{
         },
         options::Options,
         owner::recv_limit,
-        ports::Sharing,
         ring::Ring,
         NetRef,
         Socket, //

@@ -13,13 +13,11 @@ use crate::{
         link::Link,
         output::SEND_ORDER,
         recv_buffers::FIRST,
+        slow_queue,
         Socket, //
     }, //
 };
-use kernel::{
-    page::PAGE_SIZE,
-    sync::aref::ARef, //
-};
+use kernel::page::PAGE_SIZE;
 
 /// Pages that a connection of which nothing is set up takes, with its cm id.
 const OWN_PAGES: usize = 2;
@@ -37,7 +35,7 @@ pub(super) const SEND_CHARGE: usize = 1 << SEND_ORDER;
 impl Conn {
     /// Applies `change` to the account, and charges the owner the difference. Process context;
     /// without [`Connection::account`](super::conn::Connection) and the locks after it. Fails with
-    /// `ENOBUFS` beyond what is left in the cgroup ([`Self::make_room`]) or of `net.sdp.mem`, and
+    /// `ENOBUFS` beyond what is left in the cgroup ([`Self::reclaim`]) or of `net.sdp.mem`, and
     /// with `ENOTCONN` where nobody owns the connection; then it changes nothing. So do those that
     /// follow.
     pub(super) fn charge(&self, change: impl FnOnce(&mut Parts)) -> Result {
@@ -71,24 +69,26 @@ impl Conn {
         Ok(())
     }
 
-    /// The socket that is charged, if its cgroup is so full that the work would have to wait for
-    /// memory. Any context, without [`Connection::owner`](super::conn::Connection) and the locks
-    /// after it.
-    pub(super) fn full_socket(&self) -> Option<ARef<Socket>> {
-        self.charged_socket().filter(|sk| sk.is_full(WORK_PAGES))
+    /// The workqueue for the work, if memory of the owner's cgroup has to be reclaimed before it
+    /// can charge what it needs. Any context, without
+    /// [`Connection::owner`](super::conn::Connection) and the locks after it.
+    pub(super) fn reclaim_queue(&self) -> Option<u64> {
+        let sk = self.charged_socket()?;
+        sk.needs_reclaim(WORK_PAGES)
+            .then(|| slow_queue::of_cgroup(&sk))
     }
 
     /// Has the kernel reclaim memory of the owner's cgroup, if that has no room for what the work
     /// charges. Sleeps, perhaps for long; with no lock but the socket's.
-    pub(super) fn make_room(&self) {
+    pub(super) fn reclaim(&self) {
         if let Some(sk) = self.charged_socket() {
-            sk.make_room(WORK_PAGES);
+            sk.reclaim(WORK_PAGES);
         }
     }
 
-    /// [`Self::make_room`] at a socket that is about to be charged for it, unless it has the same
-    /// cgroup as the present one.
-    pub(super) fn make_room_at(&self, sk: &Socket) {
+    /// [`Self::reclaim`] for a socket that is about to be charged for the connection, unless it has
+    /// the same cgroup as the present one.
+    pub(super) fn reclaim_for(&self, sk: &Socket) {
         if self
             .charged_socket()
             .is_some_and(|own| own.cgroup() == sk.cgroup())
@@ -96,7 +96,7 @@ impl Conn {
             return;
         }
         let pages = self.account.lock().parts().sum();
-        sk.make_room(pages);
+        sk.reclaim(pages);
     }
 
     /// Charges another socket from now on.
@@ -113,7 +113,7 @@ impl Conn {
         }
         // More than is needed, so that a stream does not come here for every chunk.
         let pages = pages.next_multiple_of(SEND_CHARGE);
-        self.make_room();
+        self.reclaim();
         let mut account = self.account.lock();
         self.charge_in(&mut account, |parts| parts.send = parts.send.max(pages))?;
         self.flow.lock().send_charged = account.parts().send;

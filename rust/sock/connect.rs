@@ -8,15 +8,15 @@ use crate::{
             flags,
             SendMsg, //
         },
-        sock::TcpState,
+        sock::{
+            TcpState,
+            WaitError, //
+        },
         sockaddr::{
             IpVersion,
             SockAddr, //
         },
-        wait::{
-            OpenGuard,
-            WaitError, //
-        },
+        wait::OpenGuard, //
     },
     prelude::*,
     sock::{

@@ -77,10 +77,10 @@ impl Conn {
         interface: u32,
         peer: SocketAddr,
     ) -> Result {
-        self.make_room();
+        self.reclaim();
         self.charge_own()?;
         let mut user = 0;
-        self.with_socket(|sk| user = sk.answerable());
+        self.with_socket(|sk| user = sk.responsible_uid());
         let mut guard = self.setup.lock();
         let setup = &mut *guard;
         setup.lookup = Some(Lookup {
@@ -322,7 +322,7 @@ impl Conn {
     /// The route is resolved: sends the Hello on iWARP, where that may wait until the TCP
     /// connection is made, without any lock. Sleeps.
     pub(super) fn connect_slowly(&self) {
-        self.make_room();
+        self.reclaim();
         let prepared = {
             let setup = &mut *self.setup.lock();
             let has_route = {

@@ -3,7 +3,7 @@
 //! The local address of a socket, which may listen there.
 
 use crate::{
-    net::account::Charge,
+    net::sk_mem::Charge,
     prelude::*,
     rdma::cm::{
         ChildId,
@@ -16,12 +16,14 @@ use crate::{
             Names, //
         },
         backlog::Backlog,
+        binding::{
+            Binding,
+            Sharing, //
+        },
         options::Options,
         ports::{
             self,
-            Binding,
-            Port,
-            Sharing, //
+            Port, //
         },
         seen::Number,
         NetRef,
@@ -71,7 +73,7 @@ impl Deref for Bound {
 }
 
 impl Bound {
-    /// Gives `sk` an address, and for port 0 a free port. With the socket locked. Sleeps.
+    /// Binds `sk` to an address, for port 0 with a free port. With the socket locked. Sleeps.
     ///
     /// Fails with `EADDRNOTAVAIL` for an address of no interface here, `ENODEV` for one of an
     /// interface without an RDMA device, `EADDRINUSE` for a port that is taken, also by another
@@ -113,7 +115,7 @@ impl Bound {
 
     fn charge_pages(&mut self, sk: &Socket, listens: bool) -> Result {
         let pages = ports::pages(&*self.endpoint, listens);
-        sk.make_room(pages);
+        sk.reclaim(pages);
         self.charge.set(pages)
     }
 

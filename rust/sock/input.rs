@@ -391,7 +391,7 @@ impl Conn {
     pub(super) fn finish_unread(&self, unread: Unread) {
         self.recycle(unread.buf);
         if self.flow.lock().recv.lacks() {
-            self.make_room();
+            self.reclaim();
         }
         self.fill();
         self.kick();

@@ -3,19 +3,20 @@
 //! listen and accept.
 
 use crate::{
-    net::{
-        sock::TcpState, //
+    net::sock::{
+        Child,
+        TcpState, //
     },
     prelude::*,
     sock::{
         endpoint::Bound,
         locked::SocketState,
         OpenSocket,
+        Sdp,
         Socket, //
     }, //
 };
 use core::net::SocketAddr;
-use kernel::sync::aref::ARef;
 
 /// `listen(2)`; the socket layer has bounded `backlog` by `net.core.somaxconn`. Sleeps. Fails with
 /// `EINVAL` for a socket that connects or is connected, and as [`Bound::new`] and
@@ -45,7 +46,7 @@ pub(super) fn listen(sk: &Socket, backlog: c_int) -> Result {
 ///
 /// The child's sock is made here, by the accepting task, which owns it, and whose cgroup is charged
 /// for it. Sleeps.
-pub(super) fn accept(sk: &OpenSocket, nonblock: bool) -> Result<ARef<Socket>> {
+pub(super) fn accept(sk: &OpenSocket, nonblock: bool) -> Result<Child<Sdp>> {
     let mut timeout = sk.recv_timeout(nonblock);
     let mut s = sk.lock();
     loop {
@@ -65,7 +66,7 @@ pub(super) fn accept(sk: &OpenSocket, nonblock: bool) -> Result<ARef<Socket>> {
         let child = sk.new_child().inspect_err(|_| sk.data_ready())?;
         let Some(conn) = backlog.next() else { continue };
         drop(s);
-        conn.make_room_at(&child);
+        conn.reclaim_for(&child);
         if let Err(e) = conn.charge_to(&child) {
             backlog.put_back(conn);
             return Err(e);

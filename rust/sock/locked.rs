@@ -56,7 +56,7 @@ pub(crate) struct Locked {
     pub(super) former: Option<Arc<Conn>>,
     /// connect() has not yet reported the result of this connection.
     pub(super) connect_unreported: bool,
-    /// Also those of the connection, and of children whose requests come from now on.
+    /// The options, which the connection has too, and children of later requests inherit.
     pub(super) options: Options,
     /// The socket's part of the stream.
     pub(super) stream: Stream,

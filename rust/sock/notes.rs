@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the RDMA CM told of a connection, and the state of its set-up and teardown, for cm ids of
-//! type `I`.
+//! What the RDMA CM told of a connection, and the state of its set-up and teardown.
+//!
+//! `I` is the type of its cm id. The connection is the handler of that, and imports this file, so
+//! the type cannot be named here.
 
 use crate::{
     prelude::*,

@@ -72,7 +72,7 @@ const LINGER2_MAX: c_int = 120;
 
 /// `setsockopt(2)`, with the errors of TCP. Sleeps. Fails with `ENOPROTOOPT` for what a stream over
 /// RDMA does not have.
-pub(super) fn set(sk: &Socket, name: c_int, value: OptionValue) -> Result {
+pub(super) fn set(sk: &Socket, name: c_int, value: OptionValue<'_>) -> Result {
     match name {
         TCP_CONGESTION if value.name()? == CONGESTION => return Ok(()),
         TCP_CONGESTION => return Err(ENOENT),

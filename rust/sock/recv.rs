@@ -9,7 +9,7 @@
 use crate::{
     mm::pages::{
         self,
-        Account,
+        Memlock,
         Pages, //
     },
     net::{
@@ -17,12 +17,14 @@ use crate::{
             flags,
             RecvMsg, //
         },
-        sock::Timeout,
+        sock::{
+            Timeout,
+            WaitError, //
+        },
         stamp::Stamp,
         wait::{
             is_signal_pending,
-            OpenGuard,
-            WaitError, //
+            OpenGuard, //
         },
     },
     prelude::*,
@@ -376,7 +378,7 @@ impl Receiving<'_, '_, '_> {
         let before = self.msg.data.len();
         let max_pages = conn.max_buffer_pages();
         let offered =
-            Pages::of_dest(self.msg.data, size, max_pages, Account::Task).and_then(|part| {
+            Pages::of_dest(self.msg.data, size, max_pages, Memlock::Task).and_then(|part| {
                 let memory = conn.register(part.clone(), Access::RemoteWrite)?;
                 conn.offer_memory(memory).map_err(|_| EAGAIN)?;
                 Ok(part)
@@ -507,7 +509,7 @@ impl Receiving<'_, '_, '_> {
             let before = self.msg.data.len();
             let max = advertised.min(FETCH_MAX);
             let max_pages = conn.max_buffer_pages();
-            let pages = Pages::of_dest(self.msg.data, max, max_pages, Account::Task);
+            let pages = Pages::of_dest(self.msg.data, max, max_pages, Memlock::Task);
             let taken = before.saturating_sub(self.msg.data.len());
             let memory = pages
                 .map_err(|e| match e {

@@ -169,10 +169,10 @@ impl<T> Ring<T> {
         (0..self.len).filter_map(|at| self.get(at))
     }
 
-    /// Makes room for another element in the queue that `ring` finds under `lock`, which is not
+    /// Reserves room for another element in the queue that `ring` finds under `lock`, which is not
     /// held while memory is allocated: others may have taken the room when this returns. Sleeps.
     /// Fails with `ENOMEM`.
-    pub(super) fn make_room<S>(lock: &SpinLockBh<S>, ring: impl Fn(&mut S) -> &mut Self) -> Result
+    pub(super) fn reserve<S>(lock: &SpinLockBh<S>, ring: impl Fn(&mut S) -> &mut Self) -> Result
     where
         S: Unpin,
     {

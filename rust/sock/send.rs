@@ -10,7 +10,7 @@
 use crate::{
     mm::pages::{
         self,
-        Account,
+        Memlock,
         Pages, //
     },
     net::{
@@ -18,11 +18,11 @@ use crate::{
             flags,
             SendMsg, //
         },
-        sock::Timeout,
-        wait::{
-            OpenGuard,
+        sock::{
+            Timeout,
             WaitError, //
         },
+        wait::OpenGuard,
         zerocopy::Notice,
     },
     prelude::*,
@@ -458,9 +458,9 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             self.lending = Self::own(self.s, self.timeout, addr);
             return Ok(());
         }
-        let account = match notice {
-            Some(_) => Account::Paid,
-            None => Account::Task,
+        let memlock = match notice {
+            Some(_) => Memlock::Paid,
+            None => Memlock::Task,
         };
         let before = self.msg.data.len();
         let max_pages = self.conn.max_buffer_pages();
@@ -470,7 +470,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         let all = all.div_ceil(PAGE_SIZE);
         let part = all.div_ceil(all.div_ceil(max_pages.max(1)).max(1));
         let max = part.saturating_mul(PAGE_SIZE).saturating_sub(at);
-        let pages = Pages::of_source(self.msg.data, max, max_pages, account);
+        let pages = Pages::of_source(self.msg.data, max, max_pages, memlock);
         let taken = before.saturating_sub(self.msg.data.len());
         let conn = self.conn;
         let memory = pages

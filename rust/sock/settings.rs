@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! `net.sdp.*`: the settings of each network namespace, and those of the host; `mem` is in
-//! [`crate::net::account`]. They may be read in any context.
+//! [`crate::net::sk_mem`]. They may be read in any context.
 
 use crate::{
     net::sysctl::Knob,

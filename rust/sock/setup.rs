@@ -35,8 +35,8 @@ use crate::{
             Setup,
             Step, //
         },
-        party,
-        resources::is_iwarp, //
+        resources::is_iwarp,
+        slow_queue, //
     }, //
 };
 use kernel::sync::Arc;
@@ -139,7 +139,7 @@ impl Conn {
             // siw waits there for the TCP connection.
             Some(Step::Route) if setup.id.as_ref().is_some_and(is_iwarp) => {
                 let user = setup.lookup.as_ref().map_or(0, |lookup| lookup.user);
-                self.queue_connect(party::of_user(user));
+                self.queue_connect(slow_queue::of_user(user));
                 None
             }
             _ => notes.step.take(),

@@ -3,7 +3,7 @@
 //! Counters of what connections did.
 
 use crate::{
-    net::account,
+    net::sk_mem,
     sock::orphan, //
 };
 use core::sync::atomic::{
@@ -121,7 +121,7 @@ impl Counters {
             seq_print!(to, "{name} {value}\n");
         }
         // For the whole host, as are the settings that bound them.
-        seq_print!(to, "memory_pages {}\n", account::charged_pages());
+        seq_print!(to, "memory_pages {}\n", sk_mem::charged_pages());
         seq_print!(to, "orphans {}\n", orphan::count());
     }
 }

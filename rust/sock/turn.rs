@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A turn that calls on one socket take, which have to come one after the other although they sleep
-//! without its lock.
+//! A turn, which serialises calls on a socket that sleep without its lock.
 
 /// Whether one of the calls is running; guarded by the socket lock.
 #[derive(Default)]

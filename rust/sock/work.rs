@@ -3,8 +3,8 @@
 //! The work of a connection, and its timer.
 //!
 //! It runs on the module's workqueue, or in a task that waits in connect(2). What may wait for the
-//! network (a connect over iWARP) or for memory (in a full cgroup) runs on a workqueue that its
-//! [`party`] has: so no user and no cgroup delays all others.
+//! network (a connect over iWARP) or for memory (in a full cgroup) runs on a workqueue for that
+//! ([`slow_queue`](super::slow_queue)), so that no user and no cgroup delays all others.
 //!
 //! Locks and references are those of [`Conn`].
 
@@ -28,7 +28,6 @@ use crate::{
             Setup,
             Step, //
         },
-        party,
         time, //
     }, //
 };
@@ -42,11 +41,11 @@ impl Run for Connection {
         this.advance();
     }
 
-    fn run_slow(this: &Arc<Conn>) {
-        this.advance_slowly();
+    fn run_reclaim(this: &Arc<Conn>) {
+        this.advance_reclaiming();
     }
 
-    fn connect(this: &Arc<Conn>) {
+    fn run_connect(this: &Arc<Conn>) {
         this.connect_slowly();
     }
 }
@@ -55,25 +54,25 @@ impl Conn {
     /// Handles what the CM and the device told, and what is due. Sleeps; without the locks of a
     /// connection.
     fn advance(&self) {
-        // An end waits for nobody's memory.
+        // An end does not wait for memory.
         let ends = self.link() != Link::Up || self.notes.lock().end.is_some();
-        match self.full_socket().filter(|_| !ends) {
-            Some(sk) => self.queue_slow(party::of_cgroup(&sk)),
+        match self.reclaim_queue().filter(|_| !ends) {
+            Some(queue) => self.queue_reclaim(queue),
             None => self.advance_in(&mut self.setup.lock()),
         }
     }
 
     /// [`Self::advance`] where memory has to be reclaimed first, without the locks of a connection:
     /// what it charges then finds room, or fails.
-    fn advance_slowly(&self) {
-        self.make_room();
+    fn advance_reclaiming(&self) {
+        self.reclaim();
         self.advance_in(&mut self.setup.lock());
     }
 
     /// [`Self::advance`] in a task that waits for the connection with its socket locked, and may
     /// wait for memory first. Sleeps.
     pub(super) fn advance_waiting(&self) {
-        self.make_room();
+        self.reclaim();
         match self.setup.try_lock() {
             Some(mut setup) => self.advance_in(&mut setup),
             // Its holder may have looked before there was something to do.

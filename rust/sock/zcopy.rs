@@ -30,8 +30,8 @@ use crate::{
             Incoming,
             Offered,
             Outgoing,
-            Stage, //
-            Waiter,
+            Stage,
+            Waiter, //
         },
         conn::{
             Conn,
@@ -99,7 +99,7 @@ impl Conn {
     /// there is no QP any more, `ENOBUFS` where the region cannot be charged, and as
     /// [`Memory::new`] does.
     pub(super) fn register(&self, pages: Pages, access: Access) -> Result<Arc<Memory>> {
-        self.make_room();
+        self.reclaim();
         let pd = self.pd().ok_or(ENOTCONN)?;
         let regions = pd.regions_with_another().saturating_mul(REGION_PAGES);
         self.charge(|parts| parts.regions = parts.regions.max(regions))?;

@@ -11,7 +11,7 @@ use crate::{
     bindings,
     net::{
         ops::Protocol,
-        pernet::InNet,
+        pernet::PerNet,
         proc,
         sock::TcpState, //
     },
@@ -28,7 +28,7 @@ use kernel::{
     seq_print, //
 };
 
-/// Functions of a [`File`](crate::net::proc::File) of a `P::InNet`, which has a line for each
+/// Functions of a [`File`](crate::net::proc::File) of a `P::PerNet`, which has a line for each
 /// socket.
 pub(in crate::net) const fn lines<P: Protocol>() -> &'static bindings::seq_operations {
     const { &Lines::<P>::OPS }
@@ -52,7 +52,7 @@ impl<P: Protocol> Lines<P> {
     const NAMES: *mut c_void = core::ptr::without_provenance_mut(1);
 
     /// The first line from a number on.
-    fn look(here: &P::InNet, mut from: u64) -> Option<Self> {
+    fn look(here: &P::PerNet, mut from: u64) -> Option<Self> {
         loop {
             let (number, socket) = here.next(from)?;
             if let Some(view) = socket.view().filter(|view| view.state != TcpState::Close) {
@@ -76,7 +76,7 @@ impl<P: Protocol> Lines<P> {
             Ok(from) => from,
         };
         // SAFETY: By the contract, and that of `lines()`.
-        let Some(line) = Self::look(unsafe { proc::value::<P::InNet>(seq) }, from) else {
+        let Some(line) = Self::look(unsafe { proc::value::<P::PerNet>(seq) }, from) else {
             return null_mut();
         };
         let number = line.number;

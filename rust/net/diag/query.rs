@@ -14,8 +14,8 @@ use crate::{
         ops::Protocol,
         option::TcpInfo,
         pernet::{
-            InNet,
-            NetOf, //
+            NetOf,
+            PerNet, //
         },
         sock::TcpState,
         sockaddr::IpVersion, //
@@ -168,7 +168,7 @@ impl<P: Protocol> Request<P> {
 
     /// The socket that it names: the connection between two addresses, or else the listener at the
     /// first. Fails with `ENOENT` where there is none, or only one with another cookie.
-    fn find(&self, here: &P::InNet) -> Result<(Arc<dyn Visible<P>>, View<P>)> {
+    fn find(&self, here: &P::PerNet) -> Result<(Arc<dyn Visible<P>>, View<P>)> {
         let id = &self.req.id;
         let [low, high] = id.idiag_cookie;
         let cookie = u64::from(low) | u64::from(high) << 32;
@@ -405,10 +405,10 @@ impl<P: Protocol> Request<P> {
             let tos = unsafe { addr_of!((*inet).tos).read_volatile() };
             put(bindings::INET_DIAG_TOS, &[tos])?;
         }
-        if view.version == IpVersion::V6 {
+        if sk.version() == IpVersion::V6 {
             if asked(bindings::INET_DIAG_TCLASS) {
-                // SAFETY: The sock is live, and has what it points to.
-                let class = unsafe { addr_of!((*(*inet).pinet6).tclass).read_volatile() };
+                // SAFETY: The sock is live; the field is an integer.
+                let class = unsafe { addr_of!((*sk.pinet6()).tclass).read_volatile() };
                 put(bindings::INET_DIAG_TCLASS, &[class])?;
             }
             if matches!(view.state, TcpState::Listen | TcpState::Close) {

@@ -15,28 +15,67 @@ use crate::{
     },
     prelude::*, //
 };
-use core::ptr::{
-    addr_of,
-    addr_of_mut, //
+use core::{
+    ops::Deref,
+    ptr::{
+        addr_of,
+        addr_of_mut,
+        null_mut, //
+    },
 };
 use kernel::sync::aref::ARef;
+
+/// A sock that no file has yet; dereferences to it.
+///
+/// # Invariants
+///
+/// It has no `struct socket`, and no other value may give it one.
+pub(crate) struct Child<P: Protocol>(ARef<Sock<P>>);
+
+impl<P: Protocol> Child<P> {
+    /// Makes it the sock of `socket`, which takes the reference over. Sleeps.
+    ///
+    /// # Safety
+    ///
+    /// `socket` is a `struct socket` under construction without a sock.
+    pub(in crate::net) unsafe fn graft(self, socket: *mut bindings::socket) {
+        let guard = self.0.lock();
+        // SAFETY: By the contract, and the type invariant; the sock is locked. `SS_CONNECTED` is
+        // what an accepted socket is.
+        unsafe {
+            bindings::sdp_helper_sock_graft(self.0.as_ptr(), socket);
+            Sock::<P>::mark(socket);
+            (*socket).state = bindings::socket_state_SS_CONNECTED;
+        }
+        drop(guard);
+        ARef::into_raw(self.0);
+    }
+}
+
+impl<P: Protocol> Deref for Child<P> {
+    type Target = Sock<P>;
+
+    fn deref(&self) -> &Sock<P> {
+        &self.0
+    }
+}
 
 impl<P: Protocol> Sock<P> {
     /// Allocates a sock that no file has yet, with what an accepted socket inherits from `self`. It
     /// is charged to the cgroup of the current task, and has the security label of `self`.
     ///
     /// May sleep. Fails with `ENOMEM`.
-    pub(crate) fn new_child(&self) -> Result<ARef<Self>> {
+    pub(crate) fn new_child(&self) -> Result<Child<P>> {
         let parent = self.as_ptr();
-        // SAFETY: `parent` is live, and so is its namespace; the family is open, as it was for
-        // `parent`.
+        let family = P::family(self.version());
+        if !family.is_open() {
+            return Err(EAFNOSUPPORT);
+        }
+        // SAFETY: `parent` is live, and so is its namespace; the family is open. The bit does not
+        // change.
         let child = unsafe {
-            Self::alloc(
-                bindings::sdp_helper_sock_net(parent),
-                core::ptr::null_mut(),
-                self.version(),
-                0,
-            )
+            let kern = (*parent).sk_kern_sock();
+            Self::alloc(self.net().as_ptr(), null_mut(), family, kern as c_int)
         }?;
         // SAFETY: Both socks are live. Nobody else knows the child; the fields read of the parent
         // are integers that setsockopt may change at any time, and either value serves. CAST: The
@@ -77,7 +116,8 @@ impl<P: Protocol> Sock<P> {
                 inet::inherit6(self.pinet6(), child.pinet6());
             }
         }
-        Ok(child)
+        // INVARIANT: It was just allocated without one.
+        Ok(Child(child))
     }
 }
 

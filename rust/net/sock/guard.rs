@@ -15,14 +15,13 @@ use crate::{
 };
 use core::{
     marker::PhantomData,
-    mem::ManuallyDrop,
     ops::{
         Deref,
         DerefMut, //
     },
     ptr::addr_of, //
 };
-use kernel::sync::aref::ARef;
+use kernel::types::NotThreadSafe;
 
 /// The socket lock held; dereferences to the state that it guards. `F` says what is known of the
 /// socket: nothing, or [`Open`](crate::net::wait::Open).
@@ -33,6 +32,7 @@ use kernel::sync::aref::ARef;
 pub(crate) struct SockGuard<'a, P: Protocol, F = ()> {
     sk: &'a Sock<P>,
     _file: PhantomData<F>,
+    _not_send: NotThreadSafe,
 }
 
 impl<'a, P: Protocol, F> SockGuard<'a, P, F> {
@@ -48,20 +48,8 @@ impl<'a, P: Protocol, F> SockGuard<'a, P, F> {
         Self {
             sk,
             _file: PhantomData,
+            _not_send: NotThreadSafe,
         }
-    }
-
-    /// The guard of a lock that the current task holds already, and which stays held.
-    ///
-    /// # Safety
-    ///
-    /// The current task holds the lock for `'a`, and what `F` says of the socket holds as long.
-    pub(in crate::net) unsafe fn of_held(sk: &'a Sock<P>) -> ManuallyDrop<Self> {
-        // INVARIANT: By the contract.
-        ManuallyDrop::new(Self {
-            sk,
-            _file: PhantomData,
-        })
     }
 }
 
@@ -145,24 +133,5 @@ impl<'a, P: Protocol, F> SockGuard<'a, P, F> {
     pub(crate) fn orphan(&mut self) {
         // SAFETY: The sock is live and locked.
         unsafe { bindings::sdp_helper_sock_orphan(self.sk.as_ptr()) };
-    }
-
-    /// Makes `self` the sock of `sock`, which takes over `reference`.
-    ///
-    /// # Safety
-    ///
-    /// `sock` is a `struct socket` under construction without a sock; `reference` is of this sock.
-    pub(in crate::net) unsafe fn graft(
-        &mut self,
-        sock: *mut bindings::socket,
-        reference: ARef<Sock<P>>,
-    ) {
-        // SAFETY: As the caller promises; `SS_CONNECTED` is what an accepted socket is.
-        unsafe {
-            bindings::sdp_helper_sock_graft(self.sk.as_ptr(), sock);
-            Sock::<P>::mark(sock);
-            (*sock).state = bindings::socket_state_SS_CONNECTED;
-        }
-        ARef::into_raw(reference);
     }
 }

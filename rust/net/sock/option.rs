@@ -30,7 +30,7 @@ impl<P: Protocol> Sock<P> {
     pub(in crate::net) fn set_socket_option(
         &self,
         name: c_int,
-        value: OptionValue,
+        value: OptionValue<'_>,
     ) -> Result<bool> {
         const TIMESTAMP_SENT: u32 = bindings::SOF_TIMESTAMPING_TX_HARDWARE
             | bindings::SOF_TIMESTAMPING_TX_SOFTWARE

@@ -4,9 +4,16 @@
 
 use crate::{
     bindings,
-    net::wait::WaitError,
     prelude::*, //
 };
+
+/// Why a wait ended without what it waited for.
+pub(crate) enum WaitError {
+    /// The time is used up.
+    TimedOut,
+    /// A signal is pending.
+    Signal,
+}
 
 /// How long a call may sleep, in jiffies: 0 for not at all, `MAX` for ever.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -29,7 +29,7 @@ impl<P: Protocol> Sock<P> {
         }
     }
 
-    /// Has whom `F_SETOWN` names hear of urgent data, by SIGURG. Any context.
+    /// Sends SIGURG for urgent data to the owner that `F_SETOWN` has set. Any context.
     pub(crate) fn send_sigurg(&self) {
         // SAFETY: The sock is live.
         unsafe { bindings::sdp_helper_sk_send_sigurg(self.as_ptr()) };
@@ -45,14 +45,14 @@ impl<P: Protocol> Sock<P> {
         }
     }
 
-    /// The next [`Self::write_space`] is to raise SIGIO where that is asked for (`O_ASYNC`). With
-    /// the socket lock.
+    /// Has the next [`Self::write_space`] raise SIGIO, for a file with `O_ASYNC`. With the socket
+    /// lock.
     pub(crate) fn want_async_space(&self) {
         // SAFETY: The sock is live.
         unsafe { bindings::sdp_helper_sk_async_nospace(self.as_ptr()) };
     }
 
-    /// Raises SIGIO where that is asked for: the socket is connected. Any context.
+    /// Raises SIGIO for a file with `O_ASYNC`: the socket is connected. Any context.
     pub(crate) fn wake_async_connected(&self) {
         // SAFETY: The sock is live.
         unsafe { bindings::sdp_helper_sk_wake_async_out(self.as_ptr()) };
@@ -68,21 +68,21 @@ impl<P: Protocol> Sock<P> {
         }
     }
 
-    /// Wakes all tasks that wait on the socket, those too that no signal wakes. Any context.
+    /// Wakes all tasks that wait on the socket, also uninterruptible ones. Any context.
     pub(crate) fn wake_all(&self) {
         // SAFETY: The sock is live.
         unsafe { bindings::sdp_helper_sk_wake_up(self.as_ptr(), true) };
     }
 
-    /// The same, but for tasks that poll: nothing changes for them. Any context.
+    /// As [`Self::wake_all`], except for tasks that poll, for which nothing changes. Any context.
     pub(crate) fn wake_calls(&self) {
         // SAFETY: The sock is live.
         unsafe { bindings::sdp_helper_sk_wake_up(self.as_ptr(), false) };
     }
 
-    /// Leaves `error` for the next call to report. To be called before the state changes, lest a
-    /// program see that and find no reason; [`Self::report_error`] wakes the waiters afterwards.
-    /// Any context.
+    /// Leaves `error` for the next call to report. Has to be called before the state changes, so
+    /// that no program sees the new state without the reason; [`Self::report_error`] wakes the
+    /// waiters afterwards. Any context.
     pub(crate) fn set_error(&self, error: Error) {
         // SAFETY: The sock is live; `sk_err` may be written from anywhere.
         unsafe { addr_of_mut!((*self.as_ptr()).sk_err).write_volatile(-error.to_errno()) };
@@ -122,14 +122,14 @@ impl<P: Protocol> Sock<P> {
 
     /// `MSG_ERRQUEUE`: stores the next entry of the error queue, a control message without data, in
     /// the form that programs know from TCP. Does not wait: fails with `EAGAIN`.
-    pub(crate) fn recv_errqueue(&self, msg: &RecvMsg<'_>) -> Result<usize> {
+    pub(crate) fn recv_errqueue(&self, msg: &mut RecvMsg<'_>) -> Result<usize> {
         let len = c_int::try_from(msg.data.len()).unwrap_or(c_int::MAX);
         let (level, kind) = match self.version() {
             IpVersion::V4 => (bindings::SOL_IP, bindings::IP_RECVERR),
             IpVersion::V6 => (bindings::SOL_IPV6, bindings::IPV6_RECVERR),
         };
         // CAST: They are small numbers.
-        // SAFETY: The sock is live, and so is the message, whose iterator nobody else uses now.
+        // SAFETY: The sock is live, and so is the message, whose iterator this borrows.
         let n = unsafe {
             bindings::sock_recv_errqueue(self.as_ptr(), msg.msg, len, level as c_int, kind as c_int)
         };

@@ -25,7 +25,7 @@ use kernel::{
 
 /// What a namespace has, beside its settings.
 #[pin_data]
-pub(crate) struct InNet {
+pub(crate) struct SdpNet {
     /// The counters of all its connections, those that have ended included.
     pub(super) stats: Counters,
     #[pin]
@@ -34,7 +34,7 @@ pub(crate) struct InNet {
     pub(super) ports: Ports,
 }
 
-impl pernet::InNet<Sdp> for InNet {
+impl pernet::PerNet<Sdp> for SdpNet {
     const SOCKETS: &'static CStr = c"sdp";
     const COUNTERS: &'static CStr = c"sdp_stat";
     const SETTINGS: &'static CStr = c"net/sdp";

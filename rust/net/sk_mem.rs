@@ -5,8 +5,8 @@
 //!
 //! The kernel's own accounting of socket memory does both: `memory.max` of the cgroup and
 //! `net.sdp.mem` bound it, `/proc/net/protocols` and `SO_MEMINFO` show it. All that a socket is
-//! charged is in `sk_forward_alloc`, which no other code uses for our sockets, under
-//! `Sock::account`.
+//! charged is in `sk_forward_alloc`, which no other code uses for our sockets; its lock is
+//! `Sock::forward_alloc`.
 
 use crate::{
     bindings,
@@ -28,14 +28,19 @@ use core::{
 use kernel::{
     page::PAGE_SIZE,
     str::CStr,
-    sync::aref::ARef, //
+    sync::aref::ARef,
+    time::{
+        ClockSource,
+        Monotonic, //
+    }, //
 };
 
 /// Pages that are charged, except for what is in the per-CPU counters.
 static ALLOCATED: AtomicI64 = AtomicI64::new(0);
 
 /// `net.sdp.mem`, in pages: below the first there is no pressure, above the second there is, and
-/// the third is never exceeded.
+/// above the third charges fail. What each CPU counts by itself is not seen here: so the limit may
+/// be exceeded by as much, 1 MiB for each (`net.core.mem_pcpu_rsv`).
 static MEM: [AtomicI64; 3] = [const { AtomicI64::new(0) }; 3];
 
 /// Whether there is memory pressure.
@@ -49,11 +54,14 @@ static ALWAYS: AtomicI32 = AtomicI32::new(i32::MAX);
 const MAX_PAGES: usize = (i32::MAX as usize) / PAGE_SIZE;
 
 /// The most pages for which memory is reclaimed at a time.
-pub(super) const MOST_RECLAIMED: usize = 512;
+const MOST_RECLAIMED: usize = 512;
 
 /// Pages that have to be left in the cgroup when more is charged, so that the next page that a
 /// program touches does not exceed `memory.max`, for which it would be killed.
-pub(super) const HEADROOM: usize = 32;
+const HEADROOM: usize = 32;
+
+/// For how long a cgroup is not reclaimed for a socket after that was in vain, in nanoseconds.
+const RECLAIM_PAUSE_NS: i64 = 100_000_000;
 
 /// Pages that all sockets are charged, approximately. Any context.
 pub(crate) fn charged_pages() -> u64 {
@@ -95,6 +103,114 @@ unsafe extern "C" fn enter_memory_pressure(_sk: *mut bindings::sock) {
     PRESSURE.store(1, Ordering::Relaxed);
 }
 
+impl<P: Protocol> Sock<P> {
+    /// Charges so many pages of memory, if the kernel need not reclaim any for them: see
+    /// [`Self::reclaim`]. Any context. Fails with `ENOBUFS` beyond that, `net.sdp.mem`, or what the
+    /// kernel can count for one socket.
+    fn charge_pages(&self, pages: usize) -> Result {
+        if pages == 0 {
+            return Ok(());
+        }
+        // CAST: `Charge` bounds it.
+        let bytes = (pages * PAGE_SIZE) as c_int;
+        let _lock = self.forward_alloc().lock();
+        if self.needs_reclaim(pages) {
+            return Err(ENOBUFS);
+        }
+        // SAFETY: The sock is live, and the lock of the field held.
+        let charged = unsafe { (*self.as_ptr()).sk_forward_alloc };
+        charged.checked_add(bytes).ok_or(ENOBUFS)?;
+        let kind = bindings::SK_MEM_RECV as c_int;
+        // SAFETY: As above. BH is disabled, so that the kernel does not reclaim, nor refuse what is
+        // beyond `memory.max`: that may be exceeded by what other sockets charge at the same time.
+        match unsafe { bindings::__sk_mem_schedule(self.as_ptr(), bytes, kind) } {
+            0 => Err(ENOBUFS),
+            _ => Ok(()),
+        }
+    }
+
+    /// Uncharges so many pages. Any context.
+    fn uncharge_pages(&self, pages: usize) {
+        if pages == 0 {
+            return;
+        }
+        // CAST: As above.
+        let bytes = (pages * PAGE_SIZE) as c_int;
+        let _lock = self.forward_alloc().lock();
+        // SAFETY: The sock is live, the lock held, and so much is charged.
+        unsafe { bindings::__sk_mem_reclaim(self.as_ptr(), bytes) };
+    }
+
+    /// Is charged for so many pages from now on that `from` was charged for, which has the same
+    /// cgroup. Any context. Fails with `ENOBUFS`, and changes nothing, where that is beyond the
+    /// kernel's sum of what one socket is charged.
+    fn take_over_pages(&self, from: &Self, pages: usize) -> Result {
+        // CAST: `Charge` bounds it.
+        let bytes = (pages * PAGE_SIZE) as c_int;
+        // One after the other: in between they are charged to the cgroup, and no socket's.
+        {
+            let _lock = self.forward_alloc().lock();
+            // SAFETY: The sock is live, and the lock of the field held.
+            let charged = unsafe { &mut (*self.as_ptr()).sk_forward_alloc };
+            *charged = charged.checked_add(bytes).ok_or(ENOBUFS)?;
+        }
+        let _lock = from.forward_alloc().lock();
+        // SAFETY: As above; so much of it is charged.
+        unsafe { (*from.as_ptr()).sk_forward_alloc -= bytes };
+        Ok(())
+    }
+
+    /// Whether memory of its cgroup has to be reclaimed before so many pages can be charged. Any
+    /// context.
+    pub(crate) fn needs_reclaim(&self, pages: usize) -> bool {
+        // SAFETY: It is live.
+        let room = unsafe { bindings::sdp_helper_sk_memcg_room(self.as_ptr()) };
+        // CAST: `c_ulong` is as long.
+        (room as usize) < pages.saturating_add(HEADROOM)
+    }
+
+    /// Has the kernel reclaim memory of its cgroup if that is needed to charge so many pages,
+    /// unless another task does so for it, or did in vain a moment ago. Sleeps, perhaps for long:
+    /// without locks that others wait for.
+    pub(crate) fn reclaim(&self, pages: usize) {
+        const BUSY: i64 = i64::MAX;
+        if !self.needs_reclaim(pages) {
+            return;
+        }
+        let again_at = self.reclaim_at();
+        let at = again_at.load(Ordering::Relaxed);
+        if Monotonic::ktime_get() < at
+            || again_at
+                .compare_exchange(at, BUSY, Ordering::Relaxed, Ordering::Relaxed)
+                .is_err()
+        {
+            return;
+        }
+        let pages = pages.saturating_add(HEADROOM).min(MOST_RECLAIMED);
+        // SAFETY: It is live. CAST: It was just bounded.
+        let reclaimed =
+            unsafe { bindings::sdp_helper_sk_memcg_reclaim(self.as_ptr(), pages as c_uint) };
+        let next = match reclaimed {
+            true => 0,
+            false => Monotonic::ktime_get().saturating_add(RECLAIM_PAUSE_NS),
+        };
+        again_at.store(next, Ordering::Relaxed);
+    }
+
+    /// What tells the memory cgroup that is charged from others. Any context.
+    pub(crate) fn cgroup(&self) -> usize {
+        // SAFETY: It is live.
+        unsafe { bindings::sdp_helper_sk_memcg(self.as_ptr()) }.addr()
+    }
+
+    /// Whether memory is short, in its cgroup or by `net.sdp.mem`: nothing should grow, and what
+    /// can should shrink. Any context.
+    pub(crate) fn is_under_pressure(&self) -> bool {
+        // SAFETY: It is live.
+        unsafe { bindings::sdp_helper_sk_under_memory_pressure(self.as_ptr()) }
+    }
+}
+
 /// What a socket is charged for one purpose.
 ///
 /// # Invariants
@@ -116,7 +232,7 @@ impl<P: Protocol> Charge<P> {
     }
 
     /// Charges so many pages in all. Any context. Fails with `ENOBUFS`, and changes nothing, where
-    /// more would exceed `net.sdp.mem`, or what is left in the cgroup: [`Sock::make_room`] may help
+    /// more would exceed `net.sdp.mem`, or what is left in the cgroup: [`Sock::reclaim`] may help
     /// then.
     pub(crate) fn set(&mut self, pages: usize) -> Result {
         let pages = pages.min(MAX_PAGES);
@@ -131,7 +247,7 @@ impl<P: Protocol> Charge<P> {
     /// [`Self::set`] does.
     pub(crate) fn move_to(&mut self, sk: &Sock<P>) -> Result {
         let mut charge = Self::new(sk);
-        if self.sk.has_cgroup_of(sk) && sk.take_over_pages(&self.sk, self.pages).is_ok() {
+        if self.sk.cgroup() == sk.cgroup() && sk.take_over_pages(&self.sk, self.pages).is_ok() {
             // INVARIANT: They are moved.
             charge.pages = core::mem::take(&mut self.pages);
         }
