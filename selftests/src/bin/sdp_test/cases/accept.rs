@@ -9,9 +9,9 @@ use super::connect::{
 };
 use crate::{
     config::{
+        self,
         moment,
         patience,
-        volume,
         TICK, //
     },
     harness::{
@@ -221,7 +221,7 @@ fn accept_early_data() {
 
 fn accept_greeting() {
     let (listener, to) = B.listen();
-    let rounds = volume(200, 30);
+    let rounds = config::rounds(200, 10);
     let server = spawn("server", move || {
         for round in 0..rounds {
             step!("round {round}: accepts");
@@ -381,7 +381,7 @@ fn tries_soon() {
 fn accept_burst() {
     tries_soon();
     let (listener, to) = listen(5);
-    let clients = start(&to, 40);
+    let clients = start(&to, config::rounds(40, 12));
     serve(&listener, &clients, Duration::from_millis(20));
 }
 
@@ -389,7 +389,7 @@ fn accept_somaxconn() {
     tries_soon();
     must!(B.set_somaxconn(4));
     let (listener, to) = listen(4096);
-    let clients = start(&to, 40);
+    let clients = start(&to, config::rounds(40, 12));
     check_waiting(&clients, 5);
     serve(&listener, &clients, Duration::from_millis(20));
     must!(B.set_somaxconn(SOMAXCONN));

@@ -4,6 +4,7 @@
 
 use crate::{
     config::{
+        self,
         moment,
         tcp,
         v6,
@@ -381,7 +382,7 @@ fn reuseport(sock: &Sock) {
 
 fn bind_reuseport() {
     let mut port = 0;
-    let mut listeners: Vec<_> = (0..4)
+    let mut listeners: Vec<_> = (0..config::rounds(4, 2))
         .map(|_| {
             let sock = B.socket();
             reuseport(&sock);
@@ -392,7 +393,9 @@ fn bind_reuseport() {
             sock
         })
         .collect();
-    let clients: Vec<_> = (0..64).map(|_| A.connect(&B.at(port))).collect();
+    let clients: Vec<_> = (0..config::rounds(64, 26))
+        .map(|_| A.connect(&B.at(port)))
+        .collect();
     let accept = |listener: &Sock| {
         let mut accepted = Vec::new();
         while let Ok(sock) = eventually(moment(), || listener.accept()) {
@@ -406,8 +409,10 @@ fn bind_reuseport() {
     assert!(accepted.iter().all(|accepted| !accepted.is_empty()));
     check!(accepted.iter().map(Vec::len).sum(), clients.len());
     step!("one of them goes");
-    listeners.truncate(3);
-    let clients: Vec<_> = (0..16).map(|_| A.connect(&B.at(port))).collect();
+    listeners.pop();
+    let clients: Vec<_> = (0..config::rounds(16, 4))
+        .map(|_| A.connect(&B.at(port)))
+        .collect();
     check!(
         listeners.iter().map(|one| accept(one).len()).sum(),
         clients.len()

@@ -255,10 +255,11 @@ fn loopback_backlog() {
 fn loopback_crossing() {
     let (listener, port) = listen(LOCALHOST, 0, 64);
     let to = addr(LOCALHOST, port);
+    let rounds = config::rounds(4, 1);
     let clients: Vec<_> = (0..16u8)
         .map(|number| {
             spawn("client", move || {
-                for _ in 0..4 {
+                for _ in 0..rounds {
                     let client = A.socket();
                     check!(client.connect(&to), Ok(()));
                     check!(client.send(&[number], 0), Ok(1));
@@ -267,7 +268,7 @@ fn loopback_crossing() {
             })
         })
         .collect();
-    for _ in 0..64 {
+    for _ in 0..16 * rounds {
         let (server, from) = must!(listener.accept_from(0));
         check!(*from.to_v4().ip(), LOCALHOST);
         let byte = must!(server.recv_bytes(1));

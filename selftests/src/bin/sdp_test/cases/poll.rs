@@ -4,6 +4,7 @@
 
 use crate::{
     config::{
+        self,
         moment,
         patience, //
     },
@@ -118,7 +119,7 @@ fn poll_reset() {
 
 fn poll_reset_reason() {
     let (listener, to) = B.listen();
-    for _ in 0..100 {
+    for _ in 0..config::rounds(100, 10) {
         let (a, b) = pair_of(&listener, &to);
         must!(a.set_linger(0));
         let (tell, told) = mpsc::channel();
@@ -145,7 +146,7 @@ fn poll_refused_reason() {
     let holder = B.socket();
     must!(holder.bind(&B.at(0)));
     let to = must!(holder.name());
-    for _ in 0..100 {
+    for _ in 0..config::rounds(100, 10) {
         let a = A.socket();
         must!(a.set_nonblocking(true));
         check!(a.connect(&to), Err(Errno::EINPROGRESS));
@@ -388,7 +389,8 @@ fn epoll_end() {
 
 fn epoll_many() {
     let (listener, to) = B.listen();
-    let pairs: Vec<_> = (0..64)
+    let count = config::rounds(64, 16);
+    let pairs: Vec<_> = (0..count)
         .map(|_| crate::peers::pair_of(&listener, &to))
         .collect();
     let epoll = Epoll::new();
@@ -396,7 +398,7 @@ fn epoll_many() {
         epoll.add(b, EPOLLIN | EPOLLRDHUP, number);
     }
     check!(epoll.wait(Duration::ZERO), None);
-    for number in [63, 0, 31] {
+    for number in [count - 1, 0, count / 2] {
         let (a, b) = &pairs[number];
         check!(a.send(b"x", 0), Ok(1));
         check!(epoll.wait(SOON), Some((number as u64, EPOLLIN)));

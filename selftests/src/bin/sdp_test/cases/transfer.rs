@@ -181,7 +181,7 @@ fn transfer_both_ways() {
 
 fn transfer_many() {
     let (listener, to) = B.listen();
-    let count = 64;
+    let count = config::rounds(64, 16);
     let size = volume(32 << 10, 4 << 10);
     step!("connects");
     let pairs: Vec<_> = (0..count).map(|_| pair_of(&listener, &to)).collect();
