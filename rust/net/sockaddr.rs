@@ -95,12 +95,12 @@ impl<'a> SockAddr<'a> {
     pub(crate) fn to_v4(&self, family: u16) -> Result<SocketAddrV4> {
         let given = u16::from_ne_bytes(self.array(0)?);
         let port = u16::from_be_bytes(self.array(2)?);
+        let ip = Ipv4Addr::from(self.array::<4>(4)?);
+        // As with TCP the padding of `struct sockaddr_in` has to be there, whatever the family.
+        let _padding: [u8; 8] = self.array(8)?;
         // Old programs bind the unspecified address with AF_UNSPEC, which TCP allows.
-        let any = given == AF_UNSPEC && self.array::<4>(4)? == [0; 4];
+        let any = given == AF_UNSPEC && ip.is_unspecified();
         if given == AF_INET || given == family || any {
-            // As with TCP the padding of `struct sockaddr_in` has to be there.
-            let _padding: [u8; 8] = self.array(8)?;
-            let ip = Ipv4Addr::from(self.array::<4>(4)?);
             Ok(SocketAddrV4::new(ip, port))
         } else if given == AF_INET6 {
             let ip = Ipv6Addr::from(self.array::<16>(8)?);
