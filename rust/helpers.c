@@ -107,6 +107,21 @@ void sdp_helper_sk_wake_async_out(struct sock *sk)
 	sk_wake_async(sk, SOCK_WAKE_IO, POLL_OUT);
 }
 
+/* The end of what is read; of the connection where nothing is sent any more either. */
+void sdp_helper_sk_wake_async_end(struct sock *sk, bool both)
+{
+	sk_wake_async(sk, SOCK_WAKE_WAITD, both ? POLL_HUP : POLL_IN);
+}
+
+/* While a call waits for data, who has O_ASYNC is not told of it. */
+void sdp_helper_sk_async_waitdata(struct sock *sk, bool waits)
+{
+	if (waits)
+		sk_set_bit(SOCKWQ_ASYNC_WAITDATA, sk);
+	else
+		sk_clear_bit(SOCKWQ_ASYNC_WAITDATA, sk);
+}
+
 bool sdp_helper_signal_pending(struct task_struct *task)
 {
 	return signal_pending(task);
@@ -679,16 +694,15 @@ struct workqueue_struct *sdp_helper_alloc_workqueue(const char *name,
 	return alloc_workqueue("%s", WQ_UNBOUND, max_active, name);
 }
 
-/* Wakes all waiters, or those that do not poll: nobody polls for EPOLLMSG. */
-void sdp_helper_sk_wake_up(struct sock *sk, bool polls)
+/* All who wait but for those who poll, of whom none does so for EPOLLMSG. */
+void sdp_helper_sk_wake_calls(struct sock *sk)
 {
 	struct socket_wq *wq;
 
 	rcu_read_lock();
 	wq = rcu_dereference(sk->sk_wq);
 	if (skwq_has_sleeper(wq))
-		__wake_up(&wq->wait, TASK_NORMAL, 0,
-			  poll_to_key(polls ? 0 : EPOLLMSG));
+		__wake_up(&wq->wait, TASK_NORMAL, 0, poll_to_key(EPOLLMSG));
 	rcu_read_unlock();
 }
 

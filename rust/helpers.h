@@ -41,6 +41,8 @@ int sdp_helper_sock_error(struct sock *sk);
 void sdp_helper_sk_send_sigurg(struct sock *sk);
 void sdp_helper_sk_async_nospace(struct sock *sk);
 void sdp_helper_sk_wake_async_out(struct sock *sk);
+void sdp_helper_sk_wake_async_end(struct sock *sk, bool both);
+void sdp_helper_sk_async_waitdata(struct sock *sk, bool waits);
 bool sdp_helper_signal_pending(struct task_struct *task);
 long sdp_helper_sock_rcvtimeo(const struct sock *sk, bool noblock);
 long sdp_helper_sock_sndtimeo(const struct sock *sk, bool noblock);
@@ -137,7 +139,7 @@ bool sdp_helper_queue_work(struct workqueue_struct *wq,
 struct workqueue_struct *sdp_helper_alloc_workqueue(const char *name,
 						    int max_active);
 
-void sdp_helper_sk_wake_up(struct sock *sk, bool polls);
+void sdp_helper_sk_wake_calls(struct sock *sk);
 bool sdp_helper_signal_pending_state(unsigned int state,
 				     struct task_struct *task);
 

@@ -79,6 +79,21 @@ impl<P: Protocol> OpenGuard<'_, P> {
         self.sleep(timeout, bindings::TASK_INTERRUPTIBLE, false, done)
     }
 
+    /// As [`Self::wait`], for data: while a call waits for it, it raises no SIGIO (`O_ASYNC`).
+    pub(crate) fn wait_data(
+        &mut self,
+        timeout: &mut Timeout,
+        done: impl FnMut(&mut Self) -> bool,
+    ) -> Result<(), WaitError> {
+        let sk = self.sock().as_ptr();
+        // SAFETY: The sock is live, and has its `struct socket` by the invariant of `OpenSock`.
+        unsafe { bindings::sdp_helper_sk_async_waitdata(sk, true) };
+        let result = self.wait(timeout, done);
+        // SAFETY: As above.
+        unsafe { bindings::sdp_helper_sk_async_waitdata(sk, false) };
+        result
+    }
+
     /// As [`Self::wait`], but [`Sock::data_ready`] wakes only one such waiter at a time. One that
     /// does not take what it waited for has to call that for the next.
     pub(crate) fn wait_exclusive(

@@ -386,6 +386,8 @@ pub(super) struct Connection {
     pub(super) recv_shut: AtomicFlag,
     /// A writer has found no room, and is told when there is some.
     pub(super) no_room: AtomicFlag,
+    /// A reader has left its buffer here, and is told when the fabric uses it no more.
+    pub(super) reads_left: AtomicFlag,
     /// For the work: data came on a connection that the CM does not know to be established, since
     /// the RTU is late or lost (B-9).
     pub(super) came_early: AtomicFlag,
@@ -510,6 +512,7 @@ impl Conn {
             reader_unread: AtomicUsize::new(0),
             recv_shut: AtomicFlag::new(false),
             no_room: AtomicFlag::new(false),
+            reads_left: AtomicFlag::new(false),
             came_early: AtomicFlag::new(false),
             fatal: AtomicFlag::new(false),
             notes <- new_spinlock!(Notes::new(), "sdp::Connection::notes"),

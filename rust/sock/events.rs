@@ -102,6 +102,8 @@ impl Conn {
         if comes && self.flow.lock().deferred.is_some() {
             self.queue();
         }
+        // An error is reported as such, and the end of the connection changes its state.
+        let is_over = events.contains(Events::ABORTED) || events.contains(Events::CLOSED);
         self.with_socket(|sk| {
             if has_changed {
                 sk.set_state(self.tcp_state());
@@ -109,7 +111,10 @@ impl Conn {
             if events.contains(Events::URGENT) {
                 sk.send_sigurg();
             }
-            if events.contains(Events::READABLE) {
+            if events.contains(Events::PEER_CLOSED) {
+                sk.wake_async_end(self.send_closed());
+            }
+            if events.contains(Events::READABLE) && !is_over {
                 sk.data_ready();
             }
             if events.contains(Events::WRITABLE) {
@@ -187,7 +192,13 @@ impl Completions for Arc<Conn> {
             }
         };
         match (request, &result) {
-            (Request::Message(tag), Ok(())) => self.with(|m| m.sent(tag)),
+            (Request::Message(tag), Ok(())) => {
+                self.with(|m| m.sent(tag));
+                if self.inspect(Machine::send_shut) {
+                    // It may have been the DisConn.
+                    self.update_state();
+                }
+            }
             (Request::Probe, Ok(())) => self.with(Machine::probed),
             (Request::EndSend(id), _) => self.send_ended(id),
             (Request::EndRead, _) => self.read_ended(),

@@ -180,7 +180,8 @@ impl Conn {
     /// wait for the edge (`EPOLLET`) hear of each message that was sent. Any context, without the
     /// spinlocks.
     pub(super) fn tell_room(&self, sk: &Socket) {
-        if self.no_room.load(Relaxed) && self.writable(sk) && self.no_room.xchg(false, Relaxed) {
+        let has_room = || self.writable(sk) || self.send_closed();
+        if self.no_room.load(Relaxed) && has_room() && self.no_room.xchg(false, Relaxed) {
             sk.write_space();
         }
     }

@@ -189,7 +189,7 @@ impl Receiving<'_, '_, '_> {
         if !kept.is_of(addr, self.msg.data.len()) || self.msg.flags & flags::PEEK != 0 {
             return Err(EBUSY);
         }
-        if !self.may_sleep && !self.conn.are_reads_over() {
+        if !self.may_sleep && !self.conn.finds_reads_over() {
             return Err(EAGAIN);
         }
         self.msg.data.advance(kept.lent);
@@ -277,7 +277,7 @@ impl Receiving<'_, '_, '_> {
                 continue;
             }
             let (peeked, copied) = (self.peeked, self.copied);
-            let woken = self.s.wait(&mut self.timeout, |s| {
+            let woken = self.s.wait_data(&mut self.timeout, |s| {
                 !s.has(conn)
                     || unread(s) > peeked
                     || (peek && copied > 0 && is_starved(s))
@@ -351,7 +351,7 @@ impl Receiving<'_, '_, '_> {
         }
         self.s.recv_turn.take();
         let sk = self.sk;
-        let woken = self.s.wait(&mut self.timeout, |s| {
+        let woken = self.s.wait_data(&mut self.timeout, |s| {
             conn.is_offer_due(target) || s.stream.recv_shut || !s.has(conn) || sk.has_error()
         });
         if !conn.are_offers_over() {
@@ -479,7 +479,7 @@ impl Receiving<'_, '_, '_> {
         self.s.recv_turn.take();
         let room = self.msg.data.len();
         let result = self.start().and_then(|()| {
-            if !self.may_sleep && !self.conn.are_reads_over() {
+            if !self.may_sleep && !self.conn.finds_reads_over() {
                 let lent = room.saturating_sub(self.msg.data.len());
                 self.msg.take_back(lent);
                 self.s.kept_recv = Some(Kept {

@@ -518,7 +518,8 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             return Ok(());
         }
         let conn = self.conn;
-        if self.lending == Lending::Retry && conn.call().left > 0 {
+        let is_returned = || conn.call().left == 0;
+        if self.lending == Lending::Retry && !conn.finds_room(self.sk, is_returned) {
             let lent = core::mem::take(&mut self.lent);
             self.msg.take_back(lent);
             self.s.kept_send = Some(Kept {

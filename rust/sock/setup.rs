@@ -80,7 +80,7 @@ impl Conn {
             notes.waiters > 0
         };
         if waited_for {
-            self.with_socket(|sk| sk.wake_all());
+            self.with_socket(|sk| sk.wake_calls());
         } else {
             self.queue();
         }

@@ -72,7 +72,7 @@ pub(super) fn splice_read(
                 false => Ok(0),
             };
         }
-        let woken = s.wait(&mut timeout, |s| {
+        let woken = s.wait_data(&mut timeout, |s| {
             !s.has(&conn) || recv::unread(s) > 0 || s.stream.is_over(&conn) || sk.has_error()
         });
         timeout.check(woken)?;

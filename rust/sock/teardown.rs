@@ -237,6 +237,9 @@ impl Conn {
         });
         // A close that lingers waits for bytes that the peer did not take, and a call for its
         // buffers.
-        self.with_socket(|sk| sk.wake_calls());
+        self.with_socket(|sk| {
+            sk.wake_calls();
+            self.tell_reads(sk);
+        });
     }
 }

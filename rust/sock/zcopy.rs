@@ -39,10 +39,14 @@ use crate::{
             Request, //
         },
         stats::Counter,
-        Sdp, //
+        Sdp,
+        Socket, //
     },
 };
-use kernel::sync::Arc;
+use kernel::sync::{
+    atomic::Relaxed,
+    Arc, //
+};
 
 /// Pages that a memory region takes: on rxe, its table of pages and itself.
 const REGION_PAGES: usize = 2;
@@ -78,7 +82,7 @@ impl Conn {
             }
         }
         if over {
-            self.with_socket(|sk| sk.wake_all());
+            self.with_socket(|sk| sk.wake_calls());
             self.queue();
         }
     }
@@ -184,7 +188,7 @@ impl Conn {
         }
         if any {
             self.with_socket(|sk| {
-                sk.wake_all();
+                sk.wake_calls();
                 self.tell_room(sk);
             });
         }
@@ -433,7 +437,7 @@ impl Conn {
         if let Some(offered) = self.post.lock().buffers.ending_offer() {
             offered.stage.set(Stage::Over);
         }
-        self.with_socket(|sk| sk.wake_all());
+        self.with_socket(|sk| sk.wake_calls());
     }
 
     /// Whether no read is in flight.
@@ -485,8 +489,10 @@ impl Conn {
             buffer.waiter.is_call()
         };
         if is_call {
-            self.with_socket(|sk| sk.wake_all());
-        } else {
+            self.with_socket(|sk| sk.wake_calls());
+        }
+        // A call that left it here is told by poll, once it is released.
+        if !is_call || self.no_room.load(Relaxed) {
             self.queue();
         }
     }
@@ -497,7 +503,31 @@ impl Conn {
         if let Some(buffer) = self.post.lock().buffers.incoming(Stage::Ending) {
             buffer.stage.set(Stage::Over);
         }
-        self.with_socket(|sk| sk.wake_all());
+        self.with_socket(|sk| {
+            sk.wake_calls();
+            self.tell_reads(sk);
+        });
+    }
+
+    /// Whether no read is in flight; who finds some without waiting for them is told when they are
+    /// over, as readers are. Any context.
+    pub(super) fn finds_reads_over(&self) -> bool {
+        self.reads_left.store(true, Relaxed);
+        // They may just have ended; who ends them looks at the flag behind the same lock.
+        let over = self.are_reads_over();
+        if over {
+            self.reads_left.store(false, Relaxed);
+        }
+        over
+    }
+
+    /// Tells a reader that left its buffer here that it is free. Any context, without the
+    /// spinlocks.
+    pub(super) fn tell_reads(&self, sk: &Socket) {
+        let left = &self.reads_left;
+        if left.load(Relaxed) && self.are_reads_over() && left.xchg(false, Relaxed) {
+            sk.data_ready();
+        }
     }
 }
 

@@ -58,6 +58,14 @@ impl<P: Protocol> Sock<P> {
         unsafe { bindings::sdp_helper_sk_wake_async_out(self.as_ptr()) };
     }
 
+    /// Raises SIGIO where that is asked for: nothing more is to be read, nor sent if it is the end
+    /// of `both`. To be called before [`Self::data_ready`], which tells of the end as well. Any
+    /// context.
+    pub(crate) fn wake_async_end(&self, both: bool) {
+        // SAFETY: The sock is live.
+        unsafe { bindings::sdp_helper_sk_wake_async_end(self.as_ptr(), both) };
+    }
+
     /// Wakes everybody who waits for the socket's state. Any context.
     pub(crate) fn state_change(&self) {
         // SAFETY: As in `data_ready()`.
@@ -68,16 +76,12 @@ impl<P: Protocol> Sock<P> {
         }
     }
 
-    /// Wakes all tasks that wait on the socket, also uninterruptible ones. Any context.
-    pub(crate) fn wake_all(&self) {
-        // SAFETY: The sock is live.
-        unsafe { bindings::sdp_helper_sk_wake_up(self.as_ptr(), true) };
-    }
-
-    /// As [`Self::wake_all`], except for tasks that poll, for which nothing changes. Any context.
+    /// Wakes the calls that wait on the socket, those too that no signal wakes, but not who polls:
+    /// nothing changes for them, and who waits for the edge (`EPOLLET`) would take it for one. Any
+    /// context.
     pub(crate) fn wake_calls(&self) {
         // SAFETY: The sock is live.
-        unsafe { bindings::sdp_helper_sk_wake_up(self.as_ptr(), false) };
+        unsafe { bindings::sdp_helper_sk_wake_calls(self.as_ptr()) };
     }
 
     /// Leaves `error` for the next call to report. Has to be called before the state changes, so

@@ -23,6 +23,7 @@ use crate::{
         A,
         B, //
     },
+    zcopy,
 };
 use libc::{
     EPOLLERR,
@@ -68,6 +69,8 @@ cases! {
     epoll_level(10) "level-triggered epoll tells as long as there is something",
     epoll_edge(10) "edge-triggered epoll tells once for each arrival",
     epoll_edge_both(10) "edge-triggered epoll for both directions tells of no room that was always there",
+    epoll_edge_zerocopy(30) "edge-triggered epoll tells of a MSG_ZEROCOPY notice, and of nothing else that becomes of the memory",
+    epoll_edge_large(30) "edge-triggered epoll tells nothing once a large transfer is over",
     epoll_edge_connect(10) "edge-triggered epoll tells once of a connection",
     epoll_oneshot(10) "EPOLLONESHOT tells once until it is armed again",
     epoll_end(10) "EPOLLRDHUP at the peer's end, EPOLLHUP when both ends are ended",
@@ -332,6 +335,45 @@ fn epoll_edge_both() {
     // That may be told twice, as data and as a change of the state; TCP does so too.
     let end = EPOLLIN | EPOLLOUT | EPOLLRDHUP;
     check!(epoll.wait(SOON), Some((1, end)));
+}
+
+fn epoll_edge_zerocopy() {
+    let (a, b) = zcopy::pair();
+    must!(a.set(libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1));
+    // Room for all, so that nobody waits for it.
+    must!(a.set(libc::SOL_SOCKET, libc::SO_SNDBUF, 8 << 20));
+    let epoll = Epoll::new();
+    epoll.add(&a, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, 1);
+    check!(epoll.wait(SOON), Some((1, EPOLLOUT)));
+    let bytes = zcopy::random(800, 2 * zcopy::THRESHOLD);
+    for _ in 0..8 {
+        check!(a.send(&bytes, libc::MSG_ZEROCOPY), Ok(bytes.len()));
+        check!(b.recv_bytes(bytes.len()), Ok(bytes.clone()));
+        // The peer's program may have the bytes before this end knows.
+        check!(epoll.wait(SOON), Some((1, EPOLLOUT | EPOLLERR)));
+        must!(a.notice());
+        check!(epoll.wait(moment() / 4), None);
+    }
+    zcopy::counted("large sends are not copied", &a, |stats| {
+        config::slow() || stats.sent_without_copy() > bytes.len() as u64
+    });
+}
+
+fn epoll_edge_large() {
+    let (a, b) = zcopy::pair();
+    let epoll = Epoll::new();
+    let events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+    epoll.add(&a, events, 1);
+    epoll.add(&b, events, 2);
+    let bytes = zcopy::random(801, zcopy::BLOCK);
+    let mut room = vec![0; zcopy::BLOCK];
+    // Fetched first, then written.
+    for _ in 0..6 {
+        zcopy::transfer(&a, &b, &bytes, &mut room);
+        thread::sleep(moment() / 4);
+        while epoll.wait(Duration::ZERO).is_some() {}
+        check!(epoll.wait(moment() / 2), None);
+    }
 }
 
 fn epoll_edge_connect() {
