@@ -13,8 +13,9 @@
 //!   (of the end that is `connecting` or `accepting`, by `resources`, with `notes` of what the CM
 //!   told) to `teardown` (and as an `orphan`); its `owner` and `state`; what it is charged
 //!   (`charge`, `account`), and gives back (`idle`); its messages (`output`, and `input` into
-//!   `recv_buffers`), large calls (`zcopy` with `buffers`), what the device tells (`events`), and
-//!   whether the peer is `alive`. `link`, `ring` and `time` are parts of it.
+//!   `recv_buffers`), large calls (`zcopy` with `buffers`, and what a peer writes `behind` a mark),
+//!   what the device tells (`events`), and whether the peer is `alive`. `link`, `ring` and `time`
+//!   are parts of it.
 //! - What each namespace has, `sdp_net`, and what an administrator sees: `seen`, `diag`, `info` and
 //!   `stats`.
 //!
@@ -27,6 +28,7 @@ mod account;
 mod addr;
 mod alive;
 mod backlog;
+mod behind;
 mod bind;
 mod binding;
 mod buffers;

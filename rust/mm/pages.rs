@@ -8,6 +8,7 @@ use crate::{
 };
 use core::{
     marker::PhantomData,
+    mem::MaybeUninit,
     ptr::{
         self,
         NonNull, //
@@ -270,6 +271,22 @@ pub(crate) fn store(parts: &[Pages], at: usize, bytes: &[u8]) -> usize {
         // SAFETY: There are so many bytes at both, by the type invariants. That a program changes
         // them meanwhile is its own affair: nobody has a reference to them.
         to.with(|to| unsafe { ptr::copy(rest.as_ptr(), to, n) });
+        done = done.saturating_add(n);
+    }
+    done
+}
+
+/// Copies bytes from offset `at` of `parts` on to `to`, as [`store`] does to them. Returns how many
+/// there are, which are initialised then.
+pub(crate) fn load(parts: &[Pages], at: usize, to: &mut [MaybeUninit<u8>]) -> usize {
+    let mut done: usize = 0;
+    while let Some(room) = to.get_mut(done..).filter(|room| !room.is_empty()) {
+        let Some(from) = place(parts, at.saturating_add(done)) else {
+            break;
+        };
+        let n = room.len().min(from.len);
+        // SAFETY: As in `store`.
+        from.with(|from| unsafe { ptr::copy(from, room.as_mut_ptr().cast(), n) });
         done = done.saturating_add(n);
     }
     done

@@ -9,6 +9,10 @@ use super::{
 };
 use crate::{
     bindings,
+    mm::pages::{
+        self,
+        Pages, //
+    },
     net::pipe::Slice,
     prelude::*, //
 };
@@ -248,8 +252,9 @@ impl RecvPage {
 ///
 /// # Invariants
 ///
-/// The first `filled` bytes were written, by the device or by [`Self::append`]. While it is
-/// `mapped`, all pages are so at their `addr` for a device; otherwise no device writes to them.
+/// The first `filled` bytes were written, by the device, [`Self::append`] or
+/// [`Self::append_pages`]. While it is `mapped`, all pages are so at their `addr` for a device;
+/// otherwise no device writes to them.
 pub(crate) struct RecvBuf {
     pages: KVec<RecvPage>,
     filled: u32,
@@ -369,6 +374,34 @@ impl RecvBuf {
             from += len;
         }
         true
+    }
+
+    /// Appends up to `max` bytes from offset `at` of `parts` on, which follow each other, as many as
+    /// there are and there is room for. Returns how many. Process context.
+    pub(crate) fn append_pages(&mut self, parts: &[Pages], at: usize, max: usize) -> usize {
+        let mut done: usize = 0;
+        while done < max && !self.mapped {
+            let offset = self.len() % PAGE_SIZE;
+            let page = self.pages.get(self.len() / PAGE_SIZE);
+            let Some(page) = page.filter(|page| !page.shared) else {
+                break;
+            };
+            // OVERFLOW: The offset is the smaller.
+            let len = (max - done).min(PAGE_SIZE - offset);
+            // SAFETY: As in `append`.
+            let room = unsafe {
+                let start = page.page.start().add(offset);
+                slice::from_raw_parts_mut(start.cast::<MaybeUninit<u8>>(), len)
+            };
+            let n = pages::load(parts, at.saturating_add(done), room);
+            if n == 0 {
+                break;
+            }
+            // INVARIANT: They were just written. CAST: The size of a buffer is small.
+            self.filled += n as u32;
+            done += n;
+        }
+        done
     }
 
     /// Empties the buffer, maps it for the device of `pd` and describes it for a work request.

@@ -8,7 +8,10 @@
 //! memory of a buffer that is over is taken out, and dropped without spinlocks.
 
 use crate::{
-    net::zerocopy::Notice,
+    net::{
+        stamp::Stamp,
+        zerocopy::Notice, //
+    },
     prelude::*,
     proto::{
         BufferId,
@@ -128,6 +131,8 @@ pub(super) struct Incoming {
     pub(super) from: Remote,
     /// Bytes to be read, and once it is no longer busy those that were.
     pub(super) bytes: u32,
+    /// When they came, where the program has asked.
+    pub(super) came: Option<Stamp>,
 }
 
 /// A buffer that the peer may write.
@@ -142,6 +147,8 @@ pub(super) struct Offered {
     pub(super) stage: Stage,
     /// Bytes that the peer has written, once it is no longer busy.
     pub(super) bytes: u32,
+    /// When the peer told so, where the program has asked.
+    pub(super) came: Option<Stamp>,
 }
 
 /// How many receives offer one buffer after several did not help, and how many offer several before
@@ -192,9 +199,9 @@ impl WritePattern {
     }
 
     /// Notes that the peer wrote so many bytes to each of several offers, and whether these helped.
-    pub(super) fn wrote_several(&mut self, written: &[usize], helped: bool) {
-        for bytes in written.iter().filter(|bytes| **bytes > 0) {
-            self.wrote(*bytes);
+    pub(super) fn wrote_several(&mut self, written: impl Iterator<Item = usize>, helped: bool) {
+        for bytes in written.filter(|bytes| *bytes > 0) {
+            self.wrote(bytes);
         }
         self.several = self.several.saturating_add(1);
         if !helped {
@@ -292,10 +299,15 @@ impl Buffers {
         buffer.stage.finish().then_some(memory)
     }
 
-    /// As [`Self::finish_send`], for a buffer that was offered.
-    pub(super) fn finish_offer(&mut self, finished: Finished) -> Option<Arc<Memory>> {
+    /// As [`Self::finish_send`], for a buffer that was offered, whose bytes `came` then.
+    pub(super) fn finish_offer(
+        &mut self,
+        finished: Finished,
+        came: Option<Stamp>,
+    ) -> Option<Arc<Memory>> {
         let buffer = self.offered_mut().find(|b| b.id == finished.id)?;
         buffer.bytes = finished.bytes;
+        buffer.came = came;
         let memory = buffer.memory.clone();
         buffer.stage.finish().then_some(memory)?
     }

@@ -309,8 +309,8 @@ pub(super) struct Flow {
     pub(super) failure: Failure,
     /// Whether buffers are offered to the peer.
     pub(super) offers: Offers,
-    /// When bytes last came to a caller's memory without a copy, where the program has asked.
-    pub(super) moved: Option<Stamp>,
+    /// When the last message came while buffers were offered, where the program has asked.
+    pub(super) told: Option<Stamp>,
 }
 
 /// What [`Connection::post`] guards: the QP, and what is to be posted to it.
@@ -490,7 +490,7 @@ impl Conn {
             timers: Timers::default(),
             failure: Failure::default(),
             offers: Offers::default(),
-            moved: None,
+            told: None,
         };
         let post = Post {
             qp: None,

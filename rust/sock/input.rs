@@ -81,7 +81,7 @@ impl Flow {
         }
         if self.offers.gathering {
             // The message may tell of what the peer wrote.
-            self.moved = now;
+            self.told = now;
         }
         if let Ok(received) = &received {
             if received.urgent || received.urgent_pending {

@@ -25,6 +25,15 @@ impl Urgent {
             Self::Here(mark, _) | Self::Read(mark) => Some(mark),
         }
     }
+
+    /// The same, of a mark that is `bytes` lower, if it has this one.
+    pub(super) fn lowered(self, mark: u64, bytes: u64) -> Self {
+        match self {
+            Self::Here(at, byte) if at == mark => Self::Here(at.wrapping_sub(bytes), byte),
+            Self::Read(at) if at == mark => Self::Read(at.wrapping_sub(bytes)),
+            other => other,
+        }
+    }
 }
 
 /// What a reader may have next.

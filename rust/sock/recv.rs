@@ -395,10 +395,11 @@ impl Receiving<'_, '_, '_> {
     ///
     /// A part that the peer did not fill leaves a gap (`B-47`), and a message with payload takes
     /// the place of the part that it used up (`B-48`). What the peer wrote behind these is moved
-    /// within the pages, since the program may have unmapped them.
+    /// within the pages, since the program may have unmapped them; behind the mark it is kept for
+    /// later calls.
     fn gather(&mut self, parts: &[Pages]) -> usize {
         let conn = self.conn;
-        let mut written = [0; BUFFERS];
+        let mut written = [(0, None); BUFFERS];
         let written = written.get_mut(..parts.len()).unwrap_or(&mut []);
         while !conn.take_offered(written) {
             // The connection is being torn down, which releases the memory.
@@ -412,48 +413,71 @@ impl Receiving<'_, '_, '_> {
             false => Err(ENOTCONN),
         };
         let mark = mark.ok().and_then(|upcoming| upcoming.mark);
-        let ends = written.iter().rposition(|bytes| *bytes > 0);
+        let ends = written.iter().rposition(|(bytes, _)| *bytes > 0);
         let used = ends.map_or(0, |last| last.saturating_add(1));
         let (mut from, mut to, mut copied) = (0usize, 0usize, 0usize);
-        for (bytes, part) in written.iter().zip(parts).take(used) {
+        let mut stopped = false;
+        for (index, ((bytes, came), part)) in written.iter().zip(parts).take(used).enumerate() {
             let at = self.s.stream.consumed;
             let n = match *bytes {
                 // It is no longer than the part (`B-46`).
-                0 => match self.s.stream.rx.front_mut() {
-                    Some(message) => {
-                        let whole = message.len();
-                        // What was written behind it cannot wait for another call: it is left out
-                        // here.
-                        let left = distance(mark, at).filter(|left| !inline && *left < whole);
-                        let n = store(parts, to, message, left.unwrap_or(whole));
-                        self.s.stream.consume(conn, n);
-                        if left.is_some() {
-                            self.s.stream.consume(conn, whole.saturating_sub(n));
-                        }
-                        copied = copied.saturating_add(n);
-                        n
+                0 => {
+                    // Another thread may have disconnected the socket.
+                    let Some(message) = self.s.stream.rx.front_mut() else {
+                        break;
+                    };
+                    let whole = message.len();
+                    let to_mark = distance(mark, at).filter(|bytes| *bytes < whole);
+                    if let Some(bytes) = to_mark.filter(|bytes| *bytes > 0 || to > 0) {
+                        // Without memory for what is behind it the call goes on through the mark.
+                        let used = written.get(..used).unwrap_or(&[]);
+                        let stream = &mut self.s.stream;
+                        stopped = conn.keep_behind(stream, parts, used, index, bytes).is_ok();
                     }
-                    // Another thread has disconnected the socket.
-                    None => break,
-                },
-                n if from == to => n,
-                n => {
-                    pages::move_down(parts, from, to, n);
+                    let Some(message) = self.s.stream.rx.front_mut() else {
+                        break;
+                    };
+                    let n = match to_mark {
+                        Some(bytes) if stopped || !inline => bytes,
+                        _ => whole,
+                    };
+                    let n = store(parts, to, message, n);
+                    if n > 0 {
+                        self.came = message.came.or(self.came);
+                    }
+                    self.s.stream.consume(conn, n);
+                    if n < whole && !stopped {
+                        // The urgent byte, which is not read in line.
+                        self.s.stream.consume(conn, whole.saturating_sub(n));
+                    }
                     copied = copied.saturating_add(n);
+                    n
+                }
+                n => {
+                    self.came = came.or(self.came);
+                    if from > to {
+                        pages::move_down(parts, from, to, n);
+                        copied = copied.saturating_add(n);
+                    }
                     n
                 }
             };
             to = to.saturating_add(n);
+            if stopped {
+                break;
+            }
             from = from.saturating_add(part.len());
         }
-        conn.pass_mark(mark, self.s.stream.consumed);
-        if to > 0 {
-            self.came = conn.moved().or(self.came);
+        if !stopped {
+            conn.pass_mark(mark, self.s.stream.consumed);
         }
         conn.gathered();
         match (&*written, parts) {
-            ([bytes], [part]) => conn.learn_from_one(*bytes, *bytes == part.len()),
-            _ => conn.learn_from_several(written, used > 1 && copied == 0),
+            ([(bytes, _)], [part]) => conn.learn_from_one(*bytes, *bytes == part.len()),
+            (written, _) => {
+                let helped = used > 1 && copied == 0;
+                conn.learn_from_several(written.iter().map(|(bytes, _)| *bytes), helped);
+            }
         }
         conn.count(Counter::RecvCopied, copied as u64);
         conn.count(Counter::RecvWritten, to.saturating_sub(copied) as u64);
@@ -552,11 +576,12 @@ impl Receiving<'_, '_, '_> {
         let conn = self.conn;
         let (mut any, mut missing) = (false, 0usize);
         while conn.is_reading() {
-            if let Some((asked, came)) = conn.take_read() {
+            if let Some((asked, bytes, came)) = conn.take_read() {
                 if missing == 0 {
-                    self.copied = self.copied.saturating_add(came);
-                    any |= came > 0;
-                    missing = asked.saturating_sub(came);
+                    self.copied = self.copied.saturating_add(bytes);
+                    self.came = came.or(self.came);
+                    any |= bytes > 0;
+                    missing = asked.saturating_sub(bytes);
                 } else {
                     // An earlier one failed and left a gap: the connection has failed.
                     missing = missing.saturating_add(asked);
@@ -566,9 +591,6 @@ impl Receiving<'_, '_, '_> {
             conn.wait_return(self.s, READ_MS, || conn.is_read_over());
         }
         self.msg.take_back(missing);
-        if any {
-            self.came = conn.moved().or(self.came);
-        }
         self.s.stream.lends |= any;
         self.s.stream.taken = self.s.stream.taken.wrapping_add(1);
         any

@@ -62,11 +62,12 @@ impl Conn {
         {
             let mut guard = self.post.lock();
             let post = &mut *guard;
-            while let Some(finished) = {
-                let finished = self.flow.lock().machine.offer_finished();
-                finished
+            while let Some((finished, came)) = {
+                let mut flow = self.flow.lock();
+                let finished = flow.machine.offer_finished();
+                finished.map(|finished| (finished, flow.told))
             } {
-                match post.buffers.finish_offer(finished) {
+                match post.buffers.finish_offer(finished, came) {
                     Some(memory) => post.end_key(&memory, Request::EndOffer),
                     None => over = true,
                 }
@@ -254,6 +255,7 @@ impl Conn {
                 stage: Stage::New,
                 from: remote(from),
                 bytes: from.len,
+                came: None,
             });
         }
         self.added(pages);
@@ -317,7 +319,7 @@ impl Conn {
 
     /// Notes how much the peer wrote to each of several buffers that a receive offered, and whether
     /// these helped.
-    pub(super) fn learn_from_several(&self, written: &[usize], helped: bool) {
+    pub(super) fn learn_from_several(&self, written: impl Iterator<Item = usize>, helped: bool) {
         self.post
             .lock()
             .buffers
@@ -367,6 +369,7 @@ impl Conn {
                 memory: Some(memory),
                 stage: Stage::New,
                 bytes: 0,
+                came: None,
             });
         }
         self.added(pages);
@@ -397,9 +400,9 @@ impl Conn {
         over || short || came >= target
     }
 
-    /// Releases the buffers that were offered, and stores the bytes that came to each in `written`,
-    /// oldest first. False if not all are over. Sleeps; without the spinlocks.
-    pub(super) fn take_offered(&self, written: &mut [usize]) -> bool {
+    /// Releases the buffers that were offered, and stores in `written` how many bytes came to each,
+    /// and when, oldest first. False if not all are over. Sleeps; without the spinlocks.
+    pub(super) fn take_offered(&self, written: &mut [(usize, Option<Stamp>)]) -> bool {
         let offered = {
             let mut post = self.post.lock();
             self.flow.lock().offers.open = false;
@@ -413,9 +416,9 @@ impl Conn {
             if let Some(memory) = offered.memory {
                 self.release_memory(memory);
             }
-            if let Some(bytes) = written.next() {
+            if let Some(came) = written.next() {
                 // CAST: `usize` has at least 32 bits.
-                *bytes = offered.bytes as usize;
+                *came = (offered.bytes as usize, offered.came);
             }
         }
         true
@@ -424,11 +427,6 @@ impl Conn {
     /// Notes that what came while buffers were offered was collected. Any context.
     pub(super) fn gathered(&self) {
         self.flow.lock().offers.gathering = false;
-    }
-
-    /// When bytes last came to a caller's memory, where the program has asked. Any context.
-    pub(super) fn moved(&self) -> Option<Stamp> {
-        self.flow.lock().moved
     }
 
     /// Handles the invalidation of the oldest offered buffer whose key is being invalidated. Any
@@ -445,15 +443,15 @@ impl Conn {
         self.post.lock().buffers.are_reads_over()
     }
 
-    /// Releases the buffer of the oldest read, once that is over, and returns the bytes that were
-    /// asked for and those that came. Sleeps; without the spinlocks.
-    pub(super) fn take_read(&self) -> Option<(usize, usize)> {
+    /// Releases the buffer of the oldest read, once that is over, and returns how many bytes were
+    /// asked for, how many came, and when. Sleeps; without the spinlocks.
+    pub(super) fn take_read(&self) -> Option<(usize, usize, Option<Stamp>)> {
         let read = self.post.lock().buffers.take_read()?;
         self.count(Counter::RecvRead, read.bytes.into());
         if let Some(memory) = read.memory {
             self.release_memory(memory);
         }
-        Some((read.len, read.bytes as usize))
+        Some((read.len, read.bytes as usize, read.came))
     }
 
     /// Handles the completion of an RDMA Read, and has its key invalidated. Tells whether the
@@ -466,9 +464,8 @@ impl Conn {
         let memory = buffer.memory.clone();
         buffer.stage.set(Stage::Ending);
         if ok {
-            let mut flow = self.flow.lock();
-            flow.machine.read_done(buffer.bytes);
-            flow.moved = came;
+            self.flow.lock().machine.read_done(buffer.bytes);
+            buffer.came = came;
         } else {
             buffer.bytes = 0;
         }

@@ -25,6 +25,7 @@ use crate::{
         A,
         B, //
     },
+    zcopy::counted,
 };
 use sdp_selftests::{
     errno::Errno,
@@ -119,10 +120,10 @@ fn option_rcvlowat_wakes() {
 }
 
 /// A control message: its level, its type, and its payload.
-type Control = (i32, i32, Vec<u8>);
+pub(super) type Control = (i32, i32, Vec<u8>);
 
 /// Receives into `room` bytes: how much, and with which control messages.
-fn recv_with_control(sock: &Sock, room: usize, flags: i32) -> (usize, Vec<Control>) {
+pub(super) fn recv_with_control(sock: &Sock, room: usize, flags: i32) -> (usize, Vec<Control>) {
     #[repr(C, align(8))]
     struct Control([u8; 256]);
     let mut bytes = vec![0u8; room];
@@ -166,13 +167,13 @@ fn recv_with_inq(sock: &Sock, room: usize) -> (usize, Option<i32>) {
 }
 
 /// The time of day, in nanoseconds.
-fn now() -> i128 {
+pub(super) fn now() -> i128 {
     let since = std::time::UNIX_EPOCH.elapsed();
     must!(since.map_err(|_| Errno::EINVAL)).as_nanos() as i128
 }
 
 /// The time that a control message begins with, in nanoseconds.
-fn time((_, _, payload): &Control) -> i128 {
+pub(super) fn time((_, _, payload): &Control) -> i128 {
     let number = |at: usize| {
         let bytes = payload
             .get(at..at + 8)
@@ -244,6 +245,9 @@ fn option_stamps() {
         join(sends);
         check(since, got, LARGE);
     }
+    counted("large bytes are read without a copy", &b, |stats| {
+        config::slow() || stats.recv_read > LARGE as u64
+    });
     for _ in 0..4 {
         let reader = must!(b.dup());
         let receives = spawn("reader", move || {
@@ -264,6 +268,9 @@ fn option_stamps() {
             check(since, received, bytes);
         }
     }
+    counted("large bytes are written without a copy", &b, |stats| {
+        config::slow() || stats.recv_written > LARGE as u64
+    });
 
     must!(b.set(libc::SOL_SOCKET, SO_TIMESTAMPNS_NEW, 0));
     must!(b.set(libc::SOL_SOCKET, SO_TIMESTAMPING_NEW, 0));

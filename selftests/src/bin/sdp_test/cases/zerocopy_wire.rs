@@ -2,11 +2,18 @@
 
 //! Zero copy with a peer made by hand: as the protocol has it, and as no honest peer would.
 
-use super::wire::{
-    raw_client,
-    raw_client_of,
-    raw_only,
-    Talk, //
+use super::{
+    options::{
+        now,
+        recv_with_control,
+        time, //
+    },
+    wire::{
+        raw_client,
+        raw_client_of,
+        raw_only,
+        Talk, //
+    },
 };
 use crate::{
     bsdh::{
@@ -110,7 +117,8 @@ cases! {
     wire_disconn_behind(30) "DisConn behind an open SrcAvail (B-68)",
     wire_sink_avails(30) "a receive offers several SinkAvails of the length of the writes before; all are filled (B-46, B-47)",
     wire_sink_avails_short(60) "writes shorter than their SinkAvails, and Data in place of some: no gap is left (B-47, B-48)",
-    wire_sink_avails_urgent(60) "urgent bytes, and writes behind them to what one receive offers: no other byte is lost",
+    wire_sink_avails_urgent(60) "urgent bytes, and writes behind them to what one receive offers: it ends at the mark, and no byte is lost",
+    wire_sink_avails_stamp(20) "SO_TIMESTAMPNS of what was written to offered memory: when that was, not when the next message came",
     wire_sink_avails_back(60) "a receive that times out takes several SinkAvails back, whatever was written to them (B-53)",
     wire_sink_avails_stale(30) "Data that crosses SinkAvails, then writes to those that are not stale (B-49)",
     wire_sink_avails_gone(60) "a peer that goes, or breaks the rules, with several SinkAvails open",
@@ -1247,22 +1255,28 @@ fn wire_sink_avails_short() {
 }
 
 fn wire_sink_avails_urgent() {
+    const SIOCATMARK: libc::c_ulong = 0x8905;
     /// OOB_PRES and OOB_PEND (A.1).
     const URGENT: u8 = 3;
     const LEN: usize = THRESHOLD;
     // How long messages with an urgent byte are; 0 stands for a write.
-    for (round, how) in [
+    let rounds = [
         vec![0, 1, 1, 0],
         vec![1, 1, 0],
         vec![0, 1000, 0, 1],
+        vec![0, 1000, 0, 0],
         vec![1, 0, 1000],
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        step!("{how:?}");
+    ];
+    for (round, inline) in (0..rounds.len()).flat_map(|round| [(round, false), (round, true)]) {
+        let how = &rounds[round];
+        step!("{how:?}, in line: {inline}");
         let (sock, mut writer) = Writer::new(random(460 + round as u64, 2 << 20));
         writer.teach(&sock, LEN);
+        must!(sock.set(
+            libc::SOL_SOCKET,
+            libc::SO_OOBINLINE,
+            libc::c_int::from(inline)
+        ));
         let mut room = vec![0; WINDOW];
         let from = writer.at;
         writer.hold_answers = true;
@@ -1291,10 +1305,30 @@ fn wire_sink_avails_urgent() {
             },
         );
         let mut all = writer.bytes[from..writer.at].to_vec();
-        all.remove(urgent - from);
+        let byte = all[urgent - from];
+        if !inline {
+            all.remove(urgent - from);
+        }
         let got = must!(got);
-        let rest = must!(sock.recv_bytes(all.len() - got));
+        let mark = urgent - from;
+        assert!(
+            mark == 0 || got <= mark,
+            "{got} bytes, the mark is at {mark}"
+        );
+        let mut rest = must!(sock.recv_bytes(mark.saturating_sub(got)));
+        if got <= mark && mark > 0 {
+            check!(sock.ioctl(SIOCATMARK), Ok(1));
+            if !inline {
+                check!(sock.recv(&mut room[got..][..1], libc::MSG_OOB), Ok(1));
+                check!(room[got], byte);
+            }
+        }
+        let left = all.len() - got - rest.len();
+        rest.extend(must!(sock.recv_bytes(left)));
         check_bytes(&[&room[..got], &rest].concat(), &all);
+        // A read that goes on beyond the byte leaves the mark behind.
+        let at_mark = !inline && urgent + 1 == writer.at;
+        check!(sock.ioctl(SIOCATMARK), Ok(at_mark.into()));
         check_settled(&sock);
         step!("and on");
         writer.data(1000);
@@ -1303,6 +1337,36 @@ fn wire_sink_avails_urgent() {
             Ok(writer.bytes[writer.at - 1000..writer.at].to_vec())
         );
     }
+}
+
+fn wire_sink_avails_stamp() {
+    const SO_TIMESTAMPNS_NEW: i32 = 64;
+    let (sock, mut writer) = Writer::new(random(470, 2 << 20));
+    writer.teach(&sock, THRESHOLD);
+    must!(sock.set(libc::SOL_SOCKET, SO_TIMESTAMPNS_NEW, 1));
+    // The call waits for more than comes.
+    must!(sock.set(libc::SOL_SOCKET, libc::SO_RCVLOWAT, WINDOW as i32));
+    must!(sock.set_timeout(libc::SO_RCVTIMEO, moment() * 4));
+    // The kernel may begin to look at the clock a little later.
+    thread::sleep(moment());
+    writer.hold_answers = true;
+    let ((got, control), written) = together(
+        || recv_with_control(&sock, WINDOW, 0),
+        || {
+            writer.wait_for(OFFERS);
+            writer.write(Some(THRESHOLD));
+            thread::sleep(moment());
+            let written = now();
+            // A message that brings nothing, while the call waits.
+            writer.talk.say(mid::DATA, &[]);
+            writer.wait_for(OFFERS + 1);
+            writer.answer();
+            written
+        },
+    );
+    check!((got, control.len()), (THRESHOLD, 1));
+    let late = time(&control[0]) - written;
+    assert!(late < 0, "{late} ns too late");
 }
 
 fn wire_sink_avails_back() {
