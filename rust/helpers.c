@@ -122,6 +122,43 @@ void sdp_helper_sk_async_waitdata(struct sock *sk, bool waits)
 		sk_clear_bit(SOCKWQ_ASYNC_WAITDATA, sk);
 }
 
+/*
+ * Gives a connected sock the route to its peer, where IP's level looks for the
+ * MTU of the path; another none. Under the socket lock.
+ */
+void sdp_helper_sk_find_route(struct sock *sk)
+{
+	struct inet_sock *inet = inet_sk(sk);
+	struct dst_entry *dst = NULL;
+
+	if (!inet->inet_dport) {
+		sk_dst_reset(sk);
+		return;
+	}
+	if (inet->pinet6 && !ipv6_addr_v4mapped(&sk->sk_v6_daddr)) {
+		struct flowi6 fl6 = {
+			.flowi6_proto = IPPROTO_TCP,
+			.daddr = sk->sk_v6_daddr,
+			.saddr = inet->pinet6->saddr,
+			.flowi6_oif = sk->sk_bound_dev_if,
+			.fl6_dport = inet->inet_dport,
+			.fl6_sport = inet->inet_sport,
+		};
+
+		dst = ip6_dst_lookup_flow(sock_net(sk), sk, &fl6, NULL);
+	} else {
+		struct flowi4 fl4;
+		struct rtable *rt;
+
+		rt = ip_route_output_ports(sock_net(sk), &fl4, sk,
+					   inet->inet_daddr, inet->inet_saddr,
+					   inet->inet_dport, inet->inet_sport,
+					   IPPROTO_TCP, 0, sk->sk_bound_dev_if);
+		dst = IS_ERR(rt) ? ERR_CAST(rt) : &rt->dst;
+	}
+	sk_dst_set(sk, IS_ERR(dst) ? NULL : dst);
+}
+
 bool sdp_helper_signal_pending(struct task_struct *task)
 {
 	return signal_pending(task);
@@ -522,6 +559,11 @@ bool sdp_helper_is_local(struct net *net, __be32 addr, unsigned int interface)
 		table = l3mdev_fib_table_by_index(net, interface);
 	return inet_addr_type_table(net, addr, table ?: RT_TABLE_LOCAL) ==
 	       RTN_LOCAL;
+}
+
+bool sdp_helper_is_broadcast(struct net *net, __be32 addr)
+{
+	return inet_addr_type(net, addr) == RTN_BROADCAST;
 }
 
 /* The VRF that an interface is in, or 0. */

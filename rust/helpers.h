@@ -43,6 +43,7 @@ void sdp_helper_sk_async_nospace(struct sock *sk);
 void sdp_helper_sk_wake_async_out(struct sock *sk);
 void sdp_helper_sk_wake_async_end(struct sock *sk, bool both);
 void sdp_helper_sk_async_waitdata(struct sock *sk, bool waits);
+void sdp_helper_sk_find_route(struct sock *sk);
 bool sdp_helper_signal_pending(struct task_struct *task);
 long sdp_helper_sock_rcvtimeo(const struct sock *sk, bool noblock);
 long sdp_helper_sock_sndtimeo(const struct sock *sk, bool noblock);
@@ -117,6 +118,7 @@ struct sdp_helper_tcp_sysctls {
 
 void sdp_helper_tcp_sysctls(const struct net *net,
 			    struct sdp_helper_tcp_sysctls *to);
+bool sdp_helper_is_broadcast(struct net *net, __be32 addr);
 bool sdp_helper_is_local(struct net *net, __be32 addr, unsigned int interface);
 __be32 sdp_helper_own_addr(struct net *net, unsigned int at);
 bool sdp_helper_is_local6(struct net *net, const struct in6_addr *addr,

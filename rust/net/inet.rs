@@ -38,6 +38,25 @@ pub(super) fn check_option(name: c_int, value: OptionValue<'_>) -> Result {
     }
 }
 
+/// Gives a socket the route to its peer where an option of IP's level, or of IPv6's, tells of that:
+/// with TCP's sockets their packets do so. Sleeps.
+pub(super) fn find_route<P: Protocol>(sk: &Sock<P>, level: c_int, name: c_int) {
+    // CAST: They are small.
+    let is_told = matches!(
+        (level as u32, name as u32),
+        (bindings::SOL_IP, bindings::IP_MTU)
+            | (
+                bindings::SOL_IPV6,
+                bindings::IPV6_MTU | bindings::IPV6_PATHMTU
+            )
+    );
+    if is_told {
+        let _s = sk.lock();
+        // SAFETY: The sock is live, begins with an `inet_sock`, and is locked.
+        unsafe { bindings::sdp_helper_sk_find_route(sk.as_ptr()) };
+    }
+}
+
 /// Sets an option of IPv6's level, of a socket of IPv6. The kernel does it, but for those where it
 /// looks at the family of the socket. What fails beside what TCP has fail:
 ///

@@ -442,6 +442,7 @@ unsafe extern "C" fn getsockopt<P: Protocol>(
         // SAFETY: As said above.
         let sk = unsafe { sk::<P>(sock) };
         if level != IPPROTO_TCP {
+            inet::find_route(sk, level, name);
             let get = match sk.version() {
                 IpVersion::V4 => bindings::ip_getsockopt,
                 IpVersion::V6 => bindings::ipv6_getsockopt,

@@ -276,7 +276,7 @@ tcp_info! {
     pacing_rate: u64 = tcpi_pacing_rate,
     /// Bytes a second.
     max_pacing_rate: u64 = tcpi_max_pacing_rate,
-    /// Bytes that have reached the peer, and one more, as TCP counts its SYN.
+    /// Bytes that have reached the peer, and one more for each that TCP counts of SYN and FIN.
     bytes_acked: u64 = tcpi_bytes_acked,
     /// Bytes that came.
     bytes_received: u64 = tcpi_bytes_received,

@@ -3,11 +3,13 @@
 //! bind.
 
 use crate::{
-    net::sockaddr::IpVersion,
+    net::{
+        sock::TcpState,
+        sockaddr::IpVersion, //
+    },
     prelude::*,
     sock::{
         endpoint::Bound,
-        locked::SocketState,
         Socket, //
     }, //
 };
@@ -34,7 +36,8 @@ pub(super) fn bind(sk: &Socket, addr: SocketAddr) -> Result {
         return Err(EACCES);
     }
     let mut s = sk.lock();
-    if !matches!(s.state(), SocketState::Idle) || s.bound.is_some() {
+    // As with TCP, one whose connection has ended may be bound before it is disconnected.
+    if !sk.is_in_state(TcpState::Close) || s.bound.is_some() {
         return Err(EINVAL);
     }
     if addr.is_ipv4() && sk.is_v6only() {

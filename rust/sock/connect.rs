@@ -32,6 +32,7 @@ use crate::{
     }, //
 };
 use core::net::SocketAddr;
+use kernel::sync::atomic::Relaxed;
 
 /// The connect that a send with `MSG_FASTOPEN` begins with. No peer takes data with a request, as
 /// TCP finds of one that it does not know.
@@ -99,15 +100,18 @@ fn connect(sk: &OpenSocket, peer: &SockAddr<'_>, nonblock: bool) -> Result {
         return Ok(());
     }
     s.forget_failed(sk);
+    sk.stop_peek_offset();
     // As TCP does where SO_ERROR has reported the reason already.
-    sk.take_error()?;
-    Err(ECONNABORTED)
+    let failed = sk.take_error().err().unwrap_or(ECONNABORTED);
+    // TCP disconnects the socket then, which it reports as an error.
+    sk.report_error();
+    Err(failed)
 }
 
 /// The address that a socket connects to for `peer`, by TCP's rules: the unspecified address means
 /// this host. Fails with `EINVAL` for a link-local address whose interface is not known, or is not
-/// the socket's, `ENETUNREACH` for an IPv4 address where the socket is for IPv6 only, and for a
-/// multicast one, and `EAFNOSUPPORT` for an IPv6 address where the socket is bound to an IPv4 one.
+/// the socket's, `ENETUNREACH` for an IPv4 address where the socket is for IPv6 only, and for one of
+/// many hosts, and `EAFNOSUPPORT` for an IPv6 address where the socket is bound to an IPv4 one.
 /// With the socket locked.
 fn reachable(sk: &Socket, peer: SocketAddr, bound: Option<SocketAddr>) -> Result<SocketAddr> {
     let with_port = |ip| SocketAddr::new(ip, peer.port());
@@ -119,6 +123,7 @@ fn reachable(sk: &Socket, peer: SocketAddr, bound: Option<SocketAddr>) -> Result
     };
     match (peer, bound) {
         (SocketAddr::V4(_), _) if sk.is_v6only() => Err(ENETUNREACH),
+        (SocketAddr::V4(peer), _) if sk.net().is_broadcast(peer) => Err(ENETUNREACH),
         (SocketAddr::V6(peer), _) if peer.ip().is_multicast() => Err(ENETUNREACH),
         (SocketAddr::V6(peer), _) if peer.scope_id() > 0 => {
             let interface = sk.interface();
@@ -190,6 +195,7 @@ fn begin(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, peer: &SockAddr<'_>) -> Result
         s.unbind_auto();
         return Err(e);
     }
+    conn.recv_shut.store(s.stream.recv_shut, Relaxed);
     s.connect_unreported = true;
     s.conn = Some(conn);
     Ok(())

@@ -4,7 +4,11 @@
 
 use crate::{
     net::option::TcpInfo,
-    proto::Machine,
+    proto::{
+        Machine,
+        Side,
+        State, //
+    },
     sock::{
         conn::Conn,
         link::Progress, //
@@ -23,6 +27,16 @@ impl Conn {
             .saturating_add(self.unread());
         let in_flight = self.inspect(Machine::in_flight) as u64;
         let acked = self.stats.sent().saturating_sub(self.copied() as u64);
+        // As TCP counts its SYN, though not that of its answer, and its FIN.
+        let syn = u64::from(self.side == Side::Connecting);
+        let (fin_acked, fin_came) = self.inspect(|m| {
+            let done = matches!(
+                m.state(),
+                State::DisConnDone | State::Disconnecting | State::Closed
+            );
+            let fin_acked = done && m.send_shut() && m.aborted().is_none();
+            (u64::from(fin_acked), u64::from(m.peer_closed()))
+        });
         let snd_mss = match is_there {
             true => self.inspect(Machine::max_payload),
             false => 0,
@@ -35,9 +49,11 @@ impl Conn {
             advmss: rcv_mss,
             snd_cwnd,
             snd_wnd: snd_cwnd.saturating_mul(snd_mss),
-            bytes_acked: acked.saturating_add(1),
+            bytes_acked: acked.saturating_add(syn).saturating_add(fin_acked),
             bytes_sent: acked.saturating_add(in_flight),
-            bytes_received: self.stats.received().saturating_add(came as u64),
+            bytes_received: (self.stats.received())
+                .saturating_add(came as u64)
+                .saturating_add(fin_came),
             notsent_bytes: u32::try_from(self.inspect(Machine::unsent)).unwrap_or(u32::MAX),
             ..TcpInfo::default()
         }

@@ -9,6 +9,7 @@ use crate::{
     },
     prelude::*,
     sock::{
+        addr,
         endpoint::Bound,
         locked::SocketState,
         OpenSocket,
@@ -65,6 +66,7 @@ pub(super) fn accept(sk: &OpenSocket, nonblock: bool) -> Result<Child<Sdp>> {
         // Before the connection leaves the queue, where it stays if this fails.
         let child = sk.new_child().inspect_err(|_| sk.data_ready())?;
         let Some(conn) = backlog.next() else { continue };
+        let own = s.own_addr().filter(|own| !own.ip().is_unspecified());
         drop(s);
         conn.reclaim_for(&child);
         if let Err(e) = conn.charge_to(&child) {
@@ -87,6 +89,9 @@ pub(super) fn accept(sk: &OpenSocket, nonblock: bool) -> Result<Child<Sdp>> {
             }
             child.set_local(names.local);
             child.set_peer(names.peer);
+            // As with TCP the child is bound to that address too, and keeps it when it is
+            // disconnected.
+            child.lock().source = own.map(|_| addr::with_port(names.local, 0));
         }
         conn.attach(&child);
         return Ok(child);

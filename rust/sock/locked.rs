@@ -126,7 +126,7 @@ impl Locked {
         self.unbind_auto();
         sk.set_state(TcpState::Close);
         let nobody = sk.version().nobody();
-        sk.set_local(self.own_addr().unwrap_or(nobody));
+        sk.reset_local(self.own_addr().unwrap_or(nobody));
         sk.set_peer(nobody);
     }
 

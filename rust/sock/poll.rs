@@ -48,7 +48,7 @@ pub(super) fn poll(sk: &Socket) -> u32 {
         (SocketState::Connecting, _) => {}
         (SocketState::Connected, Some(conn)) => {
             let recv_closed = s.stream.is_over(conn);
-            let send_closed = conn.send_closed();
+            let send_closed = s.stream.send_shut || conn.send_closed();
             if recv_closed && send_closed {
                 events |= HUP;
             }
@@ -69,7 +69,12 @@ pub(super) fn poll(sk: &Socket) -> u32 {
             }
         }
         (SocketState::Failed, _) => events |= IN | RDNORM | RDHUP | OUT | WRNORM | HUP,
-        (SocketState::Idle | SocketState::Connected, _) => events |= OUT | WRNORM | HUP,
+        (SocketState::Idle | SocketState::Connected, _) => {
+            events |= OUT | WRNORM | HUP;
+            if s.stream.recv_shut {
+                events |= IN | RDNORM | RDHUP;
+            }
+        }
     }
     // After the state, which changes after the error was set.
     if sk.has_error() || sk.has_notices() {

@@ -104,16 +104,25 @@ impl Received {
     }
 }
 
-/// The connection to receive from, once it is no longer being made. Sleeps. Fails with `ENOTCONN`
-/// where there is none, after the error that waits for the next call, and as a wait does.
-pub(super) fn connection(s: &mut OpenGuard<'_, Sdp>, timeout: &mut Timeout) -> Result<Arc<Conn>> {
+/// The connection to receive from, once it is no longer being made; none where the socket was shut
+/// before it had one, and there is nothing to receive. Sleeps. Fails with `ENOTCONN` where there is
+/// none, after the error that waits for the next call, and as a wait does.
+pub(super) fn connection(
+    s: &mut OpenGuard<'_, Sdp>,
+    timeout: &mut Timeout,
+) -> Result<Option<Arc<Conn>>> {
     let waited = s.wait(timeout, |s| !matches!(s.state(), SocketState::Connecting));
     timeout.check(waited)?;
     match (s.state(), &s.conn) {
-        (SocketState::Connected, Some(conn)) => Ok(conn.clone()),
-        _ => {
+        (SocketState::Connected, Some(conn)) => Ok(Some(conn.clone())),
+        (state, _) => {
+            let is_shut = s.stream.recv_shut && state == SocketState::Idle;
             s.sock().take_error()?;
-            Err(ENOTCONN)
+            if is_shut {
+                Ok(None)
+            } else {
+                Err(ENOTCONN)
+            }
         }
     }
 }
@@ -129,7 +138,9 @@ fn receive(sk: &OpenSocket, msg: &mut RecvMsg<'_>) -> Result<Received> {
     let mut timeout = sk.recv_timeout(msg.nonblock());
     let target = sk.recv_target(msg.flags & flags::WAITALL != 0, msg.data.len());
     let mut s = sk.lock();
-    let conn = connection(&mut s, &mut timeout)?;
+    let Some(conn) = connection(&mut s, &mut timeout)? else {
+        return Ok(Received::aside(0));
+    };
     let may_sleep = !timeout.is_zero();
     let mut call = Receiving {
         may_sleep,
@@ -765,6 +776,9 @@ fn copy_peeked(
     let at = s.stream.consumed.wrapping_add(skip as u64);
     let mut left = end.saturating_sub(skip);
     let mut skipped: usize = 0;
+    if msg.data.is_empty() {
+        return (0, 0, true);
+    }
     match distance(stop.mark, at) {
         None => {}
         Some(0) if stop.copied || s.stream.rx.is_empty() => return (0, 0, true),

@@ -78,7 +78,7 @@ pub(super) fn sendmsg(sk: &OpenSocket, msg: SendMsg<'_>) -> Result<usize> {
     });
     timeout.check(turn)?;
     let conn = match (s.state(), &s.conn) {
-        (SocketState::Connected, Some(conn)) => conn.clone(),
+        (SocketState::Connected, Some(conn)) if !s.stream.send_shut => conn.clone(),
         _ => return Err(EPIPE),
     };
     msg.check_control(sk)?;

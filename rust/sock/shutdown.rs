@@ -14,6 +14,7 @@ use crate::{
         },
         recv,
         send,
+        stream::Stream,
         OpenSocket,
         Socket, //
     }, //
@@ -24,7 +25,17 @@ use kernel::sync::atomic::Relaxed;
 pub(super) fn shutdown(sk: &Socket, read: bool, write: bool) -> Result {
     let mut s = sk.lock();
     match s.state() {
-        SocketState::Idle | SocketState::Failed => return Err(ENOTCONN),
+        SocketState::Idle => {
+            // It is shut nevertheless, and so is the connection that it gets.
+            s.stream.recv_shut |= read;
+            s.stream.send_shut |= write;
+            sk.state_change();
+            return Err(ENOTCONN);
+        }
+        SocketState::Failed => {
+            sk.state_change();
+            return Err(ENOTCONN);
+        }
         SocketState::Connecting => {
             let conn = s.conn.clone().ok_or(ENOTCONN)?;
             if !conn.fail_setup(ECONNRESET) {
@@ -32,16 +43,18 @@ pub(super) fn shutdown(sk: &Socket, read: bool, write: bool) -> Result {
                 drop(s);
                 return shutdown(sk, read, write);
             }
-            conn.set_link(Link::Disconnected);
+            s.forget_failed(sk);
         }
         SocketState::Listening => {
             if read {
                 stop_listening(sk, &mut s);
+                sk.report_error();
             }
         }
         SocketState::Connected => {
             let conn = s.conn.clone().ok_or(ENOTCONN)?;
             if conn.link() != Link::Up {
+                sk.state_change();
                 return Err(ENOTCONN);
             }
             if write {
@@ -89,17 +102,16 @@ pub(super) fn abort_listener(sk: &Socket) -> Result {
 pub(super) fn disconnect(sk: &OpenSocket) {
     let mut s = sk.lock();
     match s.state() {
-        SocketState::Idle => {}
+        SocketState::Idle => s.stream = Stream::new(),
         SocketState::Failed => s.forget_failed(sk),
         SocketState::Connecting => {
             let Some(conn) = s.conn.clone() else { return };
-            if conn.fail_setup(ECONNRESET) {
-                s.forget_failed(sk);
-            } else {
+            if !conn.fail_setup(ECONNRESET) {
                 // The outcome of the connect was just decided.
                 drop(s);
-                disconnect(sk);
+                return disconnect(sk);
             }
+            s.forget_failed(sk);
         }
         SocketState::Listening => stop_listening(sk, &mut s),
         SocketState::Connected => {
@@ -117,4 +129,7 @@ pub(super) fn disconnect(sk: &OpenSocket) {
             sk.state_change();
         }
     }
+    sk.stop_peek_offset();
+    // As TCP does, whether there is an error or not.
+    sk.report_error();
 }

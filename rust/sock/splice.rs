@@ -35,7 +35,9 @@ pub(super) fn splice_read(
 ) -> Result<usize> {
     let mut timeout = sk.recv_timeout(nonblock);
     let mut s = sk.lock();
-    let conn = recv::connection(&mut s, &mut timeout)?;
+    let Some(conn) = recv::connection(&mut s, &mut timeout)? else {
+        return Ok(0);
+    };
     loop {
         // What another call fetches, or waits for with its own memory, comes first.
         let turn = s.wait(&mut timeout, |s| s.recv_turn.ask());

@@ -23,6 +23,8 @@ pub(super) struct Stream {
     pub(super) tx: Option<SendBuf>,
     /// `shutdown(2)` of the receive half.
     pub(super) recv_shut: bool,
+    /// That of the send half, before there was a connection: its peer is not told.
+    pub(super) send_shut: bool,
     /// Payload bytes of messages that were read, modulo 2^64.
     pub(super) consumed: u64,
     /// Times that bytes were received by the program.
@@ -50,6 +52,7 @@ impl Stream {
             rx: Ring::empty(),
             tx: None,
             recv_shut: false,
+            send_shut: false,
             consumed: 0,
             taken: 0,
             crossed_at: None,

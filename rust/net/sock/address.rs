@@ -67,6 +67,20 @@ impl<P: Protocol> Sock<P> {
         }
     }
 
+    /// Sets the local address of a socket whose connection is over. As with TCP the socket goes on
+    /// to show the port of the connection, if it has none without. Any context.
+    pub(crate) fn reset_local(&self, addr: SocketAddr) {
+        // SAFETY: As in `set_local()`.
+        let shown = unsafe { addr_of_mut!((*self.0.get()).inet.inet_sport) };
+        // SAFETY: As above.
+        let former = unsafe { shown.read_volatile() };
+        self.set_local(addr);
+        if addr.port() == 0 {
+            // SAFETY: As above.
+            unsafe { shown.write_volatile(former) };
+        }
+    }
+
     /// Whether it has a local port. Any context.
     pub(crate) fn has_port(&self) -> bool {
         let (_, ports) = self.pairs();

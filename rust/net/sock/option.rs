@@ -164,6 +164,12 @@ impl<P: Protocol> Sock<P> {
         }
     }
 
+    /// Turns `SO_PEEK_OFF` off. With the socket locked.
+    pub(crate) fn stop_peek_offset(&self) {
+        // SAFETY: As above.
+        unsafe { addr_of_mut!((*self.as_ptr()).sk_peek_off).write_volatile(-1) };
+    }
+
     /// `SO_SNDBUF` as the kernel keeps it, in bytes. Any context.
     pub(crate) fn send_buffer(&self) -> usize {
         // SAFETY: The sock is live; the field is an integer.

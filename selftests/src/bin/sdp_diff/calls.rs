@@ -11,6 +11,7 @@ use crate::{
     },
     sides::{
         becomes,
+        reset,
         unspecified,
         Sides,
         MOMENT,
@@ -61,17 +62,25 @@ pub(crate) fn run(sides: &Sides, record: &mut Record) {
 }
 
 /// What a socket says of itself now.
-fn look(sock: &Sock) -> impl std::fmt::Debug {
+pub(crate) fn look(sock: &Sock) -> impl std::fmt::Debug {
+    (look_but_name(sock), name(sock))
+}
+
+/// The same but for its own address.
+fn look_but_name(sock: &Sock) -> impl std::fmt::Debug {
     let events = sock
         .poll(EVENTS, Duration::ZERO)
         .map(|events| format!("{events:#x}"));
     let peer = sock
         .peer()
         .map(|peer| (peer.family(), *peer.to_v4().ip(), peer.len()));
-    let name = sock
-        .name()
-        .map(|name| (name.family(), *name.to_v4().ip(), name.to_v4().port() > 0));
-    (events, name, peer)
+    (events, peer)
+}
+
+/// Its own address, and whether it has a port.
+fn name(sock: &Sock) -> impl std::fmt::Debug {
+    sock.name()
+        .map(|name| (name.family(), *name.to_v4().ip(), name.to_v4().port() > 0))
 }
 
 fn sockets(sides: &Sides, record: &mut Record) {
@@ -117,7 +126,7 @@ fn addresses(sides: &Sides, record: &mut Record) {
 /// Each call in each state.
 fn states(sides: &Sides, record: &mut Record) {
     type Make = fn(&Sides) -> (Sock, Vec<Sock>);
-    let makers: [(&str, Make); 7] = [
+    let makers: [(&str, Make); 9] = [
         ("new", |sides| (sides.socket_a(), vec![])),
         ("bound", |sides| {
             let sock = sides.socket_a();
@@ -150,9 +159,22 @@ fn states(sides: &Sides, record: &mut Record) {
             let _ = sock.connect(&to);
             (sock, vec![])
         }),
+        ("connecting", |sides| {
+            let sock = sides.socket_a();
+            sock.set_nonblocking(true).expect("a flag");
+            // Nobody has that address.
+            let _ = sock.connect(&sides.addr(77, 1));
+            (sock, vec![])
+        }),
+        ("reset", |sides| {
+            let (a, b) = sides.pair();
+            reset(&b);
+            let _ = a.poll(libc::POLLRDHUP, PATIENCE);
+            (a, vec![b])
+        }),
     ];
     type Call = fn(&Sides, &Sock) -> Result<()>;
-    let calls: [(&str, Call); 16] = [
+    let calls: [(&str, Call); 20] = [
         ("nothing", |_, _| Ok(())),
         ("bind", |sides, sock| sock.bind(&sides.addr(1, 0))),
         ("listen", |_, sock| sock.listen(4)),
@@ -177,6 +199,16 @@ fn states(sides: &Sides, record: &mut Record) {
         ("shutdown_write", |_, sock| sock.shutdown(Shut::Write)),
         ("shutdown_both", |_, sock| sock.shutdown(Shut::Both)),
         ("sendto", |sides, sock| send_to(sock, &sides.addr(2, 1), 0)),
+        ("send_nothing", |_, sock| done(sock.send(b"", 0))),
+        ("send_urgent", |_, sock| {
+            done(sock.send(b"!", libc::MSG_OOB))
+        }),
+        ("recv_urgent", |_, sock| {
+            done(sock.recv(&mut [0; 8], libc::MSG_OOB))
+        }),
+        ("connect_short", |sides, sock| {
+            sock.connect(&sides.addr(2, 1).with_len(1))
+        }),
     ];
     for (state, make) in makers {
         for (name, call) in calls {
@@ -188,7 +220,11 @@ fn states(sides: &Sides, record: &mut Record) {
             if first == Err(Errno::EINPROGRESS) {
                 sock.poll(libc::POLLOUT, PATIENCE).expect("an end");
             }
-            let after = look(&sock);
+            // What it is called before it is connected is looked at below.
+            let after = match state {
+                "connecting" => format!("{:?}", look_but_name(&sock)),
+                _ => format!("{:?}", look(&sock)),
+            };
             let error = sock.error();
             let second = call(sides, &sock);
             let again = raw::signals();
@@ -410,6 +446,39 @@ fn disconnects(sides: &Sides, record: &mut Record) {
         "disconnect listening".into(),
         (listener.connect(&unspecified()), look(&listener)),
     );
+    for (how, end) in [
+        (
+            "disconnect",
+            (|sock| sock.connect(&unspecified())) as fn(&Sock) -> Result<()>,
+        ),
+        ("shutdown", |sock| sock.shutdown(Shut::Write)),
+    ] {
+        let (listener, to) = sides.listener();
+        let sock = sides.socket_a();
+        sock.set_nonblocking(true).expect("a flag");
+        // Nobody has that address.
+        let begun = sock.connect(&sides.addr(77, 1));
+        let named = name(&sock);
+        let ended = (end(&sock), look_but_name(&sock));
+        record.note(format!("connecting name {how}"), (named, name(&sock)));
+        let again = sides.join(&sock, &listener, &to);
+        let got = (begun, ended, done(again), look(&sock), sock.error());
+        record.note(format!("disconnect connecting {how}"), got);
+    }
+    let shut = sides.socket_a();
+    let (listener, to) = sides.listener();
+    let first = (shut.shutdown(Shut::Both), shut.recv(&mut [0; 4], 0));
+    let joined = sides.join(&shut, &listener, &to);
+    let sent = joined.as_ref().map(|peer| peer.send(b"x", 0));
+    sleep(MOMENT);
+    let then = (
+        look(&shut),
+        shut.send(b"x", 0),
+        shut.recv(&mut [0; 4], libc::MSG_DONTWAIT),
+        shut.recv(&mut [0; 4], libc::MSG_DONTWAIT),
+        raw::signals(),
+    );
+    record.note("disconnect shut_before".into(), (first, sent, then));
     let bound = sides.socket_a();
     let port = bound.bind(&sides.addr(1, 0));
     record.note(
@@ -486,19 +555,14 @@ fn peek_offset(sides: &Sides, record: &mut Record) {
     note("ended", set(2), libc::MSG_PEEK, 2);
 }
 
-/// SIGIO for what a socket waits for.
+/// The signals of a socket with `O_ASYNC`, and what they tell.
 fn signals(sides: &Sides, record: &mut Record) {
-    let arm = |sock: &Sock| {
-        // SAFETY: `getpid()` takes nothing.
-        let owner = raw::fcntl(sock, libc::F_SETOWN, unsafe { libc::getpid() });
-        let flags = raw::fcntl(sock, libc::F_SETFL, libc::O_ASYNC | libc::O_NONBLOCK);
-        (owner, flags)
-    };
+    let arm = raw::arm;
     let came = || {
         sleep(MOMENT);
-        raw::signals()
+        (raw::signals(), raw::told())
     };
-    raw::signals();
+    came();
     let (listener, to) = sides.listener();
     let armed = arm(&listener);
     let a = sides.socket_a();
@@ -530,7 +594,7 @@ fn signals(sides: &Sides, record: &mut Record) {
     while a.send(&block, 0).is_ok() {}
     sleep(MOMENT);
     while a.send(&block, 0).is_ok() {}
-    raw::signals();
+    came();
     let _ = b.set_nonblocking(true);
     let mut room = vec![0; 1 << 16];
     becomes(|| {
@@ -538,10 +602,97 @@ fn signals(sides: &Sides, record: &mut Record) {
         a.ioctl(libc::TIOCOUTQ) == Ok(0)
     });
     record.note("sigio room".into(), came());
+    let _ = b.send(b"!", libc::MSG_OOB);
+    record.note("sigio urgent".into(), came());
     let _ = b.shutdown(Shut::Write);
     record.note("sigio shut".into(), came());
     drop(b);
     record.note("sigio closed".into(), came());
+    drop(a);
+    ends_signalled(sides, record);
+    let (a, b) = sides.pair();
+    let _ = arm(&a);
+    let _ = raw::fcntl(&a, libc::F_SETFL, libc::O_ASYNC);
+    came();
+    std::thread::scope(|scope| {
+        let reads = scope.spawn(|| a.recv(&mut [0; 4], libc::MSG_WAITALL));
+        sleep(MOMENT);
+        let _ = b.send(b"12", 0);
+        record.note("sigio while_read".into(), came());
+        let _ = b.send(b"34", 0);
+        let _ = reads.join();
+    });
+    came();
+    let _ = b.send(b"5", 0);
+    record.note("sigio after_read".into(), came());
+}
+
+/// What tells of the end of a connection, which comes in several ways.
+fn ends_signalled(sides: &Sides, record: &mut Record) {
+    type End = fn(&Sock, Sock) -> Option<Sock>;
+    let enders: [(&str, End); 8] = [
+        ("own_end", |a, b| {
+            let _ = a.shutdown(Shut::Write);
+            Some(b)
+        }),
+        ("both_ends", |a, b| {
+            let _ = (a.shutdown(Shut::Write), b.shutdown(Shut::Write));
+            Some(b)
+        }),
+        ("ends_last", |a, b| {
+            let _ = b.shutdown(Shut::Write);
+            let _ = a.poll(libc::POLLRDHUP, PATIENCE);
+            (sleep(MOMENT), raw::signals(), raw::told());
+            let _ = a.shutdown(Shut::Write);
+            Some(b)
+        }),
+        ("ends_first", |a, b| {
+            let _ = a.shutdown(Shut::Write);
+            let _ = b.poll(libc::POLLRDHUP, PATIENCE);
+            (sleep(MOMENT), raw::signals(), raw::told());
+            let _ = b.shutdown(Shut::Write);
+            Some(b)
+        }),
+        ("reads_no_more", |a, b| {
+            let _ = (a.shutdown(Shut::Read), b.shutdown(Shut::Write));
+            Some(b)
+        }),
+        ("close", |_, _| None),
+        ("reset", |_, b| {
+            reset(&b);
+            Some(b)
+        }),
+        ("disconnect", |a, b| {
+            reset(a);
+            Some(b)
+        }),
+    ];
+    for (name, end) in enders {
+        let (a, b) = sides.pair();
+        let _ = raw::arm(&a);
+        (sleep(MOMENT), raw::signals(), raw::told());
+        let _b = end(&a, b);
+        sleep(MOMENT * 2);
+        record.note(format!("sigio end {name}"), (raw::signals(), raw::told()));
+    }
+    let (listener, _to) = sides.listener();
+    let new = sides.socket_a();
+    for (name, sock) in [("listening", &listener), ("new", &new)] {
+        for (how, call) in [
+            (
+                "shutdown",
+                (|sock| sock.shutdown(Shut::Both)) as fn(&Sock) -> Result<()>,
+            ),
+            ("disconnect", |sock| sock.connect(&unspecified())),
+        ] {
+            let _ = raw::arm(sock);
+            (sleep(MOMENT), raw::signals(), raw::told());
+            let got = call(sock);
+            sleep(MOMENT);
+            let told = (got, raw::signals(), raw::told());
+            record.note(format!("sigio {name} {how}"), told);
+        }
+    }
 }
 
 /// Edge-triggered epoll: what each step makes it say.
@@ -631,14 +782,13 @@ fn info(sides: &Sides, record: &mut Record) {
                     .and_then(|bytes| bytes.try_into().ok());
                 bytes.map(u32::from_ne_bytes)
             };
-            // tcpi_state, tcpi_unacked, tcpi_bytes_acked (one more than was sent, for the SYN),
-            // tcpi_bytes_received, tcpi_notsent_bytes.
-            let acked = word(120).map(|bytes| bytes.saturating_sub(1));
+            // tcpi_state, tcpi_unacked, tcpi_bytes_acked (which counts SYN and FIN),
+            // tcpi_bytes_received (which counts FIN), tcpi_notsent_bytes.
             (
                 len,
                 bytes.0.first().copied(),
                 word(24),
-                acked,
+                word(120),
                 word(128),
                 word(144),
             )

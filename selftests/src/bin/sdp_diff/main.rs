@@ -11,8 +11,10 @@ mod flags;
 mod ioctls;
 mod names;
 mod options;
+mod places;
 mod raw;
 mod record;
+mod sequences;
 mod sides;
 
 use clap::Parser;
@@ -77,6 +79,8 @@ const GROUPS: &[Group] = &[
     ("flags", flags::run, V4),
     ("ioctls", ioctls::run, V4),
     ("calls", calls::run, V4),
+    ("places", places::run, V4),
+    ("sequences", sequences::run, V4),
     ("v6_options_socket", options::socket, V6),
     ("v6_options_tcp", options::tcp, V6),
     ("v6_options_ip", options::ip, V6),
@@ -84,6 +88,7 @@ const GROUPS: &[Group] = &[
     ("v6_flags", flags::run, V6),
     ("v6_ioctls", ioctls::run, V6),
     ("v6_calls", calls::run, V6),
+    ("v6_places", places::run, V6),
 ];
 
 /// How many differences are printed of a group.

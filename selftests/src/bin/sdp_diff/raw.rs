@@ -19,6 +19,7 @@ use std::{
     mem,
     ptr,
     sync::atomic::{
+        AtomicI32,
         AtomicU64,
         Ordering, //
     }, //
@@ -182,8 +183,48 @@ extern "C" fn note(signal: c_int) {
     CAME.fetch_or(1 << signal, Ordering::Relaxed);
 }
 
+/// What the queued signals of sockets told first, and all that they told: one bit for each `POLL_*`
+/// that is a `si_code`.
+static FIRST: AtomicI32 = AtomicI32::new(0);
+static TOLD: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn note_queued(_signal: c_int, info: *const libc::siginfo_t, _context: *mut c_void) {
+    // SAFETY: The kernel gives the handler a valid `siginfo_t`.
+    let code = unsafe { (*info).si_code };
+    let _ = FIRST.compare_exchange(0, code, Ordering::Relaxed, Ordering::Relaxed);
+    TOLD.fetch_or(1u64.wrapping_shl(code as u32), Ordering::Relaxed);
+}
+
+/// Has `sock` tell this process what happens, from now on, by signals that queue.
+pub(crate) fn arm(sock: &Sock) -> [Result<c_int>; 3] {
+    const F_SETSIG: c_int = 10;
+    // SAFETY: `getpid()` takes nothing.
+    let owner = fcntl(sock, libc::F_SETOWN, unsafe { libc::getpid() });
+    let signal = fcntl(sock, F_SETSIG, libc::SIGRTMIN());
+    let flags = fcntl(sock, libc::F_SETFL, libc::O_ASYNC | libc::O_NONBLOCK);
+    [owner, signal, flags]
+}
+
+/// What they told since the last call: first, and in all.
+pub(crate) fn told() -> (&'static str, Vec<&'static str>) {
+    const CODES: [&str; 7] = ["none", "IN", "OUT", "MSG", "ERR", "PRI", "HUP"];
+    let first = FIRST.swap(0, Ordering::Relaxed);
+    let told = TOLD.swap(0, Ordering::Relaxed);
+    let name = |code: usize| CODES.get(code).copied().unwrap_or("other");
+    let all = (0..64).filter(|code| told & (1 << code) != 0);
+    (name(first as usize), all.map(name).collect())
+}
+
 /// Has the signals of sockets noted, and end nothing.
 pub(crate) fn ignore_signals() {
+    // SAFETY: All-zero bytes are a valid `sigaction`, and the handler only touches atomics.
+    unsafe {
+        let mut action: libc::sigaction = mem::zeroed();
+        let handler: extern "C" fn(c_int, *const libc::siginfo_t, *mut c_void) = note_queued;
+        action.sa_sigaction = handler as libc::sighandler_t;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
+        libc::sigaction(libc::SIGRTMIN(), &action, ptr::null_mut());
+    }
     for signal in [libc::SIGPIPE, libc::SIGIO, libc::SIGURG] {
         let handler: extern "C" fn(c_int) = note;
         // SAFETY: The handler only touches an atomic.
