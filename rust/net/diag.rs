@@ -3,6 +3,7 @@
 //! Diagnostics of a namespace's sockets: a file in `/proc/net`, one socket a line, and `sock_diag`,
 //! which speaks inet_diag's protocol for our families.
 
+mod bytecode;
 mod lines;
 mod query;
 

@@ -59,6 +59,9 @@ pub(super) fn bind(sk: &Socket, addr: SocketAddr) -> Result {
     }
     let bound = Bound::new(sk, addr).inspect_err(|_| s.set_v6only(was_v6only))?;
     sk.set_local(bound.addr());
+    if addr.port() > 0 {
+        sk.note_chosen_port();
+    }
     if let Err(e) = s.filter_post_bind() {
         bound.close();
         sk.set_local(sk.version().nobody());

@@ -3,6 +3,7 @@
 //! `sock_diag`, which speaks inet_diag's protocol for our families.
 
 use super::{
+    bytecode::Bytecode,
     length,
     words,
     View,
@@ -82,9 +83,9 @@ impl<P: Protocol> Registration<P> {
             owner: &raw mut bindings::__this_module,
             // CAST: There are less than 256 families.
             family: family as u8,
-            dump: Some(Request::<P>::on_query),
+            dump: Some(Request::<'static, P>::on_query),
             get_info: None,
-            destroy: Some(Request::<P>::on_destroy),
+            destroy: Some(Request::<'static, P>::on_destroy),
         }
     }
 
@@ -99,20 +100,23 @@ impl<P: Protocol> Registration<P> {
 }
 
 /// A request to `sock_diag`.
-struct Request<P: Protocol> {
+struct Request<'a, P: Protocol> {
     req: bindings::inet_diag_req_v2,
+    /// What a dump is to have; all if it is none.
+    filter: Option<Bytecode<'a>>,
     /// Whether the caller may see what is for administrators.
     net_admin: bool,
     _protocol: PhantomData<fn() -> P>,
 }
 
-impl<P: Protocol> Request<P> {
+impl<'a, P: Protocol> Request<'a, P> {
     /// Reads a message. Fails with `EINVAL` where it is too short, with `ENOENT` for a protocol
-    /// other than TCP, which ours are listed as, and with `EOPNOTSUPP` for a filter.
+    /// other than TCP, which ours are listed as, with `EOPNOTSUPP` where it asks for the storage
+    /// that BPF programs keep with a socket, and for a dump as [`Bytecode::new`] does.
     ///
     /// # Safety
     ///
-    /// `skb` is the live request, and `nlh` is in it.
+    /// `skb` is the request, which lives for `'a`, and `nlh` is in it.
     unsafe fn new(skb: *mut bindings::sk_buff, nlh: *const bindings::nlmsghdr) -> Result<Self> {
         // SAFETY: By the contract the message is there, with the length that it says.
         let bytes = unsafe {
@@ -129,12 +133,22 @@ impl<P: Protocol> Request<P> {
                 .cast::<bindings::inet_diag_req_v2>()
                 .read_unaligned()
         };
+        // SAFETY: By the contract.
+        let (is_dump, net_admin) = unsafe {
+            let flags = u32::from((*nlh).nlmsg_flags);
+            (
+                flags & bindings::NLM_F_DUMP == bindings::NLM_F_DUMP,
+                bindings::netlink_net_capable(skb, CAP_NET_ADMIN),
+            )
+        };
         let mut protocol = u32::from(req.sdiag_protocol);
+        let mut filter = None;
         for attribute in Attributes(attributes) {
             match attribute {
-                (bindings::INET_DIAG_REQ_BYTECODE | bindings::INET_DIAG_REQ_SK_BPF_STORAGES, _) => {
-                    return Err(EOPNOTSUPP)
+                (bindings::INET_DIAG_REQ_BYTECODE, code) if is_dump => {
+                    filter = Some(Bytecode::new(code, net_admin)?);
                 }
+                (bindings::INET_DIAG_REQ_SK_BPF_STORAGES, _) => return Err(EOPNOTSUPP),
                 (bindings::INET_DIAG_REQ_PROTOCOL, value) => {
                     protocol = u32::from_ne_bytes(value.try_into().map_err(|_| EINVAL)?);
                 }
@@ -146,8 +160,8 @@ impl<P: Protocol> Request<P> {
         }
         Ok(Self {
             req,
-            // SAFETY: By the contract.
-            net_admin: unsafe { bindings::netlink_net_capable(skb, CAP_NET_ADMIN) },
+            filter,
+            net_admin,
             _protocol: PhantomData,
         })
     }
@@ -164,6 +178,10 @@ impl<P: Protocol> Request<P> {
             && self.req.idiag_states & (1 << state) != 0
             && (sport == 0 || sport == view.local.port().to_be())
             && (dport == 0 || dport == view.peer.port().to_be())
+            && self
+                .filter
+                .as_ref()
+                .is_none_or(|filter| filter.passes(view))
     }
 
     /// The socket that it names: the connection between two addresses, or else the listener at the
@@ -416,17 +434,14 @@ impl<P: Protocol> Request<P> {
             }
         }
         if self.net_admin {
-            // SAFETY: The sock is live; the field is an integer.
-            let mark = unsafe { addr_of!((*raw).sk_mark).read_volatile() };
-            put(bindings::INET_DIAG_MARK, &mark.to_ne_bytes())?;
+            put(bindings::INET_DIAG_MARK, &sk.packet_mark().to_ne_bytes())?;
         }
         if asked(bindings::INET_DIAG_TCLASS) {
             // SAFETY: As above.
             let class = unsafe { addr_of!((*raw).sk_priority).read_volatile() };
             put(bindings::INET_DIAG_CLASS_ID, &class.to_ne_bytes())?;
         }
-        // SAFETY: The sock is live.
-        let cgroup = unsafe { bindings::sdp_helper_sk_cgroup_id(raw) };
+        let cgroup = sk.cgroup_id();
         if cgroup != 0 {
             // SAFETY: By the contract.
             to_result(unsafe {

@@ -28,6 +28,10 @@ use core::{
 /// What the kernel stores as the IPv4 address of a socket that has an IPv6 one.
 const LOOPBACK4_IPV6: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
 
+/// The bit of what the program has chosen that stands for the port.
+// CAST: It is 8.
+const CHOSEN_PORT: u8 = bindings::SOCK_BINDPORT_LOCK as u8;
+
 /// The IPv4 address that the kernel keeps for `ip`.
 fn kept_v4(ip: IpAddr) -> u32 {
     let ip = match ip {
@@ -79,6 +83,21 @@ impl<P: Protocol> Sock<P> {
             // SAFETY: As above.
             unsafe { shown.write_volatile(former) };
         }
+    }
+
+    /// Notes that the program has chosen the port, for diagnostics. With the socket locked.
+    pub(crate) fn note_chosen_port(&self) {
+        // SAFETY: The sock is live, and locked by who changes the bits.
+        unsafe {
+            let locks = addr_of_mut!((*self.as_ptr()).sk_userlocks);
+            locks.write_volatile(locks.read_volatile() | CHOSEN_PORT);
+        }
+    }
+
+    /// Whether the program has chosen the port. Any context.
+    pub(in crate::net) fn has_chosen_port(&self) -> bool {
+        // SAFETY: The sock is live; bits that change under its lock.
+        unsafe { addr_of!((*self.as_ptr()).sk_userlocks).read_volatile() & CHOSEN_PORT != 0 }
     }
 
     /// Whether it has a local port. Any context.

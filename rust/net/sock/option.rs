@@ -170,6 +170,18 @@ impl<P: Protocol> Sock<P> {
         unsafe { addr_of_mut!((*self.as_ptr()).sk_peek_off).write_volatile(-1) };
     }
 
+    /// The mark of its packets. Any context, as for the next.
+    pub(in crate::net) fn packet_mark(&self) -> u32 {
+        // SAFETY: The sock is live; the field is an integer.
+        unsafe { addr_of!((*self.as_ptr()).sk_mark).read_volatile() }
+    }
+
+    /// What identifies its cgroup, or 0.
+    pub(in crate::net) fn cgroup_id(&self) -> u64 {
+        // SAFETY: The sock is live.
+        unsafe { bindings::sdp_helper_sk_cgroup_id(self.as_ptr()) }
+    }
+
     /// `SO_SNDBUF` as the kernel keeps it, in bytes. Any context.
     pub(crate) fn send_buffer(&self) -> usize {
         // SAFETY: The sock is live; the field is an integer.

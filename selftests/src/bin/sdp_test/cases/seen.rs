@@ -76,6 +76,7 @@ cases! {
     seen_orphan(20) "sock_diag: a connection of a closed socket has no inode, and its owner stays",
     seen_bound(10) "sock_diag: sockets that are bound and no more, to who asks for them",
     seen_filter(10) "sock_diag: states and ports filter a dump; requests that are wrong",
+    seen_bytecode(10) "sock_diag: filters of byte code, right and wrong",
     seen_find(10) "sock_diag: one socket by its addresses and its cookie",
     seen_unprivileged(10) "sock_diag: what a user without capabilities sees, and may not do",
     seen_destroy(20) "SOCK_DESTROY: ECONNABORTED for a connection, in every state",
@@ -459,10 +460,149 @@ fn seen_filter() {
         check!(must!(there.raw(dump, &with(6))).len(), 1);
         check!(there.raw(dump, &with(262 + 6)), Err(Errno::ENOENT));
     }
-    if !crate::config::tcp() {
-        let mut filtered = request(libc::IPPROTO_TCP);
-        filtered.extend_from_slice(&[8, 0, diag::REQ_BYTECODE as u8, 0, 0, 4, 8, 0]);
-        check!(there.raw(true, &filtered), Err(Errno::EOPNOTSUPP));
+}
+
+/// An instruction of a filter: a code, how far to jump if it holds, and if not, and an argument.
+fn instruction(code: u8, yes: usize, no: usize, argument: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![code, yes as u8];
+    bytes.extend_from_slice(&(no as u16).to_ne_bytes());
+    bytes.extend_from_slice(argument);
+    bytes
+}
+
+fn seen_bytecode() {
+    const S_GE: u8 = 2;
+    const S_LE: u8 = 3;
+    const AUTO: u8 = 6;
+    const S_COND: u8 = 7;
+    const D_COND: u8 = 8;
+    const DEV_COND: u8 = 9;
+    const MARK_COND: u8 = 10;
+    const S_EQ: u8 = 11;
+    const D_EQ: u8 = 12;
+    const JMP: u8 = 1;
+    const NOP: u8 = 0;
+    let (listener, addr) = B.listen();
+    let there = diag();
+    let (a, _b) = pair_of(&listener, &addr);
+    let (port, peer_port) = (addr.to_v4().port(), name(&a).port());
+    let dump = |code: &[u8]| {
+        let none = Id {
+            local: end(&B.at(port)),
+            peer: end(&A.at(0)),
+            interface: 0,
+            cookie: ANY_COOKIE,
+        };
+        let mut request = diag::request(family(), libc::IPPROTO_TCP, &[], state::ALL, &none);
+        request.extend_from_slice(&(4 + code.len() as u16).to_ne_bytes());
+        request.extend_from_slice(&diag::REQ_BYTECODE.to_ne_bytes());
+        request.extend_from_slice(code);
+        there.raw(true, &request).map(|found| found.len())
+    };
+    // One condition: 4 bytes behind the end is the jump that says no.
+    let one = |code: u8, argument: &[u8]| {
+        let len = 4 + argument.len();
+        dump(&instruction(code, len, len + 4, argument))
+    };
+    let of_port = |port: u16| [[0, 0], port.to_ne_bytes()].concat();
+    for (code, number, found) in [
+        (S_EQ, port, 2),
+        (S_EQ, port ^ 1, 0),
+        (S_GE, port, 2),
+        (S_GE, port + 1, 0),
+        (S_LE, port, 2),
+        (S_LE, port - 1, 0),
+        (D_EQ, peer_port, 1),
+        (D_EQ, 0, 1),
+    ] {
+        step!("{code} {number}");
+        check!(one(code, &of_port(number)), Ok(found));
+    }
+    let host = |family: libc::c_int, prefix: u8, port: i32, ip: &[u8]| {
+        let mut bytes = vec![family as u8, prefix, 0, 0];
+        bytes.extend_from_slice(&port.to_ne_bytes());
+        bytes.extend_from_slice(ip);
+        bytes
+    };
+    let ip4 = |side: crate::peers::Side| side.ip().octets().to_vec();
+    let ip = |side: crate::peers::Side| match crate::config::v6() {
+        true => side.at(0).to_v6().ip().octets().to_vec(),
+        false => ip4(side),
+    };
+    let (inet, whole) = match crate::config::v6() {
+        true => (libc::AF_INET6, 128),
+        false => (libc::AF_INET, 32),
+    };
+    for (code, argument, found) in [
+        (S_COND, host(libc::AF_UNSPEC, 0, -1, &[]), 2),
+        (S_COND, host(libc::AF_UNSPEC, 0, i32::from(port), &[]), 2),
+        (S_COND, host(inet, whole, -1, &ip(B)), 2),
+        (S_COND, host(inet, whole, -1, &ip(A)), 0),
+        // They differ in the last two bits.
+        (S_COND, host(inet, whole - 2, -1, &ip(A)), 2),
+        (S_COND, host(inet, whole - 1, -1, &ip(A)), 0),
+        (D_COND, host(inet, whole, i32::from(peer_port), &ip(A)), 1),
+        (D_COND, host(inet, whole, i32::from(port), &ip(A)), 0),
+        (DEV_COND, 0u32.to_ne_bytes().to_vec(), 2),
+        (DEV_COND, 1u32.to_ne_bytes().to_vec(), 0),
+        (MARK_COND, [0u32, 0].map(u32::to_ne_bytes).concat(), 2),
+        (MARK_COND, [1u32, 1].map(u32::to_ne_bytes).concat(), 0),
+        (NOP, vec![], 2),
+    ] {
+        step!("{code} {argument:?}");
+        check!(one(code, &argument), Ok(found));
+    }
+    if !crate::config::v6() {
+        check!(one(S_COND, &host(libc::AF_INET6, 0, -1, &[0; 16])), Ok(0));
+    }
+    // The port of the listener was the kernel's choice, and so is that of what it accepts.
+    check!(one(AUTO, &[]), Ok(2));
+    check!(one(JMP, &[]), Ok(0));
+
+    step!("not, and, or");
+    let second = |no: usize| instruction(D_EQ, 8, no, &of_port(peer_port));
+    // Port S and peer P; S or P; not S.
+    let both = [instruction(S_EQ, 8, 20, &of_port(port)), second(12)].concat();
+    check!(dump(&both), Ok(1));
+    let either = [
+        instruction(S_EQ, 8, 12, &of_port(port ^ 1)),
+        instruction(JMP, 4, 12, &[]),
+        second(12),
+    ]
+    .concat();
+    check!(dump(&either), Ok(1));
+    let not = [
+        instruction(S_EQ, 8, 12, &of_port(port)),
+        instruction(JMP, 4, 8, &[]),
+    ]
+    .concat();
+    check!(dump(&not), Ok(0));
+
+    step!("wrong");
+    for code in [
+        vec![0; 3],
+        instruction(200, 4, 8, &[]),
+        instruction(JMP, 0, 8, &[]),
+        instruction(JMP, 4, 0, &[]),
+        instruction(JMP, 4, 6, &[]),
+        instruction(JMP, 5, 8, &[]),
+        instruction(JMP, 4, 12, &[]),
+        instruction(JMP, 12, 8, &[]),
+        instruction(S_EQ, 4, 8, &[]),
+        instruction(S_EQ, 8, 4, &of_port(1)),
+        instruction(DEV_COND, 4, 8, &[]),
+        instruction(S_COND, 12, 16, &host(99, 0, -1, &[])),
+        instruction(S_COND, 16, 20, &host(libc::AF_INET, 33, -1, &[0; 4])),
+        instruction(S_COND, 12, 16, &host(libc::AF_INET, 0, -1, &[])),
+        // Into the argument of the second.
+        [
+            instruction(JMP, 4, 8, &[]),
+            instruction(S_EQ, 8, 12, &of_port(1)),
+        ]
+        .concat(),
+    ] {
+        step!("wrong: {code:?}");
+        check!(dump(&code), Err(Errno::EINVAL));
     }
 }
 
