@@ -462,7 +462,8 @@ fn disconnects(sides: &Sides, record: &mut Record) {
         let ended = (end(&sock), look_but_name(&sock));
         record.note(format!("connecting name {how}"), (named, name(&sock)));
         let again = sides.join(&sock, &listener, &to);
-        let got = (begun, ended, done(again), look(&sock), sock.error());
+        let joined = again.as_ref().map(|_| ());
+        let got = (begun, ended, joined, look(&sock), sock.error());
         record.note(format!("disconnect connecting {how}"), got);
     }
     let shut = sides.socket_a();
