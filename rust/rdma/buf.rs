@@ -376,8 +376,8 @@ impl RecvBuf {
         true
     }
 
-    /// Appends up to `max` bytes from offset `at` of `parts` on, which follow each other, as many as
-    /// there are and there is room for. Returns how many. Process context.
+    /// Appends up to `max` bytes from offset `at` of `parts` on, which follow each other, as many
+    /// as there are and there is room for. Returns how many. Process context.
     pub(crate) fn append_pages(&mut self, parts: &[Pages], at: usize, max: usize) -> usize {
         let mut done: usize = 0;
         while done < max && !self.mapped {

@@ -110,8 +110,8 @@ fn connect(sk: &OpenSocket, peer: &SockAddr<'_>, nonblock: bool) -> Result {
 
 /// The address that a socket connects to for `peer`, by TCP's rules: the unspecified address means
 /// this host. Fails with `EINVAL` for a link-local address whose interface is not known, or is not
-/// the socket's, `ENETUNREACH` for an IPv4 address where the socket is for IPv6 only, and for one of
-/// many hosts, and `EAFNOSUPPORT` for an IPv6 address where the socket is bound to an IPv4 one.
+/// the socket's, `ENETUNREACH` for an IPv4 address where the socket is for IPv6 only, and for one
+/// of many hosts, and `EAFNOSUPPORT` for an IPv6 address where the socket is bound to an IPv4 one.
 /// With the socket locked.
 fn reachable(sk: &Socket, peer: SocketAddr, bound: Option<SocketAddr>) -> Result<SocketAddr> {
     let with_port = |ip| SocketAddr::new(ip, peer.port());

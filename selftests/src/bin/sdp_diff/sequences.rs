@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Calls on a connection in a random order, the same for each family: bytes, urgent ones among them,
-//! looked at and read in pieces, with options that change how, up to the end.
+//! Calls on a connection in a random order, the same for each family: bytes, urgent ones among
+//! them, looked at and read in pieces, with options that change how, up to the end.
 
 use crate::{
     raw,
