@@ -80,6 +80,7 @@ cases! {
     wire_abort(20) "AbortConn after DisConn resets (B-72)",
     wire_disconnect(20) "an end without DisConn is a reset (B-76)",
     wire_suspended(30) "SuspComm is answered, and then a reset, with bytes unsent and without (B-83)",
+    wire_suspend_nowhere(20) "SuspComm to no port, and SuspCommAck without SuspComm (A.6, B-83)",
     wire_mseq_skipped(20) "a message sequence number too many (B-12)",
     wire_mseq_repeated(20) "a message sequence number again (B-12)",
     wire_ack_unsent(20) "an acknowledgement of messages that were never sent",
@@ -643,6 +644,17 @@ fn wire_suspended() {
         check!(sock.recv(&mut [0], 0), Err(Errno::ECONNRESET));
         check!(sock.send(b"x", libc::MSG_NOSIGNAL), Err(Errno::EPIPE));
     }
+}
+
+fn wire_suspend_nowhere() {
+    violation(|talk| {
+        let message = talk.message(mid::SUSP_COMM, &0x1_0000_u64.to_be_bytes());
+        talk.send(&message);
+    });
+    violation(|talk| {
+        let message = talk.message(mid::SUSP_COMM_ACK, b"");
+        talk.send(&message);
+    });
 }
 
 fn wire_mseq_skipped() {
