@@ -74,8 +74,8 @@ impl<P: Protocol> Sock<P> {
         // SAFETY: `parent` is live, and so is its namespace; the family is open. The bit does not
         // change.
         let child = unsafe {
-            let kern = (*parent).sk_kern_sock();
-            Self::alloc(self.net().as_ptr(), null_mut(), family, kern as c_int)
+            let kern = c_int::from((*parent).sk_kern_sock());
+            Self::alloc(self.net().as_ptr(), null_mut(), family, kern)
         }?;
         // SAFETY: Both socks are live. Nobody else knows the child; the fields read of the parent
         // are integers that setsockopt may change at any time, and either value serves. CAST: The
