@@ -230,14 +230,6 @@ pub(super) struct PeerBuffers {
     pub(super) wrote: bool,
 }
 
-/// What came, or happened, before this end knew that the connection is established.
-pub(super) struct Early {
-    /// Messages that came before the HelloAck was seen.
-    pub(super) messages: Ring<RecvBuf>,
-    /// The QP was taken down while the connection was being set up.
-    pub(super) flushed: bool,
-}
-
 /// When the work is to run, in the machine's time.
 #[derive(Default)]
 pub(super) struct Timers {
@@ -301,8 +293,10 @@ pub(super) struct Flow {
     pub(super) deferred: Option<u64>,
     /// The receive buffers.
     pub(super) recv: RecvBuffers,
-    /// What came before the connection was established.
-    pub(super) early: Early,
+    /// Messages that came before the HelloAck was seen.
+    pub(super) early: Ring<RecvBuf>,
+    /// The QP was taken down: it returns at once what is posted.
+    pub(super) flushed: bool,
     /// When the timer expires, and what for.
     pub(super) timers: Timers,
     /// What is known of the reason of a failure.
@@ -483,10 +477,8 @@ impl Conn {
             peer_buffers: PeerBuffers::default(),
             send_charged: 0,
             deferred: None,
-            early: Early {
-                messages: Ring::empty(),
-                flushed: false,
-            },
+            early: Ring::empty(),
+            flushed: false,
             timers: Timers::default(),
             failure: Failure::default(),
             offers: Offers::default(),

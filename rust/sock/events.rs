@@ -229,7 +229,7 @@ impl Completions for Arc<Conn> {
             let (recycle, early) = if flow.progress == Progress::Established {
                 (flow.receive(buf, reader_unread, stamp), false)
             } else if self.side == Side::Connecting {
-                (flow.early.messages.push(buf).err(), false)
+                (flow.early.push(buf).err(), false)
             } else {
                 (flow.receive(buf, reader_unread, stamp), true)
             };
@@ -271,10 +271,9 @@ impl Conn {
             WcStatus::WrFlush => {
                 let lost = {
                     let mut flow = self.flow.lock();
+                    flow.flushed = true;
                     // During set-up the CM reports the outcome.
-                    let setting_up = flow.progress == Progress::SettingUp;
-                    flow.early.flushed |= setting_up;
-                    !setting_up && flow.machine.state() != State::Closed
+                    flow.progress != Progress::SettingUp && flow.machine.state() != State::Closed
                 };
                 if lost {
                     self.fail(ECONNRESET);

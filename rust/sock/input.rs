@@ -219,7 +219,7 @@ impl Conn {
                 self.wake_reader();
             }
         }
-        while self.flow.lock().recv.lacks() && self.link() == Link::Up {
+        while self.takes_buffer() {
             match self.add_buffer() {
                 Ok(true) => {}
                 // The QP takes no more of them.
@@ -227,6 +227,13 @@ impl Conn {
                 Err(_) => return self.work_in(RETRY_MS),
             }
         }
+    }
+
+    /// Whether a buffer is missing, and the QP keeps it: after it was taken down it returns each at
+    /// once. Any context.
+    fn takes_buffer(&self) -> bool {
+        let flow = self.flow.lock();
+        flow.recv.lacks() && flow.link == Link::Up && !flow.flushed
     }
 
     /// Makes and posts a buffer, if one is missing. False where it cannot be posted. Sleeps. Fails
@@ -350,7 +357,7 @@ impl Conn {
     /// Has the work make missing buffers. Any context, without
     /// [`Connection::flow`](super::conn::Connection) and the locks after it.
     pub(super) fn fill_later(&self) {
-        if self.flow.lock().recv.lacks() {
+        if self.takes_buffer() {
             self.queue();
         }
     }

@@ -137,7 +137,7 @@ impl Conn {
             flow.options.apply(&mut machine, &self.net);
             flow.machine = machine;
             // Left by the attempt before.
-            flow.early.flushed = false;
+            flow.flushed = false;
             flow.failure.cause = None;
             flow.iwarp = iwarp;
             flow.peer_buffers = PeerBuffers {
@@ -146,7 +146,7 @@ impl Conn {
             };
             flow.recv = RecvBuffers::new(limits);
             core::mem::swap(&mut flow.rx, &mut rx);
-            core::mem::swap(&mut flow.early.messages, &mut early);
+            core::mem::swap(&mut flow.early, &mut early);
         }
         Ok(())
     }

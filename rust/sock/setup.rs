@@ -258,7 +258,7 @@ impl Conn {
 
     /// Breaks a connection whose QP was taken down before the CM reported it as established.
     fn check_flushed(&self) {
-        if self.flow.lock().early.flushed {
+        if self.flow.lock().flushed {
             self.fail(ECONNRESET);
         }
     }

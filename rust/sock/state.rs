@@ -80,7 +80,7 @@ impl Conn {
             flow.machine.set_now(now);
             let result = flow.machine.hello_ack_received(private_data);
             if result.is_ok() && flow.decide(Progress::Established) {
-                core::mem::swap(&mut recycle, &mut flow.early.messages);
+                core::mem::swap(&mut recycle, &mut flow.early);
                 // Under the lock, so that no message that comes now can overtake.
                 for _ in 0..recycle.len() {
                     if let Some(buf) = recycle.pop() {

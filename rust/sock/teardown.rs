@@ -169,7 +169,7 @@ impl Conn {
         // This flushes the completions, which take in what came before the end.
         drop(qp);
         let mut early = Ring::empty();
-        core::mem::swap(&mut early, &mut self.flow.lock().early.messages);
+        core::mem::swap(&mut early, &mut self.flow.lock().early);
         while let Some(buf) = early.pop() {
             self.uncount_buffer(buf.page_count());
         }

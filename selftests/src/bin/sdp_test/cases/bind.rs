@@ -68,6 +68,7 @@ cases! {
     bind_failed_then_again(5) "a socket whose bind() failed can bind another address",
     bind_source(5) "connect() keeps the address and port that bind() chose",
     bind_loopback(10) "a listener on 127.0.0.1 is not there for others",
+    bind_loopback_again(30) "and each that asks again is told so at once",
     bind_shared(10) "SO_REUSEADDR of both: an address may be bound twice, and one may listen there",
     bind_listen_fails(20) "a listen() that fails because another listens takes no connection from that",
     bind_kept(10) "a listener that was shut down keeps its port, and listens again",
@@ -134,6 +135,18 @@ fn bind_loopback() {
     must!(listener.listen(1));
     let port = must!(listener.name()).to_v4().port();
     check!(A.socket().connect(&B.at(port)), Err(Errno::ECONNREFUSED));
+}
+
+fn bind_loopback_again() {
+    let listener = B.socket();
+    must!(listener.bind(&addr(Ipv4Addr::LOCALHOST, 0)));
+    must!(listener.listen(1));
+    let port = must!(listener.name()).to_v4().port();
+    // On iWARP the device takes a QP down before the CM tells of the refusal.
+    for round in 0..config::rounds(200, 10) {
+        step!("round {round}");
+        check!(A.socket().connect(&B.at(port)), Err(Errno::ECONNREFUSED));
+    }
 }
 
 fn bind_shared() {
