@@ -643,14 +643,14 @@ fn ends_signalled(sides: &Sides, record: &mut Record) {
         ("ends_last", |a, b| {
             let _ = b.shutdown(Shut::Write);
             let _ = a.poll(libc::POLLRDHUP, PATIENCE);
-            (sleep(MOMENT), raw::signals(), raw::told());
+            raw::forget_signals();
             let _ = a.shutdown(Shut::Write);
             Some(b)
         }),
         ("ends_first", |a, b| {
             let _ = a.shutdown(Shut::Write);
             let _ = b.poll(libc::POLLRDHUP, PATIENCE);
-            (sleep(MOMENT), raw::signals(), raw::told());
+            raw::forget_signals();
             let _ = b.shutdown(Shut::Write);
             Some(b)
         }),
@@ -671,7 +671,7 @@ fn ends_signalled(sides: &Sides, record: &mut Record) {
     for (name, end) in enders {
         let (a, b) = sides.pair();
         let _ = raw::arm(&a);
-        (sleep(MOMENT), raw::signals(), raw::told());
+        raw::forget_signals();
         let _b = end(&a, b);
         sleep(MOMENT * 2);
         record.note(format!("sigio end {name}"), (raw::signals(), raw::told()));
@@ -687,7 +687,7 @@ fn ends_signalled(sides: &Sides, record: &mut Record) {
             ("disconnect", |sock| sock.connect(&unspecified())),
         ] {
             let _ = raw::arm(sock);
-            (sleep(MOMENT), raw::signals(), raw::told());
+            raw::forget_signals();
             let got = call(sock);
             sleep(MOMENT);
             let told = (got, raw::signals(), raw::told());

@@ -127,7 +127,7 @@ fn shared(sides: &Sides, record: &mut Record) {
                 let [first, second] = [0, 2].map(|shift| {
                     let sock = sides.socket_a();
                     for (at, option) in options.into_iter().enumerate() {
-                        let on = c_int::from(how >> (shift + at) & 1 != 0);
+                        let on = c_int::from((how >> (shift + at)) & 1 != 0);
                         sock.set(libc::SOL_SOCKET, option, on).expect("an option");
                     }
                     sock

@@ -2,7 +2,10 @@
 
 //! System calls with any argument, right or wrong.
 
-use crate::record::Hex;
+use crate::{
+    record::Hex,
+    sides::MOMENT, //
+};
 use libc::{
     c_int,
     c_void,
@@ -22,7 +25,8 @@ use std::{
         AtomicI32,
         AtomicU64,
         Ordering, //
-    }, //
+    },
+    thread::sleep, //
 };
 
 /// An address where no memory is.
@@ -244,6 +248,12 @@ pub(crate) fn signals() -> Vec<&'static str> {
     .filter(|(signal, _)| came & (1 << signal) != 0)
     .map(|(_, name)| name)
     .collect()
+}
+
+/// Forgets the signals that came, and what they told, once those on their way have come.
+pub(crate) fn forget_signals() {
+    sleep(MOMENT);
+    let _ = (signals(), told());
 }
 
 /// `fcntl()` with an integer.
