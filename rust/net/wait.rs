@@ -41,7 +41,7 @@ impl<P: Protocol> OpenSock<P> {
 
     /// As [`Sock::lock`].
     pub(crate) fn lock(&self) -> OpenGuard<'_, P> {
-        // SAFETY: As `Open` says, this is a socket whose file is open.
+        // SAFETY: By the type invariant its file is open.
         unsafe { SockGuard::new(self) }
     }
 }

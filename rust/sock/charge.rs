@@ -36,8 +36,8 @@ impl Conn {
     /// Applies `change` to the account, and charges the owner the difference. Process context;
     /// without [`Connection::account`](super::conn::Connection) and the locks after it. Fails with
     /// `ENOBUFS` beyond what is left in the cgroup ([`Self::reclaim`]) or of `net.sdp.mem`, and
-    /// with `ENOTCONN` where nobody owns the connection; then it changes nothing. So do those that
-    /// follow.
+    /// with `ENOTCONN` if nobody owns the connection; then it changes nothing. `charge_own`,
+    /// `charge_first` and `charge_send` fail likewise.
     pub(super) fn charge(&self, change: impl FnOnce(&mut Parts)) -> Result {
         self.charge_in(&mut self.account.lock(), change)
     }

@@ -87,7 +87,7 @@ impl Conn {
         drop(owner);
     }
 
-    /// Whether it has no owner, and there are too many of those.
+    /// Whether it has no owner, and there are more such connections than `net.sdp.max_orphans`.
     pub(super) fn is_surplus(&self) -> bool {
         matches!(&*self.owner.lock(), Owner::Nobody(Some(_))) && orphan::are_too_many(&self.net, 0)
     }

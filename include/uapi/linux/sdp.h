@@ -68,9 +68,9 @@ struct sdp_stats {
 	__u64 src_avails;	/* SrcAvail messages sent */
 	__u64 sink_avails;	/* SinkAvail messages sent */
 	__u64 declined;		/* times that the peer was asked for copies */
-	__u64 cancels_timeout;	/* advertised sends that the peer was too slow for */
-	__u64 cancels_signal;	/* advertised calls that a signal ended */
-	__u64 cancels_retry;	/* advertised calls that were not made again */
+	__u64 cancels_timeout;	/* sends taken back because of the time */
+	__u64 cancels_signal;	/* sends taken back because of a signal */
+	__u64 cancels_retry;	/* buffers whose call was not made again */
 	__u64 no_memlock;	/* copies because of RLIMIT_MEMLOCK */
 	__u64 no_pages;		/* copies because pages could not be pinned */
 	__u64 no_mr;		/* copies because memory could not be registered */
