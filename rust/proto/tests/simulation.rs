@@ -963,9 +963,11 @@ impl World {
 
     /// One end gives up in the middle of whatever goes on.
     fn abort(&mut self) -> Result<(), String> {
+        // Nothing is left to give up once both ends have closed.
+        let is_over = self.ends[0].machine.state() == State::Disconnecting;
         self.ends[0].machine.abort();
         while self.ends[0].poll() || self.deliver(0)? || self.ends[0].complete() {}
-        self.gone(Some(AbortReason::Local))
+        self.gone((!is_over).then_some(AbortReason::Local))
     }
 
     /// The fabric drops the connection, and everything comes back.
@@ -985,7 +987,10 @@ impl World {
             }
         }
         let reasons = (a.machine.aborted(), b.machine.aborted());
-        if reasons.0 != aborted || reasons.1.is_some() != aborted.is_some() {
+        // Who has both DisConns need not hear of an abort that came after them.
+        let is_closed = b.machine.send_shut() && b.machine.peer_closed();
+        let heard = reasons.1.is_some() || (is_closed && aborted.is_some());
+        if reasons.0 != aborted || heard != aborted.is_some() {
             return Err(format!("ended by {reasons:?}"));
         }
         Ok(())
