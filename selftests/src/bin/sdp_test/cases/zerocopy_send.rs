@@ -705,7 +705,7 @@ fn zcopy_exchange() {
         }
         let exchange = |sock: &Sock, mine: u64, others: u64| {
             let start = Instant::now();
-            for round in 0..config::rounds(3, 1) as u64 {
+            for round in 0..3 {
                 let bytes = random(mine + round, len);
                 for piece in bytes.chunks(piece) {
                     check!(sock.send(piece, flags), Ok(piece.len()));
