@@ -99,7 +99,8 @@ void sdp_helper_sk_send_sigurg(struct sock *sk)
 /* Has write_space() raise SIGIO, for a file with O_ASYNC; under the socket lock. */
 void sdp_helper_sk_async_nospace(struct sock *sk)
 {
-	sk_set_bit(SOCKWQ_ASYNC_NOSPACE, sk);
+	if (rcu_access_pointer(sk->sk_wq))
+		sk_set_bit(SOCKWQ_ASYNC_NOSPACE, sk);
 }
 
 void sdp_helper_sk_wake_async_out(struct sock *sk)
@@ -113,9 +114,11 @@ void sdp_helper_sk_wake_async_end(struct sock *sk, bool both)
 	sk_wake_async(sk, SOCK_WAKE_WAITD, both ? POLL_HUP : POLL_IN);
 }
 
-/* While a call waits for data, who has O_ASYNC is not told of it. */
+/* While a call waits for data, who has O_ASYNC is not told of it. Under the socket lock. */
 void sdp_helper_sk_async_waitdata(struct sock *sk, bool waits)
 {
+	if (!rcu_access_pointer(sk->sk_wq))
+		return;
 	if (waits)
 		sk_set_bit(SOCKWQ_ASYNC_WAITDATA, sk);
 	else
@@ -141,10 +144,12 @@ void sdp_helper_sk_find_route(struct sock *sk)
 			.daddr = sk->sk_v6_daddr,
 			.saddr = inet->pinet6->saddr,
 			.flowi6_oif = sk->sk_bound_dev_if,
+			.flowi6_uid = sk_uid(sk),
 			.fl6_dport = inet->inet_dport,
 			.fl6_sport = inet->inet_sport,
 		};
 
+		security_sk_classify_flow(sk, flowi6_to_flowi_common(&fl6));
 		dst = ip6_dst_lookup_flow(sock_net(sk), sk, &fl6, NULL);
 	} else {
 		struct flowi4 fl4;

@@ -17,12 +17,9 @@ use crate::{
 };
 use core::net::SocketAddr;
 
-/// A filter that has passed the checks that inet_diag makes.
-///
-/// # Invariants
-///
-/// Each instruction that can be reached is there with its argument, and jumps forward, to another
-/// or just behind all of them; or beyond that, which says no.
+/// A filter that has passed the checks that inet_diag makes: each instruction that can be reached is
+/// there with its argument, and jumps forward, to another or just behind all of them; or beyond
+/// that, which says no.
 pub(super) struct Bytecode<'a>(&'a [u8]);
 
 /// The length of an instruction without its argument.
@@ -101,14 +98,19 @@ impl<'a> Bytecode<'a> {
             }
             if op.code != bindings::INET_DIAG_BC_NOP {
                 let target = rest.len().checked_sub(op.no);
-                if !is_right(op.no) || !target.is_none_or(|left| begins(code, left)) {
+                if !is_right(op.no) || !target.is_none_or(|left| left == 0 || begins(code, left)) {
                     return Err(EINVAL);
                 }
             }
             rest = rest.get(op.yes..).ok_or(EINVAL)?;
         }
-        // INVARIANT: Each jump was checked.
         Ok(Self(code))
+    }
+
+    /// A filter that [`Self::new`] has checked: that takes long for some, and a dump reads its
+    /// request again for every buffer. For any other bytes [`Self::passes`] says something.
+    pub(super) fn again(code: &'a [u8]) -> Self {
+        Self(code)
     }
 
     /// Whether the filter lets `view` pass.
@@ -118,7 +120,7 @@ impl<'a> Bytecode<'a> {
             let Some(op) = op(rest) else { return false };
             let holds = holds(op.code, rest, view).unwrap_or(false);
             let jump = if holds { op.yes } else { op.no };
-            // By the type invariant it is at least the length of an instruction.
+            // It is at least the length of an instruction already.
             match rest.get(jump.max(OP)..) {
                 Some(next) => rest = next,
                 None => return false,

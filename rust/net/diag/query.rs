@@ -112,12 +112,17 @@ struct Request<'a, P: Protocol> {
 impl<'a, P: Protocol> Request<'a, P> {
     /// Reads a message. Fails with `EINVAL` where it is too short, with `ENOENT` for a protocol
     /// other than TCP, which ours are listed as, with `EOPNOTSUPP` where it asks for the storage
-    /// that BPF programs keep with a socket, and for a dump as [`Bytecode::new`] does.
+    /// that BPF programs keep with a socket, and for a dump as [`Bytecode::new`] does if this `is_first`
+    /// to read it.
     ///
     /// # Safety
     ///
     /// `skb` is the request, which lives for `'a`, and `nlh` is in it.
-    unsafe fn new(skb: *mut bindings::sk_buff, nlh: *const bindings::nlmsghdr) -> Result<Self> {
+    unsafe fn new(
+        skb: *mut bindings::sk_buff,
+        nlh: *const bindings::nlmsghdr,
+        is_first: bool,
+    ) -> Result<Self> {
         // SAFETY: By the contract the message is there, with the length that it says.
         let bytes = unsafe {
             let len = (*nlh).nlmsg_len as usize;
@@ -146,7 +151,10 @@ impl<'a, P: Protocol> Request<'a, P> {
         for attribute in Attributes(attributes) {
             match attribute {
                 (bindings::INET_DIAG_REQ_BYTECODE, code) if is_dump => {
-                    filter = Some(Bytecode::new(code, net_admin)?);
+                    filter = Some(match is_first {
+                        true => Bytecode::new(code, net_admin)?,
+                        false => Bytecode::again(code),
+                    });
                 }
                 (bindings::INET_DIAG_REQ_SK_BPF_STORAGES, _) => return Err(EOPNOTSUPP),
                 (bindings::INET_DIAG_REQ_PROTOCOL, value) => {
@@ -231,7 +239,7 @@ impl<'a, P: Protocol> Request<'a, P> {
     ) -> c_int {
         from_result(|| {
             // SAFETY: By the contract.
-            let request = unsafe { Self::new(skb, nlh) }?;
+            let request = unsafe { Request::<'_, P>::new(skb, nlh, true) }?;
             // SAFETY: By the contract; whoever runs the dump holds the module.
             unsafe {
                 if u32::from((*nlh).nlmsg_flags) & bindings::NLM_F_DUMP == bindings::NLM_F_DUMP {
@@ -269,7 +277,7 @@ impl<'a, P: Protocol> Request<'a, P> {
                 ((*cb).skb, (*cb).nlh, at)
             };
             // SAFETY: The callback keeps the request.
-            let this = unsafe { Self::new(request, nlh) }?;
+            let this = unsafe { Request::<'_, P>::new(request, nlh, false) }?;
             // SAFETY: As above. CAST: What was stored below comes back.
             let (net, mut from) = unsafe { (net_of::<P>(skb)?, *at as u64) };
             while let Some((number, socket)) = net.own().next(from) {
@@ -299,7 +307,7 @@ impl<'a, P: Protocol> Request<'a, P> {
     ) -> c_int {
         from_result(|| {
             // SAFETY: By the contract.
-            let (request, net) = unsafe { (Self::new(skb, nlh)?, net_of::<P>(skb)?) };
+            let (request, net) = unsafe { (Request::<'_, P>::new(skb, nlh, true)?, net_of::<P>(skb)?) };
             let (socket, _) = request.find(net.own())?;
             // SAFETY: The namespace is live.
             if !unsafe { bindings::sdp_helper_net_admin(net.as_ptr()) } {
