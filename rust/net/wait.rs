@@ -83,15 +83,22 @@ impl<P: Protocol> OpenGuard<'_, P> {
     pub(crate) fn wait_data(
         &mut self,
         timeout: &mut Timeout,
-        done: impl FnMut(&mut Self) -> bool,
+        mut done: impl FnMut(&mut Self) -> bool,
     ) -> Result<(), WaitError> {
+        if timeout.is_zero() {
+            return self.wait(timeout, done);
+        }
         let sk = self.sock().as_ptr();
-        // SAFETY: The sock is live, and has its `struct socket` by the invariant of `OpenSock`.
+        // SAFETY: The sock is live.
         unsafe { bindings::sdp_helper_sk_async_waitdata(sk, true) };
-        let result = self.wait(timeout, done);
+        let result = self.wait(timeout, &mut done);
         // SAFETY: As above.
         unsafe { bindings::sdp_helper_sk_async_waitdata(sk, false) };
-        result
+        match result {
+            // What came since it was last `done` raised no signal, so it is for this call.
+            Err(_) if done(self) => Ok(()),
+            result => result,
+        }
     }
 
     /// As [`Self::wait`], but [`Sock::data_ready`] wakes only one such waiter at a time. One that

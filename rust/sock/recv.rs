@@ -377,7 +377,10 @@ impl Receiving<'_, '_, '_> {
         self.s.stream.taken = self.s.stream.taken.wrapping_add(u64::from(came > 0));
         self.end_turn();
         match woken {
-            Err(_) if self.copied == 0 => self.timeout.check(woken).map(|()| true),
+            // A message that took the offer back is there to be read.
+            Err(_) if self.copied == 0 && unread(self.s) == 0 => {
+                self.timeout.check(woken).map(|()| true)
+            }
             _ => Ok(true),
         }
     }
