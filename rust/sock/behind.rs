@@ -48,7 +48,7 @@ impl Conn {
             Ok(queue) => queue,
             Err(e) => {
                 for (_, copy) in copies {
-                    self.uncount_buffer(copy.buf.page_count());
+                    self.free_unread(copy);
                 }
                 return Err(e);
             }
@@ -92,14 +92,17 @@ impl Conn {
             let mut done = if index < first { *bytes } else { 0 };
             while done < *bytes {
                 copies.reserve(1, GFP_KERNEL)?;
-                let mut buf = self.spare_buffer()?;
-                let left = bytes.saturating_sub(done);
-                let n = buf.append_pages(parts, from.saturating_add(done), left);
-                let copy = Unread {
-                    buf,
-                    range: 0..n,
+                let mut copy = Unread {
+                    buf: self.spare_buffer()?,
+                    is_copy: true,
+                    range: 0..0,
                     came: *came,
                 };
+                let left = bytes.saturating_sub(done);
+                let n = copy
+                    .buf
+                    .append_pages(parts, from.saturating_add(done), left);
+                copy.range.end = n;
                 // There is room for it.
                 let _ = copies.push_within_capacity((index, copy));
                 if n == 0 {
@@ -117,10 +120,10 @@ impl Conn {
         self.reclaim();
         let (pages, all) = {
             let recv = &mut self.flow.lock().recv;
-            (recv.add(), recv.pages())
+            (recv.add_copy(), recv.pages())
         };
         self.charge(|parts| parts.recv = parts.recv.max(all))
             .and_then(|()| RecvBuf::new(pages))
-            .inspect_err(|_| self.uncount_buffer(pages))
+            .inspect_err(|_| self.flow.lock().recv.remove_copy(pages))
     }
 }

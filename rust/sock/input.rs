@@ -108,6 +108,7 @@ impl Flow {
                 }
                 let unread = Unread {
                     buf,
+                    is_copy: false,
                     range,
                     came: now,
                 };
@@ -338,7 +339,10 @@ impl Conn {
         {
             let buffers = &mut self.flow.lock().recv;
             let differs = buf.size() != buffers.size();
-            if differs || buffers.count > buffers.wanted.max(FIRST) {
+            // Those that hold unread payload may be too many for long, and a peer that gets no
+            // credit cannot even say that it has read.
+            let are_enough = buffers.posted >= FIRST;
+            if differs || are_enough && buffers.count > buffers.wanted.max(FIRST) {
                 return Ok(false);
             }
             buffers.posted = buffers.posted.saturating_add(1);
@@ -393,9 +397,13 @@ impl Conn {
         flow.answer_resize();
     }
 
-    /// Posts the buffer of payload that was read, which gives the peer credit. Sleeps; without the
-    /// locks of the connection.
+    /// Posts the buffer of payload that was read, which gives the peer credit; frees that of a copy.
+    /// Sleeps; without the locks of the connection.
     pub(super) fn finish_unread(&self, unread: Unread) {
+        if unread.is_copy {
+            self.free_unread(unread);
+            return self.uncharge_unused();
+        }
         self.recycle(unread.buf);
         if self.flow.lock().recv.lacks() {
             self.reclaim();
@@ -409,9 +417,20 @@ impl Conn {
     pub(super) fn drop_unread(&self, mut taken: Ring<Unread>) {
         let mut rx = core::mem::replace(&mut self.flow.lock().rx, Ring::empty());
         while let Some(unread) = taken.pop().or_else(|| rx.pop()) {
-            self.uncount_buffer(unread.buf.page_count());
+            self.free_unread(unread);
         }
         self.uncharge_unused();
+    }
+
+    /// Frees payload, and does not uncharge it. Any context, without
+    /// [`Connection::flow`](super::conn::Connection) and the locks after it.
+    pub(super) fn free_unread(&self, unread: Unread) {
+        let pages = unread.buf.page_count();
+        let recv = &mut self.flow.lock().recv;
+        match unread.is_copy {
+            true => recv.remove_copy(pages),
+            false => recv.remove(pages),
+        }
     }
 
     /// Moves the payload that has come to the queue of the reader, whose socket `sk` is locked.

@@ -35,7 +35,10 @@ pub(super) const RETRY_MS: u32 = 100;
 pub(super) struct Unread {
     /// The buffer that it came in.
     pub(super) buf: RecvBuf,
-    /// The bytes of that which are still to be read.
+    /// It was copied there, from memory that the peer wrote to: the buffer is none of those that
+    /// are posted.
+    pub(super) is_copy: bool,
+    /// The bytes of the buffer which are still to be read.
     pub(super) range: Range<usize>,
     /// When the last of them came, where the program has asked.
     pub(super) came: Option<Stamp>,
@@ -132,7 +135,7 @@ pub(super) struct RecvBuffers {
     pub(super) wanted: u16,
     /// How many there are: posted, or with unread payload.
     pub(super) count: u16,
-    /// Pages of all of them.
+    /// Pages of all of them, and of copies.
     pages: usize,
     /// How many are posted.
     pub(super) posted: u16,
@@ -171,9 +174,21 @@ impl RecvBuffers {
         self.pages_each
     }
 
-    /// Uncounts a buffer of so many pages, which was not made, or was freed.
+    /// Uncounts a buffer of `pages` pages, which was not made, or was freed.
     pub(super) fn remove(&mut self, pages: usize) {
         self.count = self.count.saturating_sub(1);
+        self.pages = self.pages.saturating_sub(pages);
+    }
+
+    /// Counts the pages of a buffer for a copy that is about to be made, and returns how many it is
+    /// to have.
+    pub(super) fn add_copy(&mut self) -> usize {
+        self.pages = self.pages.saturating_add(self.pages_each);
+        self.pages_each
+    }
+
+    /// Uncounts a buffer of `pages` pages for a copy, which was not made, or was freed.
+    pub(super) fn remove_copy(&mut self, pages: usize) {
         self.pages = self.pages.saturating_sub(pages);
     }
 

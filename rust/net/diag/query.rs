@@ -307,7 +307,8 @@ impl<'a, P: Protocol> Request<'a, P> {
     ) -> c_int {
         from_result(|| {
             // SAFETY: By the contract.
-            let (request, net) = unsafe { (Request::<'_, P>::new(skb, nlh, true)?, net_of::<P>(skb)?) };
+            let (request, net) =
+                unsafe { (Request::<'_, P>::new(skb, nlh, true)?, net_of::<P>(skb)?) };
             let (socket, _) = request.find(net.own())?;
             // SAFETY: The namespace is live.
             if !unsafe { bindings::sdp_helper_net_admin(net.as_ptr()) } {
