@@ -397,8 +397,8 @@ impl Conn {
         flow.answer_resize();
     }
 
-    /// Posts the buffer of payload that was read, which gives the peer credit; frees that of a copy.
-    /// Sleeps; without the locks of the connection.
+    /// Posts the buffer of payload that was read, which gives the peer credit; frees that of a
+    /// copy. Sleeps; without the locks of the connection.
     pub(super) fn finish_unread(&self, unread: Unread) {
         if unread.is_copy {
             self.free_unread(unread);

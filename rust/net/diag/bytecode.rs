@@ -17,8 +17,8 @@ use crate::{
 };
 use core::net::SocketAddr;
 
-/// A filter that has passed the checks that inet_diag makes: each instruction that can be reached is
-/// there with its argument, and jumps forward, to another or just behind all of them; or beyond
+/// A filter that has passed the checks that inet_diag makes: each instruction that can be reached
+/// is there with its argument, and jumps forward, to another or just behind all of them; or beyond
 /// that, which says no.
 pub(super) struct Bytecode<'a>(&'a [u8]);
 

@@ -112,8 +112,8 @@ struct Request<'a, P: Protocol> {
 impl<'a, P: Protocol> Request<'a, P> {
     /// Reads a message. Fails with `EINVAL` where it is too short, with `ENOENT` for a protocol
     /// other than TCP, which ours are listed as, with `EOPNOTSUPP` where it asks for the storage
-    /// that BPF programs keep with a socket, and for a dump as [`Bytecode::new`] does if this `is_first`
-    /// to read it.
+    /// that BPF programs keep with a socket, and for a dump as [`Bytecode::new`] does if this
+    /// `is_first` to read it.
     ///
     /// # Safety
     ///
