@@ -325,10 +325,16 @@ impl Channel {
             events: libc::POLLIN,
             revents: 0,
         };
-        // SAFETY: `poll` is one `pollfd`.
-        must!(Errno::check(unsafe {
-            libc::poll(&mut poll, 1, timeout.as_millis() as i32)
-        })) > 0
+        let end = Instant::now() + timeout;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            // SAFETY: `poll` is one `pollfd`.
+            match Errno::check(unsafe { libc::poll(&mut poll, 1, left.as_millis() as i32) }) {
+                // A signal that a case waits for, such as SIGURG.
+                Err(Errno::EINTR) => {}
+                ready => return must!(ready) > 0,
+            }
+        }
     }
 
     /// The next event within `timeout`.
