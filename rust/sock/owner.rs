@@ -171,10 +171,12 @@ impl Conn {
     /// Ends a connection that no socket has, or will get. Process context, without the spinlocks.
     pub(super) fn abandon(&self) {
         self.detach();
+        // Before the abort, with which the work fails what is being set up.
+        let progress = self.progress();
         self.with(Machine::abort);
         // The peer of a failed connection need not be told. That of one being set up may have it
         // already.
-        self.set_link(match self.progress() {
+        self.set_link(match progress {
             Progress::Established | Progress::SettingUp => Link::Disconnect,
             Progress::Failed => Link::Disconnected,
         });
