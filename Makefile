@@ -80,7 +80,7 @@ check-long: ## build the module for arm64, and by the compilers of Debian testin
 	@tools/check-long
 
 .PHONY: check-programs
-check-programs: ## run unmodified programs over SDP in the VM: Redis, nginx, Java, Python, Go
+check-programs: ## run unmodified programs over SDP in the VM: Redis, nginx, HAProxy, PostgreSQL, iperf3, Java, Python, Go
 	@tools/check-programs
 
 .PHONY: rules
