@@ -33,6 +33,7 @@ use crate::{
             Urgent, //
         },
         recv_buffers::payload,
+        stats::Counter,
         stream::Stream,
         Sdp,
         Socket, //
@@ -158,6 +159,9 @@ pub(super) fn recv_urgent(sk: &Socket, msg: &mut RecvMsg<'_>) -> Result<usize> {
     }
     if msg.flags & flags::TRUNC == 0 && msg.data.copy_to_iter(&[byte]) == 0 {
         return Err(EFAULT);
+    }
+    if msg.flags & flags::PEEK == 0 {
+        conn.count(Counter::RecvCopied, 1);
     }
     Ok(1)
 }

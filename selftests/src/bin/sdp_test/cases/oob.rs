@@ -138,6 +138,9 @@ fn oob_byte() {
     must!(b.poll(libc::POLLIN, SHORTLY));
     check!(read(&b), Ok(b"cd".to_vec()));
     check!(read(&b), Err(Errno::EAGAIN));
+    counted("the urgent byte counts as received", &b, |stats| {
+        stats.recv_copied == 5
+    });
     check!(b.send(b"back", 0), Ok(4));
     check!(a.recv_bytes(4), Ok(b"back".to_vec()));
 }
