@@ -470,7 +470,7 @@ impl Machine {
         let held = self.send.cancelling();
         self.credits
             .receive(base.mseq, base.mseq_ack, base.bufs, update, held)?;
-        self.timers.heard();
+        self.timers.spoke();
         self.receive.acknowledged(base.mseq_ack, held);
         self.send_mode.acknowledged(base.mseq_ack);
         self.sinks.acknowledged(base.mseq_ack);
@@ -882,7 +882,10 @@ impl Machine {
             return Some(self.transmit(Message::SuspComm(id), 0));
         }
         if let Some(size) = self.resize.next_ask() {
-            self.resize.asked(size);
+            // A peer without credit cannot answer.
+            if self.resize.asked(size) && self.credits.known() >= PAYLOAD_CREDIT {
+                self.timers.asked();
+            }
             self.limit();
             return Some(self.transmit(Message::ChRcvBuf(size), 0));
         }
@@ -1310,9 +1313,26 @@ impl Machine {
         match self.timers.due(self.pending()) {
             None => {}
             Some(Due::Probe) => self.events |= Events::PROBE,
+            Some(Due::KeepAlive) => {
+                let asks = self.asks_peer();
+                // On iWARP the answer tells of the adapter as well: siw takes a message that comes
+                // with the answer to an RDMA Read of no bytes for a part of that, and ends.
+                if !asks || !self.initiator_first {
+                    self.events |= Events::PROBE;
+                }
+            }
             Some(Due::Copy) => self.cancel_send(false),
             Some(Due::GiveUp) => self.give_up(AbortReason::TimedOut),
         }
+    }
+
+    /// Asks the peer for an answer of its own (`B-81`), if there is credit for both.
+    fn asks_peer(&mut self) -> bool {
+        let may_ask = self.credits.allow(Cost::Control)
+            && self.credits.known() >= PAYLOAD_CREDIT
+            && !self.receive.ended()
+            && !self.state.disconn_sent();
+        may_ask && self.resize.ask_same()
     }
 
     // State.

@@ -96,6 +96,16 @@ impl Resize {
         true
     }
 
+    /// Asks the peer for the buffers that it has, which it has to answer (`B-63`). False if it is
+    /// asked for something already.
+    pub(super) fn ask_same(&mut self) -> bool {
+        let is_free = self.ask == Ask::Nothing;
+        if is_free {
+            self.ask = Ask::Wanted(self.peer);
+        }
+        is_free
+    }
+
     /// The request to send. Not while the peer waits for an answer: it would take the request for a
     /// collision.
     pub(super) fn next_ask(&self) -> Option<u32> {
@@ -105,8 +115,10 @@ impl Resize {
         }
     }
 
-    pub(super) fn asked(&mut self, size: u32) {
+    /// The request was sent. Whether it was [`Resize::ask_same`]'s.
+    pub(super) fn asked(&mut self, size: u32) -> bool {
         self.ask = Ask::Sent(size);
+        size == self.peer
     }
 
     /// A ChRcvBufAck came. Whether the peer's buffers are smaller than before.
@@ -124,11 +136,8 @@ impl Resize {
             ));
         }
         if size == self.peer {
-            if wish > self.peer {
-                self.no_larger = true;
-            } else {
-                self.no_smaller = true;
-            }
+            self.no_larger |= wish > self.peer;
+            self.no_smaller |= wish < self.peer;
         }
         let smaller = size < self.peer;
         self.peer = size;
@@ -152,7 +161,7 @@ impl Resize {
                 Side::Connecting => self.ask = Ask::Wanted(own_wish),
             }
         }
-        if self.willing {
+        if self.willing && size != self.own {
             self.wish = Some(size);
         } else {
             self.answer = Some(self.own);

@@ -3,9 +3,10 @@
 //! What happens when nothing does (`B-9a`, `B-74`, `B-76`, `B-81`). Times are nanoseconds of a
 //! clock of the caller's.
 //!
-//! The rules for a silent peer are TCP's. An idle one is probed as keepalive says. One that has
-//! something to answer, be it to the fabric or with credit, is given up when it makes no progress
-//! for the user's timeout, or when it does not even answer the fabric.
+//! The rules for a silent peer are TCP's. An idle one is probed as keepalive says: its fabric, and
+//! the peer itself, which may hang while its adapter answers. One that has something to answer, be
+//! it to the fabric or with credit, is given up when it makes no progress for the user's timeout,
+//! or when it does not even answer the fabric.
 
 /// How long the connecting end waits for the peer's first message before it probes (`B-9a`), which
 /// it does again after pauses that double, up to the longest.
@@ -42,8 +43,10 @@ pub(super) enum Pending {
 /// What is to be done about a silent peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Due {
-    /// Probe it.
+    /// Probe its fabric.
     Probe,
+    /// Probe its fabric, and ask the peer itself.
+    KeepAlive,
     /// Copy what it was to read.
     Copy,
     /// Give it up.
@@ -59,6 +62,10 @@ pub(super) struct Timers {
     keepalive: Option<KeepAlive>,
     /// Probes of keepalive since then.
     unanswered: u32,
+    /// When the peer's last message came.
+    spoke: u64,
+    /// When the peer was sent what it has to answer, if no message came since.
+    asked: Option<u64>,
     /// When the last of what is probed else was probed, if that was since then.
     probed: Option<u64>,
     /// How long what was written may make no progress, and since when it has made none.
@@ -82,6 +89,18 @@ impl Timers {
         self.probed = None;
     }
 
+    /// A message came.
+    pub(super) fn spoke(&mut self) {
+        self.heard();
+        self.spoke = self.now;
+        self.asked = None;
+    }
+
+    /// The peer was sent what it has to answer, and has credit for the answer.
+    pub(super) fn asked(&mut self) {
+        self.asked.get_or_insert(self.now);
+    }
+
     /// Some of what was written went on, or it is the first that waits.
     pub(super) fn progressed(&mut self) {
         self.stalled = self.now;
@@ -91,6 +110,9 @@ impl Timers {
     pub(super) fn set_keepalive(&mut self, keepalive: Option<KeepAlive>) {
         if self.keepalive.is_none() && keepalive.is_some() {
             self.heard();
+        }
+        if keepalive.is_none() {
+            self.asked = None;
         }
         self.keepalive = keepalive;
     }
@@ -133,6 +155,20 @@ impl Timers {
         })
     }
 
+    /// When a peer is given up whose fabric answers and which itself does not: as one that answers
+    /// none of keepalive's probes from then on.
+    fn hung_at(&self) -> Option<u64> {
+        let (keepalive, asked) = self.keepalive.zip(self.asked)?;
+        let probes = match self.user_timeout {
+            Some(timeout) => {
+                let left = self.spoke.saturating_add(timeout).saturating_sub(asked);
+                left.div_ceil(keepalive.interval.max(1)).max(1)
+            }
+            None => keepalive.probes.into(),
+        };
+        Some(asked.saturating_add(keepalive.interval.saturating_mul(probes)))
+    }
+
     /// Since when the fabric owes an answer.
     fn silent_since(&self, pending: Pending) -> Option<u64> {
         match pending {
@@ -173,7 +209,7 @@ impl Timers {
 
     /// What is due now.
     pub(super) fn due(&mut self, pending: Pending) -> Option<Due> {
-        if self.is_due(self.give_up_at(pending)) {
+        if self.is_due(self.give_up_at(pending)) || self.is_due(self.hung_at()) {
             return Some(Due::GiveUp);
         }
         if self.is_due(self.persist_at(pending)) {
@@ -196,7 +232,7 @@ impl Timers {
             return Some(Due::GiveUp);
         }
         self.unanswered = self.unanswered.saturating_add(1);
-        Some(Due::Probe)
+        Some(Due::KeepAlive)
     }
 
     fn close_at(&self) -> Option<u64> {
@@ -211,6 +247,7 @@ impl Timers {
         [
             self.keepalive_at(pending),
             self.give_up_at(pending),
+            self.hung_at(),
             self.persist_at(pending),
             copy,
             self.close_at(),

@@ -1339,6 +1339,89 @@ fn b_76_keepalive_leaves_a_peer_that_has_something_to_answer() {
 }
 
 #[test]
+fn b_81_keepalive_asks_the_peer_itself() {
+    let asks = |script: &mut Script, at: u64| {
+        script.machine.expired(at);
+        let size = script.machine.peer_recv_size();
+        script.expect(Message::ChRcvBuf(size));
+        // The adapter answers, whatever the peer does.
+        script.machine.set_now(at + 1);
+        script.acknowledge();
+        script.machine.probed();
+        size
+    };
+    let mut script = Script::new();
+    script.machine.set_keepalive(Some(KEEPALIVE));
+    let size = asks(&mut script, 50);
+    assert_eq!(script.machine.deadline(), Some(80));
+    script.machine.set_now(79);
+    script.say(Message::ChRcvBufAck(size));
+    assert_eq!(script.machine.deadline(), Some(79 + 50));
+    // That was no refusal of other sizes.
+    assert!(script.machine.ask_resize(size - 1));
+    script.expect(Message::ChRcvBuf(size - 1));
+    script.say(Message::ChRcvBufAck(size - 1));
+    assert!(script.machine.ask_resize(size));
+    script.expect(Message::ChRcvBuf(size));
+    script.say(Message::ChRcvBufAck(size));
+    asks(&mut script, 200);
+    // Whatever comes shows that the peer is there.
+    script.machine.set_now(229);
+    script.say(Message::Data);
+    script.machine.expired(230);
+    assert_eq!(script.machine.aborted(), None);
+
+    for (user, until) in [(None, 80), (Some(95), 100), (Some(1), 60)] {
+        let mut script = Script::new();
+        script.machine.set_keepalive(Some(KEEPALIVE));
+        script.machine.set_limits(user, None);
+        asks(&mut script, 50);
+        assert_eq!(script.machine.deadline(), Some(until));
+        script.machine.expired(until - 1);
+        assert_eq!(script.machine.aborted(), None);
+        script.machine.expired(until);
+        assert_eq!(script.machine.aborted(), Some(AbortReason::TimedOut));
+    }
+}
+
+#[test]
+fn b_81_a_peer_without_credit_owes_no_answer() {
+    let mut script = Script::new();
+    script.machine.credits = Credits::new(2);
+    script.machine.credits.start(100);
+    script.machine.set_keepalive(Some(KEEPALIVE));
+    script.machine.expired(50);
+    script.expect_silence();
+    script.machine.set_now(51);
+    script.machine.probed();
+    assert_eq!(script.machine.deadline(), Some(51 + 50));
+}
+
+#[test]
+fn b_81_on_iwarp_one_question_will_do() {
+    for own in [8, 2] {
+        let mut script = Script::new();
+        script.machine.credits = Credits::new(own);
+        script.machine.credits.start(100);
+        script.machine.set_initiator_first();
+        script.machine.set_keepalive(Some(KEEPALIVE));
+        script.machine.expired(50);
+        let probes = script.machine.take_events().contains(Events::PROBE);
+        assert_eq!(probes, own < 3, "{own} buffers");
+    }
+}
+
+#[test]
+fn b_63_a_wish_for_the_present_size_is_answered_at_once() {
+    let mut script = Script::new();
+    script.machine.set_resizable(true);
+    let size = script.machine.resize.own();
+    script.say(Message::ChRcvBuf(size));
+    assert_eq!(script.machine.resize_wish(), None);
+    script.expect(Message::ChRcvBufAck(size));
+}
+
+#[test]
 fn b_76_what_has_no_answer_ends_the_connection() {
     for user in [true, false] {
         let mut script = Script::new();

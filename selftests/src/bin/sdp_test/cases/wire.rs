@@ -97,6 +97,7 @@ cases! {
     wire_urgent(20) "an urgent byte that is announced before it comes, however often, or not at all (B-77, B-79)",
     wire_urgent_nothing(20) "OOB_PRES on Data of no bytes (B-78)",
     wire_silent_end(20) "a peer that does not close in turn: given up after net.sdp.fin_timeout (B-74)",
+    wire_hung(30) "SO_KEEPALIVE finds an idle peer that hangs while its adapter answers: ETIMEDOUT (B-81)",
     wire_disconn_twice(20) "DisConn after DisConn",
     wire_abort_alone(20) "AbortConn without DisConn (B-71)",
     wire_flood(60) "more messages than credits: all arrive or the connection is reset",
@@ -828,6 +829,35 @@ fn wire_silent_end() {
     let took = start.elapsed();
     assert!(
         took + TICK >= Duration::from_secs(1) && took < patience(5),
+        "took {took:?}"
+    );
+}
+
+fn wire_hung() {
+    raw_only();
+    let (sock, mut talk) = raw_server();
+    must!(sock.set(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 1));
+    must!(sock.set(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 1));
+    must!(sock.set(libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 2));
+    must!(sock.set(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1));
+    step!("it answers");
+    for _ in 0..3 {
+        let (message, slot) = must!(talk.poll(patience(4)).ok_or("no ChRcvBuf"));
+        talk.repost(slot);
+        let same = (RECV_SIZE as u32).to_be_bytes();
+        check!(
+            (message.mid, &message.rest[..]),
+            (mid::CH_RCV_BUF, &same[..])
+        );
+        talk.say(mid::CH_RCV_BUF_ACK, &same);
+    }
+    check!(sock.error(), Ok(()));
+    step!("it does not");
+    let start = Instant::now();
+    check!(sock.recv(&mut [0], 0), Err(Errno::ETIMEDOUT));
+    let took = start.elapsed();
+    assert!(
+        took + TICK >= Duration::from_secs(3) && took < patience(6),
         "took {took:?}"
     );
 }
