@@ -850,6 +850,8 @@ impl Machine {
         }
         if let Some(size) = self.resize.next_answer() {
             self.resize.answer_sent();
+            self.offers.outgrown(size);
+            self.events |= Events::FINISHED;
             return Some(self.transmit(Message::ChRcvBufAck(size), 0));
         }
         if self.suspend.owes_answer() && self.send.in_flight() == 0 {

@@ -174,6 +174,16 @@ impl Offers {
         }
     }
 
+    /// Receive buffers have `size` bytes now: what is no larger and was not advertised never is
+    /// (`B-46`).
+    pub(super) fn outgrown(&mut self, size: u32) {
+        for offer in self.offers.iter_mut() {
+            if offer.state == OfferState::Waiting && offer.region.len <= size {
+                offer.state = OfferState::Done;
+            }
+        }
+    }
+
     /// The user wants its memory back (`B-53`).
     pub(super) fn cancel(&mut self) {
         self.retract();

@@ -1204,6 +1204,29 @@ fn b_67_the_old_size_counts_until_the_answer() {
 }
 
 #[test]
+fn b_46_and_b_67_what_receive_buffers_outgrew_is_not_offered() {
+    let mut script = Script::new();
+    script.machine.set_resizable(true);
+    let small = script.machine.offer_buffer(part(0, 500)).unwrap();
+    script.machine.offer_buffer(part(0, 501)).unwrap();
+    script.say(Message::ChRcvBuf(500));
+    script.machine.resized(500);
+    script.expect(Message::ChRcvBufAck(500));
+    assert!(script.machine.take_events().contains(Events::FINISHED));
+    assert_eq!(
+        script.machine.offer_finished(),
+        Some(Finished {
+            id: small,
+            bytes: 0
+        })
+    );
+    assert_eq!(script.machine.offer_finished(), None);
+    script.say(Message::ModeChange(Half::Receive, Mode::Pipelined));
+    script.expect(Message::SinkAvail(part(0, 501), 0));
+    script.expect_silence();
+}
+
+#[test]
 fn b_68_disconn_waits_for_zero_copy() {
     let mut script = Script::new();
     script.expect_buffer(LARGE);
