@@ -131,9 +131,15 @@ impl ReceiveHalf {
         !self.open.is_empty()
     }
 
+    /// The peer takes a SrcAvail for outstanding: it is open here, or the answer to it, or to a
+    /// cancel, was not acknowledged.
+    fn is_outstanding(&self) -> bool {
+        self.is_open() || !self.answers.is_empty() || self.ending.is_some()
+    }
+
     /// What the peer advertised is not all here: no SinkAvail may go (`B-51`).
     pub(super) fn is_busy(&self) -> bool {
-        self.is_open() || !self.answers.is_empty() || self.rest > 0 || self.ending.is_some()
+        self.is_outstanding() || self.rest > 0
     }
 
     /// The peer has seen our messages up to `mseq_ack`, or more if it may hold MSeqAck back for a
@@ -166,8 +172,7 @@ impl ReceiveHalf {
     pub(super) fn payload(&mut self, bytes: usize) -> Result<(), Violation> {
         self.may_come()?;
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        let outstanding = self.is_open() || !self.answers.is_empty() || self.ending.is_some();
-        if bytes > self.rest && outstanding {
+        if bytes > self.rest && self.is_outstanding() {
             return Err(BEHIND);
         }
         self.rest = self.rest.saturating_sub(bytes);
@@ -391,7 +396,7 @@ impl ReceiveHalf {
     /// The peer changes its send half, so this one (`B-62`). What is open stays so (`B-58`).
     pub(super) fn change_mode(&mut self, mode: Mode) -> Result<(), Violation> {
         mode::check(self.mode, Half::Receive, mode)?;
-        if mode == Mode::Buffered && self.is_open() {
+        if mode == Mode::Buffered && self.is_outstanding() {
             return Err(Violation::new(
                 Rule::B(55),
                 "ModeChange to Buffered with a SrcAvail outstanding",
@@ -411,7 +416,7 @@ impl ReceiveHalf {
         if self.ended {
             return Err(Violation::new(Rule::B(68), "second DisConn"));
         }
-        if self.is_open() || !self.answers.is_empty() || self.ending.is_some() {
+        if self.is_outstanding() {
             return Err(Violation::new(
                 Rule::B(68),
                 "DisConn while a SrcAvail is outstanding",

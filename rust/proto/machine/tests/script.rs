@@ -967,6 +967,23 @@ fn b_55_no_buffered_with_a_src_avail_open() {
 }
 
 #[test]
+fn b_55_no_buffered_before_the_answer_to_a_cancel() {
+    let change = Message::ModeChange(Half::Receive, Mode::Buffered);
+    let mut script = Script::new();
+    script.say_with(Message::SrcAvail(LARGE), b"head");
+    script.say(Message::SrcAvailCancel);
+    assert_eq!(script.refused(change, b""), Rule::B(55));
+
+    let mut script = Script::new();
+    script.say_with(Message::SrcAvail(LARGE), b"head");
+    script.say(Message::SrcAvailCancel);
+    script.expect(Message::SendSm);
+    script.acknowledge();
+    script.say(change);
+    assert_eq!(script.machine.receive_mode(), Mode::Buffered);
+}
+
+#[test]
 fn b_56_the_sink_leaves_buffered() {
     let mut script = Script::new();
     script.machine.want_combined();
