@@ -133,6 +133,7 @@ impl ReceiveHalf {
 
     /// The peer takes a SrcAvail for outstanding: it is open here, or the answer to it, or to a
     /// cancel, was not acknowledged.
+    #[inline]
     fn is_outstanding(&self) -> bool {
         self.is_open() || !self.answers.is_empty() || self.ending.is_some()
     }

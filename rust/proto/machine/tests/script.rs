@@ -967,20 +967,29 @@ fn b_55_no_buffered_with_a_src_avail_open() {
 }
 
 #[test]
-fn b_55_no_buffered_before_the_answer_to_a_cancel() {
+fn b_55_no_buffered_before_the_answer_to_a_src_avail_is_known() {
     let change = Message::ModeChange(Half::Receive, Mode::Buffered);
-    let mut script = Script::new();
-    script.say_with(Message::SrcAvail(LARGE), b"head");
-    script.say(Message::SrcAvailCancel);
-    assert_eq!(script.refused(change, b""), Rule::B(55));
-
-    let mut script = Script::new();
-    script.say_with(Message::SrcAvail(LARGE), b"head");
-    script.say(Message::SrcAvailCancel);
-    script.expect(Message::SendSm);
-    script.acknowledge();
-    script.say(change);
-    assert_eq!(script.machine.receive_mode(), Mode::Buffered);
+    for cancelled in [false, true] {
+        for acknowledged in [false, true] {
+            let mut script = Script::new();
+            script.say_with(Message::SrcAvail(LARGE), b"head");
+            if cancelled {
+                script.say(Message::SrcAvailCancel);
+            } else {
+                script.machine.decline();
+            }
+            if acknowledged {
+                script.expect(Message::SendSm);
+                script.acknowledge();
+                script.say(change);
+            } else if cancelled {
+                assert_eq!(script.refused(change, b""), Rule::B(55));
+            } else {
+                script.expect(Message::SendSm);
+                assert_eq!(script.refused(change, b""), Rule::B(55));
+            }
+        }
+    }
 }
 
 #[test]
