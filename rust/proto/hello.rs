@@ -468,6 +468,10 @@ mod tests {
     fn a_5_len_is_that_of_the_form() {
         assert_eq!(refused(7, 31), Some(Rule::A(5)));
         assert_eq!(refused(7, 92), Some(Rule::A(5)));
+        let mut ack = GREETING.hello_ack();
+        ack[7] = 32;
+        let refused = Greeting::parse_hello_ack(&ack).unwrap_err();
+        assert_eq!(refused.rule, Rule::A(5));
     }
 
     #[test]
@@ -503,6 +507,11 @@ mod tests {
         assert_eq!(refused(16, 0x22), Some(Rule::B(5)));
         assert_eq!(refused(16, 0x01), Some(Rule::B(5)));
         assert_eq!(refused(16, 0x1f), None);
+        for (version, ok) in [(0x22, false), (0x01, false), (0x1f, true)] {
+            let mut ack = GREETING.hello_ack();
+            ack[16] = version;
+            assert_eq!(Greeting::parse_hello_ack(&ack).is_ok(), ok);
+        }
     }
 
     #[test]
@@ -516,6 +525,8 @@ mod tests {
             Greeting { ird: 0, ..GREETING },
         ] {
             let refused = Greeting::parse_hello(&greeting.hello(0)).unwrap_err();
+            assert_eq!(refused.rule, Rule::B(5));
+            let refused = Greeting::parse_hello_ack(&greeting.hello_ack()).unwrap_err();
             assert_eq!(refused.rule, Rule::B(5));
         }
     }

@@ -117,10 +117,12 @@ impl Input<'_> {
                     pipeline: odd & 4 != 0,
                 };
                 let differences = Differences {
+                    insists: odd & 0x80 != 0,
                     mseq: u32::from(odd == 0xff),
                     unseen: u32::from(odd >> 3 & 3),
                     bufs: u16::from(self.byte()? % 32),
                     len: u32::from(odd == 0xfe),
+                    ..Differences::default()
                 };
                 let payload = usize::from(self.byte()? % 85);
                 Step::Message(self.message()?, flags, payload, differences)

@@ -1302,6 +1302,10 @@ fn b_74_a_peer_that_does_not_close_is_not_waited_for() {
     assert_eq!(script.machine.deadline(), Some(1060));
     script.machine.expired(1059);
     assert_eq!(script.machine.state(), State::DisConnDone);
+    // Who says so again does not wait longer.
+    script.machine.shutdown_send();
+    script.machine.shutdown_receive();
+    assert_eq!(script.machine.deadline(), Some(1060));
     script.machine.expired(1060);
     assert_eq!(script.machine.state(), State::Aborting);
     script.expect(Message::AbortConn);

@@ -1,20 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One machine and a peer that sends what it likes: nonsense, messages out of turn, and now and
-//! then what it should.
+//! One machine and a peer that sends what it likes: nonsense, messages out of turn, and mostly what
+//! it may.
 
 mod onlooker;
+#[path = "../random/mod.rs"]
+mod random;
 
 use onlooker::{
     config,
+    is_greeting,
     Act,
     Differences,
     Onlooker,
     Step, //
 };
 use proptest::prelude::*;
+use random::Random;
 use sdp_proto::{
     wire::{
+        mid,
         Flags,
         Half,
         Message, //
@@ -26,103 +31,126 @@ use sdp_proto::{
     State, //
 };
 
-fn message() -> impl Strategy<Value = Message> {
-    let region = (any::<u32>(), any::<bool>(), any::<u64>()).prop_map(|(len, sane, va)| Region {
-        len: if sane { len % 5000 + 1 } else { len },
+/// A small number most of the time.
+fn size(random: &mut Random) -> u32 {
+    match random.below(10) {
+        0 => random.next() as u32,
+        _ => random.below(2000) as u32,
+    }
+}
+
+fn message(random: &mut Random) -> Message {
+    let region = Region {
+        len: size(random).saturating_add(1),
         rkey: 1,
-        va: if sane { va >> 1 } else { va },
-    });
-    let half = prop_oneof![Just(Half::Receive), Just(Half::Send)];
-    let mode = prop_oneof![
-        Just(Mode::Buffered),
-        Just(Mode::Combined),
-        Just(Mode::Pipelined)
-    ];
-    let size = prop_oneof![0..2000u32, any::<u32>()];
-    prop_oneof![
-        6 => Just(Message::Data),
-        3 => region.clone().prop_map(Message::SrcAvail),
-        3 => (region, 0..3u32).prop_map(|(region, count)| Message::SinkAvail(region, count)),
-        1 => Just(Message::DisConn),
-        1 => Just(Message::AbortConn),
-        2 => Just(Message::SendSm),
-        2 => size.clone().prop_map(Message::RdmaWrCompl),
-        2 => size.clone().prop_map(Message::RdmaRdCompl),
-        4 => (half, mode).prop_map(|(half, mode)| Message::ModeChange(half, mode)),
-        1 => Just(Message::SrcAvailCancel),
-        1 => Just(Message::SinkAvailCancel),
-        1 => Just(Message::SinkCancelAck),
-        1 => size.clone().prop_map(Message::ChRcvBuf),
-        1 => size.prop_map(Message::ChRcvBufAck),
-        1 => any::<u16>().prop_map(|port| Message::SuspComm(0x1_0000 | u64::from(port))),
-        1 => Just(Message::SuspCommAck),
-    ]
+        va: random.next() >> random.below(2),
+    };
+    let n = random.next();
+    let half = random.pick(&[(3, Half::Receive), (1, Half::Send)]);
+    let mode = random.pick(&[
+        (1, Mode::Buffered),
+        (2, Mode::Combined),
+        (3, Mode::Pipelined),
+    ]);
+    let size = size(random);
+    random.pick(&[
+        (60, Message::Data),
+        (30, Message::SrcAvail(region)),
+        (30, Message::SinkAvail(region, (n % 3) as u32)),
+        (5, Message::DisConn),
+        (2, Message::AbortConn),
+        (20, Message::SendSm),
+        (20, Message::RdmaWrCompl(size)),
+        (20, Message::RdmaRdCompl(size)),
+        (40, Message::ModeChange(half, mode)),
+        (10, Message::SrcAvailCancel),
+        (10, Message::SinkAvailCancel),
+        (10, Message::SinkCancelAck),
+        (10, Message::ChRcvBuf(size)),
+        (10, Message::ChRcvBufAck(size)),
+        (1, Message::SuspComm(0x1_0000 | (n & 0xffff))),
+        (1, Message::SuspCommAck),
+    ])
 }
 
-fn act() -> impl Strategy<Value = Act> {
-    use Act::*;
-    prop_oneof![
-        4 => Just(Write),
-        3 => Just(Buffer),
-        3 => Just(Offer),
-        1 => Just(CancelSend),
-        1 => Just(CancelOffers),
-        2 => Just(Mode),
-        1 => Just(Combine),
-        3 => Just(Read),
-        3 => Just(ReadDone),
-        1 => Just(Decline),
-        1 => Just(Resize),
-        1 => Just(Ask),
-        1 => Just(Urgent),
-        1 => Just(Suspend),
-        1 => Just(ShutSend),
-        1 => Just(ShutReceive),
-        1 => Just(Abort),
-        4 => Just(Sent),
-        1 => Just(Time),
-        2 => Just(Posted),
-    ]
+fn act(random: &mut Random) -> Act {
+    random.pick(&[
+        (40, Act::Write),
+        (30, Act::Buffer),
+        (30, Act::Offer),
+        (10, Act::CancelSend),
+        (10, Act::CancelOffers),
+        (20, Act::Mode),
+        (10, Act::Combine),
+        (30, Act::Read),
+        (30, Act::ReadDone),
+        (10, Act::Decline),
+        (10, Act::Resize),
+        (10, Act::Ask),
+        (10, Act::Urgent),
+        (1, Act::Suspend),
+        (3, Act::ShutSend),
+        (1, Act::ShutReceive),
+        (1, Act::Abort),
+        (40, Act::Sent),
+        (10, Act::Time),
+        (20, Act::Posted),
+    ])
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    let flags = (
-        proptest::bool::weighted(0.1),
-        any::<bool>(),
-        proptest::bool::weighted(0.1),
-    )
-        .prop_map(|(urgent, pipeline, urgent_pending)| Flags {
-            urgent,
-            urgent_pending,
-            pipeline,
-        });
-    let rarely = |max: u32| prop_oneof![9 => Just(0), 1 => 0..max];
-    let differences =
-        (rarely(3), 0..3u32, 0..30u16, rarely(3)).prop_map(|(mseq, unseen, bufs, len)| {
-            Differences {
-                mseq,
-                unseen,
-                bufs,
-                len,
+fn differences(random: &mut Random) -> Differences {
+    let mut rarely = |most: u64| match random.below(60) {
+        0 => random.below(most),
+        _ => 0,
+    };
+    Differences {
+        insists: rarely(3) > 0,
+        mseq: rarely(3) as u32,
+        back: rarely(3) as u32,
+        short: rarely(8) as u16,
+        len: rarely(3) as u32,
+        garbled: Some((rarely(40) as usize, 0)).filter(|&(at, _)| at > 0),
+        unseen: random.below(3) as u32,
+        bufs: random.below(30) as u16,
+    }
+}
+
+/// What happens next, of which the number decides everything.
+fn step(decision: u64) -> Step {
+    let random = &mut Random(decision);
+    match random.below(1000) {
+        0 => Step::Bytes((0..random.below(60)).map(|_| random.next() as u8).collect()),
+        1..500 => {
+            let flags = Flags {
+                urgent: random.below(10) == 0,
+                urgent_pending: random.below(10) == 0,
+                pipeline: random.below(2) == 0,
+            };
+            let payload = match random.below(2) {
+                0 => 0,
+                _ => random.below(80) as usize,
+            };
+            let mut differences = differences(random);
+            if let Some((_, value)) = &mut differences.garbled {
+                *value = random.next() as u8;
             }
-        });
-    prop_oneof![
-        1 => prop::collection::vec(any::<u8>(), 0..60).prop_map(Step::Bytes),
-        20 => (message(), flags, prop_oneof![Just(0), 0..80usize], differences)
-            .prop_map(|(message, flags, payload, d)| Step::Message(message, flags, payload, d)),
-        20 => (act(), any::<u16>()).prop_map(|(act, n)| Step::Act(act, n)),
-    ]
+            Step::Message(message(random), flags, payload, differences)
+        }
+        _ => Step::Act(act(random), random.next() as u16),
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 500,
+        cases: 5000,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
 
     #[test]
-    fn b_86_no_message_breaks_the_machine(steps in prop::collection::vec(step(), 0..120)) {
+    fn b_86_no_message_breaks_the_machine(
+        steps in prop::collection::vec(any::<u64>().prop_map(step), 20..300)
+    ) {
         let mut onlooker = Onlooker::new();
         for step in &steps {
             onlooker.step(step);
@@ -144,5 +172,31 @@ proptest! {
         let mut machine = Machine::new(config(Side::Accepting)).unwrap();
         let accepted = machine.hello_ib_received(&data).is_ok();
         assert_eq!(machine.aborted().is_none(), accepted);
+    }
+
+    /// A Hello and a HelloAck with some other bytes.
+    #[test]
+    fn b_5_and_b_86_only_good_greetings_are_taken(
+        changes in prop::collection::vec((0..32usize, any::<u8>(), 0..3u8), 0..4)
+    ) {
+        let change = |bytes: &mut [u8]| {
+            for &(at, value, kind) in &changes {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte = [value, 0, *byte ^ 1][usize::from(kind)];
+                }
+            }
+        };
+        let mut connecting = Machine::new(config(Side::Connecting)).unwrap();
+        let mut accepting = Machine::new(config(Side::Accepting)).unwrap();
+        let mut hello = connecting.hello();
+        let mut ack = accepting.hello_received(&hello).unwrap();
+        assert!(is_greeting(&hello, mid::HELLO) && is_greeting(&ack, mid::HELLO_ACK));
+        change(&mut hello);
+        let mut machine = Machine::new(config(Side::Accepting)).unwrap();
+        let accepted = machine.hello_received(&hello).is_ok();
+        assert_eq!(accepted, is_greeting(&hello, mid::HELLO), "{hello:x?}");
+        change(&mut ack);
+        let accepted = connecting.hello_ack_received(&ack).is_ok();
+        assert_eq!(accepted, is_greeting(&ack, mid::HELLO_ACK), "{ack:x?}");
     }
 }
