@@ -107,8 +107,10 @@ impl Locked {
     }
 
     /// Whether `conn` is still the connection of the socket.
-    pub(super) fn has(&self, conn: &Arc<Conn>) -> bool {
-        self.conn.as_ref().is_some_and(|own| Arc::ptr_eq(own, conn))
+    pub(super) fn has(&self, conn: &Conn) -> bool {
+        self.conn
+            .as_ref()
+            .is_some_and(|own| core::ptr::eq(&**own, conn))
     }
 
     /// Gives up the connection, which goes on to `link` without the socket. `sk` is the socket that
@@ -116,6 +118,8 @@ impl Locked {
     pub(super) fn drop_conn(&mut self, sk: &Socket, link: Link) {
         if let Some(conn) = self.conn.take() {
             conn.detach();
+            // Those that wait for it, whom it does not wake any more.
+            sk.wake_calls();
             conn.set_link(link);
             conn.drop_unread(core::mem::replace(&mut self.stream, Stream::new()).rx);
             if let Some(older) = self.former.replace(conn) {

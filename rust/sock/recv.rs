@@ -417,8 +417,9 @@ impl Receiving<'_, '_, '_> {
         let written = written.get_mut(..parts.len()).unwrap_or(&mut []);
         while !conn.take_offered(written) {
             // The connection is being torn down, which releases the memory.
-            self.s
-                .wait_through(Timeout::FOREVER, |_| conn.are_offers_over());
+            self.s.wait_through(Timeout::FOREVER, |s| {
+                conn.has_returned(s, || conn.are_offers_over())
+            });
         }
         let inline = self.sk.is_oob_inline();
         let mark = match self.s.has(conn) {

@@ -359,7 +359,9 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
                 };
                 let whole = slice;
                 let in_time = self.s.wait_slice(&mut self.timeout, &mut slice, |s| {
-                    done() || s.stream.taken != taken || is_unread(s, conn) != unread
+                    conn.has_returned(s, &done)
+                        || s.stream.taken != taken
+                        || is_unread(s, conn) != unread
                 })?;
                 if done() {
                     return Ok(true);

@@ -38,6 +38,7 @@ use crate::{
             Post,
             Request, //
         },
+        locked::Locked,
         stats::Counter,
         Sdp,
         Socket, //
@@ -277,11 +278,25 @@ impl Conn {
     ) {
         let limit = Timeout::from_ms(limit_ms);
         let killed = Timeout::from_ms(KILLED_MS);
-        if s.wait_killable(limit, |_| is_over()) || s.wait_through(killed, |_| is_over()) {
+        let is_over = |s: &mut OpenGuard<'_, Sdp>| self.has_returned(s, &is_over);
+        if s.wait_killable(limit, is_over) || s.wait_through(killed, is_over) {
             return;
         }
         self.fail(ETIMEDOUT);
-        s.wait_through(Timeout::FOREVER, |_| is_over());
+        s.wait_through(Timeout::FOREVER, is_over);
+    }
+
+    /// Whether what a call waits for `is_over`. If the socket was disconnected meanwhile nobody
+    /// wakes the call for it, so the connection is torn down here. Sleeps; with the socket locked.
+    pub(super) fn has_returned(&self, s: &Locked, is_over: impl Fn() -> bool) -> bool {
+        if is_over() {
+            return true;
+        }
+        if s.has(self) {
+            return false;
+        }
+        self.finish();
+        is_over()
     }
 
     /// Whether another read can be started.

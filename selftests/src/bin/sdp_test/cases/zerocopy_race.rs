@@ -3,6 +3,11 @@
 //! Memory, processes and connections that go while bytes of theirs are advertised.
 
 use super::{
+    connect::disconnect,
+    device::{
+        netem,
+        netem_on, //
+    },
     process::drain,
     splice::sendfile, //
 };
@@ -32,7 +37,10 @@ use crate::{
     },
     peers::{
         becomes,
-        sdp_only, //
+        pair_of,
+        sdp_only,
+        talk,
+        B, //
     },
     signals::{
         block,
@@ -48,6 +56,7 @@ use crate::{
         random,
         threshold,
         together,
+        transfer,
         BLOCK,
         THRESHOLD, //
     },
@@ -92,6 +101,9 @@ cases! {
     zcopy_truncate(30) "the file that is mapped and sent gets shorter",
     zcopy_truncate_sendfile(30) "the file of a sendfile() gets shorter",
     zcopy_close_races(120) "either side closes or shuts down at any time of a transfer",
+    zcopy_disconnected_send(60) "connect(AF_UNSPEC) while another thread's send lends its memory",
+    zcopy_disconnected_read(90) "the same while another thread's receive reads from the peer, which does not answer",
+    zcopy_disconnected_offer(60) "the same while another thread's receive offers its memory",
     zcopy_storm(120) "both ways, random sizes, signals, and readers that stop now and then",
 }
 
@@ -614,6 +626,81 @@ fn zcopy_close_races() {
             check!(got.len(), sent);
         }
     }
+}
+
+/// Disconnects A's end while another thread makes `call` on it, after B's end did `first`. What A
+/// sends is late, so that the device cannot be done with the memory: the call ends all the same,
+/// and the socket can connect again.
+fn disconnected(
+    first: impl FnOnce(&Sock),
+    call: impl FnOnce(&Sock) -> Result<usize, Errno> + Send,
+) {
+    netem_on(&["delay", "0ms"]);
+    let (listener, to) = B.listen();
+    let (a, b) = pair_of(&listener, &to);
+    for sock in [&a, &b] {
+        threshold(sock, THRESHOLD);
+        zerocopy_on(sock);
+    }
+    // The next receive expects large ones, and offers memory for them.
+    let mut room = vec![0; BLOCK];
+    for stream in 380..382 {
+        transfer(&b, &a, &random(stream, BLOCK), &mut room);
+    }
+    let limit = patience(1);
+    let late = (moment() + limit).as_millis() + 500;
+    assert!(netem("change", &["delay", &format!("{late}ms")]));
+    first(&b);
+    let ((ended, end), start) = together(
+        || (call(&a), Instant::now()),
+        || {
+            thread::sleep(moment());
+            let start = Instant::now();
+            disconnect(&a);
+            start
+        },
+    );
+    match ended {
+        // A send may have copied some.
+        Ok(len) => assert!(len < BLOCK, "{len} bytes"),
+        ended => check_any!(
+            ended,
+            [
+                Err(Errno::ECONNRESET),
+                Err(Errno::EPIPE),
+                Err(Errno::ENOTCONN)
+            ]
+        ),
+    }
+    let took = end.duration_since(start);
+    assert!(took < limit, "took {took:?}");
+    assert!(netem("change", &["delay", "0ms"]));
+    // What is late now is lost with netem.
+    let is_told = || must!(b.poll(0, Duration::ZERO)) & (libc::POLLERR | libc::POLLHUP) != 0;
+    assert!(becomes(patience(20), is_told), "the peer is told");
+    step!("it connects again");
+    check!(a.connect(&to), Ok(()));
+    talk(&a, &must!(listener.accept()));
+    assert!(netem("del", &[]));
+}
+
+fn zcopy_disconnected_send() {
+    sdp_only("TCP's calls copy");
+    disconnected(|_| (), |a| a.send(&[5; 2 * BLOCK], libc::MSG_NOSIGNAL));
+}
+
+fn zcopy_disconnected_read() {
+    sdp_only("TCP's calls copy");
+    let receive = |a: &Sock| {
+        assert_ne!(must!(a.poll(libc::POLLIN, patience(5))), 0);
+        a.recv(&mut vec![0; BLOCK], libc::MSG_WAITALL)
+    };
+    disconnected(|b| send_zerocopy(b, &[6; BLOCK]), receive);
+}
+
+fn zcopy_disconnected_offer() {
+    sdp_only("TCP's calls copy");
+    disconnected(|_| (), |a| a.recv(&mut vec![0; BLOCK], 0));
 }
 
 fn zcopy_storm() {
