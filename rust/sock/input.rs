@@ -92,16 +92,9 @@ impl Flow {
         match received {
             Ok(received) if !received.payload.is_empty() => {
                 let range = received.payload;
-                // While offers are gathered each message keeps its own length (`B-46`).
-                let most = match self.recv.posted <= FEW {
-                    true => MIDDLING,
-                    false => SMALL,
-                };
-                if range.len() <= most && !self.offers.gathering {
+                if self.may_join(range.len()) {
                     if let Some(last) = self.rx.back_mut() {
-                        if last.buf.append(&buf, range.clone()) {
-                            last.range.end = last.buf.len();
-                            last.came = now.or(last.came);
+                        if last.append(&buf, range.clone(), now) {
                             return Some(buf);
                         }
                     }
@@ -118,6 +111,26 @@ impl Flow {
             // A violation is reported by the machine's events.
             Ok(_) | Err(_) => Some(buf),
         }
+    }
+
+    /// Whether payload of so many bytes is to be copied behind that before it. While offers are
+    /// gathered each message keeps its own length (`B-46`).
+    fn may_join(&self, len: usize) -> bool {
+        let most = match self.recv.posted <= FEW {
+            true => MIDDLING,
+            false => SMALL,
+        };
+        len <= most && !self.offers.gathering
+    }
+
+    /// Copies the first payload that no reader has taken over behind the last that one has, where
+    /// that has room. Gives its buffer back.
+    fn join_taken(&mut self, last: &mut Unread) -> Option<Unread> {
+        let first = self.rx.get(0).filter(|first| self.may_join(first.len()))?;
+        if !last.append(&first.buf, first.range.clone(), first.came) {
+            return None;
+        }
+        self.rx.pop()
     }
 
     /// Whether the peer is short of credit, even when so many more buffers are posted.
@@ -458,6 +471,8 @@ impl Conn {
         }
         let mut flow = self.flow.lock();
         let before = payload(&flow.rx);
+        // A reader that only looks takes over each message as it comes.
+        let joined = to.back_mut().and_then(|last| flow.join_taken(last));
         to.append(&mut flow.rx);
         let taken = before.saturating_sub(payload(&flow.rx));
         self.reader_unread.fetch_add(taken, Ordering::Relaxed);
@@ -465,7 +480,12 @@ impl Conn {
             advertised: flow.machine.readable(),
             mark: flow.urgent.mark(),
         };
-        Ok((upcoming, flow.skip.clone()))
+        let skip = flow.skip.clone();
+        drop(flow);
+        if let Some(joined) = joined {
+            self.finish_unread(joined);
+        }
+        Ok((upcoming, skip))
     }
 
     /// Whether the peer is about to be out of credit, and gets none before something is read. Any

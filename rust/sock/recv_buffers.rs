@@ -65,6 +65,22 @@ impl Unread {
         self.range.start = self.range.start.saturating_add(n).min(self.range.end);
     }
 
+    /// Copies `range` of what `other` received behind the payload, if there is room for it. Tells
+    /// whether it did.
+    pub(super) fn append(
+        &mut self,
+        other: &RecvBuf,
+        range: Range<usize>,
+        came: Option<Stamp>,
+    ) -> bool {
+        let appended = self.buf.append(other, range);
+        if appended {
+            self.range.end = self.buf.len();
+            self.came = came.or(self.came);
+        }
+        appended
+    }
+
     /// At most `max` of the bytes that [`Self::bytes`] returns, in their own page. Sleeps. Fails as
     /// [`RecvBuf::share`] does.
     pub(super) fn share(&mut self, max: usize) -> Result<Slice> {

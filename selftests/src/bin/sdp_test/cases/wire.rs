@@ -76,6 +76,7 @@ cases! {
     wire_resize_granted(30) "a peer that wishes for larger receive buffers gets them when the smaller are used up (B-63, B-64)",
     wire_resize_beyond(30) "receive buffers larger than net.sdp.recv_buffer_size, or smaller, are refused (B-65)",
     wire_small_unread(30) "many small messages that nobody reads do not stop the peer",
+    wire_small_peeked(30) "nor do those at which a reader only looks, one after the other",
     wire_reset(20) "SO_LINGER of 0 s drops the connection without a DisConn",
     wire_abort(20) "AbortConn after DisConn resets (B-72)",
     wire_disconnect(20) "an end without DisConn is a reset (B-76)",
@@ -579,6 +580,31 @@ fn wire_small_unread() {
         all.extend(bytes);
     }
     assert!(sock.recv_bytes(total) == Ok(all), "other bytes");
+}
+
+fn wire_small_peeked() {
+    raw_only();
+    let (sock, mut talk) = raw_client();
+    let mut all = Vec::new();
+    for number in 0..200 {
+        while talk.credits < 3 {
+            let (message, slot) = must!(talk.poll(patience(10)).ok_or(format!(
+                "no credit came after {number} messages of 20 bytes"
+            )));
+            talk.repost(slot);
+            check!((message.mid, message.rest.len()), (mid::DATA, 0));
+        }
+        let bytes = format!("{number:>20}").into_bytes();
+        talk.say(mid::DATA, &bytes);
+        all.extend(bytes);
+        // All that came is looked at, and nothing read.
+        let mut room = vec![0; all.len() + 1];
+        let seen = becomes(patience(5), || {
+            must!(sock.recv(&mut room, libc::MSG_PEEK)) == all.len()
+        });
+        assert!(seen && room.starts_with(&all), "message {number}");
+    }
+    check!(sock.recv_bytes(all.len()), Ok(all));
 }
 
 fn wire_reset() {
