@@ -434,12 +434,6 @@ unsafe fn contiguous(iter: *const bindings::iov_iter) -> usize {
     }
 }
 
-/// Identifies the address space of the calling task. Process context.
-pub(crate) fn current_mm() -> usize {
-    // SAFETY: The current task is live, and only itself changes its memory.
-    unsafe { (*kernel::current!().as_ptr()).mm }.addr()
-}
-
 /// The address of what a caller sends, or 0 if that is not memory of a program. Any context, as
 /// those that follow.
 pub(crate) fn source_address(from: &mut IovIterSource<'_>) -> usize {

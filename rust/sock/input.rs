@@ -432,6 +432,7 @@ impl Conn {
         while let Some(unread) = taken.pop().or_else(|| rx.pop()) {
             self.free_unread(unread);
         }
+        self.reader_unread.store(0, Ordering::Relaxed);
         self.uncharge_unused();
     }
 

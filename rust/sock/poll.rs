@@ -60,7 +60,7 @@ pub(super) fn poll(sk: &Socket) -> u32 {
             } else if readable {
                 events |= IN | RDNORM;
             }
-            let room = || match s.kept_send {
+            let room = || match &s.kept_send {
                 Some(_) => conn.call().left == 0,
                 None => conn.writable(sk),
             };

@@ -52,6 +52,7 @@ use crate::{
             payload,
             Unread, //
         },
+        ring::Ring,
         stats::Counter,
         stream::More,
         urgent,
@@ -193,18 +194,16 @@ impl Receiving<'_, '_, '_> {
     fn resume(&mut self) -> Result {
         let turn = self.s.wait(&mut self.timeout, |s| s.recv_turn.ask());
         self.timeout.check(turn)?;
-        let Some(kept) = self.s.kept_recv else {
-            return Ok(());
-        };
-        let addr = pages::dest_address(self.msg.data);
-        if !kept.is_of(addr, self.msg.data.len()) || self.msg.flags & flags::PEEK != 0 {
-            return Err(EBUSY);
+        let (addr, len) = (pages::dest_address(self.msg.data), self.msg.data.len());
+        let is_own = |kept: &Kept| kept.is_of(addr, len) && self.msg.flags & flags::PEEK == 0;
+        if !self.s.kept_recv.as_ref().is_some_and(is_own) {
+            return check_kept(self.s, self.conn);
         }
         if !self.may_sleep && !self.conn.finds_reads_over() {
             return Err(EAGAIN);
         }
-        self.msg.data.advance(kept.lent);
-        self.s.kept_recv = None;
+        let lent = self.s.kept_recv.take().map_or(0, |kept| kept.lent);
+        self.msg.data.advance(lent);
         self.s.recv_turn.take();
         self.finish();
         self.end_turn();
@@ -224,9 +223,7 @@ impl Receiving<'_, '_, '_> {
             // What another call fetches, or waits for with its own memory, comes first.
             let turn = self.s.wait(&mut self.timeout, |s| s.recv_turn.ask());
             self.timeout.check(turn)?;
-            if self.s.kept_recv.is_some() {
-                return Err(EBUSY);
-            }
+            check_kept(self.s, conn)?;
             if !self.s.has(conn) {
                 // Another thread has disconnected the socket.
                 return Err(ENOTCONN);
@@ -521,12 +518,8 @@ impl Receiving<'_, '_, '_> {
             if !self.may_sleep && !self.conn.finds_reads_over() {
                 let lent = room.saturating_sub(self.msg.data.len());
                 self.msg.take_back(lent);
-                self.s.kept_recv = Some(Kept {
-                    mm: pages::current_mm(),
-                    addr: pages::dest_address(self.msg.data),
-                    len: room,
-                    lent,
-                });
+                let addr = pages::dest_address(self.msg.data);
+                self.s.kept_recv = Some(Kept::new(addr, room, lent));
                 return Err(EAGAIN);
             }
             Ok(self.finish())
@@ -624,6 +617,20 @@ pub(super) fn give_up_kept(s: &mut OpenGuard<'_, Sdp>, conn: &Conn) {
             }
         }
     }
+}
+
+/// Fails with `EBUSY` while a buffer is left here. One of a process that is gone is taken back:
+/// what came to it is lost, and so the connection. Sleeps.
+pub(super) fn check_kept(s: &mut OpenGuard<'_, Sdp>, conn: &Conn) -> Result {
+    match &s.kept_recv {
+        None => return Ok(()),
+        Some(kept) if !kept.is_abandoned() => return Err(EBUSY),
+        Some(_) => {}
+    }
+    give_up_kept(s, conn);
+    // What came behind is not to be taken for what is lost.
+    conn.drop_unread(core::mem::replace(&mut s.stream.rx, Ring::empty()));
+    Ok(())
 }
 
 /// Whether something has to be read before more can come, however little that is: messages take up

@@ -221,18 +221,20 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
 
     /// Continues a call that left its buffer here. Fails with `EBUSY` if this is another call.
     fn resume(&mut self) -> Result {
-        let Some(kept) = self.s.kept_send.take() else {
-            self.conn.begin_call();
-            return Ok(());
-        };
-        let addr = pages::source_address(self.msg.data);
-        // What is lent is not urgent.
-        if !kept.is_of(addr, self.msg.data.len()) || self.is_urgent() {
-            self.s.kept_send = Some(kept);
-            return Err(EBUSY);
+        let (addr, len) = (pages::source_address(self.msg.data), self.msg.data.len());
+        match &self.s.kept_send {
+            // What is lent is not urgent.
+            Some(kept) if kept.is_of(addr, len) && !self.is_urgent() => {}
+            Some(kept) if !kept.is_abandoned() => return Err(EBUSY),
+            _ => {
+                // Of a process that is gone: what the peer has not fetched does not go.
+                give_up_kept(self.s, self.conn);
+                self.conn.begin_call();
+                return Ok(());
+            }
         }
-        self.msg.data.advance(kept.lent);
-        self.lent = kept.lent;
+        self.lent = self.s.kept_send.take().map_or(0, |kept| kept.lent);
+        self.msg.data.advance(self.lent);
         if self.timeout.is_zero() {
             self.lending = Lending::Retry;
         }
@@ -524,12 +526,8 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         if self.lending == Lending::Retry && !conn.finds_room(self.sk, is_returned) {
             let lent = core::mem::take(&mut self.lent);
             self.msg.take_back(lent);
-            self.s.kept_send = Some(Kept {
-                mm: pages::current_mm(),
-                addr: pages::source_address(self.msg.data),
-                len: self.msg.data.len(),
-                lent,
-            });
+            let addr = pages::source_address(self.msg.data);
+            self.s.kept_send = Some(Kept::new(addr, self.msg.data.len(), lent));
             return Err(EAGAIN);
         }
         let waited =

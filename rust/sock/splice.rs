@@ -46,9 +46,7 @@ pub(super) fn splice_read(
             // Another thread has disconnected the socket.
             return Err(ENOTCONN);
         }
-        if s.kept_recv.is_some() {
-            return Err(EBUSY);
-        }
+        recv::check_kept(&mut s, &conn)?;
         let next = s.stream.take_over(&conn, sk)?;
         let before = next
             .advertised

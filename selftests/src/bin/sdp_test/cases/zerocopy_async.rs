@@ -71,6 +71,7 @@ use sdp_selftests::{
         Result, //
     },
     sdp::ZCOPY_RETRY,
+    shared,
     sock::{
         Shut,
         Sock, //
@@ -81,6 +82,10 @@ use std::{
     fs::File,
     io::Write,
     os::fd::AsRawFd,
+    sync::atomic::{
+        AtomicUsize,
+        Ordering, //
+    },
     thread,
     time::{
         Duration,
@@ -114,6 +119,8 @@ cases! {
     zcopy_retry_refused(60) "SDP_ZCOPY_RETRY with memory that nobody may keep: copies",
     zcopy_retry_busy_send(30) "after EAGAIN a send of another buffer is EBUSY; the same one gives the count",
     zcopy_retry_busy_recv(30) "the same for a receive",
+    zcopy_retry_orphaned_send(30) "the process that left a buffer of a send ends: others can send",
+    zcopy_retry_orphaned_recv(30) "the same for a receive: what came to it is no other process's, so the connection is reset",
     zcopy_retry_off(60) "SDP_ZCOPY_RETRY is turned off with a buffer kept",
     zcopy_retry_close_send(30) "close() with a buffer of a send kept",
     zcopy_retry_close_recv(30) "close() with a buffer of a receive kept: nothing is written to it any more",
@@ -987,6 +994,53 @@ fn zcopy_retry_busy_recv() {
     check_bytes(&room, &bytes);
     check_settled(&a);
     check_settled(&b);
+}
+
+fn zcopy_retry_orphaned_send() {
+    sdp_only("TCP keeps no buffers");
+    let (a, b) = retry_pair();
+    let bytes = random(258, BLOCK);
+    let child = Child::start(|| {
+        keep_send(&a, &bytes);
+    });
+    check!(child.wait(), 0);
+    check!(a.send(b"after", 0), Ok(5));
+    must!(a.shutdown(Shut::Write));
+    must!(b.set_nonblocking(false));
+    let got = must!(b.recv_to_end());
+    let (first, last) = got.split_at(got.len().saturating_sub(5));
+    check_bytes(last, b"after");
+    check_bytes(first, &bytes[..first.len()]);
+    check_settled(&a);
+    check_settled(&b);
+}
+
+fn zcopy_retry_orphaned_recv() {
+    sdp_only("TCP keeps no buffers");
+    let (a, b) = retry_pair();
+    let bytes = random(259, BLOCK);
+    keep_send(&a, &bytes);
+    let mut room = vec![0; BLOCK];
+    // SAFETY: Zero is valid, and it is an atomic.
+    let before = unsafe { shared::map::<AtomicUsize>() };
+    let child = Child::start(|| {
+        assert_ne!(must!(b.poll(libc::POLLIN, patience(5))), 0);
+        let mut got = 0;
+        while let Ok(more) = b.recv(&mut room[got..], 0) {
+            got += more;
+        }
+        check!(b.recv(&mut [0], 0), Err(Errno::EBUSY));
+        before.store(got, Ordering::Relaxed);
+    });
+    check!(child.wait(), 0);
+    let got = before.load(Ordering::Relaxed);
+    step!("another process of the same memory layout, which may get the same place in the kernel");
+    let child = Child::start(|| {
+        let end = eventually(patience(5), || b.recv(&mut room[got..], 0));
+        check!(end, Err(Errno::ECONNRESET));
+        check!(b.recv(&mut room, 0), Ok(0));
+    });
+    check!(child.wait(), 0);
 }
 
 fn zcopy_retry_off() {
