@@ -137,8 +137,8 @@ pub(crate) trait Run: Send + Sync + Sized + 'static {
     /// [`Self::run`].
     fn run_reclaim(this: &Arc<Work<Self>>);
 
-    /// Does work that may wait for the network, on a workqueue for slow work; otherwise as
-    /// [`Self::run`].
+    /// Does work that may wait for the network, to connect or to give that up, on a workqueue for
+    /// slow work; otherwise as [`Self::run`].
     fn run_connect(this: &Arc<Work<Self>>);
 }
 

@@ -320,8 +320,12 @@ impl Conn {
     }
 
     /// The route is resolved: sends the Hello on iWARP, where that may wait until the TCP
-    /// connection is made, without any lock. Sleeps.
+    /// connection is made, without any lock. Or ends a connect that was given up, which may wait as
+    /// long. Sleeps.
     pub(super) fn connect_slowly(&self) {
+        if self.ends_slowly() {
+            return self.finish();
+        }
         self.reclaim();
         let prepared = {
             let setup = &mut *self.setup.lock();

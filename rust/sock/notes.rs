@@ -10,7 +10,8 @@ use crate::{
     rdma::cm::PeerParam,
     sock::{
         addr::Names,
-        ports::Expectation, //
+        ports::Expectation,
+        slow_queue, //
     },
 };
 use core::net::SocketAddr;
@@ -158,5 +159,10 @@ impl<I> Setup<I> {
             fin_wait: None,
             disconnect_by: None,
         }
+    }
+
+    /// The workqueue for what may wait for the network.
+    pub(super) fn slow_queue(&self) -> u64 {
+        slow_queue::of_user(self.lookup.as_ref().map_or(0, |lookup| lookup.user))
     }
 }

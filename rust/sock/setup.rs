@@ -35,8 +35,7 @@ use crate::{
             Setup,
             Step, //
         },
-        resources::is_iwarp,
-        slow_queue, //
+        resources::is_iwarp, //
     }, //
 };
 use kernel::sync::Arc;
@@ -138,8 +137,7 @@ impl Conn {
             Some(Step::Request(..)) if waits => None,
             // siw waits there for the TCP connection.
             Some(Step::Route) if setup.id.as_ref().is_some_and(is_iwarp) => {
-                let user = setup.lookup.as_ref().map_or(0, |lookup| lookup.user);
-                self.queue_connect(slow_queue::of_user(user));
+                self.queue_connect(setup.slow_queue());
                 None
             }
             _ => notes.step.take(),

@@ -7,7 +7,8 @@ use crate::{
     prelude::*,
     proto::{
         Events,
-        Machine, //
+        Machine,
+        Side, //
     },
     sock::{
         accepting::CONFIRM_MS,
@@ -16,7 +17,10 @@ use crate::{
             Conn,
             Id, //
         },
-        link::Link,
+        link::{
+            Link,
+            Progress, //
+        },
         notes::{
             FinWait,
             Setup, //
@@ -101,12 +105,21 @@ impl Conn {
         self.set_link(Link::Disconnect);
     }
 
+    /// Whether to destroy the cm id may wait for the network: on iWARP, where a connect has no
+    /// answer yet. Any context.
+    pub(super) fn ends_slowly(&self) -> bool {
+        let is_connect = self.side == Side::Connecting && self.awaits_answer();
+        is_connect && self.progress() != Progress::Established && self.link() != Link::Up
+    }
+
     /// Brings a connection that is not up any more to its end; in a `hurry`, without waiting for
-    /// the peer's answer. Sleeps; under [`Connection::setup`], which `setup` is.
+    /// the peer's answer, but as long as the device does. Sleeps; under [`Connection::setup`],
+    /// which `setup` is.
     pub(super) fn end_link(&self, setup: &mut Setup<Id>, hurry: bool) {
         if setup.connecting {
             return;
         }
+        let may_wait = hurry;
         let hurry = hurry || self.is_surplus();
         let link = self.link();
         // A connection that ended before it was established has no peer to tell; its program is
@@ -149,6 +162,9 @@ impl Conn {
                 }
             }
             Link::Disconnected => {}
+        }
+        if !may_wait && self.ends_slowly() {
+            return self.queue_connect(setup.slow_queue());
         }
         self.tear_down(setup);
     }

@@ -72,6 +72,7 @@ cases! {
     connect_in_progress(30) "a second non-blocking connect(): EALREADY; a silent host: EHOSTUNREACH or ETIMEDOUT",
     connect_silent_host(30) "a host that does not answer, blocking",
     connect_share(30) "a user whose connects over iWARP wait keeps no other user waiting",
+    connect_share_closed(60) "a user who closes connects over iWARP that nobody answers keeps no other user waiting",
     connect_timeout(10) "SO_SNDTIMEO ends a blocking connect() with EINPROGRESS",
     connect_interrupted(20) "a signal: EINTR, and the connection completes all the same",
     connect_interrupted_restart(20) "a signal with SA_RESTART is not seen",
@@ -307,6 +308,71 @@ fn connect_silent_host() {
     assert!(took < patience(20), "took {took:?}");
 }
 
+/// A socket in A, of a user, that connects.
+fn start(uid: libc::uid_t, to: &Addr) -> Sock {
+    A.enter();
+    // SAFETY: It takes no memory.
+    must!(Errno::check(unsafe { libc::seteuid(uid) }));
+    let sock = must!(Sock::new(family(), libc::SOCK_STREAM, 0));
+    must!(sock.set_nonblocking(true));
+    check!(sock.connect(to), Err(Errno::EINPROGRESS));
+    // SAFETY: As above.
+    must!(Errno::check(unsafe { libc::seteuid(0) }));
+    sock
+}
+
+/// Checks that connects of other users to `to` succeed soon. One or another may be on the same of
+/// the 64 workqueues.
+fn check_others(to: &Addr) {
+    let others: Vec<Sock> = (1000..1004).map(|uid| start(uid, to)).collect();
+    let connected = becomes(patience(3), || {
+        let made = |sock: &&Sock| must!(sock.poll(libc::POLLOUT, Duration::ZERO)) == libc::POLLOUT;
+        others.iter().filter(made).count() > 1
+    });
+    assert!(connected, "all others wait");
+}
+
+/// Lets this process have so many files.
+pub(super) fn allow_files(count: libc::rlim_t) {
+    let limit = libc::rlimit {
+        rlim_cur: count,
+        rlim_max: count,
+    };
+    // SAFETY: It is a `struct rlimit`.
+    must!(Errno::check(unsafe {
+        libc::setrlimit(libc::RLIMIT_NOFILE, &limit)
+    }));
+}
+
+fn connect_share_closed() {
+    sdp_only("a connect of TCP keeps nobody waiting");
+    v4_only("siw is asked by IPv4");
+    if !iwarp() {
+        skip("only a device of iWARP waits in rdma_destroy_id()");
+    }
+    // More than the kernel runs at a time of one workqueue.
+    let count = 1100;
+    allow_files(2048);
+    let (_listener, to) = B.listen();
+    // TCP connects, and then nobody says a word of MPA.
+    B.enter();
+    let mute = must!(Sock::new(libc::AF_INET, libc::SOCK_STREAM, 0));
+    must!(mute.bind(&B.at(0)));
+    must!(mute.listen(4096));
+    let there = must!(mute.name());
+    let asking: Vec<Sock> = (0..count).map(|_| start(65534, &there)).collect();
+    // The first would be answered by siw's own timeout ten seconds after it began.
+    let begun = becomes(patience(8), || {
+        let port = format!("{:04X} 01 ", there.to_v4().port());
+        let sockets = must!(fs::read_to_string("/proc/thread-self/net/tcp").map_err(Errno::from));
+        sockets.lines().filter(|line| line.contains(&port)).count() >= count
+    });
+    assert!(begun, "not all connects have begun");
+    step!("all are closed");
+    drop(asking);
+    check_others(&to);
+}
+
 fn connect_share() {
     sdp_only("a connect of TCP keeps nobody waiting");
     v4_only("it is a neighbour of IPv4");
@@ -328,17 +394,6 @@ fn connect_share() {
     neighbour.extend(device);
     A.command(&neighbour);
     let _retries = Setting::of(A, "ipv4/tcp_syn_retries", "2");
-    A.enter();
-    let start = |uid, to: &Addr| {
-        // SAFETY: It takes no memory.
-        must!(Errno::check(unsafe { libc::seteuid(uid) }));
-        let sock = must!(Sock::new(family(), libc::SOCK_STREAM, 0));
-        must!(sock.set_nonblocking(true));
-        check!(sock.connect(to), Err(Errno::EINPROGRESS));
-        // SAFETY: As above.
-        must!(Errno::check(unsafe { libc::seteuid(0) }));
-        sock
-    };
     let waiting: Vec<Sock> = (0..70).map(|_| start(65534, &silent())).collect();
     // siw connects by TCP, whose state 2 is SYN_SENT.
     let to_silent = |line: &&str| line.contains(" 63001B0A:0007 02 ");
@@ -352,15 +407,9 @@ fn connect_share() {
     let own = start(65534, &to);
     check!(own.poll(libc::POLLOUT, moment()), Ok(0));
     step!("another user's does not");
-    // One or another may be on the same of the 64 workqueues.
-    let others: Vec<Sock> = (1000..1004).map(|uid| start(uid, &to)).collect();
-    let connected = becomes(patience(3), || {
-        let made = |sock: &&Sock| must!(sock.poll(libc::POLLOUT, Duration::ZERO)) == libc::POLLOUT;
-        others.iter().filter(made).count() > 1
-    });
-    assert!(connected, "all others wait");
+    check_others(&to);
     check!(own.poll(libc::POLLOUT, Duration::ZERO), Ok(0));
-    drop((waiting, own, others, listener));
+    drop((waiting, own, listener));
     neighbour[2] = "del";
     A.command(&neighbour);
 }
