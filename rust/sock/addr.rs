@@ -10,7 +10,10 @@ use crate::{
         AF_INET_SDP, //
     },
     prelude::*,
-    sock::Socket, //
+    sock::{
+        Net,
+        Socket, //
+    }, //
 };
 use core::net::SocketAddr;
 
@@ -26,6 +29,30 @@ pub(super) fn address(sk: &Socket, addr: &SockAddr<'_>) -> Result<SocketAddr> {
 pub(super) fn with_port(mut addr: SocketAddr, port: u16) -> SocketAddr {
     addr.set_port(port);
     addr
+}
+
+/// The addresses of this host of a version of IP, but for loopback ones, of port 0. Any context.
+pub(super) fn own(net: &Net, version: IpVersion) -> impl Iterator<Item = SocketAddr> + use<'_> {
+    (0..).map_while(move |at| match version {
+        IpVersion::V4 => net.own_v4(at),
+        IpVersion::V6 => net.own_v6(at),
+    })
+}
+
+/// What `bind` makes of the first of `addrs` that has an RDMA device. Fails with `ENODEV` where
+/// none has, and as `bind` does.
+pub(super) fn with_device<T>(
+    addrs: impl Iterator<Item = SocketAddr>,
+    bind: impl Fn(SocketAddr) -> Result<T>,
+) -> Result<T> {
+    for addr in addrs {
+        match bind(addr) {
+            // The address may have gone meanwhile.
+            Err(e) if e == ENODEV || e == EADDRNOTAVAIL => {}
+            done => return done,
+        }
+    }
+    Err(ENODEV)
 }
 
 /// The addresses of a connection's ends, as programs see them.

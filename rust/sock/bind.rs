@@ -19,8 +19,8 @@ use core::net::SocketAddr;
 ///
 /// Ports are those of rdma_cm's TCP port space, shared with all its users. Sleeps. Fails with
 /// `EADDRINUSE` for a port that is taken, `EACCES` for a privileged one, `EADDRNOTAVAIL` for an
-/// address of no interface here, `ENODEV` for one of an interface without an RDMA device, `EINVAL`
-/// for a socket that is bound or for an address that its family does not have, and `ENOMEM`.
+/// address of no interface here, `ENODEV` where no interface here has an RDMA device, `EINVAL` for
+/// a socket that is bound or for an address that its family does not have, and `ENOMEM`.
 pub(super) fn bind(sk: &Socket, addr: SocketAddr) -> Result {
     let net = sk.net();
     // Before any check, as with TCP.

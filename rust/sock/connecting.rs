@@ -7,10 +7,7 @@
 
 use crate::{
     net::{
-        namespace::{
-            Net,
-            LOOPBACK_INTERFACE, //
-        },
+        namespace::LOOPBACK_INTERFACE,
         sockaddr::IpVersion, //
     },
     prelude::*,
@@ -109,14 +106,17 @@ impl Conn {
             Some(lookup) => (lookup.peer, lookup.bound, lookup.interface),
             None => return Err(EINVAL),
         };
+        let any = IpVersion::of(peer.ip()).nobody();
         let is_loopback = bound.is_some_and(|bound| bound.ip().is_loopback());
         if is_loopback || peer.ip().is_loopback() {
-            let any = IpVersion::of(peer.ip()).nobody();
             if ![0, LOOPBACK_INTERFACE].contains(&interface) {
                 // Nobody there has a loopback address.
                 self.note_end(End::Failed(EHOSTUNREACH));
                 return Ok(());
             }
+            return self.resolve_loopback(setup, bound.unwrap_or(any), peer);
+        }
+        if interface == 0 && self.lacks_device(bound, peer) {
             return self.resolve_loopback(setup, bound.unwrap_or(any), peer);
         }
         let mut id = match bound {
@@ -135,6 +135,16 @@ impl Conn {
         Ok(())
     }
 
+    /// Whether `peer` is an address of this host, and has no RDMA device, or the address that the
+    /// socket is bound to has none. Sleeps.
+    fn lacks_device(&self, bound: Option<SocketAddr>, peer: SocketAddr) -> bool {
+        let has_none = |addr: &SocketAddr| {
+            !addr.ip().is_unspecified()
+                && matches!(self.bind_id(addr::with_port(*addr, 0)), Err(e) if e == ENODEV)
+        };
+        self.net.is_local(&peer, 0) && (has_none(&peer) || bound.as_ref().is_some_and(has_none))
+    }
+
     /// A cm id bound to `addr`, and the address that it got. Sleeps. Fails as [`CmId::bind`] does.
     fn bind_id(&self, addr: SocketAddr) -> Result<(Id, SocketAddr)> {
         let mut id = CmId::new(&self.net, self.arc())?;
@@ -145,8 +155,8 @@ impl Conn {
         Ok((id, bound))
     }
 
-    /// [`Self::resolve`] where an end has a loopback address: over the address of a device of this
-    /// host.
+    /// [`Self::resolve`] where an end has a loopback address, or one without an RDMA device: over
+    /// the address of a device of this host.
     fn resolve_loopback(
         &self,
         setup: &mut Setup<Id>,
@@ -166,14 +176,21 @@ impl Conn {
             return Ok(());
         };
         let is_own = |addr: &SocketAddr| !addr.ip().is_loopback() && !addr.ip().is_unspecified();
+        let ends = [peer, bound].into_iter().filter(is_own);
         // With a port of its own, which identifies the request.
-        let (id, from) = match [peer, bound].into_iter().find(is_own) {
-            Some(own) => self.bind_id(addr::with_port(own, 0))?,
-            None => self.bind_to_device(&there)?,
-        };
-        let local = match bound.ip().is_unspecified() {
-            true => IpVersion::of(peer.ip()).localhost(),
-            false => bound.ip(),
+        let bind = |addr| self.bind_id(addr::with_port(addr, 0));
+        let versions = IpVersion::ALL.into_iter();
+        let listened = versions.filter(|version| there.listens_by(*version));
+        let (id, from) = addr::with_device(ends, bind).or_else(|e| match e {
+            e if e == ENODEV => {
+                addr::with_device(listened.flat_map(|v| addr::own(&self.net, v)), bind)
+            }
+            e => Err(e),
+        })?;
+        let local = match bound.ip() {
+            ip if !ip.is_unspecified() => ip,
+            _ if peer.ip().is_loopback() => IpVersion::of(peer.ip()).localhost(),
+            _ => peer.ip(),
         };
         let port = match bound.port() {
             0 => from.port(),
@@ -188,30 +205,6 @@ impl Conn {
         setup.expectation = Some(Port::expect(there, from, seen)?);
         let id = setup.id.insert(id);
         id.resolve_addr(&addr::with_port(from, peer.port()), ADDRESS_MS)
-    }
-
-    /// A cm id bound to the first address of this host that has an RDMA device and whose version of
-    /// IP `there` listens by, and that address. Sleeps. Fails with `ENODEV` where there is none.
-    fn bind_to_device(&self, there: &Port) -> Result<(Id, SocketAddr)> {
-        let own = |version| {
-            let own_addr = match version {
-                IpVersion::V4 => Net::own_v4,
-                IpVersion::V6 => Net::own_v6,
-            };
-            (0..).map_while(move |at| own_addr(&self.net, at))
-        };
-        let versions = IpVersion::ALL.into_iter();
-        for addr in versions
-            .filter(|version| there.listens_by(*version))
-            .flat_map(own)
-        {
-            match self.bind_id(addr) {
-                // The address may have gone meanwhile.
-                Err(e) if e == ENODEV || e == EADDRNOTAVAIL => {}
-                done => return done,
-            }
-        }
-        Err(ENODEV)
     }
 
     /// Resolves the peer's address again, which it did not tell in time. Sleeps. Fails with

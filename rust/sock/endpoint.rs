@@ -3,7 +3,10 @@
 //! The local address of a socket, which may listen there.
 
 use crate::{
-    net::sk_mem::Charge,
+    net::{
+        sk_mem::Charge,
+        sockaddr::IpVersion, //
+    },
     prelude::*,
     rdma::cm::{
         ChildId,
@@ -75,10 +78,9 @@ impl Deref for Bound {
 impl Bound {
     /// Binds `sk` to an address, for port 0 with a free port. With the socket locked. Sleeps.
     ///
-    /// Fails with `EADDRNOTAVAIL` for an address of no interface here, `ENODEV` for one of an
-    /// interface without an RDMA device, `EADDRINUSE` for a port that is taken, also by another
-    /// user of rdma_cm, or where none is free, `ENOBUFS` where no more may be charged, and with
-    /// `ENOMEM`.
+    /// Fails with `EADDRNOTAVAIL` for an address of no interface here, `ENODEV` where no interface
+    /// here has an RDMA device, `EADDRINUSE` for a port that is taken, also by another user of
+    /// rdma_cm, or where none is free, `ENOBUFS` where no more may be charged, and with `ENOMEM`.
     pub(super) fn new(sk: &Socket, addr: SocketAddr) -> Result<Self> {
         let mut bound = Self {
             endpoint: Endpoint::bind(sk, addr)?,
@@ -182,16 +184,25 @@ impl Endpoint {
         }
     }
 
-    /// Fails where rdma_cm has no device for the address (`ENODEV`), or not the address
-    /// (`EADDRNOTAVAIL`).
+    /// Fails where rdma_cm does not have the address (`EADDRNOTAVAIL`), or a device for it or any
+    /// other of this host, through which it could be reached from here (`ENODEV`).
     fn check_device(&self) -> Result {
         let ip = self.addr.ip();
         // The device of an address that no interface has yet is not known.
         if ip.is_unspecified() || ip.is_loopback() || !self.is_local {
             return Ok(());
         }
-        let mut id = CmId::new(&self.net, self.port.clone())?;
-        id.bind(&addr::with_port(self.addr, 0)).map(|_| ())
+        let bind = |addr| {
+            let mut id = CmId::new(&self.net, self.port.clone())?;
+            id.bind(&addr::with_port(addr, 0)).map(|_| ())
+        };
+        match bind(self.addr) {
+            Err(e) if e == ENODEV => {
+                let versions = IpVersion::ALL.into_iter();
+                addr::with_device(versions.flat_map(|v| addr::own(&self.net, v)), bind)
+            }
+            done => done,
+        }
     }
 
     /// The address. Any context.

@@ -357,6 +357,9 @@ pub(crate) fn repair() {
     for interface in ["v2", "v4"] {
         try_command(&["-n", A.netns(), "link", "del", interface]);
     }
+    for address in ["10.29.1.1/32", "fd29:1::1/128"] {
+        try_command(&["-n", A.netns(), "address", "del", address, "dev", "lo"]);
+    }
     for side in [A, B] {
         if !config::tcp()
             && !Path::new("/sys/class/infiniband")

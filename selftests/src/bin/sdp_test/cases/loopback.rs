@@ -30,7 +30,11 @@ use sdp_selftests::{
     },
 };
 use std::{
-    net::Ipv4Addr,
+    net::{
+        Ipv4Addr,
+        Ipv6Addr,
+        SocketAddr, //
+    },
     time::Duration, //
 };
 
@@ -42,6 +46,7 @@ cases! {
     loopback_refused(10) "nobody listens on 127.0.0.1: ECONNREFUSED, without blocking through SO_ERROR",
     loopback_foreign(10) "from 127.0.0.1 to another host: EINVAL",
     loopback_no_device(10) "a namespace without an RDMA device: ECONNREFUSED where nobody listens, else ENODEV",
+    loopback_own_no_device(30) "an own address on an interface without an RDMA device, or on lo, is reached from the host",
     loopback_backlog(20) "a full queue: who finds it so waits, and keeps its names",
     loopback_crossing(30) "many at once, from threads of one process",
 }
@@ -226,6 +231,76 @@ fn loopback_no_device() {
             Err(Errno::ENODEV)
         }
     );
+}
+
+/// Checks that a listener at `at` is reached under that address, from there and from elsewhere.
+fn check_reached(at: impl Fn(u16) -> Addr) {
+    let listener = A.socket();
+    must!(listener.bind(&at(0)));
+    must!(listener.listen(8));
+    let to = must!(listener.name());
+    let own = A.socket();
+    must!(own.bind(&at(0)));
+    for client in [A.socket(), own] {
+        check!(client.connect(&to), Ok(()));
+        let (server, peer) = must!(listener.accept_from(0));
+        let parts = |addr: &Addr| match config::v6() {
+            true => SocketAddr::V6(addr.to_v6()),
+            false => SocketAddr::V4(addr.to_v4()),
+        };
+        check!(parts(&must!(client.peer())), parts(&to));
+        check!(parts(&must!(server.name())), parts(&to));
+        check!(parts(&must!(client.name())), parts(&peer));
+        check!(parts(&peer).ip(), parts(&to).ip());
+        talk(&client, &server);
+    }
+}
+
+fn loopback_own_no_device() {
+    let first = Ipv4Addr::new(10, 29, 0, 1);
+    let second = Ipv4Addr::new(10, 29, 1, 1);
+    let ip = |words: &[&str]| A.command(&[&["ip"][..], words].concat());
+    ip(&["link", "add", "v2", "type", "veth", "peer", "name", "v3"]);
+    ip(&["link", "set", "v2", "up"]);
+    ip(&["link", "set", "v3", "up"]);
+    let addresses = [
+        ("v2", "10.29.0.1/24"),
+        ("lo", "10.29.1.1/32"),
+        ("v2", "fd29::1/64"),
+        ("lo", "fd29:1::1/128"),
+    ];
+    for (interface, address) in addresses {
+        let mut words = vec!["address", "add", address, "dev", interface];
+        if address.contains(':') {
+            words.push("nodad");
+        }
+        ip(&words);
+    }
+    for at in [first, second] {
+        step!("{at}");
+        check_reached(|port| addr(at, port));
+        step!("{at}, by a listener on any address, or from there to another");
+        let (listener, port) = listen(ANY, 0, 8);
+        check_names(&listener, &A.socket(), &addr(at, port), at, at);
+        let client = A.socket();
+        must!(client.bind(&addr(at, 0)));
+        check_names(&listener, &client, &A.at(port), at, A.ip());
+        step!("{at}, where nobody listens");
+        drop(listener);
+        let to = addr(at, port);
+        check!(A.socket().connect(&to), Err(Errno::ECONNREFUSED));
+    }
+    if config::v6() {
+        for at in ["fd29::1", "fd29:1::1"] {
+            step!("{at}");
+            let ip: Ipv6Addr = must!(at.parse().map_err(|_| Errno::EINVAL));
+            check_reached(|port| Addr::v6(ip, port));
+        }
+    }
+    for (interface, address) in addresses {
+        ip(&["address", "del", address, "dev", interface]);
+    }
+    ip(&["link", "del", "v2"]);
 }
 
 fn loopback_backlog() {
