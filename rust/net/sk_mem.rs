@@ -68,19 +68,23 @@ pub(crate) fn charged_pages() -> u64 {
     u64::try_from(ALLOCATED.load(Ordering::Relaxed)).unwrap_or(0)
 }
 
+/// What `net.sdp.mem` starts with, in pages. Unlike TCP's, these limits bound all memory of a
+/// connection, most of which is for buffers that wait for data. So they are higher. Any context.
+pub(crate) fn default_mem() -> [u64; 3] {
+    // SAFETY: A pure query.
+    let pages = unsafe { bindings::nr_free_buffer_pages() };
+    // OVERFLOW: Memory has far fewer pages. CAST: `u64` is as long.
+    [3, 4, 6].map(|sixteenths| pages as u64 / 16 * sixteenths)
+}
+
 /// Fills in the fields of a `struct proto` that the kernel's accounting uses.
 ///
 /// # Safety
 ///
 /// `proto` is not registered, and nobody else uses it.
 pub(super) unsafe fn set_up(proto: *mut bindings::proto) {
-    // SAFETY: A pure query.
-    let pages = unsafe { bindings::nr_free_buffer_pages() };
-    let pages = i64::try_from(pages).unwrap_or(i64::MAX);
-    // Unlike TCP's, these limits bound all memory of a connection, most of which is for buffers
-    // that wait for data. So they are higher.
-    for (limit, sixteenths) in MEM.iter().zip([3, 4, 6]) {
-        limit.store((pages / 16).saturating_mul(sixteenths), Ordering::Relaxed);
+    for (limit, pages) in MEM.iter().zip(default_mem()) {
+        limit.store(i64::try_from(pages).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
     // SAFETY: By the contract. The statics live as long as the module, and atomics have the layout
     // of the integers that C takes them for.

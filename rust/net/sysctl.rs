@@ -24,7 +24,7 @@ const MAX_IN_FILE: usize = 3;
 pub(crate) struct Knob {
     /// The name of its file; none if it is in the file of the knob before it.
     pub(crate) name: Option<&'static CStr>,
-    /// What a new namespace starts with, or the host.
+    /// What a new namespace starts with.
     pub(crate) default: i32,
     /// The least value that a write may set.
     pub(crate) min: i32,
@@ -32,9 +32,18 @@ pub(crate) struct Knob {
     pub(crate) max: i32,
     /// Whether 0 is allowed although it is below `min`, and turns the feature off.
     pub(crate) has_off: bool,
-    /// Where the value is if only the initial namespace can set it, and the others show that. Such
-    /// a knob is alone in its file.
-    pub(crate) of_host: Option<&'static AtomicI32>,
+    /// What there is instead if only the initial namespace can set it, and the others show that.
+    /// Such a knob is alone in its file.
+    pub(crate) of_host: Option<OfHost>,
+}
+
+/// The value of a knob of the host.
+#[derive(Clone, Copy)]
+pub(crate) struct OfHost {
+    /// Where it is.
+    pub(crate) value: &'static AtomicI32,
+    /// What it starts with.
+    pub(crate) default: fn() -> i32,
 }
 
 impl Knob {
@@ -87,9 +96,9 @@ impl Table {
                     is_alone = knob.of_host.is_some();
                     let is_shown = is_alone && !is_host;
                     let value = match knob.of_host {
-                        Some(value) => {
+                        Some(OfHost { value, default }) => {
                             if is_host {
-                                value.store(knob.default, Ordering::Relaxed);
+                                value.store(default(), Ordering::Relaxed);
                             }
                             &raw const *value
                         }
@@ -135,6 +144,7 @@ impl Table {
     pub(super) fn get(&self, at: usize) -> i32 {
         let of_host = self.knobs.get(at).and_then(|knob| knob.of_host);
         of_host
+            .map(|of_host| of_host.value)
             .or_else(|| self.values.get(at))
             .map_or(0, |value| value.load(Ordering::Relaxed))
     }

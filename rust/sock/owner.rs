@@ -92,7 +92,8 @@ impl Conn {
         matches!(&*self.owner.lock(), Owner::Nobody(Some(_))) && orphan::are_too_many(&self.net, 0)
     }
 
-    /// It has ended, and does not count as one without an owner any more.
+    /// Counts it no longer as one without an owner: it has ended, or as TCP does when it only waits
+    /// for the peer's end. Any context, without [`Connection::owner`] and the locks after it.
     pub(super) fn uncount_orphan(&self) {
         if let Owner::Nobody(orphan) = &mut *self.owner.lock() {
             *orphan = None;

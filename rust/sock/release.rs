@@ -83,6 +83,7 @@ fn close(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, conn: &Conn) {
 fn leave_to_itself(conn: &Conn) {
     if conn.progress() == Progress::Established {
         conn.detach();
+        conn.update_state();
         conn.wait_for_fin();
     } else {
         conn.discard();

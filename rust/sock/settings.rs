@@ -4,7 +4,13 @@
 //! [`crate::net::sk_mem`]. They may be read in any context.
 
 use crate::{
-    net::sysctl::Knob,
+    net::{
+        sk_mem,
+        sysctl::{
+            Knob,
+            OfHost, //
+        }, //
+    },
     prelude::*,
     sock::Net, //
 };
@@ -16,6 +22,9 @@ use kernel::{
 
 /// `net.sdp.max_orphans`.
 static MAX_ORPHANS: AtomicI32 = AtomicI32::new(0);
+
+/// Pages that a connection takes which no socket has any more, at most, unless it has grown.
+const ORPHAN_PAGES: u64 = 16;
 
 macro_rules! knobs {
     ($($name:ident = $knob:expr,)*) => {
@@ -65,11 +74,14 @@ knobs! {
     },
     MaxOrphans = Knob {
         name: Some(c"max_orphans"),
-        default: 4096,
+        default: 0,
         min: 0,
         max: i32::MAX,
         has_off: false,
-        of_host: Some(&MAX_ORPHANS),
+        of_host: Some(OfHost {
+            value: &MAX_ORPHANS,
+            default: default_orphans,
+        }),
     },
     IdleTimeout = Knob {
         name: Some(c"idle_timeout"),
@@ -102,6 +114,13 @@ const fn rmem(name: Option<&'static CStr>, default: i32) -> Knob {
         has_off: false,
         of_host: None,
     }
+}
+
+/// What `net.sdp.max_orphans` starts with: so many that they take a quarter of what `net.sdp.mem`
+/// starts with.
+fn default_orphans() -> i32 {
+    let [_, _, pages] = sk_mem::default_mem();
+    i32::try_from(pages / 4 / ORPHAN_PAGES).unwrap_or(i32::MAX)
 }
 
 fn get(net: &Net, at: At) -> u32 {

@@ -158,5 +158,8 @@ impl Conn {
     /// [`Connection::owner`](super::conn::Connection::owner) and the locks after it.
     pub(super) fn update_state(&self) {
         self.with_socket(|sk| sk.set_state(self.tcp_state()));
+        if self.tcp_state() == TcpState::FinWait2 {
+            self.uncount_orphan();
+        }
     }
 }

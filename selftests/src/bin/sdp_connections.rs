@@ -115,15 +115,15 @@ fn charged() -> Result<i64> {
     Ok(bytes.trim().parse::<i64>()? / 1024)
 }
 
-/// Waits until no connection is left that was closed and waits for its peer's word.
-fn wait_for_orphans() {
-    loop {
-        thread::sleep(Duration::from_secs(2));
-        let stat = fs::read_to_string("/proc/thread-self/net/sdp_stat").unwrap_or_default();
-        let orphans = stat.lines().find_map(|line| number(line, "orphans "));
-        if orphans.unwrap_or(0) == 0 {
-            return;
-        }
+/// Waits until nothing holds the module any more, as connections do that were closed and wait for
+/// their peers' word.
+fn wait_for_ends() {
+    let is_held = || {
+        let count = fs::read_to_string("/sys/module/sdp/refcnt").unwrap_or_default();
+        count.trim().parse::<u32>().is_ok_and(|count| count > 0)
+    };
+    while is_held() {
+        thread::sleep(Duration::from_secs(1));
     }
 }
 
@@ -266,7 +266,7 @@ fn run(options: &Options) -> Result<()> {
             cost = cost.max(taken / (2 * count) as f64);
             share = share.min((charged()? - uncharged) as f64 * 100.0 / taken);
             drop(ends);
-            wait_for_orphans();
+            wait_for_ends();
             let speed = count as f64 / took.as_secs_f64().max(1e-9);
             speeds.push(format!("{speed:>width$.0}", width = column.len()));
         }

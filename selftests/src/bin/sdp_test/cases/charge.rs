@@ -233,9 +233,10 @@ fn host_sysctl(setting: &str) {
     command("nsenter", &["-t", "1", "-n", "sysctl", "-qw", setting]);
 }
 
-/// What `net.sdp.mem` of the host is.
-fn host_mem() -> String {
-    let words = ["-t", "1", "-n", "cat", "/proc/sys/net/sdp/mem"];
+/// What a setting of `net.sdp` of the host is.
+fn host_setting(name: &str) -> String {
+    let path = format!("/proc/sys/net/sdp/{name}");
+    let words = ["-t", "1", "-n", "cat", &path];
     let output = must!(process::Command::new("nsenter")
         .args(words)
         .output()
@@ -260,7 +261,7 @@ fn charge_limit() {
     let (listener, to) = B.listen();
     // The kernel's CPUs keep a part of what they count, which this is well above.
     let high = of_host("memory_pages") + 2048;
-    let before = host_mem();
+    let before = host_setting("mem");
     // What is refused is traced, too.
     let trace = Path::new("/sys/kernel/tracing/events/sock/sock_exceed_buf_limit/enable");
     let traces = trace.exists();
@@ -270,7 +271,7 @@ fn charge_limit() {
     host_sysctl(&format!("net.sdp.mem={high} {high} {high}"));
     let (socks, error) = connect_all(&to, 400);
     host_sysctl(&format!("net.sdp.mem={before}"));
-    check!(host_mem(), before);
+    check!(host_setting("mem"), before);
     if traces {
         write(trace, "0");
     }
@@ -410,12 +411,25 @@ fn charge_orphans() {
         let client = A.connect(&to);
         (client, must!(listener.accept()))
     };
-    let (first, second) = (pair(), pair());
-    drop(first.0);
-    check!(first.1.recv(&mut [0], 0), Ok(0));
+    let before = host_setting("max_orphans");
+    let none_counts = || becomes(patience(5), || of_host("orphans") == 0);
+    step!("those that wait for the peer's close do not count");
+    assert!(none_counts());
+    host_sysctl("net.sdp.max_orphans=1");
+    let closed: Vec<Sock> = (0..3)
+        .map(|_| {
+            let (client, server) = pair();
+            drop(client);
+            check!(server.recv(&mut [0], 0), Ok(0));
+            assert!(none_counts());
+            server
+        })
+        .collect();
     step!("none may be left behind");
+    let (client, server) = pair();
     host_sysctl("net.sdp.max_orphans=0");
-    drop(second.0);
-    check!(second.1.recv(&mut [0], 0), Err(Errno::ECONNRESET));
-    host_sysctl("net.sdp.max_orphans=4096");
+    drop(client);
+    check!(server.recv(&mut [0], 0), Err(Errno::ECONNRESET));
+    host_sysctl(&format!("net.sdp.max_orphans={before}"));
+    drop(closed);
 }
