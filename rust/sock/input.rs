@@ -25,6 +25,7 @@ use crate::{
     },
     rdma::buf::RecvBuf,
     sock::{
+        account::Parts,
         conn::{
             Conn,
             Flow, //
@@ -398,12 +399,12 @@ impl Conn {
             let first = pages.saturating_mul(FIRST.into());
             self.flow.lock().recv.pages().saturating_add(first)
         };
-        if sk.is_under_pressure() {
-            return;
-        }
-        let charged = self.charge(|parts| parts.recv = parts.recv.max(all));
-        if charged.is_err() {
-            return;
+        let is_short = || {
+            let charge = |parts: &mut Parts| parts.recv = parts.recv.max(all);
+            sk.is_under_pressure() || self.charge(charge).is_err()
+        };
+        if is_short() {
+            return self.work_in(RETRY_MS);
         }
         let mut flow = self.flow.lock();
         flow.recv.enlarge(pages);

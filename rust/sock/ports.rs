@@ -77,6 +77,9 @@ const REQUESTS: c_int = 512;
 /// Pages that an iWARP device and its connection manager take for these requests: 640 bytes each.
 const REQUEST_PAGES: usize = 80;
 
+/// The most bindings of a port: each request looks at all of them.
+const MAX_HOLDERS: usize = 1024;
+
 /// The ports of one namespace.
 #[pin_data]
 pub(crate) struct Ports {
@@ -102,9 +105,10 @@ pub(super) struct Port {
     cm: Mutex<Cm>,
     #[pin]
     holders: SpinLockBh<Ring<Arc<dyn Binding>>>,
-    /// The requests of this host that are expected.
+    /// The requests of this host that are expected: by the address and port that each comes from,
+    /// the addresses of the connection, as the accepting end is to see them.
     #[pin]
-    expected: SpinLockBh<Ring<Expected>>,
+    expected: SpinLockBh<RBTree<SocketAddr, Names>>,
 }
 
 /// The port in rdma_cm, which reserves it for each version of IP.
@@ -131,15 +135,6 @@ struct Space {
     is_listening: bool,
 }
 
-/// A request that is expected from this host.
-#[derive(Clone, Copy)]
-struct Expected {
-    /// The address and port that it comes from.
-    from: SocketAddr,
-    /// The addresses of the connection, as the accepting end is to see them.
-    names: Names,
-}
-
 impl Port {
     /// The port with this number, which may have no holders yet: [`Self::add`] has to follow.
     /// Sleeps. Fails with `ENOMEM`.
@@ -154,7 +149,7 @@ impl Port {
                     is_gone: false,
                 }, "sdp::Port::cm"),
                 holders <- new_spinlock_bh!(Ring::empty(), "sdp::Port::holders"),
-                expected <- new_spinlock_bh!(Ring::empty(), "sdp::Port::expected"),
+                expected <- new_spinlock_bh!(RBTree::new(), "sdp::Port::expected"),
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
@@ -213,6 +208,9 @@ impl Port {
 
     fn insert(&self, net: &Net, binding: Arc<dyn Binding>) -> Result {
         // Holders are added only under the mutex, which is held.
+        if self.holders.lock().len() >= MAX_HOLDERS {
+            return Err(EADDRINUSE);
+        }
         Ring::reserve(&self.holders, |holders| holders)?;
         let mut holders = self.holders.lock();
         if holders
@@ -367,13 +365,10 @@ impl Port {
     /// Expects a request from `from`, an address of a device of this host, for a connection that
     /// the accepting end is to see under `names`. Sleeps. Fails with `ENOMEM`.
     pub(super) fn expect(this: Arc<Self>, from: SocketAddr, names: Names) -> Result<Expectation> {
-        loop {
-            Ring::reserve(&this.expected, |expected| expected)?;
-            let pushed = this.expected.lock().push(Expected { from, names });
-            if pushed.is_ok() {
-                return Ok(Expectation { port: this, from });
-            }
-        }
+        let node = RBTreeNode::new(from, names, GFP_KERNEL_ACCOUNT)?;
+        let replaced = this.expected.lock().insert(node);
+        drop(replaced);
+        Ok(Expectation { port: this, from })
     }
 
     /// The addresses of a connection that is asked for, as the accepting end is to see them. Fails
@@ -386,9 +381,8 @@ impl Port {
         if names.peer.ip() != names.local.ip() || !id.is_own() {
             return Ok(names);
         }
-        let expected = self.expected.lock();
-        let told = expected.iter().find(|other| other.from == names.peer);
-        Ok(told.map_or(names, |told| told.names))
+        let told = self.expected.lock().get(&names.peer).copied();
+        Ok(told.unwrap_or(names))
     }
 
     fn request(&self, id: ChildId<'_>, param: PeerParam, hello: &[u8]) -> Result {
@@ -431,8 +425,8 @@ pub(super) struct Expectation {
 
 impl Drop for Expectation {
     fn drop(&mut self) {
-        let from = self.from;
-        self.port.expected.lock().remove(|other| other.from == from);
+        let node = self.port.expected.lock().remove_node(&self.from);
+        drop(node);
     }
 }
 

@@ -170,8 +170,8 @@ impl<T> Ring<T> {
     }
 
     /// Reserves room for another element in the queue that `ring` finds under `lock`, which is not
-    /// held while memory is allocated: others may have taken the room when this returns. Sleeps.
-    /// Fails with `ENOMEM`.
+    /// held while memory is allocated: others may have taken the room when this returns. The memory
+    /// is charged to the cgroup of the task. Sleeps. Fails with `ENOMEM`.
     pub(super) fn reserve<S>(lock: &SpinLockBh<S>, ring: impl Fn(&mut S) -> &mut Self) -> Result
     where
         S: Unpin,
@@ -184,7 +184,7 @@ impl<T> Ring<T> {
             }
             ring.capacity()
         };
-        let longer = Self::new(capacity.saturating_mul(2).max(8))?;
+        let longer = Self::new_charged(capacity.saturating_mul(2).max(8))?;
         let unused = ring(&mut lock.lock()).lengthen(longer);
         drop(unused);
         Ok(())

@@ -2,6 +2,7 @@
 
 //! `bind()`: ports and addresses.
 
+use super::connect::allow_files;
 use crate::{
     config::{
         self,
@@ -78,6 +79,7 @@ cases! {
     bind_unprivileged(10) "net.ipv4.ip_unprivileged_port_start says which ports are privileged",
     bind_privileges_dropped(10) "a privileged port that was bound is listened on, and connected from, without them",
     bind_reuseport(20) "SO_REUSEPORT of all: they listen at one address, and share what comes",
+    bind_reuseport_most(30) "SO_REUSEPORT: 1024 sockets share a port, and no more",
     bind_reuseport_rules(10) "SO_REUSEPORT: not beside one that has it not, nor of another user",
     bind_device(20) "SO_BINDTODEVICE: a listener hears its interface alone, and two share a port",
     bind_device_source(20) "SO_BINDTODEVICE: connect() goes by the interface",
@@ -431,6 +433,30 @@ fn bind_reuseport() {
         listeners.iter().map(|one| accept(one).len()).sum(),
         clients.len()
     );
+}
+
+fn bind_reuseport_most() {
+    sdp_only("TCP finds them by tables");
+    if config::slow() {
+        skip("each is compared with all others");
+    }
+    allow_files(2048);
+    let mut port = 0;
+    let bind = |port| {
+        let sock = B.socket();
+        reuseport(&sock);
+        sock.bind(&B.at(port)).map(|()| sock)
+    };
+    let socks: Vec<Sock> = (0..1024)
+        .map(|_| {
+            let sock = must!(bind(port));
+            port = must!(sock.name()).to_v4().port();
+            sock
+        })
+        .collect();
+    check!(bind(port).map(drop), Err(Errno::EADDRINUSE));
+    drop(socks);
+    check!(bind(port).map(drop), Ok(()));
 }
 
 fn bind_reuseport_rules() {
