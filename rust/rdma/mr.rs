@@ -68,8 +68,8 @@ impl Drop for Mr {
     }
 }
 
-/// The regions of a domain that are not in use. There are as many regions as its connection ever
-/// used at a time.
+/// The regions of a domain that are not in use. There are as many regions as its connection used at
+/// a time since it was idle.
 #[pin_data]
 pub(super) struct FreeMrs {
     #[pin]
@@ -93,6 +93,20 @@ impl FreeMrs {
     pub(super) fn with_another(&self) -> usize {
         let made = self.made.load(Ordering::Relaxed);
         made.saturating_add(self.free.lock().is_empty().into())
+    }
+
+    /// Whether some are not in use. Sleeps.
+    pub(super) fn has_free(&self) -> bool {
+        !self.free.lock().is_empty()
+    }
+
+    /// Frees those that are not in use. Returns how many are left. Sleeps.
+    pub(super) fn free_all(&self) -> usize {
+        let free = core::mem::take(&mut *self.free.lock());
+        let count = free.len();
+        drop(free);
+        let made = self.made.fetch_sub(count, Ordering::Relaxed);
+        made.saturating_sub(count)
     }
 }
 

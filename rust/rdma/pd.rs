@@ -96,6 +96,16 @@ impl Pd {
         self.mrs.with_another()
     }
 
+    /// Whether there are regions that are not in use. Sleeps.
+    pub(crate) fn has_free_regions(&self) -> bool {
+        self.mrs.has_free()
+    }
+
+    /// Frees the regions that are not in use. Returns how many are left. Sleeps.
+    pub(crate) fn free_regions(&self) -> usize {
+        self.mrs.free_all()
+    }
+
     /// The memory regions of the domain that are not in use.
     pub(super) fn mrs(&self) -> &FreeMrs {
         &self.mrs

@@ -120,6 +120,21 @@ impl Conn {
         Ok(())
     }
 
+    /// Uncharges the chunk that the socket does not keep any more. Does not fail.
+    pub(super) fn uncharge_chunk(&self) {
+        let mut account = self.account.lock();
+        let mut parts = account.parts();
+        {
+            let mut flow = self.flow.lock();
+            if flow.machine.unsent() == 0 && flow.machine.in_flight() == 0 {
+                parts.send = parts.send.min(SEND_FIRST);
+                flow.send_charged = parts.send;
+            }
+        }
+        // To charge less cannot fail.
+        let _ = account.change(|now| *now = parts);
+    }
+
     /// Uncharges what was freed. Does not fail.
     pub(super) fn uncharge_unused(&self) {
         let mut account = self.account.lock();

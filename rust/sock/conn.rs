@@ -45,6 +45,7 @@ use crate::{
     rdma::{
         buf::{
             RecvBuf,
+            SendBuf,
             Sge, //
         },
         cm::CmId,
@@ -313,6 +314,8 @@ pub(super) struct Post {
     pub(super) qp: Option<Arc<ConnQp>>,
     /// The bytes of the send stream that no message carries yet.
     pub(super) tx: Ring<Sge>,
+    /// The chunk with room that the next written bytes go to, while no call has it.
+    pub(super) chunk: Option<SendBuf>,
     /// The message that goes before any other: it could not be mapped for want of memory.
     pub(super) waiting: Option<Outbound>,
     /// Requests for messages and registrations that have not completed. Other requests of the
@@ -487,6 +490,7 @@ impl Conn {
         let post = Post {
             qp: None,
             tx: Ring::empty(),
+            chunk: None,
             waiting: None,
             messages: 0,
             is_full: false,

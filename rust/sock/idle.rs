@@ -4,14 +4,16 @@
 //!
 //! The work looks at every connection that has grown ([`Conn::check_idle`]), and has itself run
 //! again after `net.sdp.idle_timeout`. Receive buffers grow through the work alone, which arms the
-//! timer by itself; a sender that grows its queue, or asks for larger buffers, arms it in
-//! `output`.
+//! timer by itself; a sender that grows its queue, has a large chunk, or asks for larger buffers,
+//! arms it in `output`, and who makes a memory region in `zcopy`.
 
 use crate::{
+    rdma::buf::SendBuf,
     sock::{
         conn::{
             Conn,
-            Flow, //
+            Flow,
+            Post, //
         },
         output::FIRST_PIECES,
         ring::Ring,
@@ -19,6 +21,7 @@ use crate::{
         time::ms, //
     }, //
 };
+use kernel::page::PAGE_SIZE;
 
 impl Flow {
     /// Asks the peer for buffers of the size that they had before this end asked for larger ones.
@@ -35,54 +38,75 @@ impl Flow {
     }
 }
 
+impl Post {
+    /// Whether a sender has grown.
+    fn has_spare(&self) -> bool {
+        let is_large = |chunk: &SendBuf| chunk.size() > PAGE_SIZE;
+        self.tx.capacity() > FIRST_PIECES || self.chunk.as_ref().is_some_and(is_large)
+    }
+}
+
 impl Conn {
-    /// Has a connection that has grown and was idle for `net.sdp.idle_timeout` go back to the
-    /// minimum of `net.sdp.rmem`, and its peer to buffers of the size that they had at first: after
-    /// one to two of these times. Sleeps; under
-    /// [`Connection::setup`](super::conn::Connection::setup).
+    /// Has a connection that has grown and was idle for `net.sdp.idle_timeout`, or for which memory
+    /// is short, go back to the minimum of `net.sdp.rmem` and free what it needs when it is used
+    /// again; and its peer, once idle, to buffers of the size that they had at first: after one to
+    /// two of these times. Sleeps; under [`Connection::setup`](super::conn::Connection::setup).
     pub(super) fn check_idle(&self) {
         let now = self.now();
-        let (at, idle) = {
-            let long = self.post.lock().tx.capacity() > FIRST_PIECES;
+        let is_short = self.recv_terms().0.is_none();
+        let has_regions = self.has_spare_regions();
+        let has_spare = self.post.lock().has_spare() || has_regions;
+        let (at, recv_idle, send_idle) = {
             let flow = &mut *self.flow.lock();
-            if !long && !flow.recv.have_grown() && flow.peer_buffers.before.is_none() {
+            if !has_spare && !flow.recv.have_grown() && flow.peer_buffers.before.is_none() {
                 flow.timers.idle_at = None;
                 return;
             }
             match flow.timers.idle_at {
-                Some(at) if now < at => (at, false),
+                Some(at) if now < at => (at, false, false),
                 before => {
                     let at = now.saturating_add(self.idle_timeout());
                     flow.timers.idle_at = Some(at);
                     let wrote = core::mem::take(&mut flow.peer_buffers.wrote);
-                    if before.is_some() && !wrote {
+                    let send_idle = before.is_some() && !wrote;
+                    if send_idle {
                         flow.ask_smaller();
                     }
-                    (at, flow.recv.take_idle() && before.is_some())
+                    (at, flow.recv.take_idle() && before.is_some(), send_idle)
                 }
             }
         };
-        if idle {
-            self.shrink();
+        if recv_idle {
+            self.flow.lock().recv.shrink();
+            self.wake_reader();
+        }
+        if send_idle || is_short {
+            self.free_send_spare();
+        }
+        if (send_idle && recv_idle) || is_short {
+            self.free_spare_regions();
         }
         self.work_at(at);
     }
 
-    /// Gives up what an idle connection does not need. Sleeps.
-    fn shrink(&self) {
-        self.flow.lock().recv.shrink();
-        self.wake_reader();
+    /// Frees what a sender makes again when it needs it. Sleeps.
+    fn free_send_spare(&self) {
         let Ok(mut spare) = Ring::new(FIRST_PIECES) else {
             return;
         };
-        {
-            let tx = &mut self.post.lock().tx;
+        let chunk = {
+            let post = &mut *self.post.lock();
             // A writer that make_place() promised a place still has one: the new ring is empty.
-            if tx.is_empty() && tx.capacity() > FIRST_PIECES {
-                core::mem::swap(tx, &mut spare);
+            if post.tx.is_empty() && post.tx.capacity() > FIRST_PIECES {
+                core::mem::swap(&mut post.tx, &mut spare);
             }
-        }
+            post.chunk.take_if(|chunk| chunk.size() > PAGE_SIZE)
+        };
         drop(spare);
+        if chunk.is_some() {
+            drop(chunk);
+            self.uncharge_chunk();
+        }
     }
 
     /// `net.sdp.idle_timeout`, in nanoseconds. Any context.

@@ -10,7 +10,10 @@ use crate::{
         Source, //
     },
     rdma::{
-        buf::Sge,
+        buf::{
+            SendBuf,
+            Sge, //
+        },
         mr::Remote,
         qp::{
             Payload,
@@ -38,7 +41,10 @@ use crate::{
         Socket, //
     }, //
 };
-use kernel::sync::atomic::Relaxed;
+use kernel::{
+    page::PAGE_SIZE,
+    sync::atomic::Relaxed, //
+};
 
 /// Pages of a send chunk for more than a page, as a power of two: 16 KiB on 4 KiB pages.
 pub(super) const SEND_ORDER: u32 = 2;
@@ -96,6 +102,30 @@ impl Conn {
         Ok(())
     }
 
+    /// Takes the chunk that was kept for the next written bytes. Any context, without
+    /// [`Connection::post`](super::conn::Connection::post) and the locks after it.
+    pub(super) fn take_chunk(&self) -> Option<SendBuf> {
+        self.post.lock().chunk.take()
+    }
+
+    /// Keeps a chunk that has room, until the connection is idle. Context as above.
+    pub(super) fn keep_chunk(&self, chunk: SendBuf) {
+        if chunk.room() == 0 {
+            return;
+        }
+        let is_large = chunk.size() > PAGE_SIZE;
+        {
+            let mut post = self.post.lock();
+            if post.qp.is_none() {
+                return;
+            }
+            post.chunk = Some(chunk);
+        }
+        if is_large {
+            self.work_at(self.now().saturating_add(self.idle_timeout()));
+        }
+    }
+
     /// Whether the send stream has, or can get, room for another piece. Any context, without
     /// [`Connection::post`](super::conn::Connection::post) and the locks after it.
     pub(super) fn has_place(&self) -> bool {
@@ -118,7 +148,7 @@ impl Conn {
         if more <= capacity {
             return Ok(false);
         }
-        let longer = Ring::new(more)?;
+        let longer = Ring::new_charged(more)?;
         let unused = {
             let mut post = self.post.lock();
             // After teardown nothing would be sent.

@@ -128,10 +128,16 @@ impl Limits {
         }
     }
 
-    /// Roughly the pages that the driver and the QP take to queue them: rxe has 128 bytes for a
-    /// completion, and 40 and 16 for each page for a receive, and the QP has a slot for each.
+    /// Roughly the pages that it takes to queue them: rxe has 128 bytes for a completion, and 40
+    /// and 16 for each page for a receive, the QP has a slot for each, and so have the queues of
+    /// the connection and of the reader.
     pub(super) fn queue_pages(self) -> usize {
-        let each = self.pages.saturating_mul(16).saturating_add(192);
+        let queues = 2 * size_of::<Option<Unread>>();
+        let each = self
+            .pages
+            .saturating_mul(16)
+            .saturating_add(192)
+            .saturating_add(queues);
         each.saturating_mul(self.count.into()).div_ceil(PAGE_SIZE)
     }
 

@@ -409,9 +409,9 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         if let Some(notice) = self.notice()? {
             notice.copied();
         }
-        let mut chunk = match self.s.stream.tx.take() {
-            Some(chunk) if chunk.room() > 0 => chunk,
-            _ => {
+        let mut chunk = match self.conn.take_chunk() {
+            Some(chunk) => chunk,
+            None => {
                 let mut size = self.chunk_size(room);
                 if let Err(e) = self.conn.charge_send(size) {
                     // A page is charged from the start, so that what was connected can send.
@@ -430,8 +430,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             _ => room.min(pages::source_extent(self.msg.data).max(1)),
         };
         let piece = chunk.append_iter(self.msg.data, room);
-        // It may stay for as long as nothing is sent.
-        self.s.stream.tx = Some(chunk).filter(|chunk| chunk.room() > 0);
+        self.conn.keep_chunk(chunk);
         let piece = piece.ok_or(EFAULT)?;
         let len = piece.len();
         // There is a place for it, unless the connection has ended: nobody else adds any.

@@ -4,7 +4,6 @@
 
 use crate::{
     prelude::*,
-    rdma::buf::SendBuf,
     sock::{
         conn::Conn,
         recv_buffers::Unread,
@@ -19,8 +18,6 @@ use core::sync::atomic::Ordering;
 pub(super) struct Stream {
     /// Payload that the readers have taken over from the connection.
     pub(super) rx: Ring<Unread>,
-    /// The chunk that written bytes go to.
-    pub(super) tx: Option<SendBuf>,
     /// `shutdown(2)` of the receive half.
     pub(super) recv_shut: bool,
     /// That of the send half, before there was a connection: its peer is not told.
@@ -50,7 +47,6 @@ impl Stream {
     pub(super) const fn new() -> Self {
         Self {
             rx: Ring::empty(),
-            tx: None,
             recv_shut: false,
             send_shut: false,
             consumed: 0,

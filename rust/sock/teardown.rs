@@ -218,7 +218,8 @@ impl Conn {
         let (buffers, unsent) = {
             let mut post = self.post.lock();
             let tx = core::mem::replace(&mut post.tx, Ring::empty());
-            (post.buffers.end(), (tx, post.waiting.take()))
+            let unsent = (tx, post.waiting.take(), post.chunk.take());
+            (post.buffers.end(), unsent)
         };
         drop(unsent);
         for memory in buffers.into_iter().flatten().flatten() {

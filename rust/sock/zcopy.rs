@@ -49,8 +49,9 @@ use kernel::sync::{
     Arc, //
 };
 
-/// Pages that a memory region takes: on rxe, its table of pages and itself.
-const REGION_PAGES: usize = 2;
+/// Pages that a memory region takes at most: on rxe its table of pages and itself, and while it is
+/// in use the list of the caller's pages and their scatter list.
+const REGION_PAGES: usize = 7;
 
 /// How long the fabric may take to give up a killed caller's memory, in milliseconds.
 const KILLED_MS: u32 = 2000;
@@ -109,7 +110,25 @@ impl Conn {
         let pd = self.pd().ok_or(ENOTCONN)?;
         let regions = pd.regions_with_another().saturating_mul(REGION_PAGES);
         self.charge(|parts| parts.regions = parts.regions.max(regions))?;
+        self.work_at(self.now().saturating_add(self.idle_timeout()));
         Memory::new(&pd, pages, access)
+    }
+
+    /// Whether memory regions are kept that no buffer has. Sleeps.
+    pub(super) fn has_spare_regions(&self) -> bool {
+        self.pd().is_some_and(|pd| pd.has_free_regions())
+    }
+
+    /// Frees the memory regions that no buffer has: the next call makes new ones. One that does so
+    /// now may be charged for a region less until the call after it. Sleeps.
+    pub(super) fn free_spare_regions(&self) {
+        let Some(pd) = self.pd() else { return };
+        let regions = pd.free_regions().saturating_mul(REGION_PAGES);
+        // To charge less cannot fail.
+        let _ = self
+            .account
+            .lock()
+            .change(|parts| parts.regions = parts.regions.min(regions));
     }
 
     /// Whether another buffer can be sent.

@@ -8,6 +8,7 @@
 
 use clap::Parser;
 use sdp_selftests::{
+    errno::Errno,
     namespace,
     sock::{
         Addr,
@@ -16,6 +17,7 @@ use sdp_selftests::{
     },
 };
 use std::{
+    collections::HashMap,
     error::Error,
     fs,
     net::{
@@ -49,6 +51,10 @@ struct Options {
     /// Bytes that each connection carries each way, as one message
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=4096))]
     bytes: u32,
+    /// Bytes that each connection carries each way besides, in one call; then it is left idle for
+    /// so long that it gives back what it does not need
+    #[arg(long, default_value_t = 0)]
+    stream: usize,
     /// How often they are opened and closed
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
@@ -73,6 +79,9 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// A page, in KiB.
 const PAGE_KIB: i64 = 4;
+
+/// `net.sdp.idle_timeout` for `--stream`, in seconds.
+const IDLE_TIMEOUT: u64 = 5;
 
 /// Where the listener is.
 const LISTENER: Ipv4Addr = Ipv4Addr::new(10, 27, 0, 2);
@@ -235,6 +244,38 @@ fn carry(options: &Options, ends: &[Sock]) -> Result<()> {
     Ok(())
 }
 
+/// One end of each connection sends in one call what the other receives, and the reverse; then
+/// nothing happens until idle connections have given back what they do not need.
+fn stream(options: &Options, ends: &[Sock]) -> Result<()> {
+    if options.stream == 0 {
+        return Ok(());
+    }
+    let mut ports = HashMap::new();
+    let (clients, servers) = ends.split_at(ends.len() / 2);
+    for server in servers {
+        ports.insert(server.peer()?.to_v4().port(), server);
+    }
+    let bytes = vec![0xa5; options.stream];
+    for client in clients {
+        let server = ports.get(&client.name()?.to_v4().port()).copied();
+        let server = server.ok_or("an end without a peer")?;
+        for (from, to) in [(client, server), (server, client)] {
+            let came = thread::scope(|scope| {
+                let sender = scope.spawn(|| from.send_all(&bytes));
+                let came = to.recv_bytes(bytes.len());
+                let sent = sender.join().unwrap_or(Err(Errno::EPIPE));
+                sent.and(came)
+            });
+            if came.map_err(|e| format!("a stream: {e}"))? != bytes {
+                return Err("other bytes came than were sent".into());
+            }
+        }
+    }
+    // It is idle after one to two of these times, and then asks its peer for smaller buffers.
+    thread::sleep(3 * Duration::from_secs(IDLE_TIMEOUT) + Duration::from_secs(5));
+    Ok(())
+}
+
 fn run(options: &Options) -> Result<()> {
     let count = i64::from(options.count);
     allow_files(2 * u64::from(options.count))?;
@@ -249,6 +290,12 @@ fn run(options: &Options) -> Result<()> {
         "KiB not freed",
         columns.join("  ")
     );
+    if options.stream > 0 {
+        for netns in [&options.netns_a, &options.netns_b] {
+            namespace::enter(netns)?;
+            fs::write("/proc/sys/net/sdp/idle_timeout", IDLE_TIMEOUT.to_string())?;
+        }
+    }
     // What only the first connections cost is not theirs.
     drop(open(options, options.count.min(16), 1)?);
     let before = available()?;
@@ -262,6 +309,7 @@ fn run(options: &Options) -> Result<()> {
             let uncharged = charged()?;
             let Ends { ends, took } = open(options, options.count, *threads)?;
             carry(options, &ends)?;
+            stream(options, &ends)?;
             let taken = (start - available()?) as f64;
             cost = cost.max(taken / (2 * count) as f64);
             share = share.min((charged()? - uncharged) as f64 * 100.0 / taken);
