@@ -29,6 +29,7 @@ use core::{
     slice,
 };
 use kernel::{
+    alloc::Flags,
     iov::IovIterSource,
     page::PAGE_SIZE,
     sync::Arc, //
@@ -77,9 +78,9 @@ impl Drop for Page {
 pub(super) struct Chunk(KVec<MaybeUninit<u8>>);
 
 impl Chunk {
-    /// Allocates so many bytes. Sleeps. Fails with `ENOMEM`.
-    fn new(size: usize) -> Result<Self> {
-        Ok(Self(KVec::with_capacity(size, GFP_KERNEL)?))
+    /// Allocates so many bytes. Sleeps if `flags` say so. Fails with `ENOMEM`.
+    fn new(size: usize, flags: Flags) -> Result<Self> {
+        Ok(Self(KVec::with_capacity(size, flags)?))
     }
 
     fn size(&self) -> usize {
@@ -143,7 +144,7 @@ impl Headers {
         let size = usize::try_from(count)?
             .checked_mul(HEADER_ROOM)
             .ok_or(ENOMEM)?;
-        let rooms = Chunk::new(size)?;
+        let rooms = Chunk::new(size, GFP_KERNEL)?;
         // INVARIANT: It is just mapped.
         Ok(Self {
             pd: pd.clone(),
@@ -477,9 +478,16 @@ pub(crate) struct SendBuf {
 }
 
 impl SendBuf {
-    /// Allocates `size` bytes. Sleeps. Fails with `ENOMEM`.
+    /// Allocates `size` bytes, or a page where there is no room for more in one piece. Sleeps.
+    /// Fails with `ENOMEM`.
     pub(crate) fn new(size: usize) -> Result<Self> {
-        let chunk = Chunk::new(size)?;
+        let chunk = if size > PAGE_SIZE {
+            // Not worth to wait for.
+            Chunk::new(size, GFP_NOWAIT | __GFP_NOWARN)
+                .or_else(|_| Chunk::new(PAGE_SIZE, GFP_KERNEL))?
+        } else {
+            Chunk::new(size, GFP_KERNEL)?
+        };
         // INVARIANT: Nothing is filled yet, and nobody else has the chunk.
         Ok(Self {
             chunk: Arc::new(chunk, GFP_KERNEL)?,
