@@ -176,17 +176,13 @@ fn link_lossy() {
     assert!(netem("del", &[]));
 }
 
-fn rdma_delete(side: Side) {
-    side.command(&["rdma", "link", "delete", side.device()]);
-}
-
 /// Lets the device of `side` go, for which nothing that a program does may make it wait.
 fn rdma_delete_soon(side: Side) {
     step!("the device of {side:?} goes");
     let (done, end) = mpsc::channel();
     let start = Instant::now();
     spawn("remover", move || {
-        rdma_delete(side);
+        side.command(&["rdma", "link", "delete", side.device()]);
         let _ = done.send(());
     });
     // On a slow kernel one that nothing uses takes up to 20 s, and after a minute the wait for it
@@ -270,7 +266,7 @@ fn device_removed() {
         ("B's reader", reader(&b)),
     ];
     thread::sleep(Duration::from_millis(300));
-    rdma_delete(B);
+    rdma_delete_soon(B);
     for (who, thread) in all {
         step!("{who} is told");
         check_told(join(thread));
@@ -288,7 +284,7 @@ fn device_removed_idle() {
     assert_ne!(must!(b.poll(libc::POLLIN, patience(3))), 0);
     let sleeper = must!(b.dup());
     let sleeper = spawn("sleeper", move || sleeper.poll(0, patience(20)));
-    rdma_delete(B);
+    rdma_delete_soon(B);
     step!("a sleeping poll() is told");
     assert_ne!(must!(join(sleeper)) & (libc::POLLERR | libc::POLLHUP), 0);
     step!("what had come can be read");
@@ -353,7 +349,7 @@ fn device_removed_zcopy() {
         ("B's reader", reader(&b)),
     ];
     thread::sleep(Duration::from_millis(300));
-    rdma_delete(B);
+    rdma_delete_soon(B);
     for (who, thread) in all {
         step!("{who} is told");
         check_told(join(thread));
@@ -379,7 +375,7 @@ fn device_removed_advertised() {
             || a.send(&block, libc::MSG_NOSIGNAL),
             || {
                 thread::sleep(Duration::from_millis(100));
-                rdma_delete(B);
+                rdma_delete_soon(B);
             },
         );
         match sent {
