@@ -14,6 +14,8 @@ use crate::{
         check,
         join,
         must,
+        note,
+        skip,
         spawn,
         step, //
     },
@@ -23,7 +25,11 @@ use crate::{
         A,
         B, //
     },
-    zcopy::threshold,
+    zcopy::{
+        threshold,
+        together,
+        THRESHOLD, //
+    },
 };
 use sdp_selftests::{
     errno::Errno,
@@ -45,7 +51,10 @@ use std::{
     },
     sync::Arc,
     thread,
-    time::Duration,
+    time::{
+        Duration,
+        Instant, //
+    }, //
 };
 
 cases! {
@@ -60,6 +69,7 @@ cases! {
     transfer_mmsg(20) "sendmmsg() and recvmmsg()",
     transfer_two_writers(60) "two threads write on one socket: nothing is lost or doubled",
     transfer_two_readers(60) "two threads read from one socket: each byte goes to one of them",
+    transfer_first_megabyte(60) "a stream reaches its full speed within its first megabyte",
     transfer_idle(20) "a connection that rested for seconds goes on",
     transfer_ping_pong(60) "one byte there and back, many times",
 }
@@ -396,6 +406,53 @@ fn transfer_two_readers() {
     let parts: Vec<_> = readers.into_iter().map(join).collect();
     check!(parts.iter().map(Vec::len).sum::<usize>(), total);
     check!(parts.iter().map(|part| sum(part)).sum::<u64>(), sum(&bytes));
+}
+
+/// The median, which what else the machine does moves little.
+fn median(mut of: Vec<f64>) -> f64 {
+    of.sort_by(f64::total_cmp);
+    of[of.len() / 2]
+}
+
+fn transfer_first_megabyte() {
+    if config::slow() {
+        skip("the checks of this kernel take most of the time");
+    }
+    const MIB: usize = 1 << 20;
+    const COUNT: usize = 6;
+    let block = vec![0x5a; MIB];
+    // Without a copy, and with one.
+    for bytes in [THRESHOLD, 0] {
+        let mut ratios = Vec::new();
+        for _ in 0..config::rounds(11, 5) {
+            let (a, b) = pair();
+            threshold(&a, bytes);
+            threshold(&b, bytes);
+            let mut room = vec![0; MIB];
+            let ((), times) = together(
+                || {
+                    for _ in 0..COUNT {
+                        must!(a.send_all(&block));
+                    }
+                },
+                || {
+                    assert_ne!(must!(b.poll(libc::POLLIN, patience(5))), 0);
+                    let mut receive = || {
+                        let start = Instant::now();
+                        check!(b.recv_all(&mut room), Ok(MIB));
+                        start.elapsed().as_secs_f64()
+                    };
+                    (0..COUNT).map(|_| receive()).collect::<Vec<_>>()
+                },
+            );
+            ratios.push(times[0] / median(times[1..].to_vec()));
+        }
+        let ratio = median(ratios);
+        note(&format!(
+            "with a threshold of {bytes} the first MiB takes {ratio:.2} times as long as later ones"
+        ));
+        assert!(ratio < 2.0, "the first MiB takes {ratio:.2} times as long");
+    }
 }
 
 fn transfer_idle() {
