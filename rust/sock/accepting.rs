@@ -55,7 +55,7 @@ impl Conn {
         {
             let mut notes = self.notes.lock();
             notes.id = Some(id);
-            notes.step = Some(Step::Request(param, PrivateData::new(hello), names));
+            notes.set_step(Step::Request(param, PrivateData::new(hello), names));
         }
         self.queue();
     }

@@ -71,7 +71,8 @@ impl Conn {
         let mut flow = self.flow.lock();
         let mark = stream.consumed.wrapping_add(to_mark as u64);
         let lower = |place: u64| place.wrapping_sub(bytes as u64);
-        flow.urgent = flow.urgent.lowered(mark, bytes as u64);
+        let lowered = flow.urgent.lowered(mark, bytes as u64);
+        flow.urgent.set(lowered);
         flow.skip = lower(flow.skip.start)..lower(flow.skip.end);
         stream.consumed = lower(stream.consumed);
         // Where the reader stands is looked at under the lock.

@@ -125,6 +125,28 @@ pub(super) enum Owner {
     Socket(ARef<Socket>),
 }
 
+impl Owner {
+    /// Changes the owner, for the log. Returns the one before, to be dropped without the lock.
+    #[must_use]
+    pub(super) fn set(&mut self, owner: Self) -> Self {
+        pr_debug!("owner: {} -> {owner}\n", *self);
+        core::mem::replace(self, owner)
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nobody(_) => f.write_str("nobody"),
+            Self::Listener(_, place) => {
+                f.write_str("listener, ")?;
+                fmt::Display::fmt(place, f)
+            }
+            Self::Socket(_) => f.write_str("socket"),
+        }
+    }
+}
+
 /// A child's place in the backlog of its listener.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {

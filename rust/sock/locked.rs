@@ -22,7 +22,10 @@ use crate::{
     },
 };
 use core::net::SocketAddr;
-use kernel::sync::Arc;
+use kernel::{
+    fmt,
+    sync::Arc, //
+};
 
 /// The state of a socket, as its program sees it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,6 +40,18 @@ pub(super) enum SocketState {
     Failed,
     /// It has, or had, a connection.
     Connected,
+}
+
+impl fmt::Display for SocketState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Idle => "idle",
+            Self::Listening => "listening",
+            Self::Connecting => "connecting",
+            Self::Failed => "failed",
+            Self::Connected => "connected",
+        })
+    }
 }
 
 /// The part of a socket that `lock_sock()` guards.

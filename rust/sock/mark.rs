@@ -2,7 +2,11 @@
 
 //! The mark: the place of the peer's urgent byte in the stream.
 
-use crate::proto::Readable;
+use crate::{
+    prelude::*,
+    proto::Readable, //
+};
+use kernel::fmt;
 
 /// The state of the peer's urgent byte.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -17,7 +21,26 @@ pub(super) enum Urgent {
     Read(u64),
 }
 
+impl fmt::Display for Urgent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Announced => f.write_str("announced"),
+            Self::Here(mark, _) => write!(f, "here at {mark}"),
+            Self::Read(mark) => write!(f, "read at {mark}"),
+        }
+    }
+}
+
 impl Urgent {
+    /// Changes it, for the log. Returns what it was.
+    pub(super) fn set(&mut self, urgent: Self) -> Self {
+        if *self != urgent {
+            pr_debug!("urgent byte: {} -> {urgent}\n", *self);
+        }
+        core::mem::replace(self, urgent)
+    }
+
     /// Its place in the stream, if that is known.
     pub(super) fn mark(self) -> Option<u64> {
         match self {

@@ -15,6 +15,7 @@ use crate::{
     },
 };
 use core::net::SocketAddr;
+use kernel::fmt;
 
 /// What the CM told, until the work or a waiting task takes it. Guarded by `Connection::notes`.
 pub(super) struct Notes<I> {
@@ -38,6 +39,29 @@ impl<I> Notes<I> {
             waiters: 0,
         }
     }
+
+    /// Notes the next step.
+    pub(super) fn set_step(&mut self, step: Step) {
+        pr_debug!("next step: {step}\n");
+        self.step = Some(step);
+    }
+
+    /// Notes the end: the removal of the device overrides any other, and a path that is lost none.
+    pub(super) fn set_end(&mut self, end: End) {
+        match (&self.end, &end) {
+            (Some(End::Removed), _) | (Some(_), End::Lost) => {}
+            _ => {
+                pr_debug!("end: {end}\n");
+                self.end = Some(end);
+            }
+        }
+    }
+
+    /// Forgets both, of a cm id that is gone.
+    pub(super) fn clear(&mut self) {
+        self.step = None;
+        self.end = None;
+    }
 }
 
 /// A step of the set-up that the CM has made possible.
@@ -50,6 +74,17 @@ pub(super) enum Step {
     Request(PeerParam, PrivateData, Names),
     /// The connection is established; with the HelloAck of the peer if this end has connected.
     Established(PrivateData),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Address => "address",
+            Self::Route => "route",
+            Self::Request(..) => "request",
+            Self::Established(_) => "established",
+        })
+    }
 }
 
 /// An end that the CM reported.
@@ -69,6 +104,20 @@ pub(super) enum End {
     Gone,
     /// The device is being removed, which waits until the cm id is destroyed.
     Removed,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoAnswer => "no-answer",
+            Self::Busy => "busy",
+            Self::Refused => "refused",
+            Self::Lost => "lost",
+            Self::Failed(_) => "failed",
+            Self::Gone => "gone",
+            Self::Removed => "removed",
+        })
+    }
 }
 
 /// A copy of the start of the CM's private data, which is valid in the handler only. A Hello is

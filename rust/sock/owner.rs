@@ -71,14 +71,14 @@ impl Conn {
             sk.set_cookie(cookie);
         }
         // Dropped after the lock.
-        let _former = core::mem::replace(&mut *self.owner.lock(), Owner::Socket(sk.into()));
+        let _former = self.owner.lock().set(Owner::Socket(sk.into()));
         self.update_state();
         self.report_failure();
     }
 
     /// Takes the connection from its socket or listener. Process context, without the spinlocks.
     pub(super) fn detach(&self) {
-        let owner = core::mem::replace(&mut *self.owner.lock(), Owner::Nobody(Some(Orphan::new())));
+        let owner = self.owner.lock().set(Owner::Nobody(Some(Orphan::new())));
         if let Owner::Socket(sk) = &owner {
             let identity = &mut self.flow.lock().identity;
             identity.uid = sk.uid();
@@ -156,17 +156,17 @@ impl Conn {
     /// Gives up the place of a child that is not ready for accept. Process context, without the
     /// spinlocks.
     pub(super) fn leave_listener(&self) {
-        let parent = {
+        let former = {
             let mut owner = self.owner.lock();
-            match core::mem::replace(&mut *owner, Owner::Nobody(None)) {
-                Owner::Listener(parent, place) if place != Place::Ready => parent,
-                other => {
-                    *owner = other;
-                    return;
-                }
+            match &*owner {
+                Owner::Listener(_, place) if *place != Place::Ready => {}
+                _ => return,
             }
+            owner.set(Owner::Nobody(None))
         };
-        parent.child_gone(self);
+        if let Owner::Listener(parent, _) = former {
+            parent.child_gone(self);
+        }
     }
 
     /// Ends a connection that no socket has, or will get. Process context, without the spinlocks.

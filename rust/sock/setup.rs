@@ -51,7 +51,8 @@ impl CmHandler for Arc<Conn> {
             CmEvent::AddrError(e) if e == ETIMEDOUT => self.note_end(End::NoAnswer),
             CmEvent::AddrError(e) => self.note_end(End::Failed(e)),
             CmEvent::RouteError => self.note_end(End::Failed(EHOSTUNREACH)),
-            CmEvent::Unreachable | CmEvent::AddrChange => self.note_lost(),
+            // The path is lost, or has changed: the connection may yet go on.
+            CmEvent::Unreachable | CmEvent::AddrChange => self.note_end(End::Lost),
             CmEvent::Rejected { private_data } if private_data.starts_with(&REJECT_BUSY) => {
                 self.note_end(End::Busy);
             }
@@ -75,7 +76,7 @@ impl Conn {
     fn note_step(&self, step: Step) {
         let waited_for = {
             let mut notes = self.notes.lock();
-            notes.step = Some(step);
+            notes.set_step(step);
             notes.waiters > 0
         };
         if waited_for {
@@ -88,20 +89,7 @@ impl Conn {
     /// Notes the end, for the work, which no program can hold up. Process context, without the
     /// spinlocks.
     pub(super) fn note_end(&self, end: End) {
-        {
-            let mut notes = self.notes.lock();
-            // Device removal overrides any other end.
-            if !matches!(notes.end, Some(End::Removed)) {
-                notes.end = Some(end);
-            }
-        }
-        self.queue();
-    }
-
-    /// Notes that the path is lost, or has changed: the connection may yet go on. In a handler of
-    /// the CM.
-    fn note_lost(&self) {
-        self.notes.lock().end.get_or_insert(End::Lost);
+        self.notes.lock().set_end(end);
         self.queue();
     }
 

@@ -198,9 +198,7 @@ impl Conn {
         drop(adopted);
         setup.id = None;
         setup.expectation = None;
-        let mut notes = self.notes.lock();
-        notes.step = None;
-        notes.end = None;
+        self.notes.lock().clear();
     }
 
     /// Frees what the connection has on the device: when this returns no completion and no CM event

@@ -57,14 +57,14 @@ impl Flow {
             self.replace_urgent(end.wrapping_sub(after as u64));
         }
         if let (true, Some(byte)) = (received.urgent, last) {
-            self.urgent = Urgent::Here(end.wrapping_sub(1), byte);
+            self.urgent.set(Urgent::Here(end.wrapping_sub(1), byte));
         }
     }
 
     /// Another urgent byte was announced. As with TCP, a reader who stands `at` the one before it
     /// does not get that in its place.
     fn replace_urgent(&mut self, at: u64) {
-        let replaced = core::mem::replace(&mut self.urgent, Urgent::Announced);
+        let replaced = self.urgent.set(Urgent::Announced);
         let Some(mark) = replaced.mark() else {
             return;
         };
@@ -98,7 +98,7 @@ impl Conn {
         }
         let mut flow = self.flow.lock();
         if flow.urgent.mark() == mark {
-            flow.urgent = Urgent::None;
+            flow.urgent.set(Urgent::None);
         }
     }
 }
@@ -144,7 +144,7 @@ pub(super) fn recv_urgent(sk: &Socket, msg: &mut RecvMsg<'_>) -> Result<usize> {
                 let mut flow = conn.flow.lock();
                 // It may just have been replaced.
                 if flow.urgent == urgent {
-                    flow.urgent = Urgent::Read(mark);
+                    flow.urgent.set(Urgent::Read(mark));
                 }
             }
             byte
