@@ -17,6 +17,7 @@
 #include <linux/splice.h>
 #include <linux/seq_file_net.h>
 #include <net/addrconf.h>
+#include <net/ip6_route.h>
 #include <net/l3mdev.h>
 #include <net/net_namespace.h>
 #include <net/netlink.h>
@@ -125,9 +126,74 @@ void sdp_helper_sk_async_waitdata(struct sock *sk, bool waits)
 		sk_clear_bit(SOCKWQ_ASYNC_WAITDATA, sk);
 }
 
+static struct dst_entry *find_route6(struct sock *sk, struct flowi6 *fl6,
+				     const struct in6_addr *daddr, __be16 dport,
+				     const struct in6_addr *saddr, __be16 sport)
+{
+	*fl6 = (struct flowi6){
+		.flowi6_proto = IPPROTO_TCP,
+		.daddr = *daddr,
+		.saddr = *saddr,
+		.flowlabel = ip6_make_flowinfo(inet6_sk(sk)->tclass, 0),
+		.flowi6_oif = sk->sk_bound_dev_if,
+		.flowi6_mark = READ_ONCE(sk->sk_mark),
+		.flowi6_uid = sk_uid(sk),
+		.fl6_dport = dport,
+		.fl6_sport = sport,
+	};
+	security_sk_classify_flow(sk, flowi6_to_flowi_common(fl6));
+	return ip6_dst_lookup_flow(sock_net(sk), sk, fl6, NULL);
+}
+
+/*
+ * The interface by which TCP's connect would reach a peer, 0 for an address of
+ * this host, or an error; and the source address, if *saddr is not set. Under
+ * the socket lock, as what follows.
+ */
+int sdp_helper_find_route4(struct sock *sk, __be32 daddr, __be16 dport,
+			   __be32 *saddr, __be16 sport)
+{
+	struct flowi4 fl4;
+	struct rtable *rt;
+	int interface = 0;
+
+	rt = ip_route_connect(&fl4, daddr, *saddr, sk->sk_bound_dev_if,
+			      IPPROTO_TCP, sport, dport, sk);
+	if (IS_ERR(rt))
+		return PTR_ERR(rt);
+	*saddr = fl4.saddr;
+	rcu_read_lock();
+	if (rt->rt_flags & (RTCF_MULTICAST | RTCF_BROADCAST))
+		interface = -ENETUNREACH;
+	else if (rt->rt_type != RTN_LOCAL)
+		interface = READ_ONCE(rt->dst.dev)->ifindex;
+	rcu_read_unlock();
+	ip_rt_put(rt);
+	return interface;
+}
+
+int sdp_helper_find_route6(struct sock *sk, const struct in6_addr *daddr,
+			   __be16 dport, struct in6_addr *saddr, __be16 sport)
+{
+	struct flowi6 fl6;
+	struct dst_entry *dst;
+	int interface = 0;
+
+	dst = find_route6(sk, &fl6, daddr, dport, saddr, sport);
+	if (IS_ERR(dst))
+		return PTR_ERR(dst);
+	*saddr = fl6.saddr;
+	rcu_read_lock();
+	if (!(dst_rt6_info(dst)->rt6i_flags & RTF_LOCAL))
+		interface = READ_ONCE(dst->dev)->ifindex;
+	rcu_read_unlock();
+	dst_release(dst);
+	return interface;
+}
+
 /*
  * Gives a connected sock the route to its peer, where IP's level looks for the
- * MTU of the path; another none. Under the socket lock.
+ * MTU of the path; another none.
  */
 void sdp_helper_sk_find_route(struct sock *sk)
 {
@@ -139,26 +205,17 @@ void sdp_helper_sk_find_route(struct sock *sk)
 		return;
 	}
 	if (inet->pinet6 && !ipv6_addr_v4mapped(&sk->sk_v6_daddr)) {
-		struct flowi6 fl6 = {
-			.flowi6_proto = IPPROTO_TCP,
-			.daddr = sk->sk_v6_daddr,
-			.saddr = inet->pinet6->saddr,
-			.flowi6_oif = sk->sk_bound_dev_if,
-			.flowi6_uid = sk_uid(sk),
-			.fl6_dport = inet->inet_dport,
-			.fl6_sport = inet->inet_sport,
-		};
+		struct flowi6 fl6;
 
-		security_sk_classify_flow(sk, flowi6_to_flowi_common(&fl6));
-		dst = ip6_dst_lookup_flow(sock_net(sk), sk, &fl6, NULL);
+		dst = find_route6(sk, &fl6, &sk->sk_v6_daddr, inet->inet_dport,
+				  &inet->pinet6->saddr, inet->inet_sport);
 	} else {
 		struct flowi4 fl4;
 		struct rtable *rt;
 
-		rt = ip_route_output_ports(sock_net(sk), &fl4, sk,
-					   inet->inet_daddr, inet->inet_saddr,
-					   inet->inet_dport, inet->inet_sport,
-					   IPPROTO_TCP, 0, sk->sk_bound_dev_if);
+		rt = ip_route_connect(&fl4, inet->inet_daddr, inet->inet_saddr,
+				      sk->sk_bound_dev_if, IPPROTO_TCP,
+				      inet->inet_sport, inet->inet_dport, sk);
 		dst = IS_ERR(rt) ? ERR_CAST(rt) : &rt->dst;
 	}
 	sk_dst_set(sk, IS_ERR(dst) ? NULL : dst);
@@ -564,11 +621,6 @@ bool sdp_helper_is_local(struct net *net, __be32 addr, unsigned int interface)
 		table = l3mdev_fib_table_by_index(net, interface);
 	return inet_addr_type_table(net, addr, table ?: RT_TABLE_LOCAL) ==
 	       RTN_LOCAL;
-}
-
-bool sdp_helper_is_broadcast(struct net *net, __be32 addr)
-{
-	return inet_addr_type(net, addr) == RTN_BROADCAST;
 }
 
 /* The VRF that an interface is in, or 0. */

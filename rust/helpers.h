@@ -43,6 +43,10 @@ void sdp_helper_sk_async_nospace(struct sock *sk);
 void sdp_helper_sk_wake_async_out(struct sock *sk);
 void sdp_helper_sk_wake_async_end(struct sock *sk, bool both);
 void sdp_helper_sk_async_waitdata(struct sock *sk, bool waits);
+int sdp_helper_find_route4(struct sock *sk, __be32 daddr, __be16 dport,
+			   __be32 *saddr, __be16 sport);
+int sdp_helper_find_route6(struct sock *sk, const struct in6_addr *daddr,
+			   __be16 dport, struct in6_addr *saddr, __be16 sport);
 void sdp_helper_sk_find_route(struct sock *sk);
 bool sdp_helper_signal_pending(struct task_struct *task);
 long sdp_helper_sock_rcvtimeo(const struct sock *sk, bool noblock);
@@ -118,7 +122,6 @@ struct sdp_helper_tcp_sysctls {
 
 void sdp_helper_tcp_sysctls(const struct net *net,
 			    struct sdp_helper_tcp_sysctls *to);
-bool sdp_helper_is_broadcast(struct net *net, __be32 addr);
 bool sdp_helper_is_local(struct net *net, __be32 addr, unsigned int interface);
 __be32 sdp_helper_own_addr(struct net *net, unsigned int at);
 bool sdp_helper_is_local6(struct net *net, const struct in6_addr *addr,

@@ -91,13 +91,6 @@ impl Net {
         }
     }
 
-    /// Whether this is the address of all hosts of a network. Any context.
-    pub(crate) fn is_broadcast(&self, addr: SocketAddrV4) -> bool {
-        let ip = u32::from_ne_bytes(addr.ip().octets());
-        // SAFETY: The namespace is live.
-        unsafe { bindings::sdp_helper_is_broadcast(self.as_ptr(), ip) }
-    }
-
     /// Whether it has an interface with this index. Any context.
     pub(crate) fn has_interface(&self, index: u32) -> bool {
         // SAFETY: The namespace is live.

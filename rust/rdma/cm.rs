@@ -151,16 +151,25 @@ impl<C: CmHandler> CmId<C> {
     }
 
     /// Begins to resolve the address `dst`, which ends in [`CmEvent::AddrResolved`] or
-    /// [`CmEvent::AddrError`], perhaps before this returns. Sleeps. Fails with the error of the
-    /// route lookup, such as `ENETUNREACH`, with `EINVAL` where the local address is of another
-    /// version of IP, and as [`Self::bind`] does for an identifier that is not bound.
-    pub(crate) fn resolve_addr(&mut self, dst: &SocketAddr, timeout_ms: u32) -> Result {
+    /// [`CmEvent::AddrError`], perhaps before this returns. An identifier that is not bound is
+    /// bound to `source`, for port 0 to one that no other connection to `dst` has.
+    ///
+    /// Sleeps. Fails with the error of the route lookup, such as `ENETUNREACH`, with `EINVAL` where
+    /// the local address is of another version of IP, and as [`Self::bind`] does.
+    pub(crate) fn resolve_addr(
+        &mut self,
+        source: &SocketAddr,
+        dst: &SocketAddr,
+        timeout_ms: u32,
+    ) -> Result {
+        let _creds = KernelCreds::for_port(source.port());
+        let mut source = to_sockaddr(source);
         let dst = to_sockaddr(dst);
-        // SAFETY: The identifier is live, and the address valid; it has its own, or none yet.
+        // SAFETY: The identifier is live, and the addresses valid.
         to_result(unsafe {
             bindings::rdma_resolve_addr(
                 self.as_ptr(),
-                ptr::null_mut(),
+                (&raw mut source).cast(),
                 (&raw const dst).cast(),
                 // CAST: `c_ulong` has at least 32 bits.
                 timeout_ms as c_ulong,
@@ -168,11 +177,10 @@ impl<C: CmHandler> CmId<C> {
         })
     }
 
-    /// Restricts the route to a peer to an interface, or to a VRF. To be called before
-    /// [`Self::resolve_addr`], on an identifier without an address or with the unspecified one.
+    /// Sets the interface by which peers are reached. To be called before it has an address.
     pub(crate) fn set_interface(&mut self, interface: u32) {
         let interface = c_int::try_from(interface).unwrap_or(c_int::MAX);
-        // SAFETY: The identifier is live, and rdma_cm does not use the field before it resolves the
+        // SAFETY: The identifier is live, and rdma_cm does not use the field before it has an
         // address.
         unsafe { (*self.as_ptr()).route.addr.dev_addr.bound_dev_if = interface };
     }

@@ -130,6 +130,7 @@ impl Backlog {
             reuseaddr: sk.reuseaddr(),
             reuseport: sk.reuseport().then(|| sk.uid()),
             interface: sk.interface(),
+            connects: false,
         })
     }
 

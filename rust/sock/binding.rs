@@ -49,6 +49,9 @@ pub(super) struct Sharing {
     /// With all that are bound to another interface, if it is bound to one (`SO_BINDTODEVICE`); 0
     /// is none.
     pub(super) interface: u32,
+    /// With others that have this set too: the port was chosen by connect, and the peers of its
+    /// connections differ.
+    pub(super) connects: bool,
 }
 
 impl Sharing {
@@ -108,9 +111,10 @@ pub(super) fn overlap(a: &dyn Binding, b: &dyn Binding) -> bool {
 }
 
 /// Whether `new` must not be bound beside `bound`: their addresses overlap, they can be reached
-/// through one interface, and neither `SO_REUSEADDR` nor `SO_REUSEPORT` allows it.
+/// through one interface, and nothing of [`Sharing`] allows it.
 pub(super) fn conflict(net: &Net, new: &dyn Binding, bound: &dyn Binding) -> bool {
     let (own, other) = (new.sharing(), bound.sharing());
-    let may_share = own.reuseaddr && other.reuseaddr && !bound.is_listening();
+    let may_share =
+        own.connects && other.connects || own.reuseaddr && other.reuseaddr && !bound.is_listening();
     overlap(new, bound) && own.meets(&other, net) && !may_share && !own.is_group(&other)
 }

@@ -20,7 +20,10 @@ use crate::{
     },
     prelude::*,
     sock::{
-        addr,
+        addr::{
+            self,
+            Names, //
+        },
         bind,
         conn::Conn,
         endpoint::Bound,
@@ -110,9 +113,9 @@ fn connect(sk: &OpenSocket, peer: &SockAddr<'_>, nonblock: bool) -> Result {
 
 /// The address that a socket connects to for `peer`, by TCP's rules: the unspecified address means
 /// this host. Fails with `EINVAL` for a link-local address whose interface is not known, or is not
-/// the socket's, `ENETUNREACH` for an IPv4 address where the socket is for IPv6 only, and for one
-/// of many hosts, and `EAFNOSUPPORT` for an IPv6 address where the socket is bound to an IPv4 one.
-/// With the socket locked.
+/// the socket's, `ENETUNREACH` for an IPv4 address where the socket is for IPv6 only, and for an
+/// IPv6 one of many hosts, and `EAFNOSUPPORT` for an IPv6 address where the socket is bound to an
+/// IPv4 one. With the socket locked.
 fn reachable(sk: &Socket, peer: SocketAddr, bound: Option<SocketAddr>) -> Result<SocketAddr> {
     let with_port = |ip| SocketAddr::new(ip, peer.port());
     let peer = match (peer, bound) {
@@ -123,7 +126,6 @@ fn reachable(sk: &Socket, peer: SocketAddr, bound: Option<SocketAddr>) -> Result
     };
     match (peer, bound) {
         (SocketAddr::V4(_), _) if sk.is_v6only() => Err(ENETUNREACH),
-        (SocketAddr::V4(peer), _) if sk.net().is_broadcast(peer) => Err(ENETUNREACH),
         (SocketAddr::V6(peer), _) if peer.ip().is_multicast() => Err(ENETUNREACH),
         (SocketAddr::V6(peer), _) if peer.scope_id() > 0 => {
             let interface = sk.interface();
@@ -146,18 +148,6 @@ fn any_for(peer: SocketAddr, port: u16) -> SocketAddr {
     any
 }
 
-/// `ENETUNREACH` where the socket is bound to an address of IPv4 that is not here, as with TCP.
-/// Where TCP would send packets from it nevertheless rdma_cm says `EADDRNOTAVAIL`.
-fn check_source(sk: &Socket, bound: Option<SocketAddr>) -> Result {
-    match bound {
-        Some(own @ SocketAddr::V4(_)) if !own.ip().is_unspecified() => {
-            let is_possible = sk.is_transparent() || sk.net().is_local(&own, sk.interface());
-            is_possible.then_some(()).ok_or(ENETUNREACH)
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Makes a connection, and begins to resolve the address of `peer`. Fails as [`connect`] does.
 fn begin(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, peer: &SockAddr<'_>) -> Result {
     let (peer, local) = s.filter_connect(addr::address(sk, peer)?)?;
@@ -169,32 +159,55 @@ fn begin(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, peer: &SockAddr<'_>) -> Result
     }
     let bound = s.own_addr();
     let peer = reachable(sk, peer, bound)?;
-    check_source(sk, bound)?;
-    let bound = match bound {
-        Some(bound) if bound.ip().is_unspecified() => Some(any_for(peer, bound.port())),
-        bound => bound,
+    let from = match bound {
+        Some(bound) if bound.ip().is_unspecified() => any_for(peer, bound.port()),
+        Some(bound) => bound,
+        None => any_for(peer, 0),
     };
-    let bound = match bound {
-        // rdma_cm chooses from `net.ipv4.ip_local_port_range` alone.
-        bound if s.bound.is_none() && sk.has_fewer_ports() => {
-            let any = bound.unwrap_or(any_for(peer, 0));
-            let chosen =
-                Bound::new(sk, any).map_err(|e| if e == EADDRINUSE { EADDRNOTAVAIL } else { e })?;
-            s.is_autobound = true;
-            Some(s.bound.insert(chosen).addr())
+    let mut route = sk.route_to(peer, from)?;
+    let interface = match route.interface {
+        0 => sk.interface(),
+        index => index,
+    };
+    if !sk.net().is_local(&route.source, interface) {
+        // TCP would send packets from there.
+        return Err(EADDRNOTAVAIL);
+    }
+    if s.bound.is_some() {
+        // It may have been to the same peer.
+        s.finish_former();
+    }
+    let claim = match &s.bound {
+        Some(bound) => {
+            let local = route.source;
+            Some(bound.claim(Names { local, peer }, sk.interface())?)
         }
-        bound => bound,
+        // rdma_cm chooses from `net.ipv4.ip_local_port_range` alone.
+        None if sk.has_fewer_ports() => {
+            let (bound, claim) = Bound::to_connect(sk, route.source, peer)?;
+            s.is_autobound = true;
+            route.source = s.bound.insert(bound).addr();
+            Some(claim)
+        }
+        None => None,
     };
     // An error that an earlier connection left is not this one's.
     let _ = sk.take_error();
-    let conn = Conn::connecting(sk, s.options).inspect_err(|_| s.unbind_auto())?;
-    sk.set_state(TcpState::SynSent);
-    if let Err(e) = conn.begin(bound, sk.interface(), peer) {
-        sk.set_state(TcpState::Close);
-        conn.discard();
+    let begun = Conn::connecting(sk, s.options).and_then(|conn| {
+        sk.set_state(TcpState::SynSent);
+        match conn.begin(sk, route, peer, claim) {
+            Ok(()) => Ok(conn),
+            Err(e) => {
+                sk.set_state(TcpState::Close);
+                conn.discard();
+                Err(e)
+            }
+        }
+    });
+    let conn = begun.inspect_err(|_| {
         s.unbind_auto();
-        return Err(e);
-    }
+        sk.set_local(s.own_addr().unwrap_or(sk.version().nobody()));
+    })?;
     conn.recv_shut.store(s.stream.recv_shut, Relaxed);
     s.connect_unreported = true;
     s.conn = Some(conn);

@@ -8,6 +8,7 @@
 use crate::{
     net::{
         namespace::LOOPBACK_INTERFACE,
+        sock::Route,
         sockaddr::IpVersion, //
     },
     prelude::*,
@@ -37,8 +38,12 @@ use crate::{
             Setup,
             Step, //
         },
-        ports::Port,
-        time::ms, //
+        ports::{
+            Claim,
+            Port, //
+        },
+        time::ms,
+        Socket, //
     }, //
 };
 use core::net::SocketAddr;
@@ -63,35 +68,34 @@ const BUSY_MAX_MS: u32 = 1000;
 const IWARP_REFUSALS: u8 = 4;
 
 impl Conn {
-    /// Begins to resolve the address of `peer`, from the address that the socket is `bound` to, if
-    /// it is, and through the interface that it is bound to, or 0. Sleeps. Fails with `EINVAL` for
-    /// a loopback address at one end and a foreign one at the other, with `ENODEV` where the
-    /// address is of another interface, with `ENOBUFS` where the owner may be charged no more
-    /// memory, and as [`CmId::bind`] and [`CmId::resolve_addr`] do.
+    /// Begins to resolve the address of `peer`, to which this route leads from the socket, `sk`,
+    /// which has `claim` if it is bound to a port. Sleeps. Fails with `EINVAL` for a loopback
+    /// address at this end and a foreign one at the other, with `ENOBUFS` where the owner may be
+    /// charged no more memory, and as [`CmId::bind`] and [`CmId::resolve_addr`] do.
     pub(super) fn begin(
         &self,
-        bound: Option<SocketAddr>,
-        interface: u32,
+        sk: &Socket,
+        route: Route,
         peer: SocketAddr,
+        claim: Option<Claim>,
     ) -> Result {
         self.reclaim();
         self.charge_own()?;
-        let mut user = 0;
-        self.with_socket(|sk| user = sk.responsible_uid());
         let mut guard = self.setup.lock();
         let setup = &mut *guard;
         setup.lookup = Some(Lookup {
             peer,
-            bound,
-            interface,
-            user,
+            route,
+            has_port: claim.is_some(),
+            user: sk.responsible_uid(),
             left: ADDRESS_LOOKS,
             pause: BUSY_FIRST_MS,
             refusals: 0,
             again_at: None,
         });
-        self.flow.lock().identity.names = Some(Names {
-            local: bound.unwrap_or(IpVersion::of(peer.ip()).nobody()),
+        setup.claim = claim;
+        self.set_names(Names {
+            local: route.source,
             peer,
         });
         self.number.list(&self.net, self.arc())?;
@@ -99,84 +103,93 @@ impl Conn {
             .inspect_err(|_| self.number.unlist(&self.net))
     }
 
+    /// Sets the addresses, and those of the socket that has the connection.
+    fn set_names(&self, names: Names) {
+        self.flow.lock().identity.names = Some(names);
+        self.with_socket(|sk| sk.set_local(names.local));
+    }
+
     /// Resolves the peer's address, with a new cm id: a used one would wait for its handler.
     /// Sleeps. Fails as [`Self::begin`] does.
     fn resolve(&self, setup: &mut Setup<Id>) -> Result {
-        let (peer, bound, interface) = match &setup.lookup {
-            Some(lookup) => (lookup.peer, lookup.bound, lookup.interface),
-            None => return Err(EINVAL),
-        };
-        let any = IpVersion::of(peer.ip()).nobody();
-        let is_loopback = bound.is_some_and(|bound| bound.ip().is_loopback());
-        if is_loopback || peer.ip().is_loopback() {
-            if ![0, LOOPBACK_INTERFACE].contains(&interface) {
-                // Nobody there has a loopback address.
-                self.note_end(End::Failed(EHOSTUNREACH));
-                return Ok(());
+        let lookup = setup.lookup.as_ref().ok_or(EINVAL)?;
+        let (peer, source, interface) = (lookup.peer, lookup.route.source, lookup.route.interface);
+        if source.ip().is_loopback() || peer.ip().is_loopback() {
+            if interface == 0 {
+                return self.resolve_loopback(setup, source, peer);
             }
-            return self.resolve_loopback(setup, bound.unwrap_or(any), peer);
-        }
-        if interface == 0 && self.lacks_device(bound, peer) {
-            return self.resolve_loopback(setup, bound.unwrap_or(any), peer);
-        }
-        let mut id = match bound {
-            Some(bound) => self.bind_id(bound)?.0,
-            None => CmId::new(&self.net, self.arc())?,
-        };
-        if interface > 0 {
-            match id.interface() {
-                0 => id.set_interface(interface),
-                own if own == interface || self.net.vrf_of(own) == interface => {}
-                _ => return Err(ENODEV),
+            if !peer.ip().is_loopback() {
+                return Err(EINVAL);
             }
+            // Nobody there has a loopback address.
+            self.note_end(End::Failed(EHOSTUNREACH));
+            return Ok(());
         }
-        id.resolve_addr(&peer, ADDRESS_MS)?;
+        if interface == LOOPBACK_INTERFACE {
+            // No device is on it, but rdma_cm would take that of the address.
+            return Err(ENODEV);
+        }
+        if interface == 0 && self.lacks_device(source, peer) {
+            return self.resolve_loopback(setup, source, peer);
+        }
+        let has_port = lookup.has_port;
+        let resolve = |source| -> Result<Id> {
+            let mut id = CmId::new(&self.net, self.arc())?;
+            // The socket shares its port with its connections. That fails for listeners only.
+            let _ = id.set_reuseaddr(has_port);
+            if interface > 0 {
+                id.set_interface(interface);
+            }
+            id.resolve_addr(&source, &peer, ADDRESS_MS)?;
+            Ok(id)
+        };
+        let may_change = source.port() > 0 && !has_port;
+        let id = match resolve(source) {
+            // Others may have got the port since the attempt before.
+            Err(e) if may_change && (e == EADDRINUSE || e == EADDRNOTAVAIL) => {
+                resolve(addr::with_port(source, 0))
+            }
+            done => done,
+        }?;
+        let local = id.local_addr()?;
         setup.id = Some(id);
+        if let Some(lookup) = &mut setup.lookup {
+            lookup.route.source = local;
+        }
+        self.set_names(Names { local, peer });
         Ok(())
     }
 
-    /// Whether `peer` is an address of this host, and has no RDMA device, or the address that the
-    /// socket is bound to has none. Sleeps.
-    fn lacks_device(&self, bound: Option<SocketAddr>, peer: SocketAddr) -> bool {
-        let has_none = |addr: &SocketAddr| {
-            !addr.ip().is_unspecified()
-                && matches!(self.bind_id(addr::with_port(*addr, 0)), Err(e) if e == ENODEV)
-        };
-        self.net.is_local(&peer, 0) && (has_none(&peer) || bound.as_ref().is_some_and(has_none))
+    /// Whether one of the addresses of a connection within this host has no RDMA device. Sleeps.
+    fn lacks_device(&self, source: SocketAddr, peer: SocketAddr) -> bool {
+        [peer, source].into_iter().any(
+            |addr| matches!(self.bind_id(addr::with_port(addr, 0)), Err(e) if e == ENODEV),
+        )
     }
 
     /// A cm id bound to `addr`, and the address that it got. Sleeps. Fails as [`CmId::bind`] does.
     fn bind_id(&self, addr: SocketAddr) -> Result<(Id, SocketAddr)> {
         let mut id = CmId::new(&self.net, self.arc())?;
-        // The socket has the port, and shares it with its connections. That fails for listeners
-        // only.
-        let _ = id.set_reuseaddr(addr.port() > 0);
         let bound = id.bind(&addr)?;
         Ok((id, bound))
     }
 
-    /// [`Self::resolve`] where an end has a loopback address, or one without an RDMA device: over
-    /// the address of a device of this host.
+    /// [`Self::resolve`] where the peer is this host, and an end has a loopback address, or one
+    /// without an RDMA device: over the address of a device of this host.
     fn resolve_loopback(
         &self,
         setup: &mut Setup<Id>,
-        bound: SocketAddr,
+        source: SocketAddr,
         peer: SocketAddr,
     ) -> Result {
-        if !self.net.is_local(&peer, 0) {
-            return Err(if peer.ip().is_loopback() {
-                ENETUNREACH
-            } else {
-                EINVAL
-            });
-        }
         let Some(there) = Port::listening(&self.net, peer) else {
             // Reported as if a peer had refused.
             self.note_end(End::Failed(ECONNREFUSED));
             return Ok(());
         };
-        let is_own = |addr: &SocketAddr| !addr.ip().is_loopback() && !addr.ip().is_unspecified();
-        let ends = [peer, bound].into_iter().filter(is_own);
+        let ends = [peer, source]
+            .into_iter()
+            .filter(|addr| !addr.ip().is_loopback());
         // With a port of its own, which identifies the request.
         let bind = |addr| self.bind_id(addr::with_port(addr, 0));
         let versions = IpVersion::ALL.into_iter();
@@ -187,24 +200,20 @@ impl Conn {
             }
             e => Err(e),
         })?;
-        let local = match bound.ip() {
-            ip if !ip.is_unspecified() => ip,
-            _ if peer.ip().is_loopback() => IpVersion::of(peer.ip()).localhost(),
-            _ => peer.ip(),
+        let local = match source.port() {
+            0 => addr::with_port(source, from.port()),
+            _ => source,
         };
-        let port = match bound.port() {
-            0 => from.port(),
-            port => port,
-        };
-        let local = SocketAddr::new(local, port);
-        setup.names = Some(Names { local, peer });
+        let names = Names { local, peer };
+        setup.names = Some(names);
+        self.set_names(names);
         let seen = Names {
             local: peer,
             peer: local,
         };
         setup.expectation = Some(Port::expect(there, from, seen)?);
         let id = setup.id.insert(id);
-        id.resolve_addr(&addr::with_port(from, peer.port()), ADDRESS_MS)
+        id.resolve_addr(&from, &addr::with_port(from, peer.port()), ADDRESS_MS)
     }
 
     /// Resolves the peer's address again, which it did not tell in time. Sleeps. Fails with
@@ -284,22 +293,13 @@ impl Conn {
         }
     }
 
-    /// The peer's address is resolved, and with it the local one: resolves the route. Sleeps.
+    /// The peer's address is resolved: resolves the route. Sleeps.
     pub(super) fn find_route(&self, setup: &mut Setup<Id>) -> Result {
         let id = setup.id.as_mut().ok_or(ENOTCONN)?;
-        let local = match setup.names {
-            Some(names) => names.local,
-            None => id.local_addr()?,
-        };
-        if let Some(names) = &mut self.flow.lock().identity.names {
-            names.local = local;
-        }
-        let version = IpVersion::of(local.ip());
+        let lookup = setup.lookup.as_ref().ok_or(ENOTCONN)?;
+        let version = IpVersion::of(lookup.peer.ip());
         let mut tos = 0;
-        self.with_socket(|sk| {
-            sk.set_local(local);
-            tos = sk.packet_options(version).0;
-        });
+        self.with_socket(|sk| tos = sk.packet_options(version).0);
         if tos > 0 {
             id.set_service_type(tos);
         }

@@ -26,6 +26,7 @@ use crate::{
         options::Options,
         ports::{
             self,
+            Claim,
             Port, //
         },
         seen::Number,
@@ -55,6 +56,8 @@ pub(super) struct Endpoint {
     is_v6only: bool,
     /// Whether it was an address of this host when the socket was bound.
     is_local: bool,
+    /// Whether connect chose the port.
+    connects: bool,
     /// Its number in the list of diagnostics.
     number: Number,
     /// The connections that wait for accept, where the socket listens.
@@ -82,8 +85,24 @@ impl Bound {
     /// here has an RDMA device, `EADDRINUSE` for a port that is taken, also by another user of
     /// rdma_cm, or where none is free, `ENOBUFS` where no more may be charged, and with `ENOMEM`.
     pub(super) fn new(sk: &Socket, addr: SocketAddr) -> Result<Self> {
+        Self::charged(sk, Endpoint::bind(sk, addr)?)
+    }
+
+    /// Binds `sk` to an address with a free port, or one from which others connect to other peers
+    /// than `peer`, and claims it. With the socket locked. Sleeps. Fails as [`Self::new`] does, but
+    /// with `EADDRNOTAVAIL` where there is no such port.
+    pub(super) fn to_connect(
+        sk: &Socket,
+        addr: SocketAddr,
+        peer: SocketAddr,
+    ) -> Result<(Self, Claim)> {
+        let (endpoint, claim) = Endpoint::bind_to_connect(sk, addr, peer)?;
+        Ok((Self::charged(sk, endpoint)?, claim))
+    }
+
+    fn charged(sk: &Socket, endpoint: Arc<Endpoint>) -> Result<Self> {
         let mut bound = Self {
-            endpoint: Endpoint::bind(sk, addr)?,
+            endpoint,
             charge: Charge::new(sk),
         };
         match bound.charge_pages(sk, false) {
@@ -134,13 +153,10 @@ impl Endpoint {
     fn bind(sk: &Socket, addr: SocketAddr) -> Result<Arc<Self>> {
         let backlog = Backlog::new(sk)?;
         if addr.port() > 0 {
-            return Self::at(sk, addr, &backlog);
+            return Self::at(sk, addr, &backlog, false);
         }
-        for number in sk.local_ports() {
-            if sk.net().is_reserved(number) || Port::is_used(sk.net(), number) {
-                continue;
-            }
-            match Self::at(sk, addr::with_port(addr, number), &backlog) {
+        for addr in Self::free(sk, addr, false) {
+            match Self::at(sk, addr, &backlog, false) {
                 Err(e) if e == EADDRINUSE => {}
                 done => return done,
             }
@@ -148,7 +164,49 @@ impl Endpoint {
         Err(EADDRINUSE)
     }
 
-    fn at(sk: &Socket, addr: SocketAddr, backlog: &Arc<Backlog>) -> Result<Arc<Self>> {
+    fn bind_to_connect(
+        sk: &Socket,
+        addr: SocketAddr,
+        peer: SocketAddr,
+    ) -> Result<(Arc<Self>, Claim)> {
+        let backlog = Backlog::new(sk)?;
+        for local in Self::free(sk, addr, true) {
+            let this = match Self::at(sk, local, &backlog, true) {
+                Err(e) if e == EADDRINUSE => continue,
+                done => done?,
+            };
+            match this.claim(Names { local, peer }, sk.interface()) {
+                Ok(claim) => return Ok((this, claim)),
+                Err(e) => {
+                    this.close();
+                    if e != EADDRNOTAVAIL {
+                        return Err(e);
+                    }
+                }
+            }
+        }
+        Err(EADDRNOTAVAIL)
+    }
+
+    /// `addr` with each port that may be chosen for `sk`, and seems to be free. Sleeps.
+    fn free(
+        sk: &Socket,
+        addr: SocketAddr,
+        connects: bool,
+    ) -> impl Iterator<Item = SocketAddr> + use<'_> {
+        let may_be_chosen = move |number: &u16| {
+            !sk.net().is_reserved(*number) && !Port::is_used(sk.net(), *number, connects)
+        };
+        let ports = sk.local_ports().filter(may_be_chosen);
+        ports.map(move |number| addr::with_port(addr, number))
+    }
+
+    fn at(
+        sk: &Socket,
+        addr: SocketAddr,
+        backlog: &Arc<Backlog>,
+        connects: bool,
+    ) -> Result<Arc<Self>> {
         loop {
             // First, so that no failure leaves a port without a binding.
             let room = UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?;
@@ -160,6 +218,7 @@ impl Endpoint {
                     addr,
                     is_v6only: sk.is_v6only(),
                     is_local: sk.net().is_local(&addr, sk.interface()),
+                    connects,
                     number: Number::none(),
                     backlog: backlog.clone(),
                 })
@@ -205,6 +264,11 @@ impl Endpoint {
         }
     }
 
+    /// [`Port::claim`] for a socket that is bound to this address.
+    pub(super) fn claim(&self, names: Names, interface: u32) -> Result<Claim> {
+        Port::claim(&self.port, names, interface)
+    }
+
     /// The address. Any context.
     pub(super) fn addr(&self) -> SocketAddr {
         self.addr
@@ -243,7 +307,10 @@ impl Binding for Endpoint {
     }
 
     fn sharing(&self) -> Sharing {
-        self.backlog.sharing()
+        Sharing {
+            connects: self.connects,
+            ..self.backlog.sharing()
+        }
     }
 
     fn is_listening(&self) -> bool {

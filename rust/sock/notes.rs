@@ -6,11 +6,15 @@
 //! the type cannot be named here.
 
 use crate::{
+    net::sock::Route,
     prelude::*,
     rdma::cm::PeerParam,
     sock::{
         addr::Names,
-        ports::Expectation,
+        ports::{
+            Claim,
+            Expectation, //
+        },
         slow_queue, //
     },
 };
@@ -151,6 +155,8 @@ pub(super) struct Setup<I> {
     pub(super) id: Option<I>,
     /// What a connect resolves; none for the accepting side.
     pub(super) lookup: Option<Lookup>,
+    /// Its addresses at the port that its socket is bound to, until its end.
+    pub(super) claim: Option<Claim>,
     /// What the listening port of this host was told to expect.
     pub(super) expectation: Option<Expectation>,
     /// The addresses of the ends, where the cm id has others (loopback, and requests).
@@ -171,10 +177,11 @@ pub(super) struct Setup<I> {
 pub(super) struct Lookup {
     /// The address to connect to.
     pub(super) peer: SocketAddr,
-    /// The address that the socket is bound to.
-    pub(super) bound: Option<SocketAddr>,
-    /// The interface that the socket is bound to, or 0.
-    pub(super) interface: u32,
+    /// The route to it; the source has port 0 before the first attempt, unless the socket is bound
+    /// to one.
+    pub(super) route: Route,
+    /// Whether the socket is bound to a port, which it may share with others.
+    pub(super) has_port: bool,
     /// Who connects.
     pub(super) user: u32,
     /// How many more times the address may be resolved.
@@ -201,6 +208,7 @@ impl<I> Setup<I> {
         Self {
             id: None,
             lookup: None,
+            claim: None,
             expectation: None,
             names: None,
             connecting: false,

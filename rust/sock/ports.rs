@@ -11,6 +11,9 @@
 //! programs use. Where one of those is a loopback address, the end that connects tells the
 //! listening port which request to expect: [`Port::expect`].
 //!
+//! rdma_cm lets all connections from a port of ours have any peer, so the port knows them too:
+//! [`Port::claim`].
+//!
 //! Locks: see Documentation/architecture.rst. Only those of a binding's backlog are taken under
 //! [`Port::holders`].
 //!
@@ -109,6 +112,9 @@ pub(super) struct Port {
     /// the addresses of the connection, as the accepting end is to see them.
     #[pin]
     expected: SpinLockBh<RBTree<SocketAddr, Names>>,
+    /// The connections that were made from it.
+    #[pin]
+    claims: SpinLockBh<Ring<Claimed>>,
 }
 
 /// The port in rdma_cm, which reserves it for each version of IP.
@@ -135,6 +141,14 @@ struct Space {
     is_listening: bool,
 }
 
+/// A connection that was made from a port.
+#[derive(Clone, Copy)]
+struct Claimed {
+    names: Names,
+    /// The interface that its socket is bound to, or 0.
+    interface: u32,
+}
+
 impl Port {
     /// The port with this number, which may have no holders yet: [`Self::add`] has to follow.
     /// Sleeps. Fails with `ENOMEM`.
@@ -150,6 +164,7 @@ impl Port {
                 }, "sdp::Port::cm"),
                 holders <- new_spinlock_bh!(Ring::empty(), "sdp::Port::holders"),
                 expected <- new_spinlock_bh!(RBTree::new(), "sdp::Port::expected"),
+                claims <- new_spinlock_bh!(Ring::empty(), "sdp::Port::claims"),
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
@@ -162,9 +177,14 @@ impl Port {
         Ok(port)
     }
 
-    /// Whether this number is in use by a socket of this module. Sleeps.
-    pub(super) fn is_used(net: &Net, number: u16) -> bool {
-        net.own().ports.table.lock().get(&number).is_some()
+    /// Whether this number is in use by a socket of this module; for one that `connects`, by one
+    /// that shares it with no such. Sleeps.
+    pub(super) fn is_used(net: &Net, number: u16, connects: bool) -> bool {
+        let port = net.own().ports.table.lock().get(&number).cloned();
+        port.is_some_and(|port| {
+            let holders = port.holders.lock();
+            !connects || holders.iter().any(|other| !other.sharing().connects)
+        })
     }
 
     /// Gives `binding` its address. Sleeps. Fails with `EADDRINUSE` where another has it, with
@@ -371,6 +391,29 @@ impl Port {
         Ok(Expectation { port: this, from })
     }
 
+    /// Claims a connection from the port between these addresses, for a socket that is bound to an
+    /// interface, or to none (0). Sleeps. Fails with `EADDRNOTAVAIL` where there is one already, as
+    /// with TCP, and with `ENOMEM`.
+    pub(super) fn claim(this: &Arc<Self>, names: Names, interface: u32) -> Result<Claim> {
+        let claimed = Claimed { names, interface };
+        loop {
+            Ring::reserve(&this.claims, |claims| claims)?;
+            let mut claims = this.claims.lock();
+            let is_same =
+                |other: &Claimed| other.names == names && [0, interface].contains(&other.interface);
+            if claims.iter().any(is_same) {
+                return Err(EADDRNOTAVAIL);
+            }
+            if claims.push(claimed).is_ok() {
+                drop(claims);
+                return Ok(Claim {
+                    port: this.clone(),
+                    claimed,
+                });
+            }
+        }
+    }
+
     /// The addresses of a connection that is asked for, as the accepting end is to see them. Fails
     /// as [`ChildId::local_addr`] does.
     fn names(&self, id: &ChildId<'_>) -> Result<Names> {
@@ -427,6 +470,20 @@ impl Drop for Expectation {
     fn drop(&mut self) {
         let node = self.port.expected.lock().remove_node(&self.from);
         drop(node);
+    }
+}
+
+/// The addresses of a connection, which no other from the port has, until dropped.
+pub(super) struct Claim {
+    port: Arc<Port>,
+    claimed: Claimed,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let own = self.claimed;
+        let is_own = |other: &Claimed| other.names == own.names && other.interface == own.interface;
+        self.port.claims.lock().remove(is_own);
     }
 }
 

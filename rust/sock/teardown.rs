@@ -210,6 +210,7 @@ impl Conn {
         let pd = self.pd();
         self.destroy_qp();
         self.destroy_id(setup);
+        setup.claim = None;
         self.uncount_orphan();
         self.flow.lock().machine.disconnected();
         self.invalidate_finished();

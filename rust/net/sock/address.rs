@@ -24,6 +24,7 @@ use core::{
         addr_of_mut, //
     }, //
 };
+use kernel::error::to_result;
 
 /// What the kernel stores as the IPv4 address of a socket that has an IPv6 one.
 const LOOPBACK4_IPV6: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
@@ -48,6 +49,15 @@ fn kept_v6(ip: IpAddr) -> bindings::in6_addr {
         IpAddr::V4(ip) => ip.to_ipv6_mapped(),
         IpAddr::V6(ip) => ip,
     })
+}
+
+/// The route to a peer.
+#[derive(Clone, Copy)]
+pub(crate) struct Route {
+    /// The address and port that the connection comes from; port 0 is any.
+    pub(crate) source: SocketAddr,
+    /// The interface by which it leaves, or 0 where the peer is this host.
+    pub(crate) interface: u32,
 }
 
 impl<P: Protocol> Sock<P> {
@@ -159,14 +169,54 @@ impl<P: Protocol> Sock<P> {
         }
     }
 
+    /// The route to a peer, as TCP looks for it: for this socket and its user, from `source`, whose
+    /// address may be the unspecified one. With the socket locked. Fails with the error of the
+    /// route, such as `ENETUNREACH`, also for an IPv4 address of many hosts, and for a source that
+    /// is not here.
+    pub(crate) fn route_to(&self, peer: SocketAddr, source: SocketAddr) -> Result<Route> {
+        let (to, from) = (peer.port().to_be(), source.port().to_be());
+        let mut ip = source.ip();
+        let interface = match (peer, &mut ip) {
+            (SocketAddr::V4(peer), IpAddr::V4(ip)) => {
+                let mut addr = u32::from_ne_bytes(ip.octets());
+                let peer = u32::from_ne_bytes(peer.ip().octets());
+                // SAFETY: The sock is live, locked, and begins with an `inet_sock`.
+                let index = unsafe {
+                    bindings::sdp_helper_find_route4(self.as_ptr(), peer, to, &mut addr, from)
+                };
+                *ip = addr.to_ne_bytes().into();
+                index
+            }
+            (SocketAddr::V6(peer), IpAddr::V6(ip)) => {
+                let mut addr = in6_addr(ip);
+                let peer = in6_addr(peer.ip());
+                // SAFETY: As above, and one that connects to such a peer is of IPv6.
+                let index = unsafe {
+                    bindings::sdp_helper_find_route6(self.as_ptr(), &peer, to, &mut addr, from)
+                };
+                // SAFETY: Any bytes are a valid array of bytes.
+                *ip = unsafe { addr.in6_u.u6_addr8 }.into();
+                index
+            }
+            _ => return Err(EINVAL),
+        };
+        to_result(interface)?;
+        let interface = u32::try_from(interface)?;
+        let mut source = SocketAddr::new(ip, source.port());
+        if let (SocketAddr::V6(source), SocketAddr::V6(peer)) = (&mut source, peer) {
+            if source.ip().is_unicast_link_local() {
+                source.set_scope_id(match interface {
+                    0 => peer.scope_id(),
+                    index => index,
+                });
+            }
+        }
+        Ok(Route { source, interface })
+    }
+
     /// Whether bind is to leave the port to connect (`IP_BIND_ADDRESS_NO_PORT`). Any context.
     pub(crate) fn binds_without_port(&self) -> bool {
         self.inet_flag(bindings::INET_FLAGS_BIND_ADDRESS_NO_PORT)
-    }
-
-    /// `IP_TRANSPARENT`. Any context.
-    pub(crate) fn is_transparent(&self) -> bool {
-        self.inet_flag(bindings::INET_FLAGS_TRANSPARENT)
     }
 
     /// Whether it may be bound to an address that no interface has: `IP_FREEBIND`,

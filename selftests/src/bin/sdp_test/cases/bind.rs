@@ -643,6 +643,14 @@ fn bind_own_range() {
     check!(ports(&clients), PORTS.to_vec());
     check!(limited(A).connect(&to), Err(Errno::EADDRNOTAVAIL));
     check!(A.socket().connect(&to), Ok(()));
+    step!("connect elsewhere, from the same ports");
+    let (_listener, elsewhere) = B.listen();
+    let others = [limited(A), limited(A)];
+    for other in &others {
+        check!(other.connect(&elsewhere), Ok(()));
+    }
+    check!(ports(&others), PORTS.to_vec());
+    check!(limited(A).connect(&elsewhere), Err(Errno::EADDRNOTAVAIL));
 }
 
 fn bind_without_port() {

@@ -6,6 +6,7 @@ use crate::{
     config::{
         moment,
         patience,
+        v6,
         volume,
         TICK, //
     },
@@ -17,7 +18,8 @@ use crate::{
         must,
         skip,
         spawn,
-        step, //
+        step,
+        Child, //
     },
     peers::{
         addr,
@@ -78,6 +80,10 @@ cases! {
     connect_interrupted_restart(20) "a signal with SA_RESTART is not seen",
     connect_no_route(10) "no route: ENETUNREACH, and the socket can connect elsewhere",
     connect_no_device(10) "no RDMA device on the route: ENODEV or ENETUNREACH",
+    connect_rules(20) "routing rules hold for the user, the service type and the port of a socket",
+    connect_dontroute(10) "SO_DONTROUTE: who is behind a router is not reached",
+    connect_twice(20) "two sockets of one address and port cannot connect to the same peer: EADDRNOTAVAIL",
+    connect_ports(20) "from one address and port there are connections to different peers",
     connect_unspec(10) "connect(AF_UNSPEC) disconnects, and the socket can connect again",
     connect_after_reset(40) "the same after the peer's reset, where the next host does not answer",
     connect_abandoned_early(30) "closed while they look for the peer's address: nothing is left",
@@ -126,7 +132,10 @@ fn connect_nonblocking() {
     let a = A.socket();
     must!(a.set_nonblocking(true));
     check!(a.connect(&to), Err(Errno::EINPROGRESS));
+    let name = must!(a.name()).to_v4();
+    check!((*name.ip(), name.port() > 0), (A.ip(), true));
     check!(finish(&a), Ok(()));
+    check!(must!(a.name()).to_v4(), name);
     // The first connect() after the end tells of it, the next that there is nothing to do.
     check_any!(a.connect(&to), [Ok(()), Err(Errno::EISCONN)]);
     check!(a.connect(&to), Err(Errno::EISCONN));
@@ -533,6 +542,176 @@ fn connect_no_device() {
 pub(super) fn disconnect(sock: &Sock) {
     let unspec = Addr::v4(libc::AF_UNSPEC, B.at(0).to_v4());
     check!(sock.connect(&unspec), Ok(()));
+}
+
+/// A rule of A's routing, for as long as it lives.
+struct Rule(Vec<String>);
+
+impl Rule {
+    fn new(words: &[&str]) -> Self {
+        let this = Self(words.iter().map(|word| word.to_string()).collect());
+        this.change("add");
+        this
+    }
+
+    fn change(&self, how: &str) {
+        let version = if v6() { "-6" } else { "-4" };
+        let mut all = vec!["ip", version, "rule", how];
+        all.extend(self.0.iter().map(String::as_str));
+        A.command(&all);
+    }
+}
+
+impl Drop for Rule {
+    fn drop(&mut self) {
+        self.change("del");
+    }
+}
+
+fn connect_rules() {
+    const USER: libc::uid_t = 1000;
+    let (listener, to) = B.listen();
+    let as_user = |work: &dyn Fn()| {
+        let child = Child::start(|| {
+            A.enter();
+            // SAFETY: It takes no memory; this process has one thread.
+            must!(Errno::check(unsafe { libc::setresuid(USER, USER, USER) }));
+            work();
+        });
+        check!(child.wait(), 0);
+    };
+    let socket = || must!(Sock::new(family(), libc::SOCK_STREAM, 0));
+    let connects = |sock: Sock| {
+        check!(sock.connect(&to), Ok(()));
+        must!(listener.accept());
+    };
+
+    step!("the user");
+    {
+        let _rule = Rule::new(&["uidrange", "1000-1000", "prohibit"]);
+        let of_root = A.socket();
+        as_user(&|| {
+            check!(socket().connect(&to), Err(Errno::EACCES));
+            let sock = socket();
+            must!(sock.set_nonblocking(true));
+            check!(sock.connect(&to), Err(Errno::EACCES));
+            check!(sock.error(), Ok(()));
+            // Whose socket it is, not whose call.
+            check!(of_root.connect(&to), Ok(()));
+        });
+        must!(listener.accept());
+        connects(A.socket());
+    }
+    as_user(&|| check!(socket().connect(&to), Ok(())));
+    must!(listener.accept());
+
+    step!("the service type");
+    {
+        let _rule = Rule::new(&["tos", "0x10", "prohibit"]);
+        let (level, option) = match v6() {
+            true => (libc::SOL_IPV6, libc::IPV6_TCLASS),
+            false => (libc::SOL_IP, libc::IP_TOS),
+        };
+        let sock = A.socket();
+        must!(sock.set(level, option, 0x10));
+        check!(sock.connect(&to), Err(Errno::EACCES));
+        must!(sock.set(level, option, 0));
+        connects(sock);
+    }
+
+    step!("the port");
+    let port = to.to_v4().port().to_string();
+    {
+        let _rule = Rule::new(&["ipproto", "tcp", "dport", &port, "prohibit"]);
+        let sock = A.socket();
+        check!(sock.connect(&to), Err(Errno::EACCES));
+        check!(
+            must!(sock.name()).to_v4(),
+            addr(Ipv4Addr::UNSPECIFIED, 0).to_v4()
+        );
+        let (_listener, elsewhere) = B.listen();
+        check!(sock.connect(&elsewhere), Ok(()));
+    }
+    connects(A.socket());
+}
+
+fn connect_dontroute() {
+    v4_only("it has no effect on IPv6");
+    let (listener, to) = B.listen();
+    let router = B.ip().to_string();
+    let route = ["198.18.0.0/24", "via", &router];
+    let change = |how| A.command(&[&["ip", "route", how][..], &route].concat());
+    let direct = || {
+        let sock = A.socket();
+        must!(sock.set(libc::SOL_SOCKET, libc::SO_DONTROUTE, 1));
+        sock
+    };
+    change("add");
+    let refused = direct().connect(&addr(Ipv4Addr::new(198, 18, 0, 1), 7));
+    change("del");
+    check!(refused, Err(Errno::ENETUNREACH));
+    let sock = direct();
+    check!(sock.connect(&to), Ok(()));
+    talk(&sock, &must!(listener.accept()));
+}
+
+fn connect_twice() {
+    let (listener, to) = B.listen();
+    let (_other, elsewhere) = B.listen();
+    let at = |at: &Addr| {
+        let sock = A.socket();
+        must!(sock.set(libc::SOL_SOCKET, libc::SO_REUSEADDR, 1));
+        must!(sock.bind(at));
+        sock
+    };
+    let first = at(&A.at(0));
+    let name = must!(first.name());
+    let second = at(&name);
+    let third = at(&name);
+    must!(third.set_nonblocking(true));
+    check!(first.connect(&to), Ok(()));
+    let server = must!(listener.accept());
+    check!(second.connect(&to), Err(Errno::EADDRNOTAVAIL));
+    check!(third.connect(&to), Err(Errno::EADDRNOTAVAIL));
+    check!(must!(second.name()).to_v4(), name.to_v4());
+    talk(&first, &server);
+
+    step!("elsewhere");
+    check!(second.connect(&elsewhere), Ok(()));
+    check!(third.connect(&elsewhere), Err(Errno::EADDRNOTAVAIL));
+
+    step!("once the first connection is gone");
+    must!(first.set_linger(0));
+    drop(first);
+    drop(server);
+    must!(third.set_nonblocking(false));
+    let again = || match third.connect(&to) {
+        Err(Errno::EADDRNOTAVAIL) => Err(Errno::EAGAIN),
+        done => done,
+    };
+    check!(eventually(patience(10), again), Ok(()));
+    talk(&third, &must!(listener.accept()));
+}
+
+fn connect_ports() {
+    let _range = Setting::of(A, "ipv4/ip_local_port_range", "40200 40201");
+    let from = || {
+        let sock = A.socket();
+        must!(sock.set(libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1));
+        must!(sock.bind(&A.at(0)));
+        sock
+    };
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        let (listener, to) = B.listen();
+        for _ in 0..2 {
+            let sock = from();
+            check!(sock.connect(&to), Ok(()));
+            talk(&sock, &must!(listener.accept()));
+            kept.push(sock);
+        }
+        check!(from().connect(&to), Err(Errno::EADDRNOTAVAIL));
+    }
 }
 
 fn connect_unspec() {
