@@ -70,6 +70,77 @@ bool sdp_helper_cgroup_bpf_sock_enabled(struct sock *sk,
 {
 	return cgroup_bpf_sock_enabled(sk, type);
 }
+
+/*
+ * Has the programs of its control group that filter packets see a SYN that a
+ * TCP socket sends, or receives, between its addresses by an interface; with
+ * @ack the answer to one. Fails with -EPERM where they drop it, and -ENOMEM.
+ */
+int sdp_helper_filter_syn(struct sock *sk, bool egress, bool ack, int interface)
+{
+	enum cgroup_bpf_attach_type type = egress ? CGROUP_INET_EGRESS :
+						    CGROUP_INET_INGRESS;
+	const struct inet_sock *inet = inet_sk(sk);
+	bool is_v4 = sk->sk_family == AF_INET ||
+		     ipv6_addr_v4mapped(&sk->sk_v6_daddr);
+	struct sk_buff *skb;
+	struct tcphdr *th;
+	int ret;
+
+	if (!cgroup_bpf_sock_enabled(sk, type))
+		return 0;
+	skb = alloc_skb(MAX_TCP_HEADER, GFP_KERNEL);
+	if (!skb)
+		return -ENOMEM;
+	skb_reserve(skb, MAX_TCP_HEADER - sizeof(*th));
+	th = skb_put_zero(skb, sizeof(*th));
+	skb_reset_transport_header(skb);
+	th->source = egress ? inet->inet_sport : inet->inet_dport;
+	th->dest = egress ? inet->inet_dport : inet->inet_sport;
+	th->doff = sizeof(*th) / 4;
+	th->syn = 1;
+	th->ack = ack;
+	if (is_v4) {
+		struct iphdr *iph = skb_push(skb, sizeof(*iph));
+
+		*iph = (struct iphdr){
+			.version = 4,
+			.ihl = sizeof(*iph) / 4,
+			.tos = inet->tos,
+			.tot_len = htons(skb->len),
+			.frag_off = htons(IP_DF),
+			.ttl = IPDEFTTL,
+			.protocol = IPPROTO_TCP,
+			.saddr = egress ? inet->inet_saddr : inet->inet_daddr,
+			.daddr = egress ? inet->inet_daddr : inet->inet_saddr,
+		};
+		ip_send_check(iph);
+	} else {
+		struct ipv6hdr *ip6h = skb_push(skb, sizeof(*ip6h));
+
+		*ip6h = (struct ipv6hdr){
+			.version = 6,
+			.payload_len = htons(sizeof(*th)),
+			.nexthdr = IPPROTO_TCP,
+			.hop_limit = IPV6_DEFAULT_HOPLIMIT,
+			.saddr = egress ? sk->sk_v6_rcv_saddr : sk->sk_v6_daddr,
+			.daddr = egress ? sk->sk_v6_daddr : sk->sk_v6_rcv_saddr,
+		};
+	}
+	skb_reset_network_header(skb);
+	skb->protocol = is_v4 ? htons(ETH_P_IP) : htons(ETH_P_IPV6);
+	skb->priority = READ_ONCE(sk->sk_priority);
+	skb->mark = READ_ONCE(sk->sk_mark);
+	skb->ip_summed = CHECKSUM_UNNECESSARY;
+	skb->skb_iif = egress ? 0 : interface;
+	rcu_read_lock();
+	skb->dev = dev_get_by_index_rcu(sock_net(sk), interface);
+	ret = __cgroup_bpf_run_filter_skb(sk, skb, type);
+	rcu_read_unlock();
+	skb->dev = NULL;
+	kfree_skb(skb);
+	return ret == NET_XMIT_SUCCESS || ret == NET_XMIT_CN ? 0 : -EPERM;
+}
 #endif
 
 struct net *sdp_helper_sock_net(const struct sock *sk)

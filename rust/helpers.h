@@ -32,6 +32,8 @@ void sdp_helper_sock_valbool_flag(struct sock *sk, enum sock_flags bit,
 #ifdef CONFIG_CGROUP_BPF
 bool sdp_helper_cgroup_bpf_sock_enabled(struct sock *sk,
 					enum cgroup_bpf_attach_type type);
+int sdp_helper_filter_syn(struct sock *sk, bool egress, bool ack,
+			  int interface);
 #endif
 struct net *sdp_helper_sock_net(const struct sock *sk);
 wait_queue_head_t *sdp_helper_sk_sleep(struct sock *sk);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The BPF programs of control groups that filter calls on inet sockets: they refuse a socket, an
-//! address or a connection, or replace an address.
+//! address or a connection, or replace an address. Those that filter packets see what would make a
+//! connection of TCP, once for each of ours.
 //!
 //! The kernel runs them for sockets of `AF_INET` and `AF_INET6` only, and lets them access one with
 //! protocol `IPPROTO_TCP` as a `struct tcp_sock`. Ours are neither. So a socket whose control group
@@ -14,11 +15,17 @@ mod stand_in;
 
 pub(super) use stand_in::StandIn;
 
+#[cfg(CONFIG_CGROUP_BPF)]
+use stand_in::Ends;
+
 use crate::{
     bindings,
     net::{
         ops::Protocol,
-        sock::SockGuard,
+        sock::{
+            Sock,
+            SockGuard, //
+        },
         sockaddr::IpVersion, //
     },
     prelude::*, //
@@ -240,6 +247,51 @@ impl<P: Protocol, F> SockGuard<'_, P, F> {
         }
         ran?;
         Ok(Some(Verdict { flags, bound }))
+    }
+}
+
+impl<P: Protocol> Sock<P> {
+    /// Has the programs that filter packets see those with which TCP would make a connection
+    /// between these addresses, by an interface: a SYN, which this end sends if it `connects`, and
+    /// its answer. Sleeps. Fails with `EPERM` where they drop one, and with `ENOMEM`.
+    #[cfg(CONFIG_CGROUP_BPF)]
+    pub(crate) fn filter_handshake(
+        &self,
+        connects: bool,
+        local: SocketAddr,
+        peer: SocketAddr,
+        interface: u32,
+    ) -> Result {
+        let kinds = [
+            bindings::cgroup_bpf_attach_type_CGROUP_INET_INGRESS,
+            bindings::cgroup_bpf_attach_type_CGROUP_INET_EGRESS,
+        ];
+        let is_filtered = kinds.into_iter().any(|kind| {
+            // SAFETY: The sock is live.
+            unsafe { bindings::sdp_helper_cgroup_bpf_sock_enabled(self.as_ptr(), kind) }
+        });
+        if !is_filtered {
+            return Ok(());
+        }
+        let interface = c_int::try_from(interface).unwrap_or(0);
+        let ends = Ends::between(local, peer);
+        let mut stand_in = StandIn::new(self.net(), self.version() == IpVersion::V6)?;
+        // SAFETY: The sock is live, and begins with an `inet_sock`.
+        unsafe {
+            stand_in.filter_handshake(self.as_ptr(), self.cookie(), ends, interface, connects)
+        }
+    }
+
+    /// As above, without such programs.
+    #[cfg(not(CONFIG_CGROUP_BPF))]
+    pub(crate) fn filter_handshake(
+        &self,
+        _connects: bool,
+        _local: SocketAddr,
+        _peer: SocketAddr,
+        _interface: u32,
+    ) -> Result {
+        Ok(())
     }
 }
 

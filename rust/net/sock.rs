@@ -15,6 +15,7 @@ mod tcp_state;
 mod timeout;
 mod wake;
 
+pub(super) use address::kept_v4;
 pub(crate) use address::Route;
 pub(crate) use child::Child;
 pub(crate) use guard::SockGuard;

@@ -7,7 +7,10 @@
 
 use crate::{
     prelude::*,
-    proto::REJECT_BUSY,
+    proto::{
+        REJECT_BUSY,
+        REJECT_NOBODY, //
+    },
     rdma::cm::PeerParam,
     sock::{
         addr::Names,
@@ -60,18 +63,31 @@ impl Conn {
         self.queue();
     }
 
-    /// Takes the cm id of a new request, and charges for it, which a handler may not do: memory may
-    /// have to be reclaimed before. Sleeps.
+    /// Takes the cm id of a new request, charges for it, and has it filtered, which a handler may
+    /// not do: memory may have to be reclaimed before. Sleeps.
     pub(super) fn take_request(&self, setup: &mut Setup<Id>) {
         let Some(id) = self.notes.lock().id.take() else {
             return;
         };
         let charged = self.charge_own();
-        setup.id = Some(id.into_id());
-        if let Err(e) = charged {
-            self.reject_busy(setup);
+        let id = setup.id.insert(id.into_id());
+        if let Err(e) = charged.and_then(|()| self.filter_request(id)) {
+            if e == EPERM {
+                let _ = id.reject(&REJECT_NOBODY);
+            } else {
+                self.reject_busy(setup);
+            }
             self.not_made(e);
         }
+    }
+
+    /// Has the programs of the listener's control group see what makes a connection of TCP. Sleeps.
+    /// Fails with `EPERM` where they drop it, and with `ENOMEM`.
+    fn filter_request(&self, id: &Id) -> Result {
+        let (Some(listener), Some(names)) = (self.charged_socket(), self.names()) else {
+            return Ok(());
+        };
+        listener.filter_handshake(false, names.local, names.peer, id.interface())
     }
 
     /// Rejects a request as busy that has waited too long for a place: its peer may be gone.

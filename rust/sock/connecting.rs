@@ -71,7 +71,8 @@ impl Conn {
     /// Begins to resolve the address of `peer`, to which this route leads from the socket, `sk`,
     /// which has `claim` if it is bound to a port. Sleeps. Fails with `EINVAL` for a loopback
     /// address at this end and a foreign one at the other, with `ENOBUFS` where the owner may be
-    /// charged no more memory, and as [`CmId::bind`] and [`CmId::resolve_addr`] do.
+    /// charged no more memory, with `EPERM` where a program of the control group drops packets to
+    /// or from the peer, and as [`CmId::bind`] and [`CmId::resolve_addr`] do.
     pub(super) fn begin(
         &self,
         sk: &Socket,
@@ -100,7 +101,12 @@ impl Conn {
         });
         self.number.list(&self.net, self.arc())?;
         self.resolve(setup)
-            .inspect_err(|_| self.number.unlist(&self.net))
+            .and_then(|()| self.filter_packets(sk, route.interface))
+            .inspect_err(|_| {
+                // What its handler has noted is not to be gone on with.
+                self.destroy_id(setup);
+                self.number.unlist(&self.net);
+            })
     }
 
     /// Sets the addresses, and those of the socket that has the connection.
@@ -162,9 +168,20 @@ impl Conn {
 
     /// Whether one of the addresses of a connection within this host has no RDMA device. Sleeps.
     fn lacks_device(&self, source: SocketAddr, peer: SocketAddr) -> bool {
-        [peer, source].into_iter().any(
-            |addr| matches!(self.bind_id(addr::with_port(addr, 0)), Err(e) if e == ENODEV),
-        )
+        [peer, source]
+            .into_iter()
+            .any(|addr| matches!(self.bind_id(addr::with_port(addr, 0)), Err(e) if e == ENODEV))
+    }
+
+    /// Has the programs of the socket's control group see what makes a connection of TCP. Sleeps.
+    /// Fails with `EPERM` where they drop it, and with `ENOMEM`.
+    fn filter_packets(&self, sk: &Socket, interface: u32) -> Result {
+        let names = self.names().ok_or(EINVAL)?;
+        let interface = match interface {
+            0 => LOOPBACK_INTERFACE,
+            index => index,
+        };
+        sk.filter_handshake(true, names.local, names.peer, interface)
     }
 
     /// A cm id bound to `addr`, and the address that it got. Sleeps. Fails as [`CmId::bind`] does.

@@ -6,11 +6,15 @@
 use super::from_v6;
 use crate::{
     bindings,
-    net::namespace::Net,
+    net::{
+        namespace::Net,
+        sock::kept_v4, //
+    },
     prelude::*, //
 };
 use core::{
     net::{
+        IpAddr,
         Ipv4Addr,
         Ipv6Addr,
         SocketAddr, //
@@ -77,15 +81,98 @@ impl StandIn {
         kind: bindings::cgroup_bpf_attach_type,
         addr: Option<(*mut bindings::sockaddr_unsized, &mut c_int)>,
     ) -> (Result, u32, Option<SocketAddr>) {
-        let to = self.sk();
         let mut flags = 0;
-        // SAFETY: The stand-in is live, and nobody else knows it. Both are locked, and begin with
-        // an `inet_sock`. The control group is that of the socket, which holds it; the stand-in has
-        // it for the time of the run only.
+        // SAFETY: By the contract.
+        let (ends, settings) = unsafe { (Ends::of(sk), Settings::of(sk)) };
+        let run = |to: *mut bindings::sock| {
+            // SAFETY: The stand-in is live and locked, and the address as the caller promises; both
+            // begin with an `inet_sock`.
+            unsafe {
+                let ran = match addr {
+                    Some((addr, len)) => bindings::__cgroup_bpf_run_filter_sock_addr(
+                        to,
+                        addr,
+                        len,
+                        kind,
+                        null_mut(),
+                        &mut flags,
+                    ),
+                    None => bindings::__cgroup_bpf_run_filter_sk(to, kind),
+                };
+                let after = Ends::of(to);
+                let changed = Settings::of(to);
+                // What another call sets just now stays.
+                if changed != settings {
+                    changed.set(sk);
+                }
+                let is_v6 =
+                    c_int::from((*to).__sk_common.skc_family) == bindings::AF_INET6 as c_int;
+                let bound = (after != ends).then(|| after.local(is_v6));
+                if bound.is_none() {
+                    Ends::NONE.set(to);
+                }
+                (to_result(ran), bound)
+            }
+        };
+        // SAFETY: By the contract.
+        let (ran, bound) = unsafe { self.with_copy(sk, cookie, (ends, settings), run) };
+        (ran, flags, bound)
+    }
+
+    /// Has the programs of the control group of `sk` that filter packets see a SYN and its answer
+    /// between these ends, by the interface; whether this end `connects`, and sends the SYN.
+    /// Sleeps. Fails with `EPERM` where they drop one, and with `ENOMEM`.
+    ///
+    /// # Safety
+    ///
+    /// `sk` is live, and begins with an `inet_sock`.
+    #[cfg(CONFIG_CGROUP_BPF)]
+    pub(super) unsafe fn filter_handshake(
+        &mut self,
+        sk: *mut bindings::sock,
+        cookie: u64,
+        ends: Ends,
+        interface: c_int,
+        connects: bool,
+    ) -> Result {
+        // SAFETY: By the contract.
+        let settings = unsafe { Settings::of(sk) };
+        let run = |to: *mut bindings::sock| {
+            [false, true].into_iter().try_for_each(|is_answer| {
+                let egress = connects != is_answer;
+                // SAFETY: The stand-in is live, locked, and a TCP socket.
+                to_result(unsafe {
+                    bindings::sdp_helper_filter_syn(to, egress, is_answer, interface)
+                })
+            })
+        };
+        // SAFETY: By the contract.
+        let filtered = unsafe { self.with_copy(sk, cookie, (ends, settings), run) };
+        // SAFETY: It is live, and nobody else knows it.
+        unsafe { Ends::NONE.set(self.sk()) };
+        filtered
+    }
+
+    /// Runs `f` on the stand-in, locked, which is a copy of `sk` with these ends and settings.
+    /// Sleeps.
+    ///
+    /// # Safety
+    ///
+    /// `sk` is live, and begins with an `inet_sock`.
+    #[cfg(CONFIG_CGROUP_BPF)]
+    unsafe fn with_copy<R>(
+        &mut self,
+        sk: *mut bindings::sock,
+        cookie: u64,
+        (ends, settings): (Ends, Settings),
+        f: impl FnOnce(*mut bindings::sock) -> R,
+    ) -> R {
+        let to = self.sk();
+        // SAFETY: The stand-in is live, locked, and nobody else knows it. Both begin with an
+        // `inet_sock`. The control group is that of the socket, which holds it and does not change
+        // it; the stand-in has it for the time of the run only.
         unsafe {
             bindings::sdp_helper_lock_sock(to);
-            let ends = Ends::of(sk);
-            let settings = Settings::of(sk);
             settings.set(to);
             ends.set(to);
             (*to).sk_uid = (*sk).sk_uid;
@@ -93,31 +180,10 @@ impl StandIn {
             (*to).__sk_common.skc_cookie.counter = cookie as i64;
             let group = addr_of!((*to).sk_cgrp_data).read();
             addr_of_mut!((*to).sk_cgrp_data).write(addr_of!((*sk).sk_cgrp_data).read());
-            let ran = match addr {
-                Some((addr, len)) => bindings::__cgroup_bpf_run_filter_sock_addr(
-                    to,
-                    addr,
-                    len,
-                    kind,
-                    null_mut(),
-                    &mut flags,
-                ),
-                None => bindings::__cgroup_bpf_run_filter_sk(to, kind),
-            };
+            let result = f(to);
             addr_of_mut!((*to).sk_cgrp_data).write(group);
-            let after = Ends::of(to);
-            let changed = Settings::of(to);
-            // What another call sets just now stays.
-            if changed != settings {
-                changed.set(sk);
-            }
-            let is_v6 = c_int::from((*to).__sk_common.skc_family) == bindings::AF_INET6 as c_int;
-            let bound = (after != ends).then(|| after.local(is_v6));
-            if bound.is_none() {
-                Ends::NONE.set(to);
-            }
             bindings::release_sock(to);
-            (to_result(ran), flags, bound)
+            result
         }
     }
 }
@@ -131,7 +197,7 @@ impl Drop for StandIn {
 
 /// The addresses of an inet `struct sock`, as bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Ends {
+pub(super) struct Ends {
     /// `sk_addrpair` and `sk_portpair`.
     pairs: (u64, u32),
     /// `inet_saddr` and `inet_sport`.
@@ -148,6 +214,27 @@ impl Ends {
         #[cfg(CONFIG_IPV6)]
         v6: [[0; 16]; 2],
     };
+
+    /// Those of a connection.
+    #[cfg(CONFIG_CGROUP_BPF)]
+    pub(super) fn between(local: SocketAddr, peer: SocketAddr) -> Self {
+        let [own, other] = [local, peer].map(|addr| kept_v4(addr.ip()));
+        let (at, to) = (local.port(), peer.port().to_be());
+        let ([a, b, c, d], [e, f, g, h]) = (other.to_ne_bytes(), own.to_ne_bytes());
+        let ([i, j], [k, l]) = (to.to_ne_bytes(), at.to_ne_bytes());
+        Self {
+            pairs: (
+                u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+                u32::from_ne_bytes([i, j, k, l]),
+            ),
+            source: (own, at.to_be()),
+            #[cfg(CONFIG_IPV6)]
+            v6: [local, peer].map(|addr| match addr.ip() {
+                IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+                IpAddr::V6(ip) => ip.octets(),
+            }),
+        }
+    }
 
     /// # Safety
     ///

@@ -34,7 +34,7 @@ const LOOPBACK4_IPV6: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
 const CHOSEN_PORT: u8 = bindings::SOCK_BINDPORT_LOCK as u8;
 
 /// The IPv4 address that the kernel keeps for `ip`.
-fn kept_v4(ip: IpAddr) -> u32 {
+pub(in crate::net) fn kept_v4(ip: IpAddr) -> u32 {
     let ip = match ip {
         IpAddr::V4(ip) => ip,
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv4Addr::UNSPECIFIED,

@@ -34,6 +34,8 @@ use std::{
 #[repr(u32)]
 #[allow(missing_docs)]
 pub(crate) enum Hook {
+    Ingress = 0,
+    Egress = 1,
     Create = 2,
     Bind = 8,
     Bind6 = 9,
@@ -74,6 +76,27 @@ pub(crate) fn end_unless(field: i16, expected: u32, value: i32) -> [Insn; 4] {
         insn(0x61, 2, 1, field, 0),
         insn(0x16, 2, 0, 2, expected as i32),
         set,
+        exit,
+    ]
+}
+
+/// Returns 1, and so lets a packet pass, unless the 32 bits at `at` of it are `unwanted`: then 0.
+pub(crate) fn drop_if(at: u16, unwanted: u32) -> Vec<Insn> {
+    let [drop, exit] = end(0);
+    let [pass, _] = end(1);
+    let at = i16::try_from(at).unwrap_or(i16::MAX);
+    vec![
+        // The start of the packet and its end.
+        insn(0x61, 2, 1, 76, 0),
+        insn(0x61, 3, 1, 80, 0),
+        insn(0xbf, 4, 2, 0, 0),
+        insn(0x07, 4, 0, 0, i32::from(at) + 4),
+        insn(0x2d, 4, 3, 4, 0),
+        insn(0x61, 5, 2, at, 0),
+        insn(0x56, 5, 0, 2, unwanted as i32),
+        drop,
+        exit,
+        pass,
         exit,
     ]
 }
@@ -216,6 +239,7 @@ impl Group {
             flags: u32,
         }
         let kind = match hook {
+            Hook::Ingress | Hook::Egress => 8,
             Hook::Create | Hook::PostBind => 9,
             _ => 18,
         };

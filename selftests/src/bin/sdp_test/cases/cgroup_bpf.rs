@@ -9,28 +9,43 @@ use crate::{
         Hook,
         Insn, //
     },
+    config::{
+        tcp,
+        v6, //
+    },
     harness::{
         cases,
         check,
         must,
-        step, //
+        step,
+        Child, //
     },
     peers::{
         addr,
         family,
         iwarp,
+        talk,
         v4_only,
+        Side,
         A,
         B, //
     },
 };
 use sdp_selftests::{
     errno::Errno,
-    sock::Sock, //
+    sock::{
+        v6_for,
+        Addr,
+        Sock, //
+    },
 };
-use std::net::{
-    Ipv4Addr,
-    SocketAddrV4, //
+use std::{
+    fs,
+    net::{
+        Ipv4Addr,
+        SocketAddrV4, //
+    },
+    process, //
 };
 
 cases! {
@@ -41,6 +56,8 @@ cases! {
     cgroup_connect(20) "cgroup BPF: connect() is refused, or goes to another peer; what programs see is a TCP socket",
     cgroup_connect_bind(10) "cgroup BPF: a program binds the socket that connects",
     cgroup_names(10) "cgroup BPF: getpeername() and getsockname() say what programs want",
+    cgroup_egress(40) "cgroup BPF: no connection where a program drops packets that are sent to a peer",
+    cgroup_ingress(40) "cgroup BPF: no connection where a program drops packets that come from a peer",
     cgroup_others(10) "cgroup BPF: sockets of other groups are not concerned, nor those that were handed over",
 }
 
@@ -283,6 +300,123 @@ fn cgroup_names() {
         check!(bound.name().map(|name| name.to_v4()), Ok(SERVICE));
         check!(bound.name().map(|name| name.len()), Ok(16));
     });
+}
+
+/// The last 32 bits of an address of this side's in packets.
+fn word(side: Side) -> u32 {
+    match v6() {
+        true => {
+            let [.., a, b, c, d] = v6_for(side.ip()).octets();
+            u32::from_ne_bytes([a, b, c, d])
+        }
+        false => ip(side.ip()),
+    }
+}
+
+/// Where a packet has its source, its destination, and TCP's header; of an address the last 32
+/// bits.
+fn fields() -> [u16; 3] {
+    match v6() {
+        true => [20, 36, 40],
+        false => [12, 16, 20],
+    }
+}
+
+/// Runs `work` in a group with a program that drops packets with these 32 bits.
+fn dropping(hook: Hook, at: u16, unwanted: u32, work: impl FnOnce()) {
+    let group = Group::new();
+    group.attach(hook, &bpf::drop_if(at, unwanted));
+    group.run(work);
+}
+
+/// Fails to connect to `to`, as does TCP when its SYNs are lost.
+fn does_not_connect(to: &Addr, at_once: Errno) {
+    let sock = A.socket();
+    must!(sock.set(libc::IPPROTO_TCP, libc::TCP_SYNCNT, 1));
+    let expected = if tcp() { Errno::ETIMEDOUT } else { at_once };
+    check!(sock.connect(to), Err(expected));
+    check!(sock.error(), Ok(()));
+    check!(sock.peer().map(drop), Err(Errno::ENOTCONN));
+}
+
+fn cgroup_egress() {
+    let [_, to_ip, tcp_at] = fields();
+    let (listener, to) = B.listen();
+    step!("of who connects");
+    dropping(Hook::Egress, to_ip, word(B), || {
+        does_not_connect(&to, Errno::EPERM);
+        let (listener, own) = A.listen();
+        let a = A.connect(&own);
+        talk(&a, &must!(listener.accept()));
+    });
+    dropping(Hook::Egress, to_ip, word(A), || {
+        let a = A.connect(&to);
+        talk(&a, &must!(listener.accept()));
+    });
+    step!("of who connects from a port");
+    let ports = |from: u16, to: u16| (port(to) << 16) | port(from);
+    let from = |from: u16| {
+        let sock = A.socket();
+        must!(sock.bind(&A.at(from)));
+        sock
+    };
+    let port_to = to.to_v4().port();
+    dropping(Hook::Egress, tcp_at, ports(7792, port_to), || {
+        let sock = from(7793);
+        check!(sock.connect(&to), Ok(()));
+        must!(listener.accept());
+        let sock = from(7792);
+        must!(sock.set_nonblocking(true));
+        let expected = if tcp() {
+            Errno::EINPROGRESS
+        } else {
+            Errno::EPERM
+        };
+        check!(sock.connect(&to), Err(expected));
+    });
+    if iwarp() {
+        // siw's own TCP socket is in the group of who listens.
+        return;
+    }
+    step!("of who listens");
+    dropping(Hook::Egress, to_ip, word(A), || {
+        let (_listener, to) = B.listen();
+        outside(|| does_not_connect(&to, Errno::ECONNREFUSED));
+    });
+}
+
+fn cgroup_ingress() {
+    let [from_ip, ..] = fields();
+    let (listener, to) = B.listen();
+    step!("of who connects");
+    dropping(Hook::Ingress, from_ip, word(B), || {
+        does_not_connect(&to, Errno::EPERM);
+    });
+    dropping(Hook::Ingress, from_ip, word(A), || {
+        let a = A.connect(&to);
+        talk(&a, &must!(listener.accept()));
+    });
+    if iwarp() {
+        // siw's own TCP socket is in the group of who listens.
+        return;
+    }
+    step!("of who listens");
+    dropping(Hook::Ingress, from_ip, word(A), || {
+        let (listener, to) = B.listen();
+        outside(|| does_not_connect(&to, Errno::ECONNREFUSED));
+        must!(listener.set_nonblocking(true));
+        check!(listener.accept().map(drop), Err(Errno::EAGAIN));
+    });
+}
+
+/// Runs `work` in a process that has left the group.
+fn outside(work: impl FnOnce()) {
+    let child = Child::start(|| {
+        let procs = "/sys/fs/cgroup/cgroup.procs";
+        must!(fs::write(procs, process::id().to_string()).map_err(Errno::from));
+        work();
+    });
+    check!(child.wait(), 0);
 }
 
 fn cgroup_others() {
