@@ -184,7 +184,7 @@ impl Protocol for Sdp {
         listen::listen(sk, backlog)
     }
 
-    fn accept(sk: &OpenSocket, nonblock: bool) -> Result<Child<Self>> {
+    fn accept(sk: &OpenSocket, nonblock: bool) -> Result<(Child<Self>, bool)> {
         listen::accept(sk, nonblock)
     }
 

@@ -89,8 +89,8 @@ pub(crate) trait Protocol: Sized + 'static {
     /// `listen(2)`.
     fn listen(sk: &Sock<Self>, backlog: c_int) -> Result;
 
-    /// `accept(2)`: a connected socket that has no file yet.
-    fn accept(sk: &OpenSock<Self>, nonblock: bool) -> Result<Child<Self>>;
+    /// `accept(2)`: a connected socket that has no file yet, and whether more of them wait.
+    fn accept(sk: &OpenSock<Self>, nonblock: bool) -> Result<(Child<Self>, bool)>;
 
     /// The `EPOLL*` events that are pending.
     fn poll(sk: &Sock<Self>) -> u32;
@@ -250,9 +250,11 @@ unsafe extern "C" fn accept<P: Protocol>(
         // SAFETY: As said above.
         let nonblock = unsafe { (*arg).flags } & bindings::O_NONBLOCK as c_int != 0;
         // SAFETY: As said above.
-        let child = P::accept(unsafe { sk::<P>(sock) }, nonblock)?;
+        let (child, more) = P::accept(unsafe { sk::<P>(sock) }, nonblock)?;
         // SAFETY: The socket layer made `newsock` for this call; it has no sock yet.
         unsafe { child.graft(newsock) };
+        // SAFETY: As said above.
+        unsafe { (*arg).is_empty = c_int::from(!more) };
         Ok(0)
     })
 }

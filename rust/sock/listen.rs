@@ -43,11 +43,11 @@ pub(super) fn listen(sk: &Socket, backlog: c_int) -> Result {
     Ok(())
 }
 
-/// `accept(2)`.
+/// `accept(2)`, which also tells whether more connections wait.
 ///
 /// The child's sock is made here, by the accepting task, which owns it, and whose cgroup is charged
 /// for it. Sleeps.
-pub(super) fn accept(sk: &OpenSocket, nonblock: bool) -> Result<Child<Sdp>> {
+pub(super) fn accept(sk: &OpenSocket, nonblock: bool) -> Result<(Child<Sdp>, bool)> {
     let mut timeout = sk.recv_timeout(nonblock);
     let mut s = sk.lock();
     loop {
@@ -94,6 +94,6 @@ pub(super) fn accept(sk: &OpenSocket, nonblock: bool) -> Result<Child<Sdp>> {
             child.lock().source = own.map(|_| addr::with_port(names.local, 0));
         }
         conn.attach(&child);
-        return Ok(child);
+        return Ok((child, backlog.has_ready()));
     }
 }

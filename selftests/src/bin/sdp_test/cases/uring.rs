@@ -5,6 +5,7 @@
 use crate::{
     config::{
         self,
+        moment,
         patience, //
     },
     harness::{
@@ -36,13 +37,17 @@ use sdp_selftests::{
     random::Random,
     sock::Sock, //
 };
-use std::os::fd::{
-    FromRawFd,
-    OwnedFd, //
+use std::{
+    os::fd::{
+        FromRawFd,
+        OwnedFd, //
+    },
+    thread,
 };
 
 cases! {
     uring_accept_connect(10) "IORING_OP_ACCEPT and IORING_OP_CONNECT",
+    uring_accept_more(10) "IORING_OP_ACCEPT tells whether more connections wait",
     uring_send_recv(20) "IORING_OP_SEND and IORING_OP_RECV, a receive that waits for its data",
     uring_large(30) "a send larger than all buffers completes as the peer reads",
     uring_poll_cancel(10) "IORING_OP_POLL_ADD, and a receive that is cancelled",
@@ -149,6 +154,29 @@ fn uring_accept_connect() {
     let server = Sock::from(unsafe { OwnedFd::from_raw_fd(fd) });
     check!(client.send(b"x", 0), Ok(1));
     check!(server.recv_bytes(1), Ok(b"x".to_vec()));
+}
+
+fn uring_accept_more() {
+    const SOCK_NONEMPTY: u32 = 1 << 2;
+    let mut ring = Ring::new();
+    let (listener, to) = B.listen();
+    let clients = [A.connect(&to), A.connect(&to), A.connect(&to)];
+    // The last of them may be on its way.
+    thread::sleep(moment());
+    for more in [true, true, false] {
+        let accept = opcode::Accept::new(
+            Fd(listener.fd()),
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+        );
+        // SAFETY: The listener lives until the completion was taken, here.
+        unsafe { ring.start(accept.build(), 1) };
+        let (_, fd, flags) = ring.next_with_flags();
+        // SAFETY: The kernel just gave us this descriptor.
+        drop(unsafe { OwnedFd::from_raw_fd(must!(fd) as i32) });
+        check!(flags & SOCK_NONEMPTY != 0, more);
+    }
+    drop(clients);
 }
 
 fn uring_send_recv() {
