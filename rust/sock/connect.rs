@@ -70,20 +70,22 @@ pub(super) fn connect_to(sk: &OpenSocket, addr: SockAddr<'_>, nonblock: bool) ->
 fn connect(sk: &OpenSocket, peer: &SockAddr<'_>, nonblock: bool) -> Result {
     let mut timeout = sk.send_timeout(nonblock);
     let mut s = sk.lock();
-    match s.state() {
+    // What a call says that does not wait for the end.
+    let pending = match s.state() {
         SocketState::Idle => {
             begin(sk, &mut s, peer)?;
             // Even if the work was quicker: TCP never does otherwise.
             if nonblock {
                 return Err(EINPROGRESS);
             }
+            EINPROGRESS
         }
         SocketState::Connecting if nonblock => return Err(EALREADY),
-        SocketState::Connecting | SocketState::Failed => {}
+        SocketState::Connecting | SocketState::Failed => EALREADY,
         // The first call after that reports success, as with TCP.
-        SocketState::Connected if s.connect_unreported => {}
+        SocketState::Connected if s.connect_unreported => EALREADY,
         SocketState::Listening | SocketState::Connected => return Err(EISCONN),
-    }
+    };
     let Some(conn) = s.conn.clone() else {
         return Err(ECONNABORTED);
     };
@@ -95,7 +97,7 @@ fn connect(sk: &OpenSocket, peer: &SockAddr<'_>, nonblock: bool) -> Result {
     conn.remove_waiter();
     match waited {
         Ok(()) => {}
-        Err(WaitError::TimedOut) => return Err(EINPROGRESS),
+        Err(WaitError::TimedOut) => return Err(pending),
         Err(woken) => return Err(timeout.error(woken)),
     }
     if s.has(&conn) && matches!(s.state(), SocketState::Connected) {

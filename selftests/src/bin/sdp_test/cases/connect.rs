@@ -75,7 +75,7 @@ cases! {
     connect_silent_host(30) "a host that does not answer, blocking",
     connect_share(30) "a user whose connects over iWARP wait keeps no other user waiting",
     connect_share_closed(60) "a user who closes connects over iWARP that nobody answers keeps no other user waiting",
-    connect_timeout(10) "SO_SNDTIMEO ends a blocking connect() with EINPROGRESS",
+    connect_timeout(10) "SO_SNDTIMEO ends a blocking connect() with EINPROGRESS, and another with EALREADY",
     connect_interrupted(20) "a signal: EINTR, and the connection completes all the same",
     connect_interrupted_restart(20) "a signal with SA_RESTART is not seen",
     connect_no_route(10) "no route: ENETUNREACH, and the socket can connect elsewhere",
@@ -431,6 +431,10 @@ fn connect_timeout() {
     check!(a.connect(&silent()), Err(Errno::EINPROGRESS));
     let took = start.elapsed();
     assert!(took + TICK >= timeout, "took {took:?}");
+    // Another does not begin anything.
+    check!(a.connect(&silent()), Err(Errno::EALREADY));
+    let took = start.elapsed();
+    assert!(took + TICK >= 2 * timeout, "took {took:?}");
 }
 
 /// Lets B answer no one's question for its address, so that connections to it wait.
