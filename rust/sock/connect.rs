@@ -89,6 +89,7 @@ fn connect(sk: &OpenSocket, peer: &SockAddr<'_>, nonblock: bool) -> Result {
     let Some(conn) = s.conn.clone() else {
         return Err(ECONNABORTED);
     };
+    let disconnects = s.disconnects;
     conn.add_waiter();
     let waited = s.wait(&mut timeout, |s| {
         conn.advance_waiting();
@@ -100,10 +101,14 @@ fn connect(sk: &OpenSocket, peer: &SockAddr<'_>, nonblock: bool) -> Result {
         Err(WaitError::TimedOut) => return Err(pending),
         Err(woken) => return Err(timeout.error(woken)),
     }
+    if s.disconnects != disconnects {
+        return Err(EPIPE);
+    }
     if s.has(&conn) && matches!(s.state(), SocketState::Connected) {
         s.connect_unreported = false;
         return Ok(());
     }
+    s.disconnects = s.disconnects.wrapping_add(1);
     s.forget_failed(sk);
     sk.stop_peek_offset();
     // As TCP does where SO_ERROR has reported the reason already.

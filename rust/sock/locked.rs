@@ -71,6 +71,9 @@ pub(crate) struct Locked {
     pub(super) former: Option<Arc<Conn>>,
     /// connect() has not yet reported the result of this connection.
     pub(super) connect_unreported: bool,
+    /// How often the socket was disconnected, modulo 2^32: a call that waited meanwhile fails with
+    /// `EPIPE`, as with TCP.
+    pub(super) disconnects: u32,
     /// The options, which the connection has too, and children of later requests inherit.
     pub(super) options: Options,
     /// The socket's part of the stream.
@@ -96,6 +99,7 @@ impl Locked {
             conn: None,
             former: None,
             connect_unreported: false,
+            disconnects: 0,
             options: Options {
                 zcopy_threshold: settings::zcopy_threshold(net),
                 ..Options::default()

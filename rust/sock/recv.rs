@@ -107,13 +107,18 @@ impl Received {
 
 /// The connection to receive from, once it is no longer being made; none where the socket was shut
 /// before it had one, and there is nothing to receive. Sleeps. Fails with `ENOTCONN` where there is
-/// none, after the error that waits for the next call, and as a wait does.
+/// none, after the error that waits for the next call, with `EPIPE` where another thread has
+/// disconnected the socket meanwhile, and as a wait does.
 pub(super) fn connection(
     s: &mut OpenGuard<'_, Sdp>,
     timeout: &mut Timeout,
 ) -> Result<Option<Arc<Conn>>> {
+    let disconnects = s.disconnects;
     let waited = s.wait(timeout, |s| !matches!(s.state(), SocketState::Connecting));
     timeout.check(waited)?;
+    if s.disconnects != disconnects {
+        return Err(EPIPE);
+    }
     match (s.state(), &s.conn) {
         (SocketState::Connected, Some(conn)) => Ok(Some(conn.clone())),
         (state, _) => {
@@ -226,7 +231,7 @@ impl Receiving<'_, '_, '_> {
             check_kept(self.s, conn)?;
             if !self.s.has(conn) {
                 // Another thread has disconnected the socket.
-                return Err(ENOTCONN);
+                return Err(EPIPE);
             }
             let inline = sk.is_oob_inline();
             let Upcoming { advertised, mark } = self.s.stream.take_over(conn, sk)?;
@@ -293,7 +298,7 @@ impl Receiving<'_, '_, '_> {
                     || sk.has_error()
             });
             self.timeout.check(woken)?;
-            if sk.has_error() && !conn.recv_closed() {
+            if self.s.has(conn) && sk.has_error() && !conn.recv_closed() {
                 return if self.copied == 0 {
                     sk.take_error()
                 } else {

@@ -101,6 +101,7 @@ pub(super) fn abort_listener(sk: &Socket) -> Result {
 /// `connect(2)` to `AF_UNSPEC`: resets a connection, ends a connect, or stops listening. Sleeps.
 pub(super) fn disconnect(sk: &OpenSocket) {
     let mut s = sk.lock();
+    s.disconnects = s.disconnects.wrapping_add(1);
     match s.state() {
         SocketState::Idle => s.stream = Stream::new(),
         SocketState::Failed => s.forget_failed(sk),

@@ -44,7 +44,7 @@ pub(super) fn splice_read(
         timeout.check(turn)?;
         if !s.has(&conn) {
             // Another thread has disconnected the socket.
-            return Err(ENOTCONN);
+            return Err(EPIPE);
         }
         recv::check_kept(&mut s, &conn)?;
         let next = s.stream.take_over(&conn, sk)?;
@@ -76,7 +76,7 @@ pub(super) fn splice_read(
             !s.has(&conn) || recv::unread(s) > 0 || s.stream.is_over(&conn) || sk.has_error()
         });
         timeout.check(woken)?;
-        if sk.has_error() && !conn.recv_closed() {
+        if s.has(&conn) && sk.has_error() && !conn.recv_closed() {
             sk.take_error()?;
         }
     }

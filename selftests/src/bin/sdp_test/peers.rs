@@ -31,7 +31,10 @@ use std::{
     },
     path::Path,
     process::Command,
-    sync::OnceLock,
+    sync::{
+        mpsc,
+        OnceLock, //
+    },
     thread,
     time::{
         Duration,
@@ -195,6 +198,32 @@ impl Drop for Setting {
 /// The first argument of `socket()`.
 pub(crate) fn family() -> libc::c_int {
     config::get().family.number()
+}
+
+/// Does `meanwhile` once another thread sleeps in `call`, the system call of this number: what both
+/// give.
+pub(crate) fn during<T: Send, U>(
+    number: libc::c_long,
+    call: impl FnOnce() -> T + Send,
+    meanwhile: impl FnOnce() -> U,
+) -> (T, U) {
+    let (tell, told) = mpsc::channel();
+    thread::scope(|scope| {
+        let caller = scope.spawn(move || {
+            // SAFETY: It takes no memory.
+            let _ = tell.send(unsafe { libc::gettid() });
+            call()
+        });
+        let at = format!("/proc/self/task/{}/syscall", must!(told.recv()));
+        let number = format!("{number} ");
+        let sleeps = || fs::read_to_string(&at).is_ok_and(|text| text.starts_with(&number));
+        assert!(
+            becomes(config::patience(3), sleeps),
+            "it sleeps in the call"
+        );
+        let meanwhile = meanwhile();
+        (join_scoped(caller), meanwhile)
+    })
 }
 
 /// The family and the length of an address that the kernel gives.

@@ -2,6 +2,10 @@
 
 //! `connect()`: its ways to succeed, to fail, to wait and to be interrupted.
 
+use super::splice::{
+    pipe,
+    splice, //
+};
 use crate::{
     config::{
         moment,
@@ -25,6 +29,7 @@ use crate::{
         addr,
         becomes,
         command,
+        during,
         eventually,
         family,
         iwarp,
@@ -54,6 +59,7 @@ use sdp_selftests::{
 use std::{
     fs,
     net::Ipv4Addr,
+    os::fd::AsRawFd,
     thread,
     time::{
         Duration,
@@ -85,6 +91,7 @@ cases! {
     connect_twice(20) "two sockets of one address and port cannot connect to the same peer: EADDRNOTAVAIL",
     connect_ports(20) "from one address and port there are connections to different peers",
     connect_unspec(10) "connect(AF_UNSPEC) disconnects, and the socket can connect again",
+    connect_unspec_waiting(20) "connect(AF_UNSPEC) ends the calls that wait, with EPIPE",
     connect_after_reset(40) "the same after the peer's reset, where the next host does not answer",
     connect_abandoned_early(30) "closed while they look for the peer's address: nothing is left",
     connect_abandoned_reset(30) "the same of a socket that had a connection, which was reset",
@@ -728,6 +735,59 @@ fn connect_unspec() {
     let b = must!(listener.accept());
     check!(a.send(b"again", 0), Ok(5));
     check!(b.recv_bytes(5), Ok(b"again".to_vec()));
+}
+
+fn connect_unspec_waiting() {
+    let (listener, to) = B.listen();
+    let waiting = |what: &str, number, call: &(dyn Fn(&Sock) -> Result<usize, Errno> + Sync)| {
+        step!("{what} that waits for data");
+        let (a, _b) = pair_of(&listener, &to);
+        let (told, ()) = during(number, || call(&a), || disconnect(&a));
+        check!(told, Err(Errno::EPIPE));
+        check!(a.error(), Err(Errno::ECONNRESET));
+        step!("{what} that waits for the connection");
+        let a = A.socket();
+        must!(a.set_nonblocking(true));
+        check!(a.connect(&silent()), Err(Errno::EINPROGRESS));
+        must!(a.set_nonblocking(false));
+        let (told, ()) = during(number, || call(&a), || disconnect(&a));
+        check!(told, Err(Errno::EPIPE));
+    };
+    waiting("recv()", libc::SYS_recvfrom, &|a| a.recv(&mut [0], 0));
+    let (_read, write) = pipe();
+    waiting("splice()", libc::SYS_splice, &|a| {
+        splice(a.fd(), write.as_raw_fd(), 100, 0)
+    });
+
+    step!("send()");
+    let (a, _b) = pair_of(&listener, &to);
+    let bytes = vec![1; 16 << 20];
+    while a.send(&bytes, libc::MSG_DONTWAIT).is_ok() {}
+    let send = || a.send(&bytes, libc::MSG_NOSIGNAL);
+    let (told, ()) = during(libc::SYS_sendto, send, || disconnect(&a));
+    // The reason comes before the EPIPE.
+    check!(told, Err(Errno::ECONNRESET));
+
+    step!("connect()");
+    let a = A.socket();
+    let (told, ()) = during(
+        libc::SYS_connect,
+        || a.connect(&silent()),
+        || disconnect(&a), //
+    );
+    check!(told, Err(Errno::EPIPE));
+    check!(a.error(), Err(Errno::ECONNRESET));
+    A.enter();
+    check!(a.connect(&to), Ok(()));
+
+    step!("accept()");
+    let (other, _) = B.listen();
+    let (told, ()) = during(
+        libc::SYS_accept4,
+        || other.accept().map(drop),
+        || disconnect(&other),
+    );
+    check!(told, Err(Errno::EINVAL));
 }
 
 /// Closes `peer` so that `sock` is reset, and waits until it is.
