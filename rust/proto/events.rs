@@ -32,7 +32,7 @@ const NAMES: [(Events, &str); 14] = [
 impl Events {
     /// The connection is established.
     pub const CONNECTED: Events = Events(0x0001);
-    /// Payload came, or its end: wake readers.
+    /// Payload came, is advertised, or has ended: wake readers.
     pub const READABLE: Events = Events(0x0002);
     /// Bytes left the send stream or reached the peer, or no more can be written: wake writers.
     pub const WRITABLE: Events = Events(0x0004);

@@ -495,13 +495,14 @@ impl Machine {
                 if !payload.is_empty() {
                     self.use_up_offer();
                 }
-                self.events |= Events::READABLE;
+                if self.receive.readable().is_some() {
+                    self.events |= Events::READABLE;
+                }
             }
             Message::SrcAvailCancel => {
                 if self.receive.cancel() {
                     self.credits.hold();
                 }
-                self.events |= Events::READABLE;
             }
             Message::SendSm => {
                 self.send.send_sm(base.mseq_ack)?;
@@ -545,7 +546,6 @@ impl Machine {
                     self.events |= Events::FINISHED;
                 }
                 self.receive.change_mode(mode)?;
-                self.events |= Events::READABLE;
             }
             Message::ModeChange(Half::Send, mode) => self.send_mode.told(mode)?,
             Message::ChRcvBuf(size) => {
@@ -745,7 +745,6 @@ impl Machine {
     pub fn shutdown_receive(&mut self) {
         self.receive.shut = true;
         self.note_closed();
-        self.events |= Events::READABLE;
     }
 
     fn note_closed(&mut self) {
