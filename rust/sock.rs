@@ -8,7 +8,7 @@
 //! - What a socket is made of: its address (`endpoint`, `addr`) at a port (`ports`), which it may
 //!   share (`binding`), with what waits for accept (`backlog`); its state as calls see it
 //!   (`locked`), with its `options`, what they share (`stream`, `turn`), and buffers that they left
-//!   (`kept`).
+//!   (`kept`); what poll sees of that (`shared`), and what a reader has `ahead`.
 //! - A connection, `conn`, with its `work` (on a `slow_queue` where that may wait), from `setup`
 //!   (of the end that is `connecting` or `accepting`, by `resources`, with `notes` of what the CM
 //!   told) to `teardown` (and as an `orphan`); its `owner` and `state`; what it is charged
@@ -20,12 +20,13 @@
 //!   `stats`.
 //!
 //! State is in two places: that of a socket, as its program sees it, is [`Locked`], under
-//! `lock_sock()`; that of a connection, which outlives its socket, is in [`conn`]. The order of all
-//! locks is in Documentation/architecture.rst.
+//! `lock_sock()`, but for what poll reads, [`Shared`], under a spinlock; that of a connection, which
+//! outlives its socket, is in [`conn`]. The order of all locks is in Documentation/architecture.rst.
 
 mod accepting;
 mod account;
 mod addr;
+mod ahead;
 mod alive;
 mod backlog;
 mod behind;
@@ -65,6 +66,7 @@ mod seen;
 mod send;
 mod settings;
 mod setup;
+mod shared;
 mod shutdown;
 mod slow_queue;
 mod splice;
@@ -111,7 +113,8 @@ use crate::{
     },
     sock::{
         locked::Locked,
-        sdp_net::SdpNet, //
+        sdp_net::SdpNet,
+        shared::Shared, //
     }, //
 };
 
@@ -135,6 +138,7 @@ static FAMILY6: Family<Sdp> = Family::new(c"SDPv6", IpVersion::V6);
 
 impl Protocol for Sdp {
     type Locked = Locked;
+    type Shared = Shared;
     type Global = Registration;
     type PerNet = SdpNet;
 

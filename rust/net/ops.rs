@@ -53,6 +53,10 @@ pub(crate) trait Protocol: Sized + 'static {
     /// The state of a socket, which `lock_sock()` guards.
     type Locked: Send;
 
+    /// What else is known of a socket, under a spinlock: for who does not wait for that lock, which
+    /// a program may hold asleep.
+    type Shared: Default + Send;
+
     /// What it has while the module is loaded.
     type Global: Send + Sync;
 
@@ -92,7 +96,7 @@ pub(crate) trait Protocol: Sized + 'static {
     /// `accept(2)`: a connected socket that has no file yet, and whether more of them wait.
     fn accept(sk: &OpenSock<Self>, nonblock: bool) -> Result<(Child<Self>, bool)>;
 
-    /// The `EPOLL*` events that are pending.
+    /// The `EPOLL*` events that are pending. Does not take the socket lock.
     fn poll(sk: &Sock<Self>) -> u32;
 
     /// `SO_KEEPALIVE` is set. The socket is locked.

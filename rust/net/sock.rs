@@ -72,6 +72,7 @@ pub(super) struct Layout<P: Protocol> {
     /// Where inet code looks for the state of a socket over IPv6.
     pinet6: bindings::ipv6_pinfo,
     locked: UnsafeCell<P::Locked>,
+    shared: SpinLockBh<P::Shared>,
     /// As long as the socket has a file.
     stand_in: UnsafeCell<Option<StandIn>>,
     forward_alloc: SpinLockBh<()>,
@@ -95,8 +96,8 @@ pub(super) const fn pinet6_offset<P: Protocol>() -> c_uint {
 #[repr(transparent)]
 pub(crate) struct Sock<P: Protocol>(Opaque<Layout<P>>);
 
-// SAFETY: The locked part is `Send` and behind a lock, and the C object may be used and freed on
-// any thread.
+// SAFETY: The locked and the shared part are `Send` and behind locks, and the C object may be used
+// and freed on any thread.
 unsafe impl<P: Protocol> Send for Sock<P> {}
 // SAFETY: As above.
 unsafe impl<P: Protocol> Sync for Sock<P> {}
@@ -171,9 +172,9 @@ impl<P: Protocol> Sock<P> {
         };
         let layout = NonNull::new(sk.cast::<Layout<P>>()).ok_or(ENOMEM)?;
         // SAFETY: `obj_size` of our `struct proto` is the size of `Layout`, the memory is ours, and
-        // until `sk_destruct` is set nobody looks at what lies behind `sk`. `forward_alloc` is
-        // pinned from here on, and its initialiser cannot fail. It does not live as long as the
-        // type of `slot` says, but `slot` ends here.
+        // until `sk_destruct` is set nobody looks at what lies behind `sk`. The spinlocks are
+        // pinned from here on, and their initialisers cannot fail. They do not live as long as the
+        // types of the slots say, but the slots end here.
         unsafe {
             let l = layout.as_ptr();
             addr_of_mut!((*l).locked).write(UnsafeCell::new(locked));
@@ -183,6 +184,10 @@ impl<P: Protocol> Sock<P> {
             let slot: *mut SpinLockBh<()> = addr_of_mut!((*l).forward_alloc);
             let slot: &'static mut MaybeUninit<SpinLockBh<()>> = &mut *slot.cast();
             let Ok(_) = slot.write_pin_init(new_spinlock_bh!((), "sdp::Sock::forward_alloc"));
+            let slot: *mut SpinLockBh<P::Shared> = addr_of_mut!((*l).shared);
+            let slot: &'static mut MaybeUninit<SpinLockBh<P::Shared>> = &mut *slot.cast();
+            let shared = new_spinlock_bh!(P::Shared::default(), "sdp::Sock::shared");
+            let Ok(_) = slot.write_pin_init(shared);
         }
         // SAFETY: `sk` is freshly allocated and `sock` is NULL or being made.
         unsafe {
@@ -239,6 +244,7 @@ impl<P: Protocol> Sock<P> {
         // which were initialised before `sk_destruct` was set.
         unsafe {
             core::ptr::drop_in_place(addr_of_mut!((*layout).locked));
+            core::ptr::drop_in_place(addr_of_mut!((*layout).shared));
             // Nothing: it went with the file, since this may not sleep.
             core::ptr::drop_in_place(addr_of_mut!((*layout).stand_in));
             core::ptr::drop_in_place(addr_of_mut!((*layout).forward_alloc));
@@ -270,6 +276,12 @@ impl<P: Protocol> Sock<P> {
     pub(crate) fn responsible_uid(&self) -> u32 {
         // SAFETY: The sock is live, and this does not change.
         unsafe { (*self.0.get()).responsible_uid }
+    }
+
+    /// What is known of it without [`Self::lock`]. Any context.
+    pub(crate) fn shared(&self) -> &SpinLockBh<P::Shared> {
+        // SAFETY: The sock is live and the lock initialised.
+        unsafe { &*addr_of!((*self.0.get()).shared) }
     }
 
     /// The lock of `sk_forward_alloc`.

@@ -255,6 +255,14 @@ impl Call {
 }
 
 impl Buffers {
+    /// Whether the protocol has finished with the buffers of the call, so that they can be
+    /// released.
+    pub(super) fn is_call_over(&self) -> bool {
+        let sent = self.outgoing.iter().flatten();
+        let over = sent.filter(|b| b.waiter.is_call() && b.stage == Stage::Over);
+        self.call.left == over.count()
+    }
+
     /// Whether another buffer can be sent.
     pub(super) fn has_place(&self) -> bool {
         self.outgoing.iter().any(Option::is_none)

@@ -401,7 +401,7 @@ pub(super) struct Connection {
     pub(super) number: Number,
     /// Payload bytes in the queue of the reader (`Stream::rx`): where the reader stands.
     pub(super) reader_unread: AtomicUsize,
-    /// The receive half was shut down, for diagnostics.
+    /// The receive half was shut down (`shutdown(2)`).
     pub(super) recv_shut: AtomicFlag,
     /// A writer has found no room, and is told when there is some.
     pub(super) no_room: AtomicFlag,

@@ -86,7 +86,7 @@ fn connect(sk: &OpenSocket, peer: &SockAddr<'_>, nonblock: bool) -> Result {
         SocketState::Connected if s.connect_unreported => EALREADY,
         SocketState::Listening | SocketState::Connected => return Err(EISCONN),
     };
-    let Some(conn) = s.conn.clone() else {
+    let Some(conn) = s.conn().cloned() else {
         return Err(ECONNABORTED);
     };
     let disconnects = s.disconnects;
@@ -201,22 +201,21 @@ fn begin(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, peer: &SockAddr<'_>) -> Result
     // An error that an earlier connection left is not this one's.
     let _ = sk.take_error();
     let begun = Conn::connecting(sk, s.options).and_then(|conn| {
+        conn.recv_shut.store(sk.shared().lock().recv_shut, Relaxed);
         sk.set_state(TcpState::SynSent);
-        match conn.begin(sk, route, peer, claim) {
-            Ok(()) => Ok(conn),
-            Err(e) => {
-                sk.set_state(TcpState::Close);
-                conn.discard();
-                Err(e)
-            }
-        }
+        // Before it may be established, which poll is to tell.
+        s.set_conn(sk, Some(conn.clone()));
+        conn.begin(sk, route, peer, claim).inspect_err(|_| {
+            s.set_conn(sk, None);
+            sk.set_state(TcpState::Close);
+            sk.state_change();
+            conn.discard();
+        })
     });
-    let conn = begun.inspect_err(|_| {
+    begun.inspect_err(|_| {
         s.unbind_auto();
         sk.set_local(s.own_addr().unwrap_or(sk.version().nobody()));
     })?;
-    conn.recv_shut.store(s.stream.recv_shut, Relaxed);
     s.connect_unreported = true;
-    s.conn = Some(conn);
     Ok(())
 }

@@ -150,6 +150,12 @@ impl Conn {
         });
     }
 
+    /// Whether no more payload comes, or none is wanted. Some that came may be unread. Any context,
+    /// as for the next.
+    pub(super) fn is_over(&self) -> bool {
+        self.recv_shut.load(Relaxed) || self.recv_closed()
+    }
+
     /// Whether no more payload will come. After a failure only once its reason was left in the
     /// socket, lest a reader take it for the end of the stream. Any context, without
     /// [`Connection::flow`](super::conn::Connection) and the locks after it.

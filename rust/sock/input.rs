@@ -135,7 +135,7 @@ impl Flow {
     }
 
     /// Whether the peer is short of credit, even when so many more buffers are posted.
-    fn is_short(&self, returning: u16) -> bool {
+    pub(super) fn is_short(&self, returning: u16) -> bool {
         self.recv.posted.saturating_add(returning) <= FEW && self.machine.peer_is_short()
     }
 
@@ -488,13 +488,6 @@ impl Conn {
             self.finish_unread(joined);
         }
         Ok((upcoming, skip))
-    }
-
-    /// Whether the peer is about to be out of credit, and gets none before something is read. Any
-    /// context.
-    pub(super) fn is_starved(&self) -> bool {
-        let flow = self.flow.lock();
-        flow.is_short(0) && !flow.recv.lacks()
     }
 
     /// Payload bytes that no reader has taken over yet. Any context.

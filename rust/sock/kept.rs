@@ -13,6 +13,7 @@ use kernel::{
 pub(super) const RETURN_MS: u32 = 30_000;
 
 /// A buffer that was left with the socket.
+#[derive(Clone)]
 pub(super) struct Kept {
     /// The address space of the process. The reference keeps another from being mistaken for it.
     mm: Option<ARef<Mm>>,

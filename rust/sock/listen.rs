@@ -38,6 +38,9 @@ pub(super) fn listen(sk: &Socket, backlog: c_int) -> Result {
         s.bound = Some(bound);
     }
     let bound = s.bound.as_mut().ok_or(EINVAL)?;
+    // Before a connection may come that poll is to tell of.
+    let former = sk.shared().lock().backlog.replace(bound.backlog.clone());
+    drop(former);
     bound.listen(sk, usize::try_from(backlog).unwrap_or(0), options)?;
     sk.set_state(TcpState::Listen);
     Ok(())
@@ -79,7 +82,7 @@ pub(super) fn accept(sk: &OpenSocket, nonblock: bool) -> Result<(Child<Sdp>, boo
             c.options = conn.flow.lock().options.accepted();
             let keepalive = c.options.patience.keepalive;
             c.set_keepopen(keepalive);
-            c.conn = Some(conn.clone());
+            c.set_conn(&child, Some(conn.clone()));
         }
         if let Some(names) = conn.names() {
             if let SocketAddr::V6(local) = names.local {

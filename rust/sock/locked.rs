@@ -6,9 +6,9 @@ use crate::{
     net::sock::TcpState,
     prelude::*,
     sock::{
+        backlog::Backlog,
         conn::Conn,
         endpoint::Bound,
-        kept::Kept,
         link::{
             Link,
             Progress, //
@@ -16,7 +16,6 @@ use crate::{
         options::Options,
         settings,
         stream::Stream,
-        turn::Turn,
         Net,
         Socket, //
     },
@@ -54,7 +53,23 @@ impl fmt::Display for SocketState {
     }
 }
 
-/// The part of a socket that `lock_sock()` guards.
+impl SocketState {
+    /// The state of a socket with this connection, and connections that wait for accept. Any
+    /// context.
+    pub(super) fn of(conn: Option<&Conn>, backlog: Option<&Backlog>) -> Self {
+        match (conn, backlog) {
+            (Some(conn), _) => match conn.progress() {
+                Progress::SettingUp => Self::Connecting,
+                Progress::Established => Self::Connected,
+                Progress::Failed => Self::Failed,
+            },
+            (None, Some(backlog)) if backlog.is_listening() => Self::Listening,
+            (None, _) => Self::Idle,
+        }
+    }
+}
+
+/// The part of a socket that `lock_sock()` guards, and nobody needs without that.
 pub(crate) struct Locked {
     /// The address that it is bound to.
     pub(super) bound: Option<Bound>,
@@ -65,8 +80,8 @@ pub(crate) struct Locked {
     /// Why the last bind failed: a negative errno, or 0. `ENOENT` where it was for want of a
     /// device.
     pub(super) last_bind_error: c_int,
-    /// The connection that the socket has, or had until its end.
-    pub(super) conn: Option<Arc<Conn>>,
+    /// The connection that the socket has, or had until its end; [`Self::set_conn`] changes it.
+    conn: Option<Arc<Conn>>,
     /// The connection before, which may still hold the address.
     pub(super) former: Option<Arc<Conn>>,
     /// connect() has not yet reported the result of this connection.
@@ -78,14 +93,6 @@ pub(crate) struct Locked {
     pub(super) options: Options,
     /// The socket's part of the stream.
     pub(super) stream: Stream,
-    /// The buffer that a non-blocking send left (`SDP_ZCOPY_RETRY`).
-    pub(super) kept_send: Option<Kept>,
-    /// The buffer that a non-blocking receive left.
-    pub(super) kept_recv: Option<Kept>,
-    /// The turn of the calls that send.
-    pub(super) send_turn: Turn,
-    /// The turn of the receives that fetch what the peer advertises, or offer memory.
-    pub(super) recv_turn: Turn,
 }
 
 impl Locked {
@@ -105,24 +112,26 @@ impl Locked {
                 ..Options::default()
             },
             stream: Stream::new(),
-            kept_send: None,
-            kept_recv: None,
-            send_turn: Turn::default(),
-            recv_turn: Turn::default(),
         }
     }
 
     /// The present state. Any context, with the socket locked.
     pub(super) fn state(&self) -> SocketState {
-        match (&self.conn, &self.bound) {
-            (Some(conn), _) => match conn.progress() {
-                Progress::SettingUp => SocketState::Connecting,
-                Progress::Established => SocketState::Connected,
-                Progress::Failed => SocketState::Failed,
-            },
-            (None, Some(bound)) if bound.backlog.is_listening() => SocketState::Listening,
-            (None, _) => SocketState::Idle,
-        }
+        let backlog = self.bound.as_ref().map(|bound| &*bound.backlog);
+        SocketState::of(self.conn.as_deref(), backlog)
+    }
+
+    /// The connection that the socket has, or had until its end.
+    pub(super) fn conn(&self) -> Option<&Arc<Conn>> {
+        self.conn.as_ref()
+    }
+
+    /// Gives `sk`, which this is of, another connection, or none. Returns the one before.
+    pub(super) fn set_conn(&mut self, sk: &Socket, conn: Option<Arc<Conn>>) -> Option<Arc<Conn>> {
+        let former = core::mem::replace(&mut sk.shared().lock().conn, conn.clone());
+        // Not the last reference.
+        drop(former);
+        core::mem::replace(&mut self.conn, conn)
     }
 
     /// Whether `conn` is still the connection of the socket.
@@ -135,7 +144,8 @@ impl Locked {
     /// Gives up the connection, which goes on to `link` without the socket. `sk` is the socket that
     /// this is of. Sleeps.
     pub(super) fn drop_conn(&mut self, sk: &Socket, link: Link) {
-        if let Some(conn) = self.conn.take() {
+        if let Some(conn) = self.set_conn(sk, None) {
+            sk.shared().lock().unshut();
             conn.detach();
             // Those that wait for it, whom it does not wake any more.
             sk.wake_calls();

@@ -54,7 +54,6 @@ use crate::{
         recv,
         settings,
         stats::Counters,
-        urgent,
         Socket, //
     }, //
 };
@@ -135,7 +134,7 @@ pub(super) fn set(sk: &Socket, name: c_int, value: OptionValue<'_>) -> Result {
         }
         SDP_ZCOPY_RETRY => {
             s.options.zcopy_retry = match value {
-                0 if s.kept_send.is_some() || s.kept_recv.is_some() => return Err(EBUSY),
+                0 if sk.shared().lock().keeps() => return Err(EBUSY),
                 0 => false,
                 1 => true,
                 _ => return Err(EINVAL),
@@ -158,7 +157,7 @@ pub(super) fn set_keepalive(s: &mut Locked, on: bool) {
 
 /// Applies the options to the connection, and to those that the socket will accept.
 fn apply(s: &Locked) {
-    if let Some(conn) = &s.conn {
+    if let Some(conn) = s.conn() {
         conn.set_options(s.options);
     }
     if let Some(bound) = &s.bound {
@@ -209,7 +208,7 @@ pub(super) fn get(sk: &Socket, name: c_int, to: OptionRoom) -> Result {
             return to.give(&[0u8; 0]);
         }
         SDP_STATS => {
-            let conn = s.conn.clone();
+            let conn = s.conn().cloned();
             drop(s);
             return match conn {
                 Some(conn) => to.give(&conn.stats.read()),
@@ -241,7 +240,7 @@ fn defer_seconds(value: c_int) -> u32 {
 
 /// The most payload of a message.
 fn max_seg(s: &Locked) -> u32 {
-    match (s.state(), &s.conn) {
+    match (s.state(), s.conn()) {
         (SocketState::Connected, Some(conn)) => conn.inspect(Machine::max_payload),
         _ if s.options.max_seg > 0 => s.options.max_seg,
         _ => MAXSEG_DEFAULT,
@@ -250,7 +249,7 @@ fn max_seg(s: &Locked) -> u32 {
 
 /// What is known of all that TCP tells.
 fn info(sk: &Socket, s: &Locked) -> TcpInfo {
-    let known = match (&s.conn, &s.bound) {
+    let known = match (s.conn(), &s.bound) {
         (Some(conn), _) => conn.info(),
         (None, Some(bound)) => bound.info(),
         (None, None) => TcpInfo::default(),
@@ -267,18 +266,17 @@ fn info(sk: &Socket, s: &Locked) -> TcpInfo {
 /// `ioctl(2)`: the bytes that can be read, up to the urgent one, that have not reached the peer, or
 /// that are not on their way; and whether the urgent byte is next.
 pub(super) fn ioctl(sk: &Socket, cmd: u32) -> Result<c_int> {
-    let mut s = sk.lock();
+    let s = sk.lock();
     let bytes = match cmd {
         SIOCINQ | SIOCOUTQ | SIOCOUTQNSD if matches!(s.state(), SocketState::Listening) => {
             return Err(EINVAL)
         }
-        SIOCINQ => recv::unread_to_mark(&mut s, sk),
-        SIOCATMARK => urgent::look(&mut s, sk).1.into(),
-        SIOCOUTQ => s.conn.as_ref().map_or(0, |conn| conn.queued()),
-        SIOCOUTQNSD => s
-            .conn
-            .as_ref()
-            .map_or(0, |conn| conn.inspect(Machine::unsent)),
+        SIOCINQ => recv::unread_to_mark(&s),
+        SIOCATMARK => s
+            .conn()
+            .map_or(0, |conn| conn.ahead(sk).is_at_mark().into()),
+        SIOCOUTQ => s.conn().map_or(0, |conn| conn.queued()),
+        SIOCOUTQNSD => s.conn().map_or(0, |conn| conn.inspect(Machine::unsent)),
         _ => return Err(ENOIOCTLCMD),
     };
     Ok(c_int::try_from(bytes).unwrap_or(c_int::MAX))

@@ -194,8 +194,8 @@ impl Conn {
         flow.machine.unsent().saturating_mul(times) < limit
     }
 
-    /// Whether there is `room`; a writer that finds none is told when there is some. With the
-    /// socket lock, by that of `sk`.
+    /// Whether there is `room`; a writer that finds none is told when there is some. In a call on
+    /// the file of `sk`, or in poll.
     pub(super) fn finds_room(&self, sk: &Socket, room: impl Fn() -> bool) -> bool {
         if room() {
             return true;
@@ -214,6 +214,12 @@ impl Conn {
         if self.no_room.load(Relaxed) && has_room() && self.no_room.xchg(false, Relaxed) {
             sk.write_space();
         }
+    }
+
+    /// As [`Self::tell_room`], also where none have found no room: they found a call that sends.
+    pub(super) fn tell_all_room(&self, sk: &Socket) {
+        self.no_room.store(true, Relaxed);
+        self.tell_room(sk);
     }
 
     /// Whether the connection takes no more bytes from the program, for whatever reason.

@@ -18,6 +18,7 @@ use crate::{
             RecvMsg, //
         },
         sock::{
+            SockGuard,
             Timeout,
             WaitError, //
         },
@@ -34,6 +35,7 @@ use crate::{
     },
     rdma::mr::Access,
     sock::{
+        ahead::Ahead,
         buffers::BUFFERS,
         conn::Conn,
         kept::{
@@ -48,10 +50,7 @@ use crate::{
             distance,
             Upcoming, //
         },
-        recv_buffers::{
-            payload,
-            Unread, //
-        },
+        recv_buffers::Unread,
         ring::Ring,
         stats::Counter,
         stream::More,
@@ -61,7 +60,10 @@ use crate::{
         Socket, //
     }, //
 };
-use kernel::sync::Arc;
+use kernel::sync::{
+    atomic::Relaxed,
+    Arc, //
+};
 
 /// The most bytes that one RDMA Read fetches. Each is reported when it completes, so that a peer
 /// that waits sees progress; the next is in flight by then.
@@ -119,10 +121,10 @@ pub(super) fn connection(
     if s.disconnects != disconnects {
         return Err(EPIPE);
     }
-    match (s.state(), &s.conn) {
+    match (s.state(), s.conn()) {
         (SocketState::Connected, Some(conn)) => Ok(Some(conn.clone())),
         (state, _) => {
-            let is_shut = s.stream.recv_shut && state == SocketState::Idle;
+            let is_shut = s.sock().shared().lock().recv_shut && state == SocketState::Idle;
             s.sock().take_error()?;
             if is_shut {
                 Ok(None)
@@ -156,6 +158,7 @@ fn receive(sk: &OpenSocket, msg: &mut RecvMsg<'_>) -> Result<Received> {
         msg,
         timeout,
         target,
+        has_turn: false,
         copied: 0,
         came: None,
         peeked: sk.peek_offset(flags & flags::PEEK != 0),
@@ -168,7 +171,7 @@ fn receive(sk: &OpenSocket, msg: &mut RecvMsg<'_>) -> Result<Received> {
     let has_asked = s.options.inq;
     let left = (has_asked || msg.wants_unread()).then(|| {
         // As with TCP the end is to be read as well.
-        let left = unread(&mut s).max(usize::from(conn.recv_closed()));
+        let left = unread(&s).max(usize::from(conn.recv_closed()));
         (c_int::try_from(left).unwrap_or(c_int::MAX), has_asked)
     });
     Ok(Received { bytes, came, left })
@@ -185,6 +188,8 @@ struct Receiving<'a, 'g, 'm> {
     may_sleep: bool,
     /// Bytes that it waits for.
     target: usize,
+    /// It has the turn.
+    has_turn: bool,
     /// Bytes that it returns.
     copied: usize,
     /// When the last of them came, where the program has asked.
@@ -197,26 +202,50 @@ impl Receiving<'_, '_, '_> {
     /// Continues a call that left its buffer here. Fails with `EBUSY` if this is another call, and
     /// with `EAGAIN` while the fabric uses the buffer.
     fn resume(&mut self) -> Result {
-        let turn = self.s.wait(&mut self.timeout, |s| s.recv_turn.ask());
-        self.timeout.check(turn)?;
+        self.await_turn()?;
         let (addr, len) = (pages::dest_address(self.msg.data), self.msg.data.len());
+        let shared = self.sk.shared();
+        let kept = shared.lock().kept_recv.clone();
         let is_own = |kept: &Kept| kept.is_of(addr, len) && self.msg.flags & flags::PEEK == 0;
-        if !self.s.kept_recv.as_ref().is_some_and(is_own) {
+        let Some(kept) = kept.filter(is_own) else {
             return check_kept(self.s, self.conn);
-        }
+        };
         if !self.may_sleep && !self.conn.finds_reads_over() {
             return Err(EAGAIN);
         }
-        let lent = self.s.kept_recv.take().map_or(0, |kept| kept.lent);
-        self.msg.data.advance(lent);
-        self.s.recv_turn.take();
+        self.msg.data.advance(kept.lent);
+        // Dropped without the spinlock.
+        let _kept = {
+            let mut shared = shared.lock();
+            shared.recv_turn.take();
+            shared.kept_recv.take()
+        };
+        self.has_turn = true;
         self.finish();
         self.end_turn();
         Ok(())
     }
 
+    /// Waits until no other call has the turn. Fails as a wait does.
+    fn await_turn(&mut self) -> Result {
+        let shared = self.sk.shared();
+        let turn = self
+            .s
+            .wait(&mut self.timeout, |_| shared.lock().recv_turn.ask());
+        self.timeout.check(turn)
+    }
+
+    /// Takes the turn, if the call has not got it: before it sleeps without the socket lock, or
+    /// changes what others find to be read.
+    fn take_turn(&mut self) {
+        if !core::mem::replace(&mut self.has_turn, true) {
+            self.sk.shared().lock().recv_turn.take();
+        }
+    }
+
     fn end_turn(&mut self) {
-        if self.s.recv_turn.end() {
+        if core::mem::replace(&mut self.has_turn, false) && self.sk.shared().lock().recv_turn.end()
+        {
             self.sk.data_ready();
         }
     }
@@ -226,8 +255,7 @@ impl Receiving<'_, '_, '_> {
         let peek = self.msg.flags & flags::PEEK != 0;
         loop {
             // What another call fetches, or waits for with its own memory, comes first.
-            let turn = self.s.wait(&mut self.timeout, |s| s.recv_turn.ask());
-            self.timeout.check(turn)?;
+            self.await_turn()?;
             check_kept(self.s, conn)?;
             if !self.s.has(conn) {
                 // Another thread has disconnected the socket.
@@ -266,7 +294,7 @@ impl Receiving<'_, '_, '_> {
             }
             // All before it was read, or peeked at.
             let is_next = next.is_some_and(|next| before(self.s, next) <= self.peeked);
-            if is_next && !self.msg.data.is_empty() && self.s.advertised() > 0 {
+            if is_next && !self.msg.data.is_empty() && fetchable(self.s) > 0 {
                 if !self.may_sleep && self.s.options.zcopy_retry && self.copied > 0 {
                     // The program leaves its memory alone after EAGAIN only.
                     return Ok(());
@@ -294,7 +322,7 @@ impl Receiving<'_, '_, '_> {
                 !s.has(conn)
                     || unread(s) > peeked
                     || (peek && copied > 0 && is_starved(s))
-                    || s.stream.is_over(conn)
+                    || conn.is_over()
                     || sk.has_error()
             });
             self.timeout.check(woken)?;
@@ -362,10 +390,13 @@ impl Receiving<'_, '_, '_> {
             self.s.stream.lends = false;
             return Ok(false);
         }
-        self.s.recv_turn.take();
+        self.take_turn();
         let sk = self.sk;
         let woken = self.s.wait_data(&mut self.timeout, |s| {
-            conn.is_offer_due(target) || s.stream.recv_shut || !s.has(conn) || sk.has_error()
+            conn.is_offer_due(target)
+                || conn.recv_shut.load(Relaxed)
+                || !s.has(conn)
+                || sk.has_error()
         });
         if !conn.are_offers_over() {
             conn.with(Machine::cancel_offers);
@@ -504,7 +535,7 @@ impl Receiving<'_, '_, '_> {
     /// Fetches what the peer advertises, or declines it. Tells whether something was fetched. Fails
     /// with `EAGAIN` where the call leaves its buffer here.
     fn fetch(&mut self) -> Result<bool> {
-        let advertised = self.s.advertised();
+        let advertised = fetchable(self.s);
         let room = pages::dest_extent(self.msg.data).min(advertised);
         // CAST: `usize` has at least 32 bits.
         let threshold = self.s.options.zcopy_threshold as usize;
@@ -517,14 +548,14 @@ impl Receiving<'_, '_, '_> {
             self.conn.decline();
             return Ok(false);
         }
-        self.s.recv_turn.take();
         let room = self.msg.data.len();
         let result = self.start().and_then(|()| {
             if !self.may_sleep && !self.conn.finds_reads_over() {
                 let lent = room.saturating_sub(self.msg.data.len());
                 self.msg.take_back(lent);
                 let addr = pages::dest_address(self.msg.data);
-                self.s.kept_recv = Some(Kept::new(addr, room, lent));
+                let kept = Kept::new(addr, room, lent);
+                self.sk.shared().lock().kept_recv = Some(kept);
                 return Err(EAGAIN);
             }
             Ok(self.finish())
@@ -558,14 +589,17 @@ impl Receiving<'_, '_, '_> {
                     memory.map_err(|e| (Counter::NoMr, e))
                 });
             let refused = match memory {
-                Ok(memory) => match conn.read_memory(memory, after) {
-                    Ok(()) => continue,
-                    // The peer has cancelled it meanwhile.
-                    Err(memory) => {
-                        drop(memory);
-                        None
+                Ok(memory) => {
+                    self.take_turn();
+                    match conn.read_memory(memory, after) {
+                        Ok(()) => continue,
+                        // The peer has cancelled it meanwhile.
+                        Err(memory) => {
+                            drop(memory);
+                            None
+                        }
                     }
-                },
+                }
                 Err(refused) => Some(refused),
             };
             self.msg.take_back(taken);
@@ -613,7 +647,8 @@ impl Receiving<'_, '_, '_> {
 /// Takes back a buffer that a call left here (`SDP_ZCOPY_RETRY`), when the socket is closed or
 /// disconnected. That breaks the connection. Sleeps.
 pub(super) fn give_up_kept(s: &mut OpenGuard<'_, Sdp>, conn: &Conn) {
-    if s.kept_recv.take().is_some() {
+    let kept = s.sock().shared().lock().kept_recv.take();
+    if kept.is_some() {
         conn.count(Counter::CancelsRetry, 1);
         conn.fail(ECONNRESET);
         while conn.is_reading() {
@@ -627,7 +662,8 @@ pub(super) fn give_up_kept(s: &mut OpenGuard<'_, Sdp>, conn: &Conn) {
 /// Fails with `EBUSY` while a buffer is left here. One of a process that is gone is taken back:
 /// what came to it is lost, and so the connection. Sleeps.
 pub(super) fn check_kept(s: &mut OpenGuard<'_, Sdp>, conn: &Conn) -> Result {
-    match &s.kept_recv {
+    let kept = s.sock().shared().lock().kept_recv.clone();
+    match kept {
         None => return Ok(()),
         Some(kept) if !kept.is_abandoned() => return Err(EBUSY),
         Some(_) => {}
@@ -638,58 +674,45 @@ pub(super) fn check_kept(s: &mut OpenGuard<'_, Sdp>, conn: &Conn) -> Result {
     Ok(())
 }
 
+/// What there is to be read, if no other call has the turn, and whether what the peer advertises
+/// can be fetched. Who finds none for that reason is woken when the turn ends.
+fn ahead<F>(s: &SockGuard<'_, Sdp, F>) -> Option<(Ahead, bool)> {
+    let fetches = {
+        let mut shared = s.sock().shared().lock();
+        shared
+            .recv_turn
+            .ask()
+            .then_some(shared.kept_recv.is_none())?
+    };
+    Some((s.conn()?.ahead(s.sock()), fetches))
+}
+
 /// Whether something has to be read before more can come, however little that is: messages take up
 /// buffers, not bytes. With the socket locked.
-pub(super) fn is_starved(s: &mut Locked) -> bool {
-    s.conn.as_ref().is_some_and(|conn| conn.is_starved()) && unread(s) > 0
+pub(super) fn is_starved<F>(s: &SockGuard<'_, Sdp, F>) -> bool {
+    ahead(s).is_some_and(|(ahead, fetches)| ahead.is_starved(fetches))
 }
 
 /// Bytes that can be read without waiting for the peer's program; none while another call has the
-/// turn. With the socket locked.
-pub(super) fn unread(s: &mut Locked) -> usize {
-    if !s.recv_turn.ask() {
-        return 0;
-    }
-    let taken = payload(&s.stream.rx);
-    let Some(conn) = &s.conn else { return taken };
-    let came = taken.saturating_add(conn.unread());
-    // While another call fetches, what came behind has to wait for it.
-    match conn.readable() {
-        // Bytes before it that have not come will come by message.
-        Some(next) if before(s, next) > came => came,
-        Some(next) => before(s, next).saturating_add(s.advertised()),
-        None => came,
-    }
+/// turn.
+pub(super) fn unread<F>(s: &SockGuard<'_, Sdp, F>) -> usize {
+    ahead(s).map_or(0, |(ahead, fetches)| ahead.unread(fetches))
 }
 
-/// As [`unread`], but only up to an urgent byte that is not read in line. Sleeps.
-pub(super) fn unread_to_mark(s: &mut Locked, sk: &Socket) -> usize {
-    let (urgent, _) = urgent::look(s, sk);
-    let all = unread(s);
-    match distance(urgent.mark(), s.stream.consumed).filter(|_| !sk.is_oob_inline()) {
-        None => all,
-        Some(left) => {
-            // What is advertised before it counts too.
-            let next = s.conn.as_ref().and_then(|conn| conn.readable());
-            let fetched = match next {
-                Some(next) if before(s, next) <= left => s.advertised(),
-                _ => 0,
-            };
-            all.min(left.saturating_add(fetched))
-        }
-    }
+/// As [`unread`], but only up to an urgent byte that is not read in line.
+pub(super) fn unread_to_mark<F>(s: &SockGuard<'_, Sdp, F>) -> usize {
+    ahead(s).map_or(0, |(ahead, fetches)| ahead.unread_to_mark(fetches))
 }
 
-impl Locked {
-    /// Bytes that the peer advertises next; none while another call is fetching them. Who finds
-    /// none for that reason is woken.
-    pub(super) fn advertised(&mut self) -> usize {
-        let advertised = self.conn.as_ref().map_or(0, |conn| conn.advertised());
-        if advertised > 0 && self.kept_recv.is_none() && self.recv_turn.ask() {
-            advertised
-        } else {
-            0
-        }
+/// Bytes that the peer advertises next; none while another call is fetching them. Who finds none
+/// for that reason is woken.
+pub(super) fn fetchable<F>(s: &SockGuard<'_, Sdp, F>) -> usize {
+    let advertised = s.conn().map_or(0, |conn| conn.advertised());
+    let mut shared = s.sock().shared().lock();
+    if advertised > 0 && shared.kept_recv.is_none() && shared.recv_turn.ask() {
+        advertised
+    } else {
+        0
     }
 }
 

@@ -34,20 +34,22 @@ use crate::{
 pub(super) fn release(sk: &OpenSocket) {
     let mut s = sk.lock();
     // From here on no connection is established any more.
-    if let Some(conn) = &s.conn {
+    if let Some(conn) = s.conn() {
         conn.fail_setup(ECONNRESET);
     }
-    if let (SocketState::Connected, Some(conn)) = (s.state(), s.conn.clone()) {
+    if let (SocketState::Connected, Some(conn)) = (s.state(), s.conn().cloned()) {
         close(sk, &mut s, &conn);
     }
     s.orphan();
     if let Some(former) = s.former.take().filter(|former| !former.awaits_answer()) {
         former.finish();
     }
+    let backlog = sk.shared().lock().backlog.take();
+    drop(backlog);
     if let Some(bound) = s.bound.take() {
         bound.close();
     }
-    if let Some(conn) = s.conn.take() {
+    if let Some(conn) = s.set_conn(sk, None) {
         leave_to_itself(&conn);
     }
     sk.set_state(TcpState::Close);
@@ -55,7 +57,7 @@ pub(super) fn release(sk: &OpenSocket) {
 }
 
 fn close(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, conn: &Conn) {
-    send::give_up_kept(s, conn);
+    send::give_up_kept(sk, conn);
     recv::give_up_kept(s, conn);
     let linger = sk.linger();
     let unread = !s.stream.rx.is_empty() || conn.unread() > 0 || conn.advertised() > 0;

@@ -74,28 +74,26 @@ pub(super) fn sendmsg(sk: &OpenSocket, msg: SendMsg<'_>) -> Result<usize> {
     let mut timeout = sk.send_timeout(msg.nonblock());
     let mut s = sk.lock();
     let turn = s.wait(&mut timeout, |s| {
-        !matches!(s.state(), SocketState::Connecting) && s.send_turn.ask()
+        !matches!(s.state(), SocketState::Connecting) && sk.shared().lock().send_turn.ask()
     });
     timeout.check(turn)?;
-    let conn = match (s.state(), &s.conn) {
-        (SocketState::Connected, Some(conn)) if !s.stream.send_shut => conn.clone(),
+    let conn = match (s.state(), s.conn()) {
+        (SocketState::Connected, Some(conn)) if !sk.shared().lock().send_shut => conn.clone(),
         _ => return Err(EPIPE),
     };
     msg.check_control(sk)?;
-    s.send_turn.take();
     let mut call = Sending::new(sk, &mut s, &conn, msg, timeout);
     // The reason of a failure is reported before the EPIPE that follows it.
     let result = call.run().inspect_err(|_| conn.report_failure());
-    if s.send_turn.end() {
-        sk.write_space();
-    }
+    call.end_turn();
     result
 }
 
 /// Takes back a buffer that a call left here (`SDP_ZCOPY_RETRY`), when the socket is closed or
 /// disconnected. With the socket locked.
-pub(super) fn give_up_kept(s: &mut Locked, conn: &Conn) {
-    if s.kept_send.take().is_some() {
+pub(super) fn give_up_kept(sk: &Socket, conn: &Conn) {
+    let kept = sk.shared().lock().kept_send.take();
+    if kept.is_some() {
         conn.count(Counter::CancelsRetry, 1);
         if let Some(first) = conn.call().first {
             conn.with(|m| m.withdraw_send(first));
@@ -106,8 +104,9 @@ pub(super) fn give_up_kept(s: &mut Locked, conn: &Conn) {
 
 /// Whether bytes from the peer are unread here, those included that were fetched into a buffer
 /// which a call left here.
-fn is_unread(s: &mut Locked, conn: &Conn) -> bool {
-    recv::unread(s) > 0 || (s.kept_recv.is_some() && conn.are_reads_over())
+fn is_unread(s: &OpenGuard<'_, Sdp>, conn: &Conn) -> bool {
+    let has_kept = s.sock().shared().lock().kept_recv.is_some();
+    recv::unread(s) > 0 || (has_kept && conn.are_reads_over())
 }
 
 /// Whether a call lends its memory, and until when.
@@ -123,7 +122,7 @@ enum Lending {
     Beyond,
 }
 
-/// A call that has the turn to send.
+/// A call that sends.
 struct Sending<'a, 'g, 'm> {
     sk: &'a Socket,
     s: &'a mut OpenGuard<'g, Sdp>,
@@ -131,6 +130,8 @@ struct Sending<'a, 'g, 'm> {
     msg: SendMsg<'m>,
     timeout: Timeout,
     lending: Lending,
+    /// It has the turn.
+    has_turn: bool,
     /// The least piece that is lent.
     least: usize,
     /// Bytes that were copied, or that the peer has fetched.
@@ -174,6 +175,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             msg,
             timeout,
             lending,
+            has_turn: false,
             least,
             sent: 0,
             lent: 0,
@@ -222,23 +224,45 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
     /// Continues a call that left its buffer here. Fails with `EBUSY` if this is another call.
     fn resume(&mut self) -> Result {
         let (addr, len) = (pages::source_address(self.msg.data), self.msg.data.len());
-        match &self.s.kept_send {
-            // What is lent is not urgent.
-            Some(kept) if kept.is_of(addr, len) && !self.is_urgent() => {}
-            Some(kept) if !kept.is_abandoned() => return Err(EBUSY),
-            _ => {
-                // Of a process that is gone: what the peer has not fetched does not go.
-                give_up_kept(self.s, self.conn);
+        let kept = self.sk.shared().lock().kept_send.clone();
+        let kept = match kept {
+            None => {
                 self.conn.begin_call();
                 return Ok(());
             }
-        }
-        self.lent = self.s.kept_send.take().map_or(0, |kept| kept.lent);
-        self.msg.data.advance(self.lent);
+            // What is lent is not urgent.
+            Some(kept) if kept.is_of(addr, len) && !self.is_urgent() => kept,
+            Some(kept) if !kept.is_abandoned() => return Err(EBUSY),
+            Some(_) => {
+                // Of a process that is gone: what the peer has not fetched does not go.
+                give_up_kept(self.sk, self.conn);
+                self.conn.begin_call();
+                return Ok(());
+            }
+        };
+        // Dropped without the spinlock.
+        let _kept = self.sk.shared().lock().kept_send.take();
+        self.msg.data.advance(kept.lent);
+        self.lent = kept.lent;
         if self.timeout.is_zero() {
             self.lending = Lending::Retry;
         }
         Ok(())
+    }
+
+    /// Takes the turn, if the call has not got it: before it sleeps without the socket lock.
+    fn take_turn(&mut self) {
+        if !core::mem::replace(&mut self.has_turn, true) {
+            self.sk.shared().lock().send_turn.take();
+        }
+    }
+
+    fn end_turn(&mut self) {
+        if core::mem::replace(&mut self.has_turn, false) && self.sk.shared().lock().send_turn.end()
+        {
+            self.sk.wake_calls();
+            self.conn.tell_all_room(self.sk);
+        }
     }
 
     fn is_urgent(&self) -> bool {
@@ -341,13 +365,15 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
     }
 
     /// Waits until it is `done`, or the peer has made no progress for `patience`, or for
-    /// [`CROSSED_MS`] while bytes from it are unread here. Tells whether it was done.
+    /// [`CROSSED_MS`] while bytes from it are unread here. Tells whether it was done. Every sleep
+    /// without the socket lock begins with this one.
     fn wait_for_peer(
         &mut self,
         patience: Timeout,
         done: impl Fn() -> bool,
     ) -> Result<bool, WaitError> {
         let conn = self.conn;
+        self.take_turn();
         conn.arm_timer();
         loop {
             let before = conn.queued();
@@ -526,7 +552,8 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             let lent = core::mem::take(&mut self.lent);
             self.msg.take_back(lent);
             let addr = pages::source_address(self.msg.data);
-            self.s.kept_send = Some(Kept::new(addr, self.msg.data.len(), lent));
+            let kept = Kept::new(addr, self.msg.data.len(), lent);
+            self.sk.shared().lock().kept_send = Some(kept);
             return Err(EAGAIN);
         }
         let waited =

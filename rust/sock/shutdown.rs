@@ -14,7 +14,6 @@ use crate::{
         },
         recv,
         send,
-        stream::Stream,
         OpenSocket,
         Socket, //
     }, //
@@ -27,8 +26,11 @@ pub(super) fn shutdown(sk: &Socket, read: bool, write: bool) -> Result {
     match s.state() {
         SocketState::Idle => {
             // It is shut nevertheless, and so is the connection that it gets.
-            s.stream.recv_shut |= read;
-            s.stream.send_shut |= write;
+            {
+                let mut shared = sk.shared().lock();
+                shared.recv_shut |= read;
+                shared.send_shut |= write;
+            }
             sk.state_change();
             return Err(ENOTCONN);
         }
@@ -37,7 +39,7 @@ pub(super) fn shutdown(sk: &Socket, read: bool, write: bool) -> Result {
             return Err(ENOTCONN);
         }
         SocketState::Connecting => {
-            let conn = s.conn.clone().ok_or(ENOTCONN)?;
+            let conn = s.conn().cloned().ok_or(ENOTCONN)?;
             if !conn.fail_setup(ECONNRESET) {
                 // The outcome of the connect was just decided.
                 drop(s);
@@ -52,7 +54,7 @@ pub(super) fn shutdown(sk: &Socket, read: bool, write: bool) -> Result {
             }
         }
         SocketState::Connected => {
-            let conn = s.conn.clone().ok_or(ENOTCONN)?;
+            let conn = s.conn().cloned().ok_or(ENOTCONN)?;
             if conn.link() != Link::Up {
                 sk.state_change();
                 return Err(ENOTCONN);
@@ -62,11 +64,10 @@ pub(super) fn shutdown(sk: &Socket, read: bool, write: bool) -> Result {
                 conn.arm_timer();
                 conn.update_state();
             }
-            s.stream.recv_shut |= read;
             if read {
                 conn.recv_shut.store(true, Relaxed);
             }
-            if s.stream.recv_shut && conn.inspect(Machine::send_shut) {
+            if conn.recv_shut.load(Relaxed) && conn.inspect(Machine::send_shut) {
                 // Who sends now does so to nobody, and is told.
                 conn.with(Machine::shutdown_receive);
             }
@@ -103,10 +104,12 @@ pub(super) fn disconnect(sk: &OpenSocket) {
     let mut s = sk.lock();
     s.disconnects = s.disconnects.wrapping_add(1);
     match s.state() {
-        SocketState::Idle => s.stream = Stream::new(),
+        SocketState::Idle => sk.shared().lock().unshut(),
         SocketState::Failed => s.forget_failed(sk),
         SocketState::Connecting => {
-            let Some(conn) = s.conn.clone() else { return };
+            let Some(conn) = s.conn().cloned() else {
+                return;
+            };
             if !conn.fail_setup(ECONNRESET) {
                 // The outcome of the connect was just decided.
                 drop(s);
@@ -116,9 +119,9 @@ pub(super) fn disconnect(sk: &OpenSocket) {
         }
         SocketState::Listening => stop_listening(sk, &mut s),
         SocketState::Connected => {
-            if let Some(conn) = s.conn.clone() {
+            if let Some(conn) = s.conn().cloned() {
                 let was_up = conn.link() == Link::Up;
-                send::give_up_kept(&mut s, &conn);
+                send::give_up_kept(sk, &conn);
                 recv::give_up_kept(&mut s, &conn);
                 conn.with(Machine::abort);
                 if was_up {

@@ -40,7 +40,7 @@ pub(super) fn splice_read(
     };
     loop {
         // What another call fetches, or waits for with its own memory, comes first.
-        let turn = s.wait(&mut timeout, |s| s.recv_turn.ask());
+        let turn = s.wait(&mut timeout, |_| sk.shared().lock().recv_turn.ask());
         timeout.check(turn)?;
         if !s.has(&conn) {
             // Another thread has disconnected the socket.
@@ -57,7 +57,7 @@ pub(super) fn splice_read(
         if given > 0 {
             return Ok(given);
         }
-        if before == 0 && s.advertised() > 0 {
+        if before == 0 && recv::fetchable(&s) > 0 {
             // A pipe takes the pages of messages only.
             conn.decline();
         }
@@ -73,7 +73,7 @@ pub(super) fn splice_read(
             };
         }
         let woken = s.wait_data(&mut timeout, |s| {
-            !s.has(&conn) || recv::unread(s) > 0 || s.stream.is_over(&conn) || sk.has_error()
+            !s.has(&conn) || recv::unread(s) > 0 || conn.is_over() || sk.has_error()
         });
         timeout.check(woken)?;
         if s.has(&conn) && sk.has_error() && !conn.recv_closed() {
@@ -124,7 +124,7 @@ fn give(s: &mut Locked, conn: &Conn, pipe: &mut Pipe<'_>, max: usize) -> Result<
 /// Sends what `MSG_MORE` held back, since a file that was being sent has ended early. Sleeps.
 pub(super) fn splice_eof(sk: &Socket) {
     let s = sk.lock();
-    if let (SocketState::Connected, Some(conn)) = (s.state(), &s.conn) {
+    if let (SocketState::Connected, Some(conn)) = (s.state(), s.conn()) {
         conn.with(Machine::push);
     }
 }

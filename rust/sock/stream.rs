@@ -12,16 +12,13 @@ use crate::{
     },
 };
 use core::sync::atomic::Ordering;
+use kernel::sync::atomic::Relaxed;
 
 /// A socket's state of the stream, from the connection's start to its end; guarded by the socket
 /// lock.
 pub(super) struct Stream {
     /// Payload that the readers have taken over from the connection.
     pub(super) rx: Ring<Unread>,
-    /// `shutdown(2)` of the receive half.
-    pub(super) recv_shut: bool,
-    /// That of the send half, before there was a connection: its peer is not told.
-    pub(super) send_shut: bool,
     /// Payload bytes of messages that were read, modulo 2^64.
     pub(super) consumed: u64,
     /// Times that bytes were received by the program.
@@ -47,8 +44,6 @@ impl Stream {
     pub(super) const fn new() -> Self {
         Self {
             rx: Ring::empty(),
-            recv_shut: false,
-            send_shut: false,
             consumed: 0,
             taken: 0,
             crossed_at: None,
@@ -72,21 +67,16 @@ impl Stream {
         }
     }
 
-    /// Whether no more payload comes, or none is wanted. Some that came may be unread.
-    pub(super) fn is_over(&self, conn: &Conn) -> bool {
-        self.recv_shut || conn.recv_closed()
-    }
-
     /// What a call that has read all that was taken over finds behind it. At the end of the stream
     /// it fails with the error of the socket, unless the call `has_bytes` to return.
     pub(super) fn more(&self, conn: &Conn, sk: &Socket, has_bytes: bool) -> Result<More> {
-        if !self.is_over(conn) {
+        if !conn.is_over() {
             return Ok(More::Later);
         }
         if conn.unread() > 0 {
             return Ok(More::Here);
         }
-        if !self.recv_shut && !conn.inspect(|m| m.peer_closed()) && !has_bytes {
+        if !conn.recv_shut.load(Relaxed) && !conn.inspect(|m| m.peer_closed()) && !has_bytes {
             sk.take_error()?;
         }
         Ok(More::Never)

@@ -2,7 +2,7 @@
 
 //! A turn, which serialises calls on a socket that sleep without its lock.
 
-/// Whether one of the calls is running; guarded by the socket lock.
+/// Whether one of the calls sleeps so, or is about to.
 #[derive(Default)]
 pub(super) struct Turn {
     taken: bool,

@@ -23,10 +23,7 @@ use crate::{
             Flow, //
         },
         link::Link,
-        locked::{
-            Locked,
-            SocketState, //
-        },
+        locked::SocketState,
         mark::{
             distance,
             Upcoming,
@@ -114,25 +111,6 @@ impl Stream {
     }
 }
 
-/// The state of the peer's urgent byte, and whether it is the next to be read. With the socket
-/// locked. Sleeps.
-pub(super) fn look(s: &mut Locked, sk: &Socket) -> (Urgent, bool) {
-    let Some(conn) = &s.conn else {
-        return (Urgent::None, false);
-    };
-    let (urgent, advertised, skip) = {
-        let flow = conn.flow.lock();
-        (flow.urgent, flow.machine.readable(), flow.skip.clone())
-    };
-    if skip.contains(&s.stream.consumed) {
-        // Where memory lacks it is done later.
-        let _ = s.stream.take_over(conn, sk);
-    }
-    let at = s.stream.consumed;
-    let fetches_first = advertised.is_some_and(|next| next.after == at);
-    (urgent, urgent.mark() == Some(at) && !fetches_first)
-}
-
 /// `MSG_OOB`: returns the urgent byte, without waiting for it. Sleeps. Fails as [`pending`] does,
 /// with `EAGAIN` while the byte has not come, and with `EFAULT`.
 pub(super) fn recv_urgent(sk: &Socket, msg: &mut RecvMsg<'_>) -> Result<usize> {
@@ -149,7 +127,7 @@ pub(super) fn recv_urgent(sk: &Socket, msg: &mut RecvMsg<'_>) -> Result<usize> {
             }
             byte
         }
-        _ if s.stream.is_over(&conn) => return Ok(0),
+        _ if conn.is_over() => return Ok(0),
         _ => return Err(EAGAIN),
     };
     msg.tell(flags::OOB);
@@ -172,7 +150,7 @@ fn pending(sk: &Socket, s: &SockGuard<'_, Sdp>) -> Result<(Arc<Conn>, Urgent)> {
     if matches!(s.state(), SocketState::Listening) {
         return Err(ENOTCONN);
     }
-    let conn = s.conn.clone().ok_or(EINVAL)?;
+    let conn = s.conn().cloned().ok_or(EINVAL)?;
     match conn.urgent() {
         Urgent::None | Urgent::Read(_) => Err(EINVAL),
         _ if sk.is_oob_inline() => Err(EINVAL),

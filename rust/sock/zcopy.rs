@@ -241,6 +241,12 @@ impl Conn {
         self.post.lock().buffers.call
     }
 
+    /// Whether the fabric has finished with the buffers of the call. Any context, without the
+    /// spinlocks.
+    pub(super) fn is_call_over(&self) -> bool {
+        self.post.lock().buffers.is_call_over()
+    }
+
     /// Fills `memory` with what the peer advertises behind the first `after` bytes of payload.
     /// Gives it back if that is nothing now, or there is no room. Process context, without the
     /// spinlocks.

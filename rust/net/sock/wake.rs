@@ -45,8 +45,8 @@ impl<P: Protocol> Sock<P> {
         }
     }
 
-    /// Has the next [`Self::write_space`] raise SIGIO, for a file with `O_ASYNC`. With the socket
-    /// lock.
+    /// Has the next [`Self::write_space`] raise SIGIO, for a file with `O_ASYNC`. In a call on that
+    /// file, or in poll.
     pub(crate) fn want_async_space(&self) {
         // SAFETY: The sock is live.
         unsafe { bindings::sdp_helper_sk_async_nospace(self.as_ptr()) };

@@ -14,8 +14,11 @@ use crate::{
         check_any,
         join,
         must,
-        spawn, //
+        spawn,
+        step, //
     },
+    hole::Hole,
+    memory::PAGE,
     peers::{
         becomes,
         pair,
@@ -23,7 +26,11 @@ use crate::{
         A,
         B, //
     },
-    zcopy,
+    zcopy::{
+        self,
+        together,
+        BLOCK, //
+    },
 };
 use libc::{
     EPOLLERR,
@@ -42,6 +49,7 @@ use libc::{
 use sdp_selftests::{
     errno::Errno,
     sock::{
+        Piece,
         Shut,
         Sock, //
     },
@@ -65,6 +73,8 @@ cases! {
     poll_refused_reason(30) "who sees the end of a refused connect() finds its reason",
     poll_write_room(30) "POLLOUT goes when the socket is full and comes with room",
     poll_wakes(10) "data, the end and a reset wake a sleeping poll()",
+    poll_asleep(20) "poll() and epoll do not wait for a call that sleeps in a page fault",
+    poll_asleep_wakes(20) "what comes while a call sleeps so wakes who polls",
     poll_lowat(10) "SO_RCVLOWAT: poll() and recv() wait for so many bytes",
     epoll_level(10) "level-triggered epoll tells as long as there is something",
     epoll_edge(10) "edge-triggered epoll tells once for each arrival",
@@ -195,6 +205,95 @@ fn poll_wakes() {
     // Nothing but errors from here on: a reset.
     assert_ne!(must!(b.poll(0, SOON)) & POLLHUP, 0);
     join(writer);
+}
+
+/// Checks what poll() and epoll say of `sock` now.
+fn check_polls(sock: &Sock, events: i16) {
+    check!(now(sock), events);
+    let epoll = Epoll::new();
+    epoll.add(sock, EPOLLIN | EPOLLOUT | EPOLLRDHUP, 1);
+    check!(epoll.wait(Duration::ZERO), Some((1, events.into())));
+}
+
+fn poll_asleep() {
+    // The first is copied, the second is lent, and may be fetched.
+    for len in [PAGE, BLOCK] {
+        step!("send() of {len} bytes sleeps");
+        let (a, b) = zcopy::pair();
+        let hole = Hole::new(len);
+        let (sent, _) = together(
+            || a.sendmsg(&mut [Piece::at(hole.start(), len)], 0),
+            || {
+                hole.asleep(1);
+                check_polls(&a, POLLOUT);
+                check!(b.send(b"x", 0), Ok(1));
+                hole.fill();
+                check!(must!(b.recv_bytes(len)).len(), len);
+            },
+        );
+        check!(sent, Ok(len));
+
+        step!("recv() of {len} bytes sleeps");
+        let (a, b) = zcopy::pair();
+        let hole = Hole::new(len);
+        let receive = || {
+            assert_ne!(must!(b.poll(POLLIN, patience(5))), 0);
+            // SAFETY: Nothing uses the memory until the call has ended.
+            unsafe { b.recv_at(hole.start(), len, libc::MSG_WAITALL) }
+        };
+        let bytes = zcopy::random(802, len);
+        let (sent, (got, ())) = together(
+            || a.send(&bytes, 0),
+            || {
+                together(receive, || {
+                    hole.asleep(1);
+                    check_polls(&b, POLLIN | POLLOUT);
+                    hole.fill();
+                })
+            },
+        );
+        check!((sent, got), (Ok(len), Ok(len)));
+        zcopy::check_bytes(hole.bytes(), &bytes);
+    }
+}
+
+fn poll_asleep_wakes() {
+    let hole = Hole::new(PAGE);
+    let (listener, to) = B.listen();
+    let (slept, ()) = together(
+        || hole.sleep_locked(&listener),
+        || {
+            hole.asleep(1);
+            check!(listener.poll(POLLIN, Duration::ZERO), Ok(0));
+            let _client = A.connect(&to);
+            check!(listener.poll(POLLIN, SOON), Ok(POLLIN));
+            hole.fill();
+        },
+    );
+    check!(slept, Ok(()));
+    if config::tcp() {
+        // It puts off what comes to a connection until the lock is free.
+        return;
+    }
+    step!("data, and the end");
+    let hole = Hole::new(PAGE);
+    let (a, b) = pair();
+    let (slept, ()) = together(
+        || hole.sleep_locked(&b),
+        || {
+            hole.asleep(1);
+            check!(b.poll(POLLIN, Duration::ZERO), Ok(0));
+            let epoll = Epoll::new();
+            epoll.add(&b, EPOLLIN | EPOLLRDHUP | EPOLLET, 1);
+            check!(a.send(b"x", 0), Ok(1));
+            check!(epoll.wait(SOON), Some((1, EPOLLIN)));
+            must!(a.shutdown(Shut::Write));
+            check!(b.poll(POLLRDHUP, SOON), Ok(POLLRDHUP));
+            check!(epoll.wait(SOON), Some((1, EPOLLIN | EPOLLRDHUP)));
+            hole.fill();
+        },
+    );
+    check!(slept, Ok(()));
 }
 
 fn poll_lowat() {

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a reader has before it in the stream.
+
+use crate::{
+    proto::Readable,
+    sock::{
+        conn::{
+            Conn,
+            Flow, //
+        },
+        mark::{
+            distance,
+            Urgent, //
+        },
+        recv_buffers::payload,
+        Socket, //
+    }, //
+};
+use core::sync::atomic::Ordering;
+
+/// What a reader has before it, behind urgent bytes that it is not to have.
+pub(super) struct Ahead {
+    /// Where the reader stands, as `Stream::consumed` counts.
+    at: u64,
+    /// Payload bytes of messages that it has not read.
+    came: usize,
+    /// The peer's memory that is to be fetched before anything that came behind it.
+    next: Option<Readable>,
+    /// The state of the peer's urgent byte.
+    pub(super) urgent: Urgent,
+    /// The urgent byte is read in line.
+    inline: bool,
+    /// More can only come once something was read.
+    short: bool,
+}
+
+impl Flow {
+    /// What a reader has before it who has taken over `reader_unread` bytes and not read them.
+    fn ahead(&self, reader_unread: usize, inline: bool) -> Ahead {
+        let mut came = payload(&self.rx).saturating_add(reader_unread);
+        let mut at = self.machine.received_bytes().wrapping_sub(came as u64);
+        if !inline && self.skip.contains(&at) {
+            let left = distance(Some(self.skip.end), at).unwrap_or(0).min(came);
+            at = at.wrapping_add(left as u64);
+            came = came.saturating_sub(left);
+        }
+        Ahead {
+            at,
+            came,
+            next: self.machine.readable(),
+            urgent: self.urgent,
+            inline,
+            short: self.is_short(0) && !self.recv.lacks(),
+        }
+    }
+}
+
+impl Conn {
+    /// What the reader, `sk`, has before it. Any context, without
+    /// [`Connection::flow`](super::conn::Connection::flow) and the locks after it.
+    pub(super) fn ahead(&self, sk: &Socket) -> Ahead {
+        let inline = sk.is_oob_inline();
+        let flow = self.flow.lock();
+        // Under the lock, under which a reader takes bytes over.
+        flow.ahead(self.reader_unread.load(Ordering::Relaxed), inline)
+    }
+}
+
+impl Ahead {
+    /// Unread bytes before what the peer advertises.
+    fn before(&self, next: Readable) -> usize {
+        distance(Some(next.after), self.at).unwrap_or(usize::MAX)
+    }
+
+    /// Bytes that the peer advertises behind no more than the first `bytes`, if the reader
+    /// `fetches` them.
+    fn advertised(&self, bytes: usize, fetches: bool) -> usize {
+        match self.next {
+            // CAST: `usize` has at least 32 bits.
+            Some(next) if fetches && self.before(next) <= bytes => next.region.len as usize,
+            _ => 0,
+        }
+    }
+
+    /// Bytes that can be read without waiting for the peer's program; those that it advertises only
+    /// where the reader `fetches`.
+    pub(super) fn unread(&self, fetches: bool) -> usize {
+        // What came behind has to wait for what is advertised. Bytes before that which have not
+        // come will come by message.
+        let came = self
+            .next
+            .map_or(self.came, |next| self.before(next).min(self.came));
+        came.saturating_add(self.advertised(came, fetches))
+    }
+
+    /// As [`Self::unread`], but only up to an urgent byte that is not read in line.
+    pub(super) fn unread_to_mark(&self, fetches: bool) -> usize {
+        let all = self.unread(fetches);
+        match distance(self.urgent.mark(), self.at).filter(|_| !self.inline) {
+            None => all,
+            // What is advertised before it counts too.
+            Some(left) => all.min(left.saturating_add(self.advertised(left, fetches))),
+        }
+    }
+
+    /// Whether the urgent byte is the next to be read.
+    pub(super) fn is_at_mark(&self) -> bool {
+        let fetches_first = self.next.is_some_and(|next| next.after == self.at);
+        self.urgent.mark() == Some(self.at) && !fetches_first
+    }
+
+    /// Whether something has to be read before more can come, however little that is: messages take
+    /// up buffers, not bytes.
+    pub(super) fn is_starved(&self, fetches: bool) -> bool {
+        self.short && self.unread(fetches) > 0
+    }
+
+    /// Whether it is as much as readers of `sk` wait for (`SO_RCVLOWAT`), or all that can come.
+    pub(super) fn is_enough(&self, sk: &Socket) -> bool {
+        // A read leaves the urgent byte out.
+        let hole = usize::from(self.is_at_mark() && !self.inline);
+        let target = sk.recv_target(false, usize::MAX).saturating_add(hole);
+        self.unread(true) >= target || self.is_starved(true)
+    }
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The part of a socket that poll reads, without the socket lock: a program that sleeps in a page
+//! fault holds that for as long as it likes, and keeps nobody waiting who polls, as with TCP.
+//!
+//! No wake-up is lost, since who polls is in the wait queue before it looks (`sock_poll_wait()`),
+//! and who changes what it looks at does so before it wakes:
+//!
+//! - What is here is looked at, and changed, under this lock; so is how far the reader of the
+//!   stream is while no call has its turn.
+//! - Who finds that a call has the turn says so ([`Turn::ask`]), and is told when that ends. Data
+//!   that comes meanwhile is told then.
+//! - The rest is the connection's, under its own spinlocks, and told by its events.
+
+use crate::sock::{
+    backlog::Backlog,
+    conn::Conn,
+    kept::Kept,
+    locked::SocketState,
+    turn::Turn,
+    Socket, //
+};
+use kernel::sync::Arc;
+
+/// What poll reads. It changes with the socket locked as well, but for [`Turn::ask`], so that a
+/// call finds it as it was.
+#[derive(Default)]
+pub(crate) struct Shared {
+    /// The connection, that of [`Locked::conn`](super::locked::Locked::conn).
+    pub(super) conn: Option<Arc<Conn>>,
+    /// The connections that wait for accept, of a socket that listens or has listened.
+    pub(super) backlog: Option<Arc<Backlog>>,
+    /// `shutdown(2)` of the receive half before there was a connection.
+    pub(super) recv_shut: bool,
+    /// That of the send half, of which the peer is not told.
+    pub(super) send_shut: bool,
+    /// The buffer that a non-blocking send left (`SDP_ZCOPY_RETRY`).
+    pub(super) kept_send: Option<Kept>,
+    /// The buffer that a non-blocking receive left.
+    pub(super) kept_recv: Option<Kept>,
+    /// The turn of the calls that send.
+    pub(super) send_turn: Turn,
+    /// The turn of the receives that fetch what the peer advertises, or offer memory.
+    pub(super) recv_turn: Turn,
+}
+
+impl Shared {
+    /// Whether a call has left its buffer here. Any context.
+    pub(super) fn keeps(&self) -> bool {
+        self.kept_send.is_some() || self.kept_recv.is_some()
+    }
+
+    /// Forgets that it was shut, with the connection. Any context.
+    pub(super) fn unshut(&mut self) {
+        self.recv_shut = false;
+        self.send_shut = false;
+    }
+
+    /// The present state. Any context.
+    pub(super) fn state(&self) -> SocketState {
+        SocketState::of(self.conn.as_deref(), self.backlog.as_deref())
+    }
+
+    /// Whether there is as much to be read as readers of `sk`, which this is of, wait for; who
+    /// finds that a call has the turn is told when that ends. Any context.
+    pub(super) fn is_readable(&mut self, sk: &Socket) -> bool {
+        let Some(conn) = &self.conn else {
+            return false;
+        };
+        match self.kept_recv {
+            Some(_) => conn.are_reads_over(),
+            None => self.recv_turn.ask() && conn.ahead(sk).is_enough(sk),
+        }
+    }
+}
