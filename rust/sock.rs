@@ -196,6 +196,10 @@ impl Protocol for Sdp {
         poll::poll(sk)
     }
 
+    fn low_water_set(sk: &Socket) {
+        option::low_water_set(sk);
+    }
+
     fn set_keepalive(s: &mut Locked, on: bool) {
         option::set_keepalive(s, on);
     }

@@ -99,6 +99,9 @@ pub(crate) trait Protocol: Sized + 'static {
     /// The `EPOLL*` events that are pending. Does not take the socket lock.
     fn poll(sk: &Sock<Self>) -> u32;
 
+    /// `SO_RCVLOWAT` was set, and `SO_RCVBUF` may have grown. The socket is locked.
+    fn low_water_set(sk: &Sock<Self>);
+
     /// `SO_KEEPALIVE` is set. The socket is locked.
     fn set_keepalive(s: &mut Self::Locked, on: bool);
 
@@ -371,7 +374,9 @@ unsafe extern "C" fn set_rcvlowat<P: Protocol>(
     value: c_int,
 ) -> c_int {
     // SAFETY: A live socket of protocol `P`.
-    unsafe { &*sk.cast::<Sock<P>>() }.set_recv_low_water(value);
+    let sk = unsafe { &*sk.cast::<Sock<P>>() };
+    sk.set_recv_low_water(value);
+    P::low_water_set(sk);
     0
 }
 

@@ -296,6 +296,8 @@ pub(super) struct Flow {
     pub(super) rx: Ring<Unread>,
     /// The peer's urgent byte.
     pub(super) urgent: Urgent,
+    /// It came, and readers were not told yet.
+    pub(super) urgent_came: bool,
     /// Urgent bytes that a reader who stands at one of them is not to have.
     pub(super) skip: Range<u64>,
     /// What became of the set-up; changed by `decide` only.
@@ -492,6 +494,7 @@ impl Conn {
             machine: Machine::new(config).map_err(|_| EINVAL)?,
             rx: Ring::empty(),
             urgent: Urgent::None,
+            urgent_came: false,
             skip: 0..0,
             recv: RecvBuffers::new(Limits::NONE),
             progress: Progress::SettingUp,

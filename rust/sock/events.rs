@@ -27,7 +27,8 @@ use crate::{
         link::{
             Link,
             Progress, //
-        }, //
+        },
+        shared, //
     }, //
 };
 use core::sync::atomic::Ordering;
@@ -115,7 +116,7 @@ impl Conn {
                 sk.wake_async_end(self.send_closed());
             }
             if events.contains(Events::READABLE) && !is_over {
-                sk.data_ready();
+                shared::tell(sk);
             }
             if events.contains(Events::WRITABLE) {
                 self.tell_room(sk);

@@ -32,6 +32,7 @@ use crate::{
         },
         link::Link,
         mark::Upcoming,
+        owner::recv_limit,
         recv_buffers::{
             payload,
             Unread,
@@ -40,6 +41,7 @@ use crate::{
         },
         ring::Ring,
         settings,
+        shared,
         Socket, //
     }, //
 };
@@ -292,9 +294,16 @@ impl Conn {
         }
     }
 
-    /// Wakes a reader that waits for more bytes than can come. Any context, without the spinlocks.
+    /// Tells readers who wait for more bytes than can come. Any context, without the spinlocks.
     pub(super) fn wake_reader(&self) {
-        self.with_socket(|sk| sk.data_ready());
+        self.with_socket(shared::tell);
+    }
+
+    /// Wants more buffers for a peer that is short of credit, since `SO_RCVBUF` of `sk` has grown.
+    /// Any context, without the spinlocks.
+    pub(super) fn buffer_grown(&self, sk: &Socket) {
+        self.flow.lock().want_buffers(recv_limit(sk), false);
+        self.fill_later();
     }
 
     /// Makes room in the ring for the payload of all wanted buffers. Sleeps. Fails with `ENOMEM`.

@@ -53,6 +53,7 @@ use crate::{
         },
         recv,
         settings,
+        shared,
         stats::Counters,
         Socket, //
     }, //
@@ -147,6 +148,16 @@ pub(super) fn set(sk: &Socket, name: c_int, value: OptionValue<'_>) -> Result {
         sk.write_space();
     }
     Ok(())
+}
+
+/// Tells readers where what is there is enough now, with the socket locked.
+pub(super) fn low_water_set(sk: &Socket) {
+    // The socket keeps it.
+    let conn = sk.shared().lock().conn.clone();
+    if let Some(conn) = conn {
+        conn.buffer_grown(sk);
+        shared::tell(sk);
+    }
 }
 
 /// Applies `SO_KEEPALIVE`, with the socket locked.

@@ -52,6 +52,7 @@ use crate::{
         },
         recv_buffers::Unread,
         ring::Ring,
+        shared,
         stats::Counter,
         stream::More,
         urgent,
@@ -246,7 +247,7 @@ impl Receiving<'_, '_, '_> {
     fn end_turn(&mut self) {
         if core::mem::replace(&mut self.has_turn, false) && self.sk.shared().lock().recv_turn.end()
         {
-            self.sk.data_ready();
+            shared::tell(self.sk);
         }
     }
 

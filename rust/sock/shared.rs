@@ -9,7 +9,7 @@
 //! - What is here is looked at, and changed, under this lock; so is how far the reader of the
 //!   stream is while no call has its turn.
 //! - Who finds that a call has the turn says so ([`Turn::ask`]), and is told when that ends. Data
-//!   that comes meanwhile is told then.
+//!   that comes meanwhile is told then ([`tell`]).
 //! - The rest is the connection's, under its own spinlocks, and told by its events.
 
 use crate::sock::{
@@ -71,5 +71,26 @@ impl Shared {
             Some(_) => conn.are_reads_over(),
             None => self.recv_turn.ask() && conn.ahead(sk).is_enough(sk),
         }
+    }
+}
+
+/// Tells readers of `sk` that something came. Who polls, or gets SIGIO, is told as TCP does: once it
+/// is as much as readers wait for, or urgent, or the end; while a call has the turn, when that ends.
+/// Any context, without the spinlocks of a connection but [`Connection::owner`].
+///
+/// [`Connection::owner`]: super::conn::Connection::owner
+pub(super) fn tell(sk: &Socket) {
+    let is_due = {
+        let mut shared = sk.shared().lock();
+        let is_told_at_once = shared.conn.as_ref().is_some_and(|conn| {
+            let urgent_came = conn.take_urgent_came();
+            urgent_came || conn.recv_closed()
+        });
+        is_told_at_once || shared.is_readable(sk)
+    };
+    if is_due {
+        sk.data_ready();
+    } else {
+        sk.wake_calls();
     }
 }

@@ -55,6 +55,7 @@ impl Flow {
         }
         if let (true, Some(byte)) = (received.urgent, last) {
             self.urgent.set(Urgent::Here(end.wrapping_sub(1), byte));
+            self.urgent_came = true;
         }
     }
 
@@ -85,6 +86,11 @@ impl Conn {
     /// What is known of the peer's urgent byte. Any context, without the spinlocks.
     pub(super) fn urgent(&self) -> Urgent {
         self.flow.lock().urgent
+    }
+
+    /// Whether the urgent byte came since this was last called. Any context, as for the next.
+    pub(super) fn take_urgent_came(&self) -> bool {
+        core::mem::take(&mut self.flow.lock().urgent_came)
     }
 
     /// Forgets the urgent byte if the reader, at `consumed`, has passed its `mark`. Any context,

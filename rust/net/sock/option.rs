@@ -118,22 +118,25 @@ impl<P: Protocol> Sock<P> {
         usize::try_from(n).unwrap_or(1)
     }
 
-    /// Sets `SO_RCVLOWAT`, bounded as TCP's, and wakes readers: what is there may be enough now.
-    /// With the socket locked.
+    /// Sets `SO_RCVLOWAT`, bounded as TCP's. As there `SO_RCVBUF` grows to twice of it, unless the
+    /// program has set that. With the socket locked.
     pub(in crate::net) fn set_recv_low_water(&self, value: c_int) {
-        // SAFETY: The sock is live; integers that setsockopt changes, which has it locked.
-        let most = unsafe {
-            let sk = self.as_ptr();
-            match u32::from((*sk).sk_userlocks) & bindings::SOCK_RCVBUF_LOCK {
-                0 => bindings::sdp_helper_sock_max_rmem(sk),
-                _ => (*sk).sk_rcvbuf,
-            }
-        } / 2;
-        // SAFETY: The sock is live, and locked by who changes the field.
+        // SAFETY: The sock is live; integers that are changed with it locked.
         unsafe {
-            addr_of_mut!((*self.as_ptr()).sk_rcvlowat).write_volatile(value.min(most).max(1));
+            let sk = self.as_ptr();
+            let size = addr_of_mut!((*sk).sk_rcvbuf);
+            let is_set = u32::from((*sk).sk_userlocks) & bindings::SOCK_RCVBUF_LOCK != 0;
+            let most = match is_set {
+                true => size.read_volatile(),
+                false => bindings::sdp_helper_sock_max_rmem(sk),
+            };
+            let value = value.min(most / 2).max(1);
+            addr_of_mut!((*sk).sk_rcvlowat).write_volatile(value);
+            let room = value.saturating_mul(2);
+            if !is_set && room > size.read_volatile() {
+                size.write_volatile(room);
+            }
         }
-        self.data_ready();
     }
 
     /// The bytes that a receive leaves out: of `SO_PEEK_OFF`, if it looks.

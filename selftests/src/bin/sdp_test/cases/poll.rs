@@ -76,6 +76,7 @@ cases! {
     poll_asleep(20) "poll() and epoll do not wait for a call that sleeps in a page fault",
     poll_asleep_wakes(20) "what comes while a call sleeps so wakes who polls",
     poll_lowat(10) "SO_RCVLOWAT: poll() and recv() wait for so many bytes",
+    poll_lowat_large(20) "SO_RCVLOWAT of more than the receive buffer: that grows, and poll() waits for all",
     epoll_level(10) "level-triggered epoll tells as long as there is something",
     epoll_edge(10) "edge-triggered epoll tells once for each arrival",
     epoll_edge_both(10) "edge-triggered epoll for both directions tells of no room that was always there",
@@ -226,7 +227,6 @@ fn poll_asleep() {
             || {
                 hole.asleep(1);
                 check_polls(&a, POLLOUT);
-                check!(b.send(b"x", 0), Ok(1));
                 hole.fill();
                 check!(must!(b.recv_bytes(len)).len(), len);
             },
@@ -319,6 +319,28 @@ fn poll_lowat() {
     check!(b.recv(&mut [0; 20], 0), Ok(3));
     check!(b.recv(&mut [0; 20], 0), Ok(0));
     join(writer);
+}
+
+fn poll_lowat_large() {
+    const LOWAT: usize = 200_000;
+    let (a, b) = pair();
+    must!(b.set(libc::SOL_SOCKET, libc::SO_RCVLOWAT, LOWAT as libc::c_int));
+    check!(
+        b.get(libc::SOL_SOCKET, libc::SO_RCVLOWAT),
+        Ok(LOWAT as libc::c_int)
+    );
+    check!(
+        b.get(libc::SOL_SOCKET, libc::SO_RCVBUF),
+        Ok(2 * LOWAT as libc::c_int)
+    );
+    let bytes = zcopy::random(803, LOWAT);
+    must!(a.send_all(&bytes[1..]));
+    let all = libc::c_int::try_from(LOWAT - 1);
+    assert!(becomes(patience(5), || b.ioctl(libc::FIONREAD).ok() == all.ok()));
+    check!(b.poll(POLLIN, moment()), Ok(0));
+    check!(a.send(&bytes[..1], 0), Ok(1));
+    check!(b.poll(POLLIN, SOON), Ok(POLLIN));
+    check!(must!(b.recv_bytes(LOWAT)).len(), LOWAT);
 }
 
 pub(super) struct Epoll(OwnedFd);

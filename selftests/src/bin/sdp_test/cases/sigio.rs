@@ -2,9 +2,15 @@
 
 //! `O_ASYNC`: the owner of a socket gets a signal when it should look.
 
-use super::connect::finish;
+use super::{
+    connect::finish,
+    poll::Epoll,
+    wire::raw_client, //
+};
 use crate::{
+    bsdh::mid,
     config::{
+        self,
         moment,
         patience, //
     },
@@ -41,6 +47,8 @@ cases! {
     sigio_recv(10) "O_ASYNC: data, the end and a reset are signalled",
     sigio_accept(10) "O_ASYNC: a connection that can be accepted is signalled",
     sigio_connect(10) "O_ASYNC: the end of a connect is signalled, whichever it is",
+    sigio_lowat(10) "O_ASYNC: data is signalled once it is as much as SO_RCVLOWAT says",
+    sigio_quiet(10) "O_ASYNC, and the edge: what brings no data, and shutdown(), signal nothing",
     sigio_room(30) "O_ASYNC: room is signalled to who had none, and to nobody else",
 }
 
@@ -130,6 +138,53 @@ fn sigio_connect() {
         };
         check!(finish(&sock), expected);
     }
+}
+
+fn sigio_lowat() {
+    let (a, b) = pair();
+    watch(&b);
+    let lowat = |bytes| must!(b.set(libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes));
+    lowat(10);
+    assert!(!signalled(moment() / 4), "nothing is there");
+    check!(a.send(b"12345", 0), Ok(5));
+    assert!(!signalled(moment()), "too little");
+    check!(a.send(b"67890", 0), Ok(5));
+    assert!(signalled(patience(3)), "enough");
+    lowat(20);
+    assert!(!signalled(moment() / 4), "too little again");
+    lowat(5);
+    assert!(signalled(patience(3)), "enough again");
+    check!(b.recv_bytes(10), Ok(b"1234567890".to_vec()));
+    lowat(1);
+    assert!(!signalled(moment() / 4), "all was read");
+}
+
+fn sigio_quiet() {
+    step!("shutdown()");
+    let (_a, b) = pair();
+    watch(&b);
+    must!(b.shutdown(Shut::Both));
+    assert!(!signalled(moment()), "its own shutdown()");
+    if config::tcp() {
+        return;
+    }
+    step!("messages without data");
+    let (sock, mut talk) = raw_client();
+    watch(&sock);
+    // Its send half is in Pipelined mode then.
+    talk.say(mid::MODE_CHANGE, &[0x20, 0, 0, 0]);
+    talk.say(mid::SRC_AVAIL_CANCEL, b"");
+    assert!(!signalled(moment()), "nothing to read");
+    step!("the edge");
+    talk.say(mid::DATA, b"x");
+    assert!(signalled(patience(3)), "data");
+    let epoll = Epoll::new();
+    epoll.add(&sock, libc::EPOLLIN | libc::EPOLLET, 1);
+    check!(epoll.wait(Duration::ZERO), Some((1, libc::EPOLLIN)));
+    talk.say(mid::SRC_AVAIL_CANCEL, b"");
+    check!(epoll.wait(moment()), None);
+    assert!(!signalled(Duration::ZERO), "nothing new");
+    check!(sock.recv_bytes(1), Ok(b"x".to_vec()));
 }
 
 fn sigio_room() {
