@@ -12,7 +12,6 @@ use crate::{
     peers::sdp_only,
 };
 use std::{
-    cell::Cell,
     fs::{
         self,
         File,
@@ -23,7 +22,11 @@ use std::{
         BufReader, //
     },
     os::unix::fs::FileExt,
-    path::PathBuf, //
+    path::PathBuf,
+    sync::atomic::{
+        AtomicBool,
+        Ordering::Relaxed, //
+    },
 };
 
 /// What can fail: objects, pages, and copies from and to a program.
@@ -222,19 +225,19 @@ fn write(kind: &str, name: &str, value: &str) {
 /// One failure in one call.
 pub(crate) struct Nth {
     n: usize,
-    hit: Cell<bool>,
+    hit: AtomicBool,
 }
 
 impl Nth {
     fn new(n: usize) -> Self {
         Self {
             n,
-            hit: Cell::new(false),
+            hit: AtomicBool::new(false),
         }
     }
 
     fn is_hit(&self) -> bool {
-        self.hit.get()
+        self.hit.load(Relaxed)
     }
 
     /// Makes the call.
@@ -256,7 +259,7 @@ impl Nth {
             file.read_at(&mut left, 0).is_ok(),
             "fail-nth tells a number"
         );
-        self.hit.set(left == *b"0");
+        self.hit.store(left == *b"0", Relaxed);
         assert!(set(0).is_ok(), "fail-nth takes a number");
         result
     }

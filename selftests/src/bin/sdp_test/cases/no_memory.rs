@@ -3,7 +3,10 @@
 //! Memory runs out, at every place of a call and in the module's own work: calls fail as TCP's may,
 //! or do without, and what is left works.
 
-use super::charge::of_host;
+use super::{
+    charge::of_host,
+    zerocopy_wire::written_behind, //
+};
 use crate::{
     config::{
         self,
@@ -69,6 +72,7 @@ cases! {
     no_memory_zcopy_send(60) "a send() that lends its memory",
     no_memory_zcopy_recv(60) "a recv() that fetches",
     no_memory_zcopy_async(60) "a send() with MSG_ZEROCOPY",
+    no_memory_written_behind(120) "a recv() into which the peer writes behind an urgent byte: without memory for that it goes on through the mark",
     no_memory_close(60) "close(): the peer hears of it",
     no_memory_set_up(60) "connections are made, and once at any place, at either end, an allocation fails",
     no_memory_transfer(60) "bytes move while the module gets no memory now and then: none is lost, and no connection",
@@ -332,6 +336,16 @@ fn no_memory_zcopy_async() {
         check!(a.notice().map(drop), Err(Errno::EAGAIN));
         check_settled(&a);
     });
+    before.check();
+}
+
+fn no_memory_written_behind() {
+    let (faults, before) = (Faults::new(), Before::look());
+    for inline in [false, true] {
+        let mut went_on = false;
+        faults.each(7, |nth| went_on |= written_behind(nth, inline));
+        assert!(went_on, "memory lacked for what is behind the mark");
+    }
     before.check();
 }
 

@@ -28,6 +28,7 @@ use crate::{
         moment,
         patience, //
     },
+    faults::Nth,
     harness::{
         cases,
         check,
@@ -1337,6 +1338,71 @@ fn wire_sink_avails_urgent() {
             Ok(writer.bytes[writer.at - 1000..writer.at].to_vec())
         );
     }
+}
+
+/// Has the peer write behind an urgent byte to what a receive offers that has a failure. No byte is
+/// lost, wherever that is. Whether the call went on beyond the mark, for want of memory for what is
+/// behind it.
+pub(super) fn written_behind(nth: &Nth, inline: bool) -> bool {
+    const URGENT: u8 = 3;
+    const LEN: usize = THRESHOLD;
+    let (sock, mut writer) = Writer::new(random(471, 2 << 20));
+    writer.teach(&sock, LEN);
+    must!(sock.set(
+        libc::SOL_SOCKET,
+        libc::SO_OOBINLINE,
+        libc::c_int::from(inline)
+    ));
+    let mut room = vec![0; WINDOW];
+    let from = writer.at;
+    writer.hold_answers = true;
+    let mut mark = 0;
+    let (got, _) = together(
+        || nth.call(|| sock.recv(&mut room, 0)),
+        || {
+            // A call that fails offers less, or nothing.
+            let end = Instant::now() + moment();
+            while writer.sinks.len() < OFFERS && !writer.cancelled && Instant::now() < end {
+                writer.poll(Duration::from_millis(20));
+            }
+            for urgent in [false, true, false, false] {
+                match writer.sinks.is_empty() {
+                    _ if urgent => {
+                        writer.data_with(1000, URGENT);
+                        mark = writer.at - 1 - from;
+                    }
+                    true => writer.data(1000),
+                    false => writer.write(Some(LEN)),
+                }
+            }
+            while !writer.cancelled && !writer.sinks.is_empty() {
+                writer.wait_for(OFFERS + 1);
+            }
+            if writer.cancelled {
+                writer.answer();
+            }
+        },
+    );
+    let mut all = writer.bytes[from..writer.at].to_vec();
+    if !inline {
+        all.remove(mark);
+    }
+    let got = match got {
+        Ok(got) => got,
+        Err(error) => {
+            check_any!(error, [Errno::ENOMEM, Errno::ENOBUFS, Errno::EFAULT]);
+            0
+        }
+    };
+    let rest = must!(sock.recv_bytes(all.len() - got));
+    check_bytes(&[&room[..got], &rest].concat(), &all);
+    check_settled(&sock);
+    writer.data(1000);
+    check!(
+        sock.recv_bytes(1000),
+        Ok(writer.bytes[writer.at - 1000..writer.at].to_vec())
+    );
+    got > mark
 }
 
 fn wire_sink_avails_stamp() {
