@@ -8,6 +8,7 @@
 
 #include <linux/cgroup.h>
 #include <linux/cred.h>
+#include <linux/errqueue.h>
 #include <linux/inetdevice.h>
 #include <linux/memcontrol.h>
 #include <linux/proc_fs.h>
@@ -374,6 +375,46 @@ bool sdp_helper_skb_queue_empty_lockless(const struct sk_buff_head *list)
 
 void sdp_helper_net_zcopy_get(struct ubuf_info *uarg)
 {
+/*
+ * The next entry of the error queue as ip_recv_error() and ipv6_recv_error()
+ * give one that no packet has caused: with an empty address behind it, which
+ * programs look for.
+ */
+int sdp_helper_recv_error(struct sock *sk, struct msghdr *msg, int len,
+			  bool is_v6)
+{
+	struct {
+		struct sock_extended_err ee;
+		union {
+			struct sockaddr_in v4;
+			struct sockaddr_in6 v6;
+		} offender;
+	} notice = {};
+	struct sk_buff *skb = sock_dequeue_err_skb(sk);
+	int copied, err;
+
+	if (!skb)
+		return -EAGAIN;
+	copied = min_t(int, skb->len, len);
+	if (copied < skb->len)
+		msg->msg_flags |= MSG_TRUNC;
+	err = skb_copy_datagram_msg(skb, 0, msg, copied);
+	if (err) {
+		kfree_skb(skb);
+		return err;
+	}
+	notice.ee = SKB_EXT_ERR(skb)->ee;
+	if (is_v6)
+		put_cmsg(msg, SOL_IPV6, IPV6_RECVERR,
+			 offsetofend(typeof(notice), offender.v6), &notice);
+	else
+		put_cmsg(msg, SOL_IP, IP_RECVERR,
+			 offsetofend(typeof(notice), offender.v4), &notice);
+	msg->msg_flags |= MSG_ERRQUEUE;
+	consume_skb(skb);
+	return copied;
+}
+
 	net_zcopy_get(uarg);
 }
 

@@ -70,6 +70,8 @@ bool sdp_helper_pipe_is_full(const struct pipe_inode_info *pipe);
 ssize_t sdp_helper_add_to_pipe(struct pipe_inode_info *pipe, struct page *page,
 			       unsigned int offset, unsigned int len);
 void *sdp_helper_net_generic(const struct net *net, unsigned int id);
+int sdp_helper_recv_error(struct sock *sk, struct msghdr *msg, int len,
+			  bool is_v6);
 bool sdp_helper_proc_create_net_single(const char *name, struct net *net,
 				       int (*show)(struct seq_file *, void *),
 				       void *value);

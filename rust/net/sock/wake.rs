@@ -128,15 +128,9 @@ impl<P: Protocol> Sock<P> {
     /// the form that programs know from TCP. Does not wait: fails with `EAGAIN`.
     pub(crate) fn recv_errqueue(&self, msg: &mut RecvMsg<'_>) -> Result<usize> {
         let len = c_int::try_from(msg.data.len()).unwrap_or(c_int::MAX);
-        let (level, kind) = match self.version() {
-            IpVersion::V4 => (bindings::SOL_IP, bindings::IP_RECVERR),
-            IpVersion::V6 => (bindings::SOL_IPV6, bindings::IPV6_RECVERR),
-        };
-        // CAST: They are small numbers.
+        let is_v6 = self.version() == IpVersion::V6;
         // SAFETY: The sock is live, and so is the message, whose iterator this borrows.
-        let n = unsafe {
-            bindings::sock_recv_errqueue(self.as_ptr(), msg.msg, len, level as c_int, kind as c_int)
-        };
+        let n = unsafe { bindings::sdp_helper_recv_error(self.as_ptr(), msg.msg, len, is_v6) };
         usize::try_from(n).map_err(|_| Error::from_errno(n))
     }
 

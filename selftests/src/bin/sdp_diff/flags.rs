@@ -11,7 +11,8 @@ use crate::{
     sides::{
         becomes,
         Sides,
-        MOMENT, //
+        MOMENT,
+        PATIENCE, //
     },
 };
 use libc::c_int;
@@ -86,6 +87,7 @@ pub(crate) fn run(sides: &Sides, record: &mut Record) {
     }
     control_sent(sides, record);
     control_received(sides, record);
+    notices(sides, record);
 }
 
 /// Receives what is there, without waiting.
@@ -268,4 +270,27 @@ fn control_received(sides: &Sides, record: &mut Record) {
         let end = raw::receive(&a, 4, 256, 0).map(|got| (got.len, got.flags, got.control.len()));
         record.note(format!("cmsg_received {name} end"), (sent, end));
     }
+}
+
+/// What the error queue says of `MSG_ZEROCOPY`, with room for all of it and for less.
+fn notices(sides: &Sides, record: &mut Record) {
+    let (a, b) = sides.pair();
+    let mut note = |what: &str, got| record.note(format!("notice {what}"), got);
+    note("not_asked", raw::receive(&a, 64, 256, libc::MSG_ERRQUEUE));
+    if a.set(libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1).is_err() {
+        return;
+    }
+    for (what, room, control) in [
+        ("whole", 64, 256),
+        ("cut", 0, 24),
+        ("header", 0, 8),
+        ("none", 0, 0),
+    ] {
+        let sent = a.send(b"0123456789", libc::MSG_ZEROCOPY);
+        let came = a.poll(0, PATIENCE);
+        record.note(format!("notice {what} sent"), (sent, came));
+        let got = raw::receive(&a, room, control, libc::MSG_ERRQUEUE);
+        record.note(format!("notice {what}"), got);
+    }
+    let _ = rest(&b, 0);
 }
