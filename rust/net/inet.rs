@@ -7,7 +7,10 @@ use crate::{
     bindings,
     net::{
         ops::Protocol,
-        option::OptionValue,
+        option::{
+            OptionValue,
+            IPPROTO_IPV6, //
+        },
         sock::Sock, //
     },
     prelude::*, //
@@ -16,26 +19,33 @@ use kernel::error::to_result;
 
 /// Checks whether an option of IP's level can be set; the kernel then sets it, as for TCP. Options
 /// that mean nothing to TCP mean nothing here. What a program relies on and an RDMA device cannot
-/// do fails:
+/// do fails, if it does not with TCP:
 ///
 /// * `ENOPROTOOPT`: options in IP's header;
-/// * `EOPNOTSUPP`: what keeps packets away, which a program must not take for granted;
-/// * `EPROTO` and `EINVAL`, as TCP says it: groups.
-pub(super) fn check_option(name: c_int, value: OptionValue<'_>) -> Result {
+/// * `EOPNOTSUPP`: what keeps packets away, which a program must not take for granted.
+pub(super) fn check_option<P: Protocol>(
+    sk: &Sock<P>,
+    name: c_int,
+    value: OptionValue<'_>,
+) -> Result {
     // CAST: They are small.
-    let name = name as u32;
-    match name {
-        bindings::IP_OPTIONS => Err(ENOPROTOOPT),
-        bindings::IP_IPSEC_POLICY | bindings::IP_XFRM_POLICY => Err(EOPNOTSUPP),
+    let error = match name as u32 {
+        // There are none.
+        bindings::IP_OPTIONS if value.len() == 0 => return Ok(()),
+        bindings::IP_OPTIONS => ENOPROTOOPT,
+        bindings::IP_IPSEC_POLICY | bindings::IP_XFRM_POLICY => EOPNOTSUPP,
         bindings::IP_MINTTL => match byte_or_int(value)? {
-            0 => Ok(()),
-            ttl if (1..=255).contains(&ttl) => Err(EOPNOTSUPP),
-            _ => Err(EINVAL),
+            0 => return Ok(()),
+            ttl if (1..=255).contains(&ttl) => return Err(EOPNOTSUPP),
+            _ => return Err(EINVAL),
         },
-        bindings::IP_ADD_MEMBERSHIP | bindings::IP_DROP_MEMBERSHIP => Err(EPROTO),
-        bindings::IP_UNBLOCK_SOURCE..=bindings::MCAST_MSFILTER => Err(EINVAL),
-        _ => Ok(()),
-    }
+        // As TCP says it.
+        bindings::IP_ADD_MEMBERSHIP | bindings::IP_DROP_MEMBERSHIP => return Err(EPROTO),
+        bindings::IP_UNBLOCK_SOURCE..=bindings::MCAST_MSFILTER => return Err(EINVAL),
+        _ => return Ok(()),
+    };
+    sk.ask_tcp(bindings::SOL_IP as c_int, name, value)?;
+    Err(error)
 }
 
 /// Gives a socket the route to its peer where an option of IP's level, or of IPv6's, tells of that:
@@ -76,11 +86,19 @@ pub(super) fn set_option6<P: Protocol>(
         false => value.int()?,
     };
     match option {
+        // There is none.
+        bindings::IPV6_PKTINFO if value.len() == 0 => return Ok(()),
         bindings::IPV6_ADDRFORM
         | bindings::IPV6_2292PKTOPTIONS
         | bindings::IPV6_PKTINFO
-        | bindings::IPV6_FLOWLABEL_MGR => return Err(ENOPROTOOPT),
-        bindings::IPV6_IPSEC_POLICY | bindings::IPV6_XFRM_POLICY => return Err(EOPNOTSUPP),
+        | bindings::IPV6_FLOWLABEL_MGR => {
+            sk.ask_tcp(IPPROTO_IPV6, name, value)?;
+            return Err(ENOPROTOOPT);
+        }
+        bindings::IPV6_IPSEC_POLICY | bindings::IPV6_XFRM_POLICY => {
+            sk.ask_tcp(IPPROTO_IPV6, name, value)?;
+            return Err(EOPNOTSUPP);
+        }
         bindings::IPV6_ADD_MEMBERSHIP | bindings::IPV6_DROP_MEMBERSHIP => {
             return match value.len() {
                 len if len < size_of::<bindings::ipv6_mreq>() => Err(EINVAL),
@@ -91,7 +109,8 @@ pub(super) fn set_option6<P: Protocol>(
         bindings::IPV6_RECVFRAGSIZE => {}
         bindings::IPV6_MINHOPCOUNT if (1..=255).contains(&given) => return Err(EOPNOTSUPP),
         bindings::IPV6_ADDR_PREFERENCES | bindings::IPV6_FLOWINFO_SEND if given != 0 => {
-            return Err(ENOPROTOOPT)
+            sk.ask_tcp(IPPROTO_IPV6, name, value)?;
+            return Err(ENOPROTOOPT);
         }
         bindings::IPV6_FREEBIND
         | bindings::IPV6_TRANSPARENT
@@ -177,11 +196,10 @@ fn received_bit(option: u32) -> Option<fn(&mut Received, u16)> {
 }
 
 /// An option of IPv6's level that the kernel keeps with IP's.
-fn set_ip_option<P: Protocol>(sk: &Sock<P>, name: u32, mut value: c_int) -> Result {
-    let mut pointer = bindings::sockptr_t::default();
-    pointer.__bindgen_anon_1.kernel = (&raw mut value).cast();
-    pointer.set_is_kernel(true);
-    let (level, len) = (bindings::SOL_IP as c_int, size_of::<c_int>() as c_uint);
+fn set_ip_option<P: Protocol>(sk: &Sock<P>, name: u32, value: c_int) -> Result {
+    let bytes = value.to_ne_bytes();
+    let (pointer, len) = OptionValue::of(&bytes).raw();
+    let level = bindings::SOL_IP as c_int;
     // SAFETY: The socket is live and begins with an `inet_sock`; the value is there for the call.
     // CAST: They are small.
     to_result(unsafe { bindings::ip_setsockopt(sk.as_ptr(), level, name as c_int, pointer, len) })

@@ -425,7 +425,7 @@ unsafe extern "C" fn setsockopt<P: Protocol>(
                 }
             }
             SOL_IP => {
-                inet::check_option(name, option)?;
+                inet::check_option(sk, name, option)?;
                 // SAFETY: The socket is live, and begins with an `inet_sock`.
                 return Ok(unsafe {
                     bindings::ip_setsockopt(sk.as_ptr(), level, name, value, len)

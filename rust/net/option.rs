@@ -51,6 +51,9 @@ pub(crate) const TCP_LINGER2: c_int = 8;
 /// For how long a connection waits for data before it can be accepted, in seconds.
 pub(crate) const TCP_DEFER_ACCEPT: c_int = 9;
 
+/// The most bytes of receive buffers.
+pub(crate) const TCP_WINDOW_CLAMP: c_int = 10;
+
 /// What a connection is doing.
 pub(crate) const TCP_INFO: c_int = 11;
 
@@ -60,8 +63,11 @@ pub(crate) const TCP_QUICKACK: c_int = 12;
 /// The name of the congestion control.
 pub(crate) const TCP_CONGESTION: c_int = 13;
 
-/// Of TCP: a hint without a meaning.
-pub(crate) const TCP_THIN_DUPACK: c_int = 17;
+const TCP_THIN_LINEAR_TIMEOUTS: c_int = 16;
+const TCP_THIN_DUPACK: c_int = 17;
+const TCP_RTO_MAX_MS: c_int = 44;
+const TCP_RTO_MIN_US: c_int = 45;
+const TCP_DELACK_MAX_US: c_int = 46;
 
 /// How many peers may send data with their request.
 pub(crate) const TCP_FASTOPEN: c_int = 23;
@@ -117,6 +123,15 @@ pub(crate) const SIOCOUTQ: u32 = 0x5411;
 /// Bytes that were written and are not on their way.
 pub(crate) const SIOCOUTQNSD: u32 = 0x894b;
 
+/// Options of TCP that are kept, and have no meaning: hints about its timers and segments.
+pub(crate) const TCP_HINTS: [c_int; 5] = [
+    TCP_THIN_LINEAR_TIMEOUTS,
+    TCP_THIN_DUPACK,
+    TCP_RTO_MAX_MS,
+    TCP_RTO_MIN_US,
+    TCP_DELACK_MAX_US,
+];
+
 /// What a `setsockopt(2)` call sets an option to.
 #[derive(Clone, Copy)]
 pub(crate) struct OptionValue<'a> {
@@ -125,7 +140,19 @@ pub(crate) struct OptionValue<'a> {
     _call: PhantomData<&'a ()>,
 }
 
-impl OptionValue<'_> {
+impl<'a> OptionValue<'a> {
+    /// One of the kernel's own.
+    pub(crate) fn of(bytes: &'a [u8]) -> Self {
+        let mut value = bindings::sockptr_t::default();
+        value.__bindgen_anon_1.kernel = bytes.as_ptr().cast_mut().cast();
+        value.set_is_kernel(true);
+        Self {
+            value,
+            len: bytes.len(),
+            _call: PhantomData,
+        }
+    }
+
     /// # Safety
     ///
     /// `value` is that of a call that lasts for `'a`; of kernel memory, it is `len` bytes.
@@ -216,6 +243,11 @@ impl OptionRoom {
             len,
             room: usize::try_from(room).map_err(|_| EINVAL)?,
         })
+    }
+
+    /// It as C has it.
+    pub(super) fn raw(self) -> (*mut c_char, *mut c_int) {
+        (self.value.as_mut_ptr().cast(), self.len.as_mut_ptr().cast())
     }
 
     /// Stores `value` for the caller, truncated to the room, and its length. Sleeps. Fails with

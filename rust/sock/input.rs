@@ -156,7 +156,9 @@ impl Flow {
     pub(super) fn want_buffers(&mut self, limit: Option<usize>, returns: bool) {
         match limit {
             None => self.recv.shrink(),
-            Some(limit) if self.is_short(returns.into()) => self.recv.grow(limit),
+            Some(limit) if self.is_short(returns.into()) => {
+                self.recv.grow(self.options.clamp(limit))
+            }
             Some(_) => {}
         }
     }
@@ -187,7 +189,10 @@ impl Flow {
         // CAST: `usize` has at least 32 bits.
         let pages = (wish as usize).div_ceil(PAGE_SIZE);
         let takes = pages.saturating_mul(PAGE_SIZE).saturating_mul(FIRST.into());
-        if pages > recv.pages_each && pages <= recv.limits.pages && takes <= limit {
+        if pages > recv.pages_each
+            && pages <= recv.limits.pages
+            && takes <= self.options.clamp(limit)
+        {
             return Some(pages);
         }
         if pages < recv.pages_each {
@@ -262,6 +267,7 @@ impl Conn {
             let mut flow = self.flow.lock();
             if let Some(limit) = limit {
                 // Buffers may have become larger since, and fewer fit.
+                let limit = flow.options.clamp(limit);
                 flow.recv.cap(limit);
             }
             let most = flow.recv.wanted.into();

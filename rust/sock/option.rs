@@ -9,6 +9,7 @@ use crate::{
             OptionRoom,
             OptionValue,
             TcpInfo,
+            IPPROTO_TCP,
             SDP_LAST_BIND_ERR,
             SDP_STATS,
             SDP_ZCOPY_RETRY,
@@ -25,6 +26,7 @@ use crate::{
             TCP_FASTOPEN_CONNECT,
             TCP_FASTOPEN_KEY,
             TCP_FASTOPEN_NO_COOKIE,
+            TCP_HINTS,
             TCP_INFO,
             TCP_INQ,
             TCP_IS_MPTCP,
@@ -38,9 +40,9 @@ use crate::{
             TCP_QUICKACK,
             TCP_SAVED_SYN,
             TCP_SYNCNT,
-            TCP_THIN_DUPACK,
             TCP_ULP,
-            TCP_USER_TIMEOUT, //
+            TCP_USER_TIMEOUT,
+            TCP_WINDOW_CLAMP, //
         },
         sock::TcpState,
     },
@@ -51,6 +53,7 @@ use crate::{
             Locked,
             SocketState, //
         },
+        options::CONGESTION,
         recv,
         settings,
         shared,
@@ -59,13 +62,13 @@ use crate::{
     }, //
 };
 
-/// The name of what keeps senders from flooding the fabric.
-const CONGESTION: [u8; 16] = *b"rdma\0\0\0\0\0\0\0\0\0\0\0\0";
-
 /// TCP's bounds of `TCP_MAXSEG`, and what it says of a socket without a connection.
 const MAXSEG_MIN: c_int = 88;
 const MAXSEG_MAX: c_int = 32767;
 const MAXSEG_DEFAULT: u32 = 536;
+
+/// TCP's bound of `TCP_WINDOW_CLAMP`, half of the least `SO_RCVBUF`.
+const WINDOW_CLAMP_MIN: c_int = 1152;
 
 /// TCP's bound of `TCP_LINGER2`, in seconds.
 const LINGER2_MAX: c_int = 120;
@@ -74,14 +77,31 @@ const LINGER2_MAX: c_int = 120;
 /// RDMA does not have.
 pub(super) fn set(sk: &Socket, name: c_int, value: OptionValue<'_>) -> Result {
     match name {
-        TCP_CONGESTION if value.name()? == CONGESTION => return Ok(()),
-        TCP_CONGESTION => return Err(ENOENT),
+        TCP_CONGESTION => {
+            let name = value.name()?;
+            if name != CONGESTION {
+                sk.ask_tcp(IPPROTO_TCP, TCP_CONGESTION, OptionValue::of(&name))?;
+            }
+            let mut s = sk.lock();
+            s.options.congestion = name;
+            apply(&s);
+            return Ok(());
+        }
         // As where no module has it.
         TCP_ULP => return value.name::<16>().and(Err(ENOENT)),
         TCP_FASTOPEN_KEY if !matches!(value.len(), 16 | 32) => return Err(EINVAL),
         _ => {}
     }
     let value = value.int()?;
+    if let Some(at) = TCP_HINTS.iter().position(|hint| *hint == name) {
+        sk.ask_tcp(IPPROTO_TCP, name, OptionValue::of(&value.to_ne_bytes()))?;
+        let mut s = sk.lock();
+        if let Some(hint) = s.options.hints.get_mut(at) {
+            *hint = Some(value);
+        }
+        apply(&s);
+        return Ok(());
+    }
     let flag = || match value {
         0 => Ok(false),
         1 => Ok(true),
@@ -107,7 +127,14 @@ pub(super) fn set(sk: &Socket, name: c_int, value: OptionValue<'_>) -> Result {
         TCP_DEFER_ACCEPT => s.options.defer_accept = defer_seconds(value),
         // A device acknowledges at once, whatever it is told.
         TCP_QUICKACK => {}
-        TCP_THIN_DUPACK => return flag().map(drop),
+        TCP_WINDOW_CLAMP if value == 0 && !is_closed => return Err(EINVAL),
+        TCP_WINDOW_CLAMP => {
+            s.options.window_clamp = match value {
+                0 => 0,
+                // CAST: As TCP compares them.
+                bytes => bytes.max(WINDOW_CLAMP_MIN) as u32,
+            }
+        }
         TCP_FASTOPEN if value < 0 || !is_unconnected => return Err(EINVAL),
         TCP_FASTOPEN => s.options.fastopen = value.min(sk.net().somaxconn()),
         TCP_FASTOPEN_CONNECT => {
@@ -194,7 +221,8 @@ pub(super) fn get(sk: &Socket, name: c_int, to: OptionRoom) -> Result {
         },
         TCP_DEFER_ACCEPT => c_int::try_from(s.options.defer_accept)?,
         TCP_QUICKACK => 1,
-        TCP_THIN_DUPACK | TCP_IS_MPTCP => 0,
+        TCP_WINDOW_CLAMP => c_int::try_from(s.options.window_clamp)?,
+        TCP_IS_MPTCP => 0,
         TCP_FASTOPEN => s.options.fastopen,
         TCP_FASTOPEN_CONNECT => s.options.fastopen_connect.into(),
         TCP_FASTOPEN_NO_COOKIE => s.options.fastopen_no_cookie.into(),
@@ -210,8 +238,9 @@ pub(super) fn get(sk: &Socket, name: c_int, to: OptionRoom) -> Result {
             return to.give(&info.to_bytes());
         }
         TCP_CONGESTION => {
+            let name = s.options.congestion();
             drop(s);
-            return to.give(&CONGESTION);
+            return to.give(&name);
         }
         // None of them is there.
         TCP_CC_INFO | TCP_SAVED_SYN | TCP_ULP | TCP_FASTOPEN_KEY => {
@@ -226,7 +255,12 @@ pub(super) fn get(sk: &Socket, name: c_int, to: OptionRoom) -> Result {
                 None => to.give(&Counters::new().read()),
             };
         }
-        _ => return Err(ENOPROTOOPT),
+        _ => {
+            let at = TCP_HINTS.iter().position(|hint| *hint == name);
+            let set = s.options.hints.get(at.ok_or(ENOPROTOOPT)?).copied();
+            drop(s);
+            return sk.give_as_tcp(name, set.flatten(), to);
+        }
     };
     drop(s);
     to.give(&value)

@@ -3,11 +3,17 @@
 //! The options of a socket that its connection goes by.
 
 use crate::{
-    net::namespace::Net,
+    net::{
+        namespace::Net,
+        option::TCP_HINTS, //
+    },
     prelude::*,
     proto::Machine,
     sock::alive::Patience, //
 };
+
+/// The name of what keeps senders from flooding the fabric.
+pub(super) const CONGESTION: [u8; 16] = *b"rdma\0\0\0\0\0\0\0\0\0\0\0\0";
 
 /// The options of a socket, which the children of a listener inherit.
 #[derive(Clone, Copy, Default)]
@@ -41,6 +47,12 @@ pub(super) struct Options {
     pub(super) fastopen_connect: bool,
     /// `TCP_FASTOPEN_NO_COOKIE`.
     pub(super) fastopen_no_cookie: bool,
+    /// `TCP_CONGESTION`, which the program is told again; all zeroes before it is set.
+    pub(super) congestion: [u8; 16],
+    /// `TCP_WINDOW_CLAMP`: the most bytes of receive buffers, or 0 for what `SO_RCVBUF` says.
+    pub(super) window_clamp: u32,
+    /// Those of [`TCP_HINTS`] that were set.
+    pub(super) hints: [Option<c_int>; TCP_HINTS.len()],
 }
 
 impl Options {
@@ -55,6 +67,23 @@ impl Options {
         });
         machine.set_zero_copy(self.zcopy_threshold > 0);
         machine.set_pipeline_hint(self.zcopy_threshold > 0);
+    }
+
+    /// The name that `TCP_CONGESTION` gives.
+    pub(super) fn congestion(&self) -> [u8; 16] {
+        match self.congestion {
+            [0, ..] => CONGESTION,
+            name => name,
+        }
+    }
+
+    /// `limit` bytes of receive buffers, or fewer.
+    pub(super) fn clamp(&self, limit: usize) -> usize {
+        match self.window_clamp {
+            0 => limit,
+            // CAST: `usize` has at least 32 bits.
+            bytes => limit.min(bytes as usize),
+        }
     }
 
     /// What an accepted socket has of those of its connection.

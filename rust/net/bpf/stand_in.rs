@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The TCP socket on which the BPF programs of a control group run: what they may read is copied to
-//! it before, and what they may set is copied back.
+//! it before, and what they may set is copied back. Another such socket tells what TCP says of an
+//! option.
 
 use super::from_v6;
 use crate::{
     bindings,
     net::{
         namespace::Net,
+        option::{
+            OptionRoom,
+            OptionValue, //
+        },
         sock::kept_v4, //
     },
     prelude::*, //
@@ -28,7 +33,7 @@ use core::{
 };
 use kernel::error::to_result;
 
-/// The TCP socket that programs are run on.
+/// A TCP socket without packets or a file.
 ///
 /// # Invariants
 ///
@@ -38,7 +43,7 @@ pub(in crate::net) struct StandIn(NonNull<bindings::socket>);
 
 impl StandIn {
     /// Makes one. Sleeps. Fails with `ENOMEM`.
-    pub(super) fn new(net: &Net, is_v6: bool) -> Result<Self> {
+    pub(in crate::net) fn new(net: &Net, is_v6: bool) -> Result<Self> {
         let family = if is_v6 {
             bindings::AF_INET6
         } else {
@@ -58,6 +63,43 @@ impl StandIn {
         })?;
         // INVARIANT: It was just made.
         NonNull::new(socket).map(Self).ok_or(ENOMEM)
+    }
+
+    /// Sets an option of it, as the current task may. Sleeps. Fails as TCP does.
+    pub(in crate::net) fn set_option(
+        &self,
+        level: c_int,
+        name: c_int,
+        value: OptionValue<'_>,
+    ) -> Result {
+        let socket = self.0.as_ptr();
+        let (value, len) = value.raw();
+        // SAFETY: By the type invariant it is live, and its operations are TCP's; the value is that
+        // of the call.
+        to_result(unsafe {
+            if level == bindings::SOL_SOCKET as c_int {
+                bindings::sock_setsockopt(socket, level, name, value, len)
+            } else {
+                match (*(*socket).ops).setsockopt {
+                    Some(set) => set(socket, level, name, value, len),
+                    None => ENOPROTOOPT.to_errno(),
+                }
+            }
+        })
+    }
+
+    /// Gives an option of it, above the level of sockets, to the current task. Sleeps. Fails as TCP
+    /// does.
+    pub(in crate::net) fn option(&self, level: c_int, name: c_int, to: OptionRoom) -> Result {
+        let socket = self.0.as_ptr();
+        let (value, len) = to.raw();
+        // SAFETY: As above; the kernel checks the caller's addresses.
+        to_result(unsafe {
+            match (*(*socket).ops).getsockopt {
+                Some(get) => get(socket, level, name, value, len),
+                None => ENOPROTOOPT.to_errno(),
+            }
+        })
     }
 
     fn sk(&self) -> *mut bindings::sock {

@@ -5,8 +5,13 @@
 use crate::{
     bindings,
     net::{
+        bpf::StandIn,
         ops::Protocol,
-        option::OptionValue,
+        option::{
+            OptionRoom,
+            OptionValue,
+            IPPROTO_TCP, //
+        },
         sock::{
             Sock,
             TcpState,
@@ -20,6 +25,8 @@ use core::ptr::{
     addr_of,
     addr_of_mut, //
 };
+
+const SOL_SOCKET: c_int = bindings::SOL_SOCKET as c_int;
 
 impl<P: Protocol> Sock<P> {
     /// Sets an option of `SOL_SOCKET` that the socket layer does not know to mean the same for us
@@ -50,32 +57,16 @@ impl<P: Protocol> Sock<P> {
                 let on = value.int()? != 0;
                 self.lock().set_reuseport(on);
             }
-            // rdma_cm looks for routes without a mark.
-            bindings::SO_MARK if value.int()? != 0 => return Err(EOPNOTSUPP),
-            bindings::SO_MARK => {}
-            bindings::SO_ATTACH_REUSEPORT_CBPF | bindings::SO_ATTACH_REUSEPORT_EBPF => {
-                return Err(EOPNOTSUPP)
-            }
-            bindings::SO_ATTACH_FILTER => {
-                value.int()?;
-                // SAFETY: The sock is live, and so is its namespace.
-                let may = unsafe {
-                    bindings::sdp_helper_may_administer(bindings::sdp_helper_sock_net(
-                        self.as_ptr(),
-                    ))
-                };
-                return Err(match value.len() {
-                    _ if !may => EPERM,
-                    len if len == size_of::<bindings::sock_fprog>() => EOPNOTSUPP,
-                    _ => EINVAL,
-                });
-            }
-            bindings::SO_ATTACH_BPF => {
-                value.int()?;
-                return Err(match value.len() {
-                    len if len == size_of::<c_int>() => EOPNOTSUPP,
-                    _ => EINVAL,
-                });
+            // rdma_cm looks for routes without a mark, and filters see packets, of which there are
+            // none.
+            bindings::SO_MARK if value.int()? == 0 => return Ok(false),
+            bindings::SO_MARK
+            | bindings::SO_ATTACH_FILTER
+            | bindings::SO_ATTACH_BPF
+            | bindings::SO_ATTACH_REUSEPORT_CBPF
+            | bindings::SO_ATTACH_REUSEPORT_EBPF => {
+                self.ask_tcp(SOL_SOCKET, name, value)?;
+                return Err(EOPNOTSUPP);
             }
             bindings::SO_TIMESTAMPING_OLD | bindings::SO_TIMESTAMPING_NEW => {
                 // CAST: They are bits.
@@ -96,6 +87,27 @@ impl<P: Protocol> Sock<P> {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Fails as TCP does where that would not set an option, of a new socket, to this value.
+    /// Sleeps.
+    pub(crate) fn ask_tcp(&self, level: c_int, name: c_int, value: OptionValue<'_>) -> Result {
+        self.tcp_socket()?.set_option(level, name, value)
+    }
+
+    /// Gives the value that an option of TCP's has by default, or after it was set to `set`.
+    /// Sleeps. Fails as TCP does.
+    pub(crate) fn give_as_tcp(&self, name: c_int, set: Option<c_int>, to: OptionRoom) -> Result {
+        let socket = self.tcp_socket()?;
+        if let Some(value) = set {
+            let bytes = value.to_ne_bytes();
+            socket.set_option(IPPROTO_TCP, name, OptionValue::of(&bytes))?;
+        }
+        socket.option(IPPROTO_TCP, name, to)
+    }
+
+    fn tcp_socket(&self) -> Result<StandIn> {
+        StandIn::new(self.net(), self.version() == IpVersion::V6)
     }
 
     /// `SO_RCVTIMEO`, or no time at all.
