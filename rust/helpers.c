@@ -788,6 +788,12 @@ __be32 sdp_helper_own_addr(struct net *net, unsigned int at)
 	struct net_device *dev;
 	__be32 addr = 0;
 
+/* Of bytes. */
+int sdp_helper_path_mtu(const struct sa_path_rec *rec)
+{
+	return max(ib_mtu_enum_to_int(rec->mtu), 0);
+}
+
 	rcu_read_lock();
 	for_each_netdev_rcu(net, dev) {
 		in_dev = __in_dev_get_rcu(dev);

@@ -188,6 +188,7 @@ u64 sdp_helper_ib_dma_map_page(struct ib_device *dev, struct page *page,
 int sdp_helper_ib_dma_mapping_error(struct ib_device *dev, u64 addr);
 u64 sdp_helper_ib_dma_map_single(struct ib_device *dev, void *addr, size_t size,
 				 enum dma_data_direction direction);
+int sdp_helper_path_mtu(const struct sa_path_rec *rec);
 void sdp_helper_ib_dma_unmap_single(struct ib_device *dev, u64 addr,
 				    size_t size,
 				    enum dma_data_direction direction);

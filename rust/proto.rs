@@ -24,6 +24,7 @@ mod sequence;
 mod sink;
 mod suspend;
 mod timer;
+mod traffic;
 mod urgent;
 mod violation;
 pub mod wire;
@@ -60,7 +61,11 @@ pub use self::{
         SendTag,
         Source, //
     },
-    timer::KeepAlive,
+    timer::{
+        Awaited,
+        KeepAlive, //
+    },
+    traffic::Traffic,
     violation::{
         Rule,
         Violation, //

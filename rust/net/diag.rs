@@ -44,12 +44,25 @@ pub(crate) struct View<P: Protocol> {
     pub(crate) send_queue: usize,
     /// Whether the receive half is shut down, and whether the send half is.
     pub(crate) shut: (bool, bool),
+    /// What its timer waits for.
+    pub(crate) timer: Option<Timer>,
     /// The user that owns it, in the initial user namespace.
     pub(crate) uid: u32,
     /// The cookie, which is unique.
     pub(crate) cookie: u64,
     /// The socket of a program, if one has it.
     pub(crate) sock: Option<ARef<Sock<P>>>,
+}
+
+/// When the peer is next probed.
+#[derive(Clone, Copy)]
+pub(crate) struct Timer {
+    /// It is probed since it is idle, and not since it does not take what was written.
+    pub(crate) is_keepalive: bool,
+    /// How many probes have no answer.
+    pub(crate) probes: u32,
+    /// In how many milliseconds.
+    pub(crate) in_ms: u32,
 }
 
 impl<P: Protocol> View<P> {
@@ -76,6 +89,9 @@ pub(crate) trait Visible<P: Protocol>: Send + Sync {
 
     /// What `TCP_INFO` tells of it, but for what is the socket's. May sleep.
     fn info(&self) -> TcpInfo;
+
+    /// The name that `TCP_CONGESTION` gives. Any context.
+    fn congestion(&self) -> [u8; 16];
 
     /// Ends it; its program is told `ECONNABORTED`. May sleep. Fails with `ENOENT` if it has ended,
     /// or cannot be ended.

@@ -248,6 +248,34 @@ pub(super) unsafe fn set_up6(inet: *mut bindings::inet_sock, np: *mut bindings::
     }
 }
 
+/// The options of IP that `sock_diag` shows, as a `struct inet_diag_sockopt`.
+///
+/// # Safety
+///
+/// `inet` is live.
+pub(super) unsafe fn flags(inet: *const bindings::inet_sock) -> [u8; 2] {
+    // In the order of that, which says a 1 in the second place of what TCP's sockets are.
+    const SHOWN: [Option<u32>; 11] = [
+        Some(bindings::INET_FLAGS_RECVERR),
+        None,
+        Some(bindings::INET_FLAGS_FREEBIND),
+        Some(bindings::INET_FLAGS_HDRINCL),
+        Some(bindings::INET_FLAGS_MC_LOOP),
+        Some(bindings::INET_FLAGS_TRANSPARENT),
+        Some(bindings::INET_FLAGS_MC_ALL),
+        Some(bindings::INET_FLAGS_NODEFRAG),
+        Some(bindings::INET_FLAGS_BIND_ADDRESS_NO_PORT),
+        Some(bindings::INET_FLAGS_RECVERR_RFC4884),
+        Some(bindings::INET_FLAGS_DEFER_CONNECT),
+    ];
+    // SAFETY: By the contract; the field is an integer.
+    let flags = unsafe { core::ptr::addr_of!((*inet).inet_flags).read_volatile() };
+    let is_set = |flag: Option<u32>| flag.is_none_or(|flag| flags & 1 << flag != 0);
+    let bits = SHOWN.into_iter().enumerate();
+    let shown = bits.fold(0u16, |all, (at, flag)| all | u16::from(is_set(flag)) << at);
+    shown.to_le_bytes()
+}
+
 /// Gives an accepted socket the options of its listener.
 ///
 /// # Safety

@@ -300,10 +300,20 @@ tcp_info! {
     unacked: u32 = tcpi_unacked,
     /// Of a listener, its backlog.
     sacked: u32 = tcpi_sacked,
+    /// Milliseconds since payload was last sent.
+    last_data_sent: u32 = tcpi_last_data_sent,
+    /// Milliseconds since payload last came.
+    last_data_recv: u32 = tcpi_last_data_recv,
+    /// Milliseconds since the fabric last showed that the peer is there.
+    last_ack_recv: u32 = tcpi_last_ack_recv,
+    /// The most bytes of a packet on the path.
+    pmtu: u32 = tcpi_pmtu,
     /// The messages that the peer has buffers for.
     snd_cwnd: u32 = tcpi_snd_cwnd,
     /// As `rcv_mss`.
     advmss: u32 = tcpi_advmss,
+    /// Bytes of the receive buffers.
+    rcv_space: u32 = tcpi_rcv_space,
     /// Bytes a second.
     pacing_rate: u64 = tcpi_pacing_rate,
     /// Bytes a second.
@@ -312,10 +322,24 @@ tcp_info! {
     bytes_acked: u64 = tcpi_bytes_acked,
     /// Bytes that came.
     bytes_received: u64 = tcpi_bytes_received,
+    /// Messages that were sent.
+    segs_out: u32 = tcpi_segs_out,
+    /// Messages that came.
+    segs_in: u32 = tcpi_segs_in,
     /// Bytes that were written and are not on their way.
     notsent_bytes: u32 = tcpi_notsent_bytes,
+    /// Messages with payload that came.
+    data_segs_in: u32 = tcpi_data_segs_in,
+    /// Messages with payload that were sent.
+    data_segs_out: u32 = tcpi_data_segs_out,
+    /// For how many microseconds something was written that the peer did not have.
+    busy_time: u64 = tcpi_busy_time,
+    /// For how many of them payload waited for the peer to have a buffer.
+    rwnd_limited: u64 = tcpi_rwnd_limited,
     /// Bytes that were sent.
     bytes_sent: u64 = tcpi_bytes_sent,
     /// Bytes that the peer has buffers for.
     snd_wnd: u32 = tcpi_snd_wnd,
+    /// Bytes that this end has buffers for.
+    rcv_wnd: u32 = tcpi_rcv_wnd,
 }

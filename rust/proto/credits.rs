@@ -74,6 +74,11 @@ impl Credits {
         u32::from(self.bufs).saturating_sub(outstanding)
     }
 
+    /// How many messages were sent and received, modulo 2^32.
+    pub(super) fn counts(&self) -> (u32, u32) {
+        (self.sent, self.received)
+    }
+
     /// The sequence number that the peer's next message must have (`B-12`).
     pub(super) fn next_received(&self) -> u32 {
         self.received.wrapping_add(1)

@@ -51,10 +51,15 @@ use super::{
     suspend::Suspend,
     timer::{
         earlier,
+        Awaited,
         Due,
         KeepAlive,
         Pending,
         Timers, //
+    },
+    traffic::{
+        Counts,
+        Traffic, //
     },
     violation::{
         Rule,
@@ -200,6 +205,7 @@ pub struct Machine {
     flush: u32,
     suspend: Suspend,
     timers: Timers,
+    counts: Counts,
     next_buffer: u32,
     /// The DisConn sent, until it reaches the peer.
     disconn: Option<u32>,
@@ -261,6 +267,7 @@ impl Machine {
             flush: 0,
             suspend: Suspend::new(config.side),
             timers: Timers::default(),
+            counts: Counts::default(),
             next_buffer: 0,
             disconn: None,
             abort: None,
@@ -481,7 +488,10 @@ impl Machine {
         }
         match message {
             Message::Data if update => {}
-            Message::Data => self.payload(payload.len())?,
+            Message::Data => {
+                self.payload(payload.len())?;
+                self.counts.data_received(self.timers.now);
+            }
             Message::SrcAvail(region) => {
                 let offered = self.offers.oldest_open();
                 // After this end's DisConn the peer has no SinkAvail any more.
@@ -495,6 +505,7 @@ impl Machine {
                 if !payload.is_empty() {
                     self.use_up_offer();
                 }
+                self.counts.data_received(self.timers.now);
                 if self.receive.readable().is_some() {
                     self.events |= Events::READABLE;
                 }
@@ -511,6 +522,7 @@ impl Machine {
             Message::RdmaRdCompl(len) => {
                 self.send.read(len)?;
                 self.timers.progressed();
+                self.note_pending();
                 self.hinted(base.flags);
                 self.events |= Events::WRITABLE | Events::FINISHED;
             }
@@ -530,6 +542,7 @@ impl Machine {
             Message::RdmaWrCompl(len) => {
                 self.receive.may_come()?;
                 self.offers.written(len)?;
+                self.counts.data_received(self.timers.now);
                 self.hinted(base.flags);
                 self.events |= Events::READABLE | Events::FINISHED;
             }
@@ -651,6 +664,14 @@ impl Machine {
             self.note_abandoned();
             self.advance(Input::Suspended);
         }
+        self.note_pending();
+    }
+
+    /// Ends the time that something was pending, if nothing is any more.
+    fn note_pending(&mut self) {
+        if self.pending() == Pending::Nothing {
+            self.counts.ends(self.timers.now);
+        }
     }
 
     /// The LLP connection is gone. All completions were handed in before.
@@ -664,6 +685,7 @@ impl Machine {
             _ => self.fail(AbortReason::PeerReset),
         }
         self.advance(Input::Gone);
+        self.counts.ends(self.timers.now);
         self.send.void();
         self.offers.void();
         self.events |= Events::CLOSED | Events::READABLE | Events::WRITABLE | Events::FINISHED;
@@ -692,6 +714,7 @@ impl Machine {
         if self.pending() == Pending::Nothing {
             self.timers.progressed();
         }
+        self.counts.begins(self.timers.now);
     }
 
     /// What becomes of what was written, the end of the stream included.
@@ -959,7 +982,10 @@ impl Machine {
                 let to = self.sinks.take(next.bytes);
                 (Message::RdmaWrCompl(next.bytes), 0, to)
             }
-            _ => return self.poll_update(control),
+            _ => {
+                self.counts.limited(self.timers.now);
+                return self.poll_update(control);
+            }
         };
         Some(self.transmit_next(next, message, bytes, write))
     }
@@ -985,6 +1011,7 @@ impl Machine {
             self.sinks.urgent(mseq);
         }
         self.greets = false;
+        self.counts.data_sent(self.timers.now);
         // The peer let it go. What follows one that has no answer shows nothing of the kind.
         if !self.send.is_in_flight() {
             self.timers.progressed();
@@ -1424,6 +1451,24 @@ impl Machine {
     /// Messages that the peer has buffers for (`B-14`).
     pub fn credits(&self) -> u32 {
         self.credits.available()
+    }
+
+    /// Messages that this end has told the peer of buffers for.
+    pub fn peer_credits(&self) -> u32 {
+        self.credits.known()
+    }
+
+    /// What was sent and received until `now`.
+    pub fn traffic(&self, now: u64) -> Traffic {
+        let (sent, received) = self.credits.counts();
+        (self.counts).traffic(now, sent, received, self.timers.heard)
+    }
+
+    /// When the peer is next probed, what for, and how many probes have no answer.
+    pub fn awaited(&self) -> Option<(Awaited, u32, u64)> {
+        self.state
+            .is_open()
+            .then(|| self.timers.awaited(self.pending()))?
     }
 
     /// The mode of the send half (`B-55` to `B-62`).

@@ -40,6 +40,15 @@ pub(super) enum Pending {
     Lent,
 }
 
+/// What a connection waits for, as it would have a peer probed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Awaited {
+    /// An idle peer is probed.
+    KeepAlive,
+    /// The peer does not take what was written.
+    Persist,
+}
+
 /// What is to be done about a silent peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Due {
@@ -58,7 +67,7 @@ pub(super) struct Timers {
     /// The caller's last word on the time.
     pub(super) now: u64,
     /// When the fabric last showed that the peer is there.
-    heard: u64,
+    pub(super) heard: u64,
     keepalive: Option<KeepAlive>,
     /// Probes of keepalive since then.
     unanswered: u32,
@@ -233,6 +242,16 @@ impl Timers {
         }
         self.unanswered = self.unanswered.saturating_add(1);
         Some(Due::KeepAlive)
+    }
+
+    /// When the peer is next probed, what for, and how many probes have no answer.
+    pub(super) fn awaited(&self, pending: Pending) -> Option<(Awaited, u32, u64)> {
+        if pending == Pending::Nothing {
+            let at = self.keepalive_at(pending)?;
+            return Some((Awaited::KeepAlive, self.unanswered, at));
+        }
+        let at = self.persist_at(pending)?;
+        Some((Awaited::Persist, u32::from(self.probed.is_some()), at))
     }
 
     fn close_at(&self) -> Option<u64> {

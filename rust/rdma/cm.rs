@@ -329,6 +329,20 @@ impl<C: CmHandler> CmId<C> {
         to_result(unsafe { bindings::rdma_notify(self.as_ptr(), event) })
     }
 
+    /// The most bytes of a packet on the way to the peer; 0 where the device does not tell, as on
+    /// iWARP. Of one that is connected, or has a QP. Any context.
+    pub(crate) fn path_mtu(&self) -> u32 {
+        // SAFETY: The identifier is live. Its path is set before it has a QP, and stays.
+        let mtu = unsafe {
+            let path = (*self.as_ptr()).route.path_rec;
+            match path.is_null() {
+                true => 0,
+                false => bindings::sdp_helper_path_mtu(path),
+            }
+        };
+        mtu.unsigned_abs()
+    }
+
     fn connection(&self) -> Result {
         // SAFETY: By the type invariants the context is valid.
         let context = unsafe { self.context.as_ref() };

@@ -152,6 +152,11 @@ impl Backlog {
     }
 
     /// Takes requests from now on, or none. Any context.
+    /// The options that children inherit. Any context.
+    pub(super) fn options(&self) -> Options {
+        self.queues.lock().options
+    }
+
     pub(super) fn set_listening(&self, on: bool) {
         self.queues.lock().listening = on;
     }

@@ -5,14 +5,16 @@
 use crate::{
     net::{
         diag::{
-            View, //
-            Visible,
+            Timer,
+            View,
+            Visible, //
         },
         option::TcpInfo,
         sock::TcpState, //
     },
     prelude::*,
     proto::{
+        Awaited,
         Machine,
         Side, //
     },
@@ -52,6 +54,14 @@ impl Visible<Sdp> for Conn {
             }
         };
         let cookie = cookie?;
+        let now = self.now();
+        let timer = self
+            .inspect(Machine::awaited)
+            .map(|(what, probes, at)| Timer {
+                is_keepalive: what == Awaited::KeepAlive,
+                probes,
+                in_ms: u32::try_from(at.saturating_sub(now) / 1_000_000).unwrap_or(u32::MAX),
+            });
         let is_there = !matches!(state, TcpState::SynSent | TcpState::SynRecv);
         Some(View {
             version: self.version,
@@ -68,6 +78,7 @@ impl Visible<Sdp> for Conn {
                 is_there && (peer_closed || self.recv_shut.load(Relaxed)),
                 is_there && !can_write,
             ),
+            timer,
             uid,
             cookie,
             sock,
@@ -76,6 +87,10 @@ impl Visible<Sdp> for Conn {
 
     fn info(&self) -> TcpInfo {
         self.info()
+    }
+
+    fn congestion(&self) -> [u8; 16] {
+        self.flow.lock().options.congestion()
     }
 
     fn abort(&self) -> Result {
@@ -113,6 +128,7 @@ impl Visible<Sdp> for Endpoint {
             recv_queue,
             send_queue,
             shut: (false, false),
+            timer: None,
             uid: sk.uid(),
             cookie: sk.cookie(),
             sock: Some(sk),
@@ -129,6 +145,10 @@ impl Visible<Sdp> for Endpoint {
             sacked: u32::try_from(most).unwrap_or(u32::MAX),
             ..TcpInfo::default()
         }
+    }
+
+    fn congestion(&self) -> [u8; 16] {
+        self.backlog.options().congestion()
     }
 
     fn abort(&self) -> Result {

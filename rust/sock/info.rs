@@ -15,6 +15,7 @@ use crate::{
     },
 };
 use core::sync::atomic::Ordering;
+use kernel::page::PAGE_SIZE;
 
 impl Conn {
     /// What is known of all that TCP tells, but for what is the socket's. Any context, without the
@@ -42,11 +43,22 @@ impl Conn {
             false => 0,
         };
         let rcv_mss = self.recv_payload();
-        let snd_cwnd = self.inspect(Machine::credits);
+        let now = self.now();
+        let (snd_cwnd, peer_credits, traffic) =
+            self.inspect(|m| (m.credits(), m.peer_credits(), m.traffic(now)));
+        let ms = |at: u64| u32::try_from(now.saturating_sub(at) / 1_000_000).unwrap_or(u32::MAX);
+        let rcv_space = self.flow.lock().recv.pages().saturating_mul(PAGE_SIZE);
+        let post = self.post.lock();
+        let pmtu = post.qp.as_ref().map_or(0, |qp| qp.id().path_mtu());
+        drop(post);
         TcpInfo {
             snd_mss,
             rcv_mss,
             advmss: rcv_mss,
+            last_data_sent: ms(traffic.data_sent_at),
+            last_data_recv: ms(traffic.data_received_at),
+            last_ack_recv: ms(traffic.heard_at),
+            pmtu,
             snd_cwnd,
             snd_wnd: snd_cwnd.saturating_mul(snd_mss),
             bytes_acked: acked.saturating_add(syn).saturating_add(fin_acked),
@@ -54,6 +66,14 @@ impl Conn {
             bytes_received: (self.stats.received())
                 .saturating_add(came as u64)
                 .saturating_add(fin_came),
+            rcv_space: u32::try_from(rcv_space).unwrap_or(u32::MAX),
+            rcv_wnd: peer_credits.saturating_mul(rcv_mss),
+            segs_out: traffic.sent,
+            segs_in: traffic.received,
+            data_segs_out: traffic.data_sent,
+            data_segs_in: traffic.data_received,
+            busy_time: traffic.busy / 1000,
+            rwnd_limited: traffic.limited / 1000,
             notsent_bytes: u32::try_from(self.inspect(Machine::unsent)).unwrap_or(u32::MAX),
             ..TcpInfo::default()
         }

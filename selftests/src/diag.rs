@@ -69,6 +69,8 @@ pub mod state {
 pub const MEMINFO: u16 = 1;
 /// `INET_DIAG_INFO`.
 pub const INFO: u16 = 2;
+/// `INET_DIAG_CONG`.
+pub const CONG: u16 = 4;
 /// `INET_DIAG_TOS`.
 pub const TOS: u16 = 5;
 /// `INET_DIAG_SKMEMINFO`.
@@ -79,6 +81,8 @@ pub const SHUTDOWN: u16 = 8;
 pub const MARK: u16 = 15;
 /// `INET_DIAG_CGROUP_ID`.
 pub const CGROUP_ID: u16 = 21;
+/// `INET_DIAG_SOCKOPT`.
+pub const SOCKOPT: u16 = 22;
 /// `INET_DIAG_REQ_BYTECODE`, of a request.
 pub const REQ_BYTECODE: u16 = 1;
 
@@ -86,6 +90,9 @@ pub const REQ_BYTECODE: u16 = 1;
 const QUERY: u16 = 20;
 /// `SOCK_DESTROY`.
 const DESTROY: u16 = 21;
+
+/// The timer of a connection that is idle.
+pub const KEEPALIVE: u8 = 2;
 
 /// The cookie that is every socket's.
 pub const ANY_COOKIE: u64 = u64::MAX;
@@ -156,6 +163,10 @@ pub struct Socket {
     pub state: u8,
     /// What names it.
     pub id: Id,
+    /// What its timer is for: [`KEEPALIVE`] among others, or 0.
+    pub timer: u8,
+    /// Milliseconds until that.
+    pub expires: u32,
     /// Bytes to be read, or connections to be accepted.
     pub recv_queue: u32,
     /// Bytes to be sent, or connections that may wait.
@@ -179,6 +190,8 @@ impl Socket {
         Some(Self {
             family: c_int::from(message[0]),
             state: message[1],
+            timer: message[2],
+            expires: word(52),
             id: Id::read(&message[4..52], v6),
             recv_queue: word(56),
             send_queue: word(60),

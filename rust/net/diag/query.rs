@@ -12,6 +12,7 @@ use super::{
 use crate::{
     bindings,
     net::{
+        inet,
         ops::Protocol,
         option::TcpInfo,
         pernet::{
@@ -352,12 +353,18 @@ impl<'a, P: Protocol> Request<'a, P> {
                 // CAST: Its halves.
                 idiag_cookie: [view.cookie as u32, (view.cookie >> 32) as u32],
             },
+            idiag_timer: view.timer.map_or(0, |timer| match timer.is_keepalive {
+                true => 2,
+                false => 4,
+            }),
+            idiag_retrans: (view.timer)
+                .map_or(0, |timer| u8::try_from(timer.probes).unwrap_or(u8::MAX)),
+            idiag_expires: view.timer.map_or(0, |timer| timer.in_ms),
             idiag_rqueue: length(view.recv_queue),
             idiag_wqueue: length(view.send_queue),
             idiag_uid: uid,
             // CAST: As inet_diag has it.
             idiag_inode: sk.map_or(0, |sk| sk.inode() as u32),
-            ..Default::default()
         };
         // SAFETY: The message was just made, with room for it behind its header.
         unsafe {
@@ -424,6 +431,13 @@ impl<'a, P: Protocol> Request<'a, P> {
                 )
             })?;
         }
+        if asked(bindings::INET_DIAG_CONG) {
+            let name = socket.congestion();
+            let end = name.iter().position(|byte| *byte == 0);
+            // It ends by a zero.
+            let len = end.map_or(name.len(), |end| end.saturating_add(1));
+            put(bindings::INET_DIAG_CONG, name.get(..len).unwrap_or(&name))?;
+        }
         let Some(sk) = &view.sock else { return Ok(()) };
         let raw = sk.as_ptr();
         let inet = raw.cast::<bindings::inet_sock>();
@@ -450,6 +464,8 @@ impl<'a, P: Protocol> Request<'a, P> {
             let class = unsafe { addr_of!((*raw).sk_priority).read_volatile() };
             put(bindings::INET_DIAG_CLASS_ID, &class.to_ne_bytes())?;
         }
+        // SAFETY: As above.
+        put(bindings::INET_DIAG_SOCKOPT, &unsafe { inet::flags(inet) })?;
         let cgroup = sk.cgroup_id();
         if cgroup != 0 {
             // SAFETY: By the contract.

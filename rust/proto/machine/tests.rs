@@ -146,6 +146,30 @@ const REGION: Region = Region {
 };
 
 #[test]
+fn traffic_is_counted() {
+    let mut pair = Pair::connected();
+    pair.a.machine.set_now(1000);
+    pair.a.write(&[7; 1000]);
+    let sent: Vec<_> = core::iter::from_fn(|| pair.a.poll()).collect();
+    let traffic = pair.a.machine.traffic(3000);
+    assert_eq!((traffic.data_sent, traffic.data_sent_at), (6, 1000));
+    assert_eq!((traffic.busy, traffic.limited), (2000, 2000));
+    for (tag, bytes) in sent {
+        pair.b.deliver(&bytes);
+        pair.a.machine.sent(tag);
+    }
+    pair.a.machine.set_now(4000);
+    pair.settle();
+    let traffic = pair.a.machine.traffic(9000);
+    assert_eq!((traffic.data_sent, traffic.sent >= 10), (10, true));
+    assert_eq!((traffic.busy, traffic.limited), (3000, 3000));
+    assert_eq!(traffic.heard_at, 4000);
+    let traffic = pair.b.machine.traffic(9000);
+    assert_eq!((traffic.data_received, traffic.data_sent), (10, 0));
+    assert!(traffic.received >= 10);
+}
+
+#[test]
 fn b_1_set_up_in_order() {
     let pair = Pair::connected();
     assert_eq!(pair.a.machine.state(), State::Established);

@@ -792,6 +792,10 @@ fn info(sides: &Sides, record: &mut Record) {
                 word(120),
                 word(128),
                 word(144),
+                // tcpi_data_segs_in, tcpi_data_segs_out
+                (word(152), word(156)),
+                // tcpi_pmtu, tcpi_rcv_space, tcpi_rcv_wnd: whether there is one.
+                [60, 96, 232].map(|at| word(at).is_some_and(|word| word > 0)),
             )
         })
     };

@@ -57,6 +57,7 @@ use std::{
         Ipv6Addr,
         SocketAddr, //
     },
+    ops::Range,
     sync::{
         atomic::{
             AtomicBool,
@@ -285,6 +286,7 @@ fn seen_queues() {
 fn seen_info() {
     const BYTES_ACKED: usize = 120;
     const BYTES_RECEIVED: usize = 128;
+    const LAST: Range<usize> = 44..60;
     let (listener, addr) = B.listen();
     let (a, b) = pair_of(&listener, &addr);
     check!(a.send(&[1; 3000], 0), Ok(3000));
@@ -332,6 +334,10 @@ fn seen_info() {
                     &mut len,
                 )
             }));
+            // The times since something happened go on.
+            room[LAST].fill(0);
+            let mut seen = seen;
+            seen[LAST].fill(0);
             check!(&seen[..], &room[..len as usize]);
         }
     }
@@ -642,7 +648,24 @@ fn seen_find() {
     check!(asked.attribute(diag::TOS).map(<[u8]>::len), Some(1));
     check!(asked.attribute(diag::MARK).map(<[u8]>::len), Some(4));
     check!(asked.attribute(diag::CGROUP_ID).map(<[u8]>::len), Some(8));
+    // Options of IP, in the order of the structure: this one is `freebind`.
+    let flags = |socket: &Socket| socket.attribute(diag::SOCKOPT).map(<[u8]>::to_vec);
+    check!(flags(&asked), Some(vec![0b0101_0010, 0]));
+    must!(b.set(libc::SOL_IP, libc::IP_FREEBIND, 1));
     let plain = must!(there.find(family(), &id, &[]));
+    check!(flags(&plain), Some(vec![0b0101_0110, 0]));
+    check!(plain.attribute(diag::CONG), None);
+    let asked = must!(there.find(family(), &id, &[diag::CONG]));
+    check!(asked.attribute(diag::CONG).is_some(), true);
+    must!(b.set(libc::SOL_TCP, libc::TCP_CONGESTION, *b"reno"));
+    let asked = must!(there.find(family(), &id, &[diag::CONG]));
+    check!(asked.attribute(diag::CONG), Some(&b"reno\0"[..]));
+    check!((plain.timer, plain.expires), (0, 0));
+    must!(b.set(libc::SOL_TCP, libc::TCP_KEEPIDLE, 100));
+    must!(b.set(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1));
+    let kept = must!(there.find(family(), &id, &[]));
+    check!(kept.timer, diag::KEEPALIVE);
+    check!((90_000..=100_000).contains(&kept.expires), true);
     check!(plain.attribute(diag::MEMINFO), None);
     check!(plain.attribute(diag::TOS), None);
 }
