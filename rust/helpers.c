@@ -329,18 +329,25 @@ bool sdp_helper_is_fastopen_client(const struct net *net)
 	return READ_ONCE(net->ipv4.sysctl_tcp_fastopen) & TFO_CLIENT_ENABLE;
 }
 
-bool sdp_helper_may_administer(const struct net *net)
+/* Fields that not every configuration has. */
+struct sdp_busy_poll sdp_helper_busy_poll(const struct sock *sk)
 {
-	return ns_capable(net->user_ns, CAP_NET_ADMIN);
+	struct sdp_busy_poll all = {};
+
+#ifdef CONFIG_NET_RX_BUSY_POLL
+	all.usecs = READ_ONCE(sk->sk_ll_usec);
+	all.budget = READ_ONCE(sk->sk_busy_poll_budget);
+	all.prefer = READ_ONCE(sk->sk_prefer_busy_poll);
+#endif
+	return all;
 }
 
-/* Fields that not every configuration has. */
-void sdp_helper_inherit_busy_poll(const struct sock *from, struct sock *to)
+void sdp_helper_set_busy_poll(struct sock *sk, const struct sdp_busy_poll *all)
 {
 #ifdef CONFIG_NET_RX_BUSY_POLL
-	to->sk_ll_usec = READ_ONCE(from->sk_ll_usec);
-	to->sk_prefer_busy_poll = READ_ONCE(from->sk_prefer_busy_poll);
-	to->sk_busy_poll_budget = READ_ONCE(from->sk_busy_poll_budget);
+	sk->sk_ll_usec = all->usecs;
+	sk->sk_busy_poll_budget = all->budget;
+	sk->sk_prefer_busy_poll = all->prefer;
 #endif
 }
 
@@ -368,13 +375,6 @@ int sdp_helper_sock_intr_errno(long timeo)
 	return sock_intr_errno(timeo);
 }
 
-bool sdp_helper_skb_queue_empty_lockless(const struct sk_buff_head *list)
-{
-	return skb_queue_empty_lockless(list);
-}
-
-void sdp_helper_net_zcopy_get(struct ubuf_info *uarg)
-{
 /*
  * The next entry of the error queue as ip_recv_error() and ipv6_recv_error()
  * give one that no packet has caused: with an empty address behind it, which
@@ -415,6 +415,13 @@ int sdp_helper_recv_error(struct sock *sk, struct msghdr *msg, int len,
 	return copied;
 }
 
+bool sdp_helper_skb_queue_empty_lockless(const struct sk_buff_head *list)
+{
+	return skb_queue_empty_lockless(list);
+}
+
+void sdp_helper_net_zcopy_get(struct ubuf_info *uarg)
+{
 	net_zcopy_get(uarg);
 }
 
@@ -494,6 +501,11 @@ u64 sdp_helper_hash(u64 first, u64 second, u64 third)
 	return siphash_3u64(first, second, third, &key);
 }
 
+int sdp_helper_this_cpu(void)
+{
+	return raw_smp_processor_id();
+}
+
 void sdp_helper_sock_prot_inuse_add(const struct sock *sk, int val)
 {
 	sock_prot_inuse_add(sock_net(sk), sk->sk_prot, val);
@@ -511,6 +523,22 @@ u64 sdp_helper_sk_cgroup_id(const struct sock *sk)
 	return cgroup_id(sock_cgroup_ptr((void *)&sk->sk_cgrp_data));
 #else
 	return 0;
+#endif
+}
+
+/* Gives an accepted sock the cgroup of its listener, as sk_clone() does. */
+void sdp_helper_inherit_cgroup(const struct sock *from, struct sock *to)
+{
+#ifdef CONFIG_SOCK_CGROUP_DATA
+	struct cgroup *own = sock_cgroup_ptr(&to->sk_cgrp_data);
+	struct cgroup *cgroup;
+
+	to->sk_cgrp_data = from->sk_cgrp_data;
+	cgroup = sock_cgroup_ptr(&to->sk_cgrp_data);
+	cgroup_get(cgroup);
+	cgroup_bpf_get(cgroup);
+	cgroup_bpf_put(own);
+	cgroup_put(own);
 #endif
 }
 
@@ -760,6 +788,12 @@ bool sdp_helper_ipv6_can_nonlocal_bind(struct sock *sk)
 	return ipv6_can_nonlocal_bind(sock_net(sk), inet_sk(sk));
 }
 
+/* Of bytes. */
+int sdp_helper_path_mtu(const struct sa_path_rec *rec)
+{
+	return max(ib_mtu_enum_to_int(rec->mtu), 0);
+}
+
 u8 *sdp_helper_sa_path_get_dmac(struct sa_path_rec *rec)
 {
 	return sa_path_get_dmac(rec);
@@ -787,12 +821,6 @@ __be32 sdp_helper_own_addr(struct net *net, unsigned int at)
 	const struct in_ifaddr *ifa;
 	struct net_device *dev;
 	__be32 addr = 0;
-
-/* Of bytes. */
-int sdp_helper_path_mtu(const struct sa_path_rec *rec)
-{
-	return max(ib_mtu_enum_to_int(rec->mtu), 0);
-}
 
 	rcu_read_lock();
 	for_each_netdev_rcu(net, dev) {

@@ -57,11 +57,21 @@ int sdp_helper_sock_max_wmem(const struct sock *sk);
 int sdp_helper_sock_max_rmem(const struct sock *sk);
 u8 sdp_helper_pmtudisc(const struct net *net);
 bool sdp_helper_is_fastopen_client(const struct net *net);
-bool sdp_helper_may_administer(const struct net *net);
-void sdp_helper_inherit_busy_poll(const struct sock *from, struct sock *to);
+
+/* What SO_BUSY_POLL and its like set. */
+struct sdp_busy_poll {
+	unsigned int usecs;
+	u16 budget;
+	bool prefer;
+};
+
+struct sdp_busy_poll sdp_helper_busy_poll(const struct sock *sk);
+void sdp_helper_set_busy_poll(struct sock *sk, const struct sdp_busy_poll *all);
 int sdp_helper_sock_cmsg_send(struct sock *sk, struct msghdr *msg);
 int sdp_helper_sock_rcvlowat(const struct sock *sk, int waitall, int len);
 int sdp_helper_sock_intr_errno(long timeo);
+int sdp_helper_recv_error(struct sock *sk, struct msghdr *msg, int len,
+			  bool is_v6);
 bool sdp_helper_skb_queue_empty_lockless(const struct sk_buff_head *list);
 void sdp_helper_net_zcopy_get(struct ubuf_info *uarg);
 void sdp_helper_get_page(struct page *page);
@@ -70,8 +80,6 @@ bool sdp_helper_pipe_is_full(const struct pipe_inode_info *pipe);
 ssize_t sdp_helper_add_to_pipe(struct pipe_inode_info *pipe, struct page *page,
 			       unsigned int offset, unsigned int len);
 void *sdp_helper_net_generic(const struct net *net, unsigned int id);
-int sdp_helper_recv_error(struct sock *sk, struct msghdr *msg, int len,
-			  bool is_v6);
 bool sdp_helper_proc_create_net_single(const char *name, struct net *net,
 				       int (*show)(struct seq_file *, void *),
 				       void *value);
@@ -80,9 +88,11 @@ void *sdp_helper_seq_value(struct seq_file *seq);
 bool sdp_helper_proc_create_net(const char *name, struct net *net,
 				const struct seq_operations *ops, void *value);
 u32 sdp_helper_seq_uid(struct seq_file *seq, u32 kuid);
+int sdp_helper_this_cpu(void);
 void sdp_helper_sock_prot_inuse_add(const struct sock *sk, int val);
 unsigned long sdp_helper_sock_i_ino(const struct sock *sk);
 u64 sdp_helper_sk_cgroup_id(const struct sock *sk);
+void sdp_helper_inherit_cgroup(const struct sock *from, struct sock *to);
 u64 sdp_helper_hash(u64 first, u64 second, u64 third);
 const void *sdp_helper_sk_memcg(const struct sock *sk);
 unsigned long sdp_helper_sk_memcg_room(const struct sock *sk);
@@ -178,6 +188,7 @@ void *sdp_helper_page_address(struct page *page);
 bool sdp_helper_ib_device_try_get(struct ib_device *dev);
 bool sdp_helper_rdma_cap_iw_cm(struct ib_device *dev);
 void sdp_helper_ib_dealloc_pd(struct ib_pd *pd);
+int sdp_helper_path_mtu(const struct sa_path_rec *rec);
 u8 *sdp_helper_sa_path_get_dmac(struct sa_path_rec *rec);
 __be32 sdp_helper_sa_path_get_dlid(struct sa_path_rec *rec);
 const struct cred *sdp_helper_override_kernel_creds(void);
@@ -188,7 +199,6 @@ u64 sdp_helper_ib_dma_map_page(struct ib_device *dev, struct page *page,
 int sdp_helper_ib_dma_mapping_error(struct ib_device *dev, u64 addr);
 u64 sdp_helper_ib_dma_map_single(struct ib_device *dev, void *addr, size_t size,
 				 enum dma_data_direction direction);
-int sdp_helper_path_mtu(const struct sa_path_rec *rec);
 void sdp_helper_ib_dma_unmap_single(struct ib_device *dev, u64 addr,
 				    size_t size,
 				    enum dma_data_direction direction);

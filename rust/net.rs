@@ -3,7 +3,10 @@
 //! Safe wrappers of the socket layer: what a protocol family needs of it. Of SDP they know only the
 //! numbers in `include/uapi`, and the name of `net.sdp.mem`.
 
-use crate::bindings;
+use crate::{
+    bindings,
+    prelude::*, //
+};
 
 mod bpf;
 pub(crate) mod diag;
@@ -39,6 +42,12 @@ pub(crate) fn random() -> u64 {
 pub(crate) fn hash([first, second, third]: [u64; 3]) -> u64 {
     // SAFETY: It only reads its arguments.
     unsafe { bindings::sdp_helper_hash(first, second, third) }
+}
+
+/// The CPU that this runs on, or ran on a moment ago. Any context.
+pub(crate) fn this_cpu() -> c_int {
+    // SAFETY: It has no preconditions.
+    unsafe { bindings::sdp_helper_this_cpu() }
 }
 
 /// The user who is responsible for the current task: the owner of the outermost user namespace that

@@ -276,40 +276,105 @@ pub(super) unsafe fn flags(inet: *const bindings::inet_sock) -> [u8; 2] {
     shown.to_le_bytes()
 }
 
-/// Gives an accepted socket the options of its listener.
-///
-/// # Safety
-///
-/// Both are live, and nobody else knows `to`.
-pub(super) unsafe fn inherit(from: *const bindings::inet_sock, to: *mut bindings::inet_sock) {
-    use core::ptr::addr_of;
-    // SAFETY: By the contract. The fields are integers that setsockopt may change at any time, and
-    // either value serves.
-    unsafe {
-        (*to).inet_flags = addr_of!((*from).inet_flags).read_volatile();
-        (*to).uc_ttl = addr_of!((*from).uc_ttl).read_volatile();
-        (*to).mc_ttl = addr_of!((*from).mc_ttl).read_volatile();
-        (*to).tos = addr_of!((*from).tos).read_volatile();
-        (*to).pmtudisc = addr_of!((*from).pmtudisc).read_volatile();
-        (*to).uc_index = addr_of!((*from).uc_index).read_volatile();
-        (*to).local_port_range = addr_of!((*from).local_port_range).read_volatile();
+/// The options of a socket that what it accepts has too.
+pub(super) struct Heritage {
+    flags: c_ulong,
+    ttl: i16,
+    multicast_ttl: u8,
+    tos: u8,
+    pmtudisc: u8,
+    interface: c_int,
+    ports: u32,
+}
+
+impl Heritage {
+    /// Those of a socket. Any context.
+    ///
+    /// # Safety
+    ///
+    /// It is live.
+    pub(super) unsafe fn of(from: *const bindings::inet_sock) -> Self {
+        use core::ptr::addr_of;
+        // SAFETY: By the contract. The fields are integers that setsockopt may change at any time,
+        // and either value serves.
+        unsafe {
+            Self {
+                flags: addr_of!((*from).inet_flags).read_volatile(),
+                ttl: addr_of!((*from).uc_ttl).read_volatile(),
+                multicast_ttl: addr_of!((*from).mc_ttl).read_volatile(),
+                tos: addr_of!((*from).tos).read_volatile(),
+                pmtudisc: addr_of!((*from).pmtudisc).read_volatile(),
+                interface: addr_of!((*from).uc_index).read_volatile(),
+                ports: addr_of!((*from).local_port_range).read_volatile(),
+            }
+        }
+    }
+
+    /// Gives them to a socket.
+    ///
+    /// # Safety
+    ///
+    /// It is live, and nobody else knows it.
+    pub(super) unsafe fn give(&self, to: *mut bindings::inet_sock) {
+        // SAFETY: By the contract.
+        unsafe {
+            (*to).inet_flags = self.flags;
+            (*to).uc_ttl = self.ttl;
+            (*to).mc_ttl = self.multicast_ttl;
+            (*to).tos = self.tos;
+            (*to).pmtudisc = self.pmtudisc;
+            (*to).uc_index = self.interface;
+            (*to).local_port_range = self.ports;
+        }
     }
 }
 
 /// The same of IPv6.
-///
-/// # Safety
-///
-/// Both are live, and nobody else knows `to`.
-pub(super) unsafe fn inherit6(from: *const bindings::ipv6_pinfo, to: *mut bindings::ipv6_pinfo) {
-    use core::ptr::addr_of;
-    // SAFETY: As above.
-    unsafe {
-        (*to).hop_limit = addr_of!((*from).hop_limit).read_volatile();
-        (*to).pmtudisc = addr_of!((*from).pmtudisc).read_volatile();
-        (*to).tclass = addr_of!((*from).tclass).read_volatile();
-        (*to).frag_size = addr_of!((*from).frag_size).read_volatile();
-        (*to).ucast_oif = addr_of!((*from).ucast_oif).read_volatile();
-        (*to).rxopt = addr_of!((*from).rxopt).read_volatile();
+pub(super) struct Heritage6 {
+    hop_limit: i16,
+    pmtudisc: u8,
+    class: u8,
+    frag_size: u32,
+    interface: c_int,
+    /// What the program wants to be told of packets, as bits.
+    received: u16,
+}
+
+impl Heritage6 {
+    /// Those of a socket. Any context.
+    ///
+    /// # Safety
+    ///
+    /// It is live.
+    pub(super) unsafe fn of(from: *const bindings::ipv6_pinfo) -> Self {
+        use core::ptr::addr_of;
+        // SAFETY: As above.
+        unsafe {
+            Self {
+                hop_limit: addr_of!((*from).hop_limit).read_volatile(),
+                pmtudisc: addr_of!((*from).pmtudisc).read_volatile(),
+                class: addr_of!((*from).tclass).read_volatile(),
+                frag_size: addr_of!((*from).frag_size).read_volatile(),
+                interface: addr_of!((*from).ucast_oif).read_volatile(),
+                received: addr_of!((*from).rxopt).cast::<u16>().read_volatile(),
+            }
+        }
+    }
+
+    /// Gives them to a socket.
+    ///
+    /// # Safety
+    ///
+    /// It is live, and nobody else knows it.
+    pub(super) unsafe fn give(&self, to: *mut bindings::ipv6_pinfo) {
+        // SAFETY: By the contract.
+        unsafe {
+            (*to).hop_limit = self.hop_limit;
+            (*to).pmtudisc = self.pmtudisc;
+            (*to).tclass = self.class;
+            (*to).frag_size = self.frag_size;
+            (*to).ucast_oif = self.interface;
+            (&raw mut (*to).rxopt).cast::<u16>().write(self.received);
+        }
     }
 }

@@ -17,7 +17,10 @@ mod wake;
 
 pub(super) use address::kept_v4;
 pub(crate) use address::Route;
-pub(crate) use child::Child;
+pub(crate) use child::{
+    Child,
+    Heritage, //
+};
 pub(crate) use guard::SockGuard;
 pub(crate) use tcp_state::TcpState;
 pub(crate) use timeout::{

@@ -9,6 +9,7 @@
 
 use crate::{
     net::{
+        sock::Heritage,
         sockaddr::IpVersion,
         spinlock_bh::{
             new_spinlock_bh,
@@ -151,12 +152,12 @@ impl Backlog {
         self.queues.lock().options = options;
     }
 
-    /// Takes requests from now on, or none. Any context.
     /// The options that children inherit. Any context.
     pub(super) fn options(&self) -> Options {
         self.queues.lock().options
     }
 
+    /// Takes requests from now on, or none. Any context.
     pub(super) fn set_listening(&self, on: bool) {
         self.queues.lock().listening = on;
     }
@@ -377,10 +378,10 @@ impl Parent for Backlog {
         !queues.waiting.is_empty() && !queues.has_place()
     }
 
-    fn identity(&self) -> (IpVersion, u32) {
+    fn heritage(&self) -> Option<(IpVersion, u32, Heritage)> {
         let owner = self.owner.lock();
-        let nobody = (IpVersion::V4, 0);
-        owner.as_ref().map_or(nobody, |sk| (sk.version(), sk.uid()))
+        let sk = owner.as_ref()?;
+        Some((sk.version(), sk.uid(), sk.heritage()))
     }
 
     fn socket(&self) -> Option<ARef<Socket>> {

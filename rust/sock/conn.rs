@@ -24,12 +24,14 @@
 
 use crate::{
     net::{
+        sock::Heritage,
         sockaddr::IpVersion,
         spinlock_bh::{
             new_spinlock_bh,
             SpinLockBh, //
         },
         stamp::Stamp,
+        this_cpu,
         work::Work, //
     },
     prelude::*,
@@ -89,7 +91,10 @@ use crate::{
 };
 use core::{
     ops::Range,
-    sync::atomic::AtomicUsize, //
+    sync::atomic::{
+        AtomicI32,
+        AtomicUsize, //
+    },
 };
 use kernel::{
     fmt,
@@ -191,9 +196,10 @@ pub(super) trait Parent: Send + Sync {
     /// Whether a request waits for a place. Any context.
     fn has_waiting(&self) -> bool;
 
-    /// The version of IP of the children's sockets, and the uid that owns children until they are
-    /// accepted. Any context.
-    fn identity(&self) -> (IpVersion, u32);
+    /// The version of IP of the children's sockets, the uid that owns children until they are
+    /// accepted, and the options that they will have then. None where nobody will accept them. Any
+    /// context.
+    fn heritage(&self) -> Option<(IpVersion, u32, Heritage)>;
 
     /// Counts one more, or one less, of the requests that are not charged. Any context.
     fn count_uncharged(&self, more: bool);
@@ -395,6 +401,10 @@ pub(super) struct Connection {
     pub(super) version: IpVersion,
     /// The number of the request at its listener, from which it came; 0 for one that connects.
     pub(super) request_seq: u64,
+    /// The options that a child has when it is accepted.
+    pub(super) heritage: Option<Heritage>,
+    /// The CPU on which the last message came, or the request for it (`SO_INCOMING_CPU`).
+    pub(super) cpu: AtomicI32,
     /// When it was made: the zero of the machine's time.
     pub(super) made: Instant<Monotonic>,
     /// The counters of this connection.
@@ -444,11 +454,12 @@ impl Conn {
             cookie: Some(sk.cookie()),
         };
         let owner = Owner::Socket(sk.into());
-        Self::unconnected(sk.net(), owner, sk.version(), identity, 0, options)
+        Self::unconnected(sk.net(), owner, sk.version(), identity, None, options)
     }
 
     /// A connection of the accepting side, between these addresses, for a peer's request with this
-    /// number at `parent` in `net`. Fails as [`Self::connecting`] does.
+    /// number at `parent` in `net`. Fails with `ECONNREFUSED` where that is closed, and as
+    /// [`Self::connecting`] does.
     pub(super) fn accepting(
         net: &Net,
         parent: Arc<dyn Parent>,
@@ -456,14 +467,15 @@ impl Conn {
         names: Names,
         options: Options,
     ) -> Result<Arc<Self>> {
-        let (version, uid) = parent.identity();
+        let (version, uid, heritage) = parent.heritage().ok_or(ECONNREFUSED)?;
         let identity = Identity {
             names: Some(names),
             uid,
             cookie: None,
         };
         let owner = Owner::Listener(parent, Place::Waiting);
-        Self::unconnected(net, owner, version, identity, request_seq, options)
+        let request = Some((request_seq, heritage));
+        Self::unconnected(net, owner, version, identity, request, options)
     }
 
     fn unconnected(
@@ -471,14 +483,14 @@ impl Conn {
         owner: Owner,
         version: IpVersion,
         identity: Identity,
-        request_seq: u64,
+        request: Option<(u64, Heritage)>,
         options: Options,
     ) -> Result<Arc<Self>> {
-        let side = if matches!(owner, Owner::Listener(..)) {
-            Side::Accepting
-        } else {
-            Side::Connecting
+        let side = match request {
+            Some(_) => Side::Accepting,
+            None => Side::Connecting,
         };
+        let (request_seq, heritage) = request.unzip();
         // Until the device is known; the machine is made anew then.
         let config = Config {
             side,
@@ -526,7 +538,12 @@ impl Conn {
             net: net.into(),
             side,
             version,
-            request_seq,
+            request_seq: request_seq.unwrap_or(0),
+            heritage,
+            cpu: AtomicI32::new(match side {
+                Side::Accepting => this_cpu(),
+                Side::Connecting => -1,
+            }),
             made: Instant::now(),
             stats: Counters::new(),
             number: Number::none(),

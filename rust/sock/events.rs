@@ -225,7 +225,7 @@ impl Completions for Arc<Conn> {
             self.uncount_buffer(buf.page_count());
             return self.completion_failed(status);
         }
-        let (limit, stamp) = self.recv_terms();
+        let (limit, stamp) = self.message_terms();
         let now = self.now();
         let (recycle, early) = {
             let mut flow = self.flow.lock();

@@ -48,8 +48,7 @@ pub(super) fn listen(sk: &Socket, backlog: c_int) -> Result {
 
 /// `accept(2)`, which also tells whether more connections wait.
 ///
-/// The child's sock is made here, by the accepting task, which owns it, and whose cgroup is charged
-/// for it. Sleeps.
+/// The child's sock is made here, by the accepting task, whose cgroup is charged for it. Sleeps.
 pub(super) fn accept(sk: &OpenSocket, nonblock: bool) -> Result<(Child<Sdp>, bool)> {
     let mut timeout = sk.recv_timeout(nonblock);
     let mut s = sk.lock();
@@ -69,6 +68,9 @@ pub(super) fn accept(sk: &OpenSocket, nonblock: bool) -> Result<(Child<Sdp>, boo
         // Before the connection leaves the queue, where it stays if this fails.
         let child = sk.new_child().inspect_err(|_| sk.data_ready())?;
         let Some(conn) = backlog.next() else { continue };
+        if let Some(heritage) = &conn.heritage {
+            child.inherit(heritage);
+        }
         let own = s.own_addr().filter(|own| !own.ip().is_unspecified());
         drop(s);
         conn.reclaim_for(&child);

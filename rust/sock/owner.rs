@@ -3,7 +3,10 @@
 //! The owner of a connection, who is told of it.
 
 use crate::{
-    net::stamp::Stamp,
+    net::{
+        stamp::Stamp,
+        this_cpu, //
+    },
     prelude::*,
     proto::{
         AbortReason,
@@ -26,11 +29,20 @@ use crate::{
         Socket, //
     }, //
 };
+use core::sync::atomic::Ordering::Relaxed;
 use kernel::sync::aref::ARef;
 
 /// The bytes of [`Conn::recv_terms`], of what `sk` owns. Any context.
 pub(super) fn recv_limit(sk: &Socket) -> Option<usize> {
     (!sk.is_under_pressure()).then(|| sk.rcvbuf())
+}
+
+fn recv_terms(owner: &Owner) -> (Option<usize>, Option<Stamp>) {
+    match owner {
+        Owner::Socket(sk) => (recv_limit(sk), sk.stamp()),
+        Owner::Listener(parent, _) => parent.recv_terms(),
+        Owner::Nobody(_) => (None, None),
+    }
 }
 
 impl Conn {
@@ -56,11 +68,23 @@ impl Conn {
     /// without an owner: they should shrink; and the time, if the program has asked when bytes
     /// come. Any context, without [`Connection::owner`] and the locks after it.
     pub(super) fn recv_terms(&self) -> (Option<usize>, Option<Stamp>) {
-        match &*self.owner.lock() {
-            Owner::Socket(sk) => (recv_limit(sk), sk.stamp()),
-            Owner::Listener(parent, _) => parent.recv_terms(),
-            Owner::Nobody(_) => (None, None),
+        recv_terms(&self.owner.lock())
+    }
+
+    /// Something for the socket came on this CPU. Any context, as for the next.
+    pub(super) fn note_cpu(&self) {
+        let _ = self.message_terms();
+    }
+
+    /// [`Self::recv_terms`] of a message that comes on this CPU.
+    pub(super) fn message_terms(&self) -> (Option<usize>, Option<Stamp>) {
+        let cpu = this_cpu();
+        self.cpu.store(cpu, Relaxed);
+        let owner = self.owner.lock();
+        if let Owner::Socket(sk) = &*owner {
+            sk.set_incoming_cpu(cpu);
         }
+        recv_terms(&owner)
     }
 
     /// Gives the connection to a socket, with the failure that it may have had by now. Any context,
@@ -69,6 +93,10 @@ impl Conn {
         // Diagnostics find the socket under the cookie that the connection had.
         if let Some(cookie) = self.own_cookie() {
             sk.set_cookie(cookie);
+        }
+        let cpu = self.cpu.load(Relaxed);
+        if cpu >= 0 {
+            sk.set_incoming_cpu(cpu);
         }
         // Dropped after the lock.
         let _former = self.owner.lock().set(Owner::Socket(sk.into()));

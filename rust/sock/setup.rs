@@ -46,6 +46,7 @@ impl CmHandler for Arc<Conn> {
             CmEvent::AddrResolved => self.note_step(Step::Address),
             CmEvent::RouteResolved => self.note_step(Step::Route),
             CmEvent::Established { private_data } => {
+                self.note_cpu();
                 self.note_step(Step::Established(PrivateData::new(private_data)));
             }
             CmEvent::AddrError(e) if e == ETIMEDOUT => self.note_end(End::NoAnswer),

@@ -60,9 +60,76 @@ impl<P: Protocol> Deref for Child<P> {
     }
 }
 
+/// The options of a socket, as they were when a peer asked for a connection: what is accepted has
+/// them.
+pub(crate) struct Heritage {
+    rcvbuf: c_int,
+    sndbuf: c_int,
+    locks: u8,
+    rcvlowat: c_int,
+    timeouts: [c_long; 2],
+    lingertime: c_ulong,
+    mark: u32,
+    uid: bindings::kuid_t,
+    interface: c_int,
+    is_v6only: bool,
+    reuse: c_uchar,
+    reuseport: bool,
+    peek_off: c_int,
+    max_pacing_rate: c_ulong,
+    tsflags: u32,
+    clockid: u8,
+    no_check_tx: bool,
+    busy_poll: bindings::sdp_busy_poll,
+    flags: c_ulong,
+    inet: inet::Heritage,
+    inet6: Option<inet::Heritage6>,
+}
+
 impl<P: Protocol> Sock<P> {
-    /// Allocates a sock that no file has yet, with what an accepted socket inherits from `self`. It
-    /// is charged to the cgroup of the current task, and has the security label of `self`.
+    /// What a connection that a peer asks for now is to have of its options. Any context.
+    pub(crate) fn heritage(&self) -> Heritage {
+        let sk = self.as_ptr();
+        // SAFETY: The sock is live, begins with an `inet_sock`, and has what is IPv6's if it is of
+        // that. The fields are integers that setsockopt may change at any time, and either value
+        // serves.
+        unsafe {
+            let common = addr_of!((*sk).__sk_common);
+            Heritage {
+                rcvbuf: addr_of!((*sk).sk_rcvbuf).read_volatile(),
+                sndbuf: addr_of!((*sk).sk_sndbuf).read_volatile(),
+                locks: addr_of!((*sk).sk_userlocks).read_volatile()
+                    // CAST: The bits are among the first.
+                    & (bindings::SOCK_SNDBUF_LOCK | bindings::SOCK_RCVBUF_LOCK) as u8,
+                rcvlowat: addr_of!((*sk).sk_rcvlowat).read_volatile(),
+                timeouts: [
+                    addr_of!((*sk).sk_rcvtimeo).read_volatile(),
+                    addr_of!((*sk).sk_sndtimeo).read_volatile(),
+                ],
+                lingertime: addr_of!((*sk).sk_lingertime).read_volatile(),
+                mark: addr_of!((*sk).sk_mark).read_volatile(),
+                uid: (*sk).sk_uid,
+                interface: addr_of!((*common).skc_bound_dev_if).read_volatile(),
+                is_v6only: (*common).skc_ipv6only() != 0,
+                reuse: (*common).skc_reuse(),
+                reuseport: (*common).skc_reuseport() != 0,
+                peek_off: addr_of!((*sk).sk_peek_off).read_volatile(),
+                max_pacing_rate: addr_of!((*sk).sk_max_pacing_rate).read_volatile(),
+                tsflags: addr_of!((*sk).sk_tsflags).read_volatile(),
+                clockid: (*sk).sk_clockid,
+                no_check_tx: (*sk).sk_no_check_tx() != 0,
+                busy_poll: bindings::sdp_helper_busy_poll(sk),
+                flags: (*common).__bindgen_anon_5.skc_flags & !OWN_FLAGS,
+                inet: inet::Heritage::of(sk.cast()),
+                inet6: (self.version() == IpVersion::V6)
+                    .then(|| inet::Heritage6::of(self.pinet6())),
+            }
+        }
+    }
+
+    /// Allocates a sock that no file has yet, for accept. Its memory is charged to the current
+    /// task; as with TCP its cgroup, which filters its calls, and its security label are those of
+    /// `self`.
     ///
     /// May sleep. Fails with `ENOMEM`.
     pub(crate) fn new_child(&self) -> Result<Child<P>> {
@@ -77,76 +144,66 @@ impl<P: Protocol> Sock<P> {
             let kern = c_int::from((*parent).sk_kern_sock());
             Self::alloc(self.net().as_ptr(), null_mut(), family, kern)
         }?;
-        // SAFETY: Both socks are live. Nobody else knows the child; the fields read of the parent
-        // are integers that setsockopt may change at any time, and either value serves. CAST: The
-        // bit is one of the first.
+        // SAFETY: Both socks are live. Nobody else knows the child.
         unsafe {
-            let (from, to) = (parent, child.as_ptr());
+            let to = child.as_ptr();
             // The kernel crate has no fields of this type.
-            bindings::security_sk_clone(from.cast(), to.cast());
+            bindings::security_sk_clone(parent.cast(), to.cast());
+            bindings::sdp_helper_inherit_cgroup(parent, to);
+            // CAST: It is one of the first.
             (*to).sk_type = bindings::sock_type_SOCK_STREAM as u16;
-            (*to).sk_rcvbuf = addr_of!((*from).sk_rcvbuf).read_volatile();
-            (*to).sk_sndbuf = addr_of!((*from).sk_sndbuf).read_volatile();
-            (*to).sk_userlocks = addr_of!((*from).sk_userlocks).read_volatile()
-                & (bindings::SOCK_SNDBUF_LOCK | bindings::SOCK_RCVBUF_LOCK) as u8;
-            (*to).sk_rcvlowat = addr_of!((*from).sk_rcvlowat).read_volatile();
-            (*to).sk_rcvtimeo = addr_of!((*from).sk_rcvtimeo).read_volatile();
-            (*to).sk_sndtimeo = addr_of!((*from).sk_sndtimeo).read_volatile();
-            (*to).sk_lingertime = addr_of!((*from).sk_lingertime).read_volatile();
-            (*to).sk_mark = addr_of!((*from).sk_mark).read_volatile();
-            (*to).sk_uid = (*from).sk_uid;
-            let (from_common, to_common) = (
-                addr_of!((*from).__sk_common),
-                addr_of_mut!((*to).__sk_common),
-            );
-            (*to_common).skc_bound_dev_if =
-                addr_of!((*from_common).skc_bound_dev_if).read_volatile();
-            (*to_common).set_skc_ipv6only((*from_common).skc_ipv6only());
-            (*to_common).set_skc_reuse((*from_common).skc_reuse());
-            (*to_common).set_skc_reuseport((*from_common).skc_reuseport());
-            (*to).sk_peek_off = addr_of!((*from).sk_peek_off).read_volatile();
-            (*to).sk_max_pacing_rate = addr_of!((*from).sk_max_pacing_rate).read_volatile();
-            (*to).sk_tsflags = addr_of!((*from).sk_tsflags).read_volatile();
-            (*to).sk_clockid = (*from).sk_clockid;
-            (*to).set_sk_no_check_tx((*from).sk_no_check_tx());
-            bindings::sdp_helper_inherit_busy_poll(from, to);
-            inherit_flags(from, to);
-            inet::inherit(from.cast(), to.cast());
-            if child.version() == IpVersion::V6 {
-                inet::inherit6(self.pinet6(), child.pinet6());
-            }
         }
         // INVARIANT: It was just allocated without one.
         Ok(Child(child))
     }
 }
 
-/// Gives an accepted socket the flags of its listener, as TCP's has them, but for those of the
-/// listener's own life.
-///
-/// # Safety
-///
-/// Both are live, and nobody else knows `to`.
-unsafe fn inherit_flags(from: *const bindings::sock, to: *mut bindings::sock) {
-    const OWN: [u32; 9] = [
-        bindings::sock_flags_SOCK_DEAD,
-        bindings::sock_flags_SOCK_DONE,
-        bindings::sock_flags_SOCK_DESTROY,
-        bindings::sock_flags_SOCK_ZAPPED,
-        bindings::sock_flags_SOCK_USE_WRITE_QUEUE,
-        bindings::sock_flags_SOCK_MEMALLOC,
-        bindings::sock_flags_SOCK_FASYNC,
-        bindings::sock_flags_SOCK_RCU_FREE,
-        bindings::sock_flags_SOCK_XDP,
-    ];
-    let own: c_ulong = OWN.iter().fold(0, |bits, flag| bits | 1 << flag);
-    // SAFETY: By the contract.
-    unsafe {
-        let flags = (*from).__sk_common.__bindgen_anon_5.skc_flags & !own;
-        (*to).__sk_common.__bindgen_anon_5.skc_flags |= flags;
-        if flags & STAMPS != 0 {
-            // The end of a socket with these flags takes it back.
-            bindings::net_enable_timestamp();
+impl<P: Protocol> Child<P> {
+    /// Gives it the options that its listener had, as TCP's has them. Nobody else may know it.
+    pub(crate) fn inherit(&self, from: &Heritage) {
+        let to = self.0.as_ptr();
+        // SAFETY: The sock is live, begins with an `inet_sock`, and has what is IPv6's if it is of
+        // that. Nobody else knows it.
+        unsafe {
+            (*to).sk_rcvbuf = from.rcvbuf;
+            (*to).sk_sndbuf = from.sndbuf;
+            (*to).sk_userlocks = from.locks;
+            (*to).sk_rcvlowat = from.rcvlowat;
+            [(*to).sk_rcvtimeo, (*to).sk_sndtimeo] = from.timeouts;
+            (*to).sk_lingertime = from.lingertime;
+            (*to).sk_mark = from.mark;
+            (*to).sk_uid = from.uid;
+            (*to).sk_peek_off = from.peek_off;
+            (*to).sk_max_pacing_rate = from.max_pacing_rate;
+            (*to).sk_tsflags = from.tsflags;
+            (*to).sk_clockid = from.clockid;
+            (*to).set_sk_no_check_tx(from.no_check_tx.into());
+            bindings::sdp_helper_set_busy_poll(to, &from.busy_poll);
+            let common = addr_of_mut!((*to).__sk_common);
+            (*common).skc_bound_dev_if = from.interface;
+            (*common).set_skc_ipv6only(from.is_v6only.into());
+            (*common).set_skc_reuse(from.reuse);
+            (*common).set_skc_reuseport(from.reuseport.into());
+            (*common).__bindgen_anon_5.skc_flags |= from.flags;
+            if from.flags & STAMPS != 0 {
+                // The end of a socket with these flags takes it back.
+                bindings::net_enable_timestamp();
+            }
+            from.inet.give(to.cast());
+            if let Some(inet6) = &from.inet6 {
+                inet6.give(self.0.pinet6());
+            }
         }
     }
 }
+
+/// Flags of a listener's own life.
+const OWN_FLAGS: c_ulong = 1 << bindings::sock_flags_SOCK_DEAD
+    | 1 << bindings::sock_flags_SOCK_DONE
+    | 1 << bindings::sock_flags_SOCK_DESTROY
+    | 1 << bindings::sock_flags_SOCK_ZAPPED
+    | 1 << bindings::sock_flags_SOCK_USE_WRITE_QUEUE
+    | 1 << bindings::sock_flags_SOCK_MEMALLOC
+    | 1 << bindings::sock_flags_SOCK_FASYNC
+    | 1 << bindings::sock_flags_SOCK_RCU_FREE
+    | 1 << bindings::sock_flags_SOCK_XDP;

@@ -204,6 +204,18 @@ impl<P: Protocol> Sock<P> {
         usize::try_from(n).unwrap_or(0)
     }
 
+    /// Tells on which CPU what comes is handled (`SO_INCOMING_CPU`). Any context.
+    pub(crate) fn set_incoming_cpu(&self, cpu: c_int) {
+        // SAFETY: The sock is live; the field is an integer, which setsockopt may change too.
+        unsafe {
+            let common = addr_of_mut!((*self.as_ptr()).__sk_common);
+            let at = addr_of_mut!((*common).__bindgen_anon_7).cast::<c_int>();
+            if at.read_volatile() != cpu {
+                at.write_volatile(cpu);
+            }
+        }
+    }
+
     /// `SO_RCVBUF` as the kernel keeps it, in bytes. Any context.
     pub(crate) fn rcvbuf(&self) -> usize {
         // SAFETY: The sock is live; the field is an integer.

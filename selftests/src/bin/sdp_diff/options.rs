@@ -139,6 +139,10 @@ fn sweep(sides: &Sides, record: &mut Record, number: c_int, name: &'static str, 
 fn read(level: &Level, option: c_int, sock: &Sock, len: c_int) -> Result<(c_int, Hex)> {
     let got = raw::get(sock, level.number, option, [At::Memory; 2], len);
     got.map(|(len, bytes)| match level.varies(option) {
+        // Whether it is a CPU.
+        true if level.name(option) == "SO_INCOMING_CPU" => {
+            (len, Hex(bytes.0.iter().map(|byte| byte & 0x80).collect()))
+        }
         true => (len, Hex(Vec::new())),
         false => (len, bytes),
     })
@@ -204,34 +208,103 @@ fn set(level: &Level, option: c_int, state: &str, sock: &Sock, record: &mut Reco
 /// What an accepted socket has of what its listener was set to, last of all to 1.
 fn inherit(level: &Level, option: c_int, sides: &Sides, sockets: &Sockets, record: &mut Record) {
     let name = level.name(option);
-    let fresh = sides.listener();
-    for (what, (listener, to)) in [("all", &sockets.listener), ("one", &fresh)] {
-        let set = raw::set(
-            listener,
-            level.number,
-            option,
-            At::Memory,
-            &1u64.to_ne_bytes(),
-            if option == libc::SO_LINGER && level.number == libc::SOL_SOCKET {
-                8
-            } else {
-                4
-            },
-        );
-        if set.is_err() {
-            record.note(format!("{name} inherit {what}"), set);
+    let is_linger = option == libc::SO_LINGER && level.number == libc::SOL_SOCKET;
+    let len = if is_linger { 8 } else { 4 };
+    let set = |listener: &Sock| {
+        let one = 1u64.to_ne_bytes();
+        raw::set(listener, level.number, option, At::Memory, &one, len)
+    };
+    let (fresh, late) = (sides.listener(), sides.listener());
+    for (what, (listener, to)) in [
+        ("all", &sockets.listener),
+        ("one", &fresh),
+        // What is set once the connection is there is not inherited.
+        ("late", &late),
+    ] {
+        let is_late = what == "late";
+        let first = if is_late { Ok(()) } else { set(listener) };
+        if first.is_err() {
+            record.note(format!("{name} inherit {what}"), first);
             continue;
         }
         let client = sides.socket_a();
         // A byte, for which a listener may wait.
-        let got = sides
-            .join_with(&client, listener, to, b"x")
-            .and_then(|sock| {
-                let got = read(level, option, &sock, 16);
-                reset(&sock);
-                got
-            });
+        let asked = sides.ask(&client, listener, to, b"x");
+        if is_late {
+            let _ = set(listener);
+        }
+        let got = asked.and_then(|()| sides.take(listener)).and_then(|sock| {
+            let got = read(level, option, &sock, 16);
+            reset(&sock);
+            got
+        });
         reset(&client);
         record.note(format!("{name} inherit {what}"), got);
     }
+}
+
+/// Names of congestion controls, and of none.
+const CONTROLS: [&str; 5] = ["reno", "cubic", "bbr", "dctcp", "nosuch"];
+
+/// What a user without capabilities may set and bind, and what anybody may set by a name.
+pub(crate) fn unprivileged(sides: &Sides, record: &mut Record) {
+    let set_name = |sock: &Sock, name: &str| {
+        let len = name.len() as c_int;
+        let option = libc::TCP_CONGESTION;
+        let set = raw::set(
+            sock,
+            libc::SOL_TCP,
+            option,
+            At::Memory,
+            name.as_bytes(),
+            len,
+        );
+        set.and_then(|()| raw::get(sock, libc::SOL_TCP, option, [At::Memory; 2], 16))
+    };
+    for name in CONTROLS {
+        let got = set_name(&sides.socket_a(), name);
+        record.note(format!("privileged congestion {name}"), got);
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            sides.enter_a();
+            // SAFETY: These take numbers, and by this way concern the calling thread alone.
+            unsafe {
+                libc::syscall(libc::SYS_setresgid, 1000, 1000, 1000);
+                libc::syscall(libc::SYS_setresuid, 1000, 1000, 1000);
+            }
+            for name in CONTROLS {
+                let got = set_name(&sides.socket(), name);
+                record.note(format!("unprivileged congestion {name}"), got);
+            }
+            for (number, name, names) in [
+                (libc::SOL_SOCKET, "SOL_SOCKET", names::SOCKET),
+                (libc::SOL_TCP, "SOL_TCP", names::TCP),
+                (libc::SOL_IP, "SOL_IP", names::IP),
+                (libc::SOL_IPV6, "SOL_IPV6", names::IPV6),
+            ] {
+                let level = Level {
+                    number,
+                    name,
+                    names,
+                };
+                for option in 0..=150 {
+                    for value in [0u64, 1, 7] {
+                        for len in [4, 16] {
+                            let sock = sides.socket();
+                            let bytes = [value.to_ne_bytes(), [0; 8]].concat();
+                            let got = raw::set(&sock, number, option, At::Memory, &bytes, len);
+                            let probe = level.name(option);
+                            record
+                                .note(format!("unprivileged {probe} value={value},len={len}"), got);
+                        }
+                    }
+                }
+            }
+            for port in [0, 1, 79, 1023] {
+                let got = sides.socket().bind(&sides.addr(1, port));
+                record.note(format!("unprivileged bind port={port}"), got);
+            }
+        });
+    });
 }

@@ -102,6 +102,12 @@ impl Sides {
         to: &Addr,
         first: &[u8],
     ) -> Result<Sock> {
+        self.ask(sock, listener, to, first)?;
+        self.take(listener)
+    }
+
+    /// Connects `sock` and sends bytes, so that it can be accepted.
+    pub(crate) fn ask(&self, sock: &Sock, listener: &Sock, to: &Addr, first: &[u8]) -> Result<()> {
         self.enter_a();
         sock.set_nonblocking(true)?;
         match sock.connect(to) {
@@ -118,7 +124,11 @@ impl Sides {
         if !first.is_empty() {
             sock.send(first, 0)?;
         }
-        listener.poll(libc::POLLIN, JOIN)?;
+        listener.poll(libc::POLLIN, JOIN).map(drop)
+    }
+
+    /// Accepts what is there. `EAGAIN` where nothing came.
+    pub(crate) fn take(&self, listener: &Sock) -> Result<Sock> {
         listener.set_nonblocking(true)?;
         let accepted = listener.accept();
         listener.set_nonblocking(false)?;

@@ -24,6 +24,7 @@ use crate::{
         addr,
         family,
         iwarp,
+        pair_of,
         talk,
         v4_only,
         Side,
@@ -58,6 +59,7 @@ cases! {
     cgroup_names(10) "cgroup BPF: getpeername() and getsockname() say what programs want",
     cgroup_egress(40) "cgroup BPF: no connection where a program drops packets that are sent to a peer",
     cgroup_ingress(40) "cgroup BPF: no connection where a program drops packets that come from a peer",
+    cgroup_accept(10) "cgroup BPF: what is accepted is of the group of its listener, whoever accepts",
     cgroup_others(10) "cgroup BPF: sockets of other groups are not concerned, nor those that were handed over",
 }
 
@@ -417,6 +419,34 @@ fn outside(work: impl FnOnce()) {
         work();
     });
     check!(child.wait(), 0);
+}
+
+fn cgroup_accept() {
+    let group = group();
+    group.attach(
+        Hook::SockName,
+        &program(&[&bpf::set(bpf::addr::IP, ip(*SERVICE.ip())), &bpf::end(1)]),
+    );
+    let ip_of = |sock: &Sock| sock.name().map(|name| *name.to_v4().ip());
+    // As a service manager listens for a program in a group of its own.
+    let (listener, to) = B.listen();
+    group.run(|| {
+        let (_a, b) = pair_of(&listener, &to);
+        check!(ip_of(&b), Ok(*to.to_v4().ip()));
+    });
+    if iwarp() {
+        // siw takes the address of a request from a socket of its own, which is in the group too.
+        return;
+    }
+    group.run(|| {
+        let (inside, to) = B.listen();
+        // Its name says another address than the one that it listens at.
+        let to = B.at(to.to_v4().port());
+        outside(|| {
+            let (_a, b) = pair_of(&inside, &to);
+            check!(ip_of(&b), Ok(*SERVICE.ip()));
+        });
+    });
 }
 
 fn cgroup_others() {

@@ -55,6 +55,10 @@ cases! {
     option_ulp(5) "TCP_ULP of a protocol that is not there: ENOENT",
     option_sockmap(10) "a BPF map of sockets takes none: EOPNOTSUPP, and the socket works as before",
     option_info(10) "TCP_INFO counts what was sent, acknowledged and received",
+    option_info_times(20) "TCP_INFO: when bytes were sent and came, how many messages, and how long the peer had no room",
+    option_incoming_cpu(10) "SO_INCOMING_CPU of a connection is a CPU, and of a listener what it is set to",
+    option_congestion(10) "TCP_CONGESTION: names that TCP knows are kept, and given back",
+    option_window_clamp(20) "TCP_WINDOW_CLAMP bounds what comes before it is read",
     option_control(5) "control messages of a send are checked, and what they say is ignored",
 }
 
@@ -487,6 +491,140 @@ fn option_info() {
     await_bytes(&a, 5);
     // What nobody has read has come all the same.
     check!(info(&a).1, 5);
+}
+
+/// The numbers of `TCP_INFO` at these places.
+fn info_words<const N: usize>(sock: &Sock, at: [usize; N]) -> [u32; N] {
+    let mut room = [0u8; 400];
+    let mut len = room.len() as libc::socklen_t;
+    // SAFETY: The kernel writes at most `len` bytes to `room`.
+    must!(Errno::check(unsafe {
+        libc::getsockopt(
+            sock.fd(),
+            libc::SOL_TCP,
+            TCP_INFO,
+            room.as_mut_ptr().cast(),
+            ptr::from_mut(&mut len),
+        )
+    }));
+    at.map(|at| room[at..at + 4].try_into().map_or(0, u32::from_ne_bytes))
+}
+
+fn option_info_times() {
+    const LAST_DATA_SENT: usize = 44;
+    const LAST_DATA_RECV: usize = 52;
+    const LAST_ACK_RECV: usize = 56;
+    const SEGS_OUT: usize = 136;
+    const SEGS_IN: usize = 140;
+    const DATA_SEGS_IN: usize = 152;
+    const DATA_SEGS_OUT: usize = 156;
+    const BUSY_TIME: usize = 168;
+    const RWND_LIMITED: usize = 176;
+    let (a, b) = pair();
+    check!(
+        info_words(&a, [DATA_SEGS_IN, DATA_SEGS_OUT, RWND_LIMITED]),
+        [0; 3]
+    );
+    for _ in 0..3 {
+        check!(a.send(b"x", 0), Ok(1));
+        check!(b.recv_bytes(1), Ok(b"x".to_vec()));
+    }
+    check!(info_words(&a, [DATA_SEGS_IN, DATA_SEGS_OUT]), [0, 3]);
+    check!(info_words(&b, [DATA_SEGS_IN, DATA_SEGS_OUT]), [3, 0]);
+    let [out] = info_words(&a, [SEGS_OUT]);
+    let [came] = info_words(&b, [SEGS_IN]);
+    assert!(out >= 3 && came >= 3, "messages: {out} sent, {came} came");
+    thread::sleep(Duration::from_millis(500));
+    let [sent, acked] = info_words(&a, [LAST_DATA_SENT, LAST_ACK_RECV]);
+    let [came] = info_words(&b, [LAST_DATA_RECV]);
+    for ms in [sent, acked, came] {
+        assert!(
+            (400..60_000).contains(&ms),
+            "{sent}, {acked}, {came} ms ago"
+        );
+    }
+    must!(a.set_nonblocking(true));
+    // Until nothing goes any more, and nothing comes to go on.
+    while a.poll(libc::POLLOUT, Duration::from_millis(300)) == Ok(libc::POLLOUT) {
+        while a.send(&[0; 4096], 0).is_ok() {}
+    }
+    thread::sleep(Duration::from_millis(300));
+    let [busy, limited] = info_words(&a, [BUSY_TIME, RWND_LIMITED]);
+    assert!(limited >= 200_000, "limited for {limited} us");
+    assert!(busy >= limited, "busy for {busy} us");
+}
+
+fn option_incoming_cpu() {
+    let cpu = |sock: &Sock| must!(sock.get(libc::SOL_SOCKET, libc::SO_INCOMING_CPU));
+    let (listener, to) = B.listen();
+    check!(cpu(&listener), -1);
+    let (a, b) = pair_of(&listener, &to);
+    talk(&a, &b);
+    let cpus = thread::available_parallelism().map_or(1, |cpus| cpus.get() as i32);
+    for sock in [&a, &b] {
+        let cpu = cpu(sock);
+        assert!((0..cpus).contains(&cpu), "CPU {cpu}");
+    }
+    must!(listener.set(libc::SOL_SOCKET, libc::SO_INCOMING_CPU, 7));
+    check!(cpu(&listener), 7);
+}
+
+fn option_congestion() {
+    let sock = A.socket();
+    let name = |sock: &Sock| {
+        let mut room = [0u8; 16];
+        let mut len = room.len() as libc::socklen_t;
+        // SAFETY: The kernel writes at most `len` bytes to `room`.
+        must!(Errno::check(unsafe {
+            libc::getsockopt(
+                sock.fd(),
+                libc::SOL_TCP,
+                libc::TCP_CONGESTION,
+                room.as_mut_ptr().cast(),
+                ptr::from_mut(&mut len),
+            )
+        }));
+        let end = room.iter().position(|byte| *byte == 0).unwrap_or(16);
+        String::from_utf8_lossy(&room[..end]).into_owned()
+    };
+    if !config::tcp() {
+        check!(name(&sock), "rdma".into());
+    }
+    check!(
+        sock.set(libc::SOL_TCP, libc::TCP_CONGESTION, *b"nosuch"),
+        Err(Errno::ENOENT)
+    );
+    must!(sock.set(libc::SOL_TCP, libc::TCP_CONGESTION, *b"reno"));
+    check!(name(&sock), "reno".into());
+    let (listener, to) = B.listen();
+    must!(listener.set(libc::SOL_TCP, libc::TCP_CONGESTION, *b"reno"));
+    let (_a, b) = pair_of(&listener, &to);
+    check!(name(&b), "reno".into());
+}
+
+fn option_window_clamp() {
+    const CLAMP: i32 = 65_536;
+    let came = |clamp: bool| {
+        let (a, b) = pair();
+        if clamp {
+            must!(b.set(libc::SOL_TCP, libc::TCP_WINDOW_CLAMP, CLAMP));
+            check!(b.get(libc::SOL_TCP, libc::TCP_WINDOW_CLAMP), Ok(CLAMP));
+        }
+        must!(a.set_nonblocking(true));
+        while a.poll(libc::POLLOUT, Duration::from_millis(300)) == Ok(libc::POLLOUT) {
+            while a.send(&[0; 16384], 0).is_ok() {}
+        }
+        must!(b.ioctl(libc::FIONREAD))
+    };
+    let (free, clamped) = (came(false), came(true));
+    assert!(
+        clamped <= CLAMP && clamped < free,
+        "{clamped} bytes, and {free}"
+    );
+    let new = A.socket();
+    check!(new.set(libc::SOL_TCP, libc::TCP_WINDOW_CLAMP, 0), Ok(()));
+    check!(new.set(libc::SOL_TCP, libc::TCP_WINDOW_CLAMP, 1), Ok(()));
+    check!(new.get(libc::SOL_TCP, libc::TCP_WINDOW_CLAMP), Ok(1152));
 }
 
 fn option_control() {
