@@ -22,9 +22,13 @@ use io_uring::{
     },
     types::Fd,
 };
-use sdp_selftests::random::Random;
+use sdp_selftests::{
+    random::Random,
+    sock::v6_for, //
+};
 use std::{
     mem,
+    net::Ipv4Addr,
     ptr::{
         with_exposed_provenance,
         with_exposed_provenance_mut, //
@@ -114,31 +118,54 @@ impl Worker {
         self.keep(Of::Socket, file);
     }
 
-    fn name(ip: [u8; 4], port: u16) -> libc::sockaddr_in {
-        libc::sockaddr_in {
-            sin_family: libc::AF_INET as libc::sa_family_t,
-            sin_port: port.to_be(),
-            sin_addr: libc::in_addr {
-                s_addr: u32::from_ne_bytes(ip),
+    /// A family, and an address for its sockets with its length: mostly IPv4, or IPv6, or IPv4
+    /// mapped to it.
+    fn end(&mut self, ip: [u8; 4], port: u16) -> (usize, usize, usize) {
+        let ip = Ipv4Addr::from(ip);
+        let ip6 = match self.within(0, 9) {
+            0..=4 => {
+                let name = self.scratch.put(libc::sockaddr_in {
+                    sin_family: libc::AF_INET as libc::sa_family_t,
+                    sin_port: port.to_be(),
+                    sin_addr: libc::in_addr {
+                        s_addr: u32::from_ne_bytes(ip.octets()),
+                    },
+                    sin_zero: [0; 8],
+                });
+                return (reg(self.family), name, NAME);
+            }
+            5 | 6 => ip.to_ipv6_mapped(),
+            _ => v6_for(ip),
+        };
+        let family = match self.family {
+            libc::AF_INET => libc::AF_INET6,
+            _ => AF_INET6_SDP,
+        };
+        let name = self.scratch.put(libc::sockaddr_in6 {
+            sin6_family: libc::AF_INET6 as libc::sa_family_t,
+            sin6_port: port.to_be(),
+            sin6_flowinfo: 0,
+            sin6_addr: libc::in6_addr {
+                s6_addr: ip6.octets(),
             },
-            sin_zero: [0; 8],
-        }
+            sin6_scope_id: 0,
+        });
+        (reg(family), name, mem::size_of::<libc::sockaddr_in6>())
     }
 
     /// Both ends of a connection, with the calls of a program that means it.
     fn connection(&mut self) {
         let ip = self.one_of(&[[10, 27, 0, 1], [10, 27, 0, 2], [127, 0, 0, 1], [0, 0, 0, 0]]);
         let flags = self.one_of(&[0, libc::SOCK_NONBLOCK, libc::SOCK_NONBLOCK]);
-        let address = self.scratch.put(Self::name(ip, 0));
-        let len = NAME;
+        let (family, address, len) = self.end(ip, 0);
         let room = self.scratch.put(len as libc::socklen_t);
         let time = self.scratch.put(libc::timespec {
             tv_sec: 1,
             tv_nsec: 0,
         });
         let nonblocking = reg(libc::SOCK_STREAM | libc::SOCK_NONBLOCK);
-        let listener = self.call(libc::SYS_socket, [reg(self.family), nonblocking, 0]);
-        let client = self.call(libc::SYS_socket, [reg(self.family), nonblocking, 0]);
+        let listener = self.call(libc::SYS_socket, [family, nonblocking, 0]);
+        let client = self.call(libc::SYS_socket, [family, nonblocking, 0]);
         self.call(libc::SYS_bind, [listener as usize, address, len]);
         self.call(libc::SYS_listen, [listener as usize, 4]);
         self.call(libc::SYS_getsockname, [listener as usize, address, room]);
@@ -168,15 +195,15 @@ impl Worker {
     /// A listener where others connect to.
     fn listener(&mut self) {
         let port = self.meeting_port();
-        let name = self.scratch.put(Self::name([0; 4], port));
+        let (family, name, len) = self.end([0; 4], port);
         let backlog = self.within(0, 8);
         let option = self.one_of(&[libc::SO_REUSEADDR, libc::SO_REUSEPORT]);
         let one = self.scratch.put(1);
         let kind = self.one_of(&[libc::SOCK_STREAM, libc::SOCK_STREAM | libc::SOCK_NONBLOCK]);
-        let file = self.call(libc::SYS_socket, [reg(self.family), reg(kind), 0]);
+        let file = self.call(libc::SYS_socket, [family, reg(kind), 0]);
         let option = [file as usize, reg(libc::SOL_SOCKET), reg(option), one, 4];
         self.call(libc::SYS_setsockopt, option);
-        self.call(libc::SYS_bind, [file as usize, name, NAME]);
+        self.call(libc::SYS_bind, [file as usize, name, len]);
         self.call(libc::SYS_listen, [file as usize, backlog]);
         self.keep(Of::Listener, file);
     }
@@ -185,17 +212,17 @@ impl Worker {
     fn client(&mut self) {
         let ip = self.one_of(&[[10, 27, 0, 1], [10, 27, 0, 2]]);
         let port = self.meeting_port();
-        let name = self.scratch.put(Self::name(ip, port));
+        let (family, name, len) = self.end(ip, port);
         let time = self.moment();
         let flags = self.one_of(&[0, libc::SOCK_NONBLOCK]);
         let nonblocking = reg(libc::SOCK_STREAM | libc::SOCK_NONBLOCK);
-        let file = self.call(libc::SYS_socket, [reg(self.family), nonblocking, 0]);
+        let file = self.call(libc::SYS_socket, [family, nonblocking, 0]);
         let poll = self.scratch.put(libc::pollfd {
             fd: file as libc::c_int,
             events: libc::POLLOUT,
             revents: 0,
         });
-        self.call(libc::SYS_connect, [file as usize, name, NAME]);
+        self.call(libc::SYS_connect, [file as usize, name, len]);
         self.call(libc::SYS_ppoll, [poll, 1, time, 0, 0]);
         self.call(
             libc::SYS_fcntl,
