@@ -16,6 +16,7 @@ mod raw;
 mod record;
 mod sequences;
 mod sides;
+mod threads;
 
 use clap::Parser;
 use differences::Differences;
@@ -81,6 +82,8 @@ const GROUPS: &[Group] = &[
     ("calls", calls::run, V4),
     ("places", places::run, V4),
     ("sequences", sequences::run, V4),
+    ("threads", threads::run, V4),
+    ("unprivileged", options::unprivileged, V4),
     ("v6_options_socket", options::socket, V6),
     ("v6_options_tcp", options::tcp, V6),
     ("v6_options_ip", options::ip, V6),
@@ -89,6 +92,9 @@ const GROUPS: &[Group] = &[
     ("v6_ioctls", ioctls::run, V6),
     ("v6_calls", calls::run, V6),
     ("v6_places", places::run, V6),
+    ("v6_sequences", sequences::run, V6),
+    ("v6_threads", threads::run, V6),
+    ("v6_unprivileged", options::unprivileged, V6),
 ];
 
 /// How many differences are printed of a group.

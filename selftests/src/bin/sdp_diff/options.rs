@@ -295,8 +295,8 @@ pub(crate) fn unprivileged(sides: &Sides, record: &mut Record) {
                             let bytes = [value.to_ne_bytes(), [0; 8]].concat();
                             let got = raw::set(&sock, number, option, At::Memory, &bytes, len);
                             let probe = level.name(option);
-                            record
-                                .note(format!("unprivileged {probe} value={value},len={len}"), got);
+                            let how = format!("value={value},len={len}");
+                            record.note(format!("{probe} set unprivileged {how}"), got);
                         }
                     }
                 }
