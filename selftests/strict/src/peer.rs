@@ -35,6 +35,8 @@ pub struct Config {
     pub send_size: u32,
     /// The largest receive buffers that it has memory for.
     pub size_max: u32,
+    /// The most that one RDMA operation of it moves.
+    pub rdma_max: u32,
     /// The keys of the [`pattern`] of the stream that it sends, and of the one that it receives.
     pub keys: [u64; 2],
 }
@@ -258,8 +260,9 @@ impl Peer {
     /// If it was not offered for that.
     pub fn reads(&self, region: Region) -> Result<(), Violation> {
         let within = |avail: &Avail| {
-            let offset = region.addr.wrapping_sub(avail.region.addr);
-            offset + u64::from(region.len) <= avail.region.len.into()
+            let offset = region.addr.checked_sub(avail.region.addr);
+            let end = offset.and_then(|offset| offset.checked_add(region.len.into()));
+            end.is_some_and(|end| end <= avail.region.len.into())
         };
         match self.me.out.avails.iter().any(within) {
             true => Ok(()),

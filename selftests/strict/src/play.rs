@@ -142,6 +142,7 @@ impl Peer {
                 return None;
             }
             let len = random.length(u64::from(left - offset)) as u32;
+            let len = len.min(self.config.rdma_max);
             return Some(self.start_read(nth, offset, len));
         }
         // What a SendSm asked for comes first (B-34), and may not come at all after a cancel.
@@ -149,7 +150,7 @@ impl Peer {
             (_, rest) if rest == 0 || self.me.inward.owed() > 0 => None,
             (start, rest) => {
                 let len = random.length(rest.into()) as u32;
-                Some(self.start_read(0, start, len))
+                Some(self.start_read(0, start, len.min(self.config.rdma_max)))
             }
         }
     }
@@ -227,7 +228,7 @@ impl Peer {
             },
             66..72 => (Body::SendSm, 0),
             72..82 => {
-                let len = me.out.rooms.front()?.region.len;
+                let len = me.out.rooms.front()?.region.len.min(self.config.rdma_max);
                 (Body::RdmaWrCompl(random.length(len.into()) as u32), 0)
             }
             82..88 => (Body::ModeChange(random.one_in(3), random.pick(&MODES)), 0),
@@ -267,7 +268,7 @@ impl Peer {
         let may = half.cancel.is_none() && half.owed() == 0 && !self.me.suspends;
         match self.unread() {
             (start, rest) if rest > 0 && may && self.reading.len() < most => {
-                Some(self.start_read(0, start, rest))
+                Some(self.start_read(0, start, rest.min(self.config.rdma_max)))
             }
             _ => None,
         }

@@ -159,7 +159,7 @@ impl Hello {
             _ => return None,
         };
         let short = |at: usize| u16::from_be_bytes([rest[at], rest[at + 1]]);
-        let word = |at: usize| u32::from(short(at)) << 16 | u32::from(short(at + 2));
+        let word = |at: usize| (u32::from(short(at)) << 16) | u32::from(short(at + 2));
         let hello = Self {
             version: rest[0],
             bufs: message.bufs,

@@ -27,6 +27,7 @@ mod sigio;
 mod socket;
 mod splice;
 mod state;
+mod strict;
 mod timeout;
 mod transfer;
 mod uring;
@@ -67,6 +68,7 @@ pub(crate) fn all() -> Vec<&'static Case> {
         handshake::CASES,
         wire::CASES,
         zerocopy_wire::CASES,
+        strict::CASES,
         netns::CASES,
         charge::CASES,
         cgroup_bpf::CASES,

@@ -49,6 +49,8 @@ pub(crate) struct Config {
     /// What `net.sdp.zcopy_threshold` shall be, if not what it is.
     pub(crate) threshold: Option<u32>,
     pub(crate) seed: u64,
+    /// How long the cases of the strict peer take, if not as long as usual.
+    pub(crate) seconds: Option<u64>,
 }
 
 static CONFIG: OnceLock<Config> = OnceLock::new();

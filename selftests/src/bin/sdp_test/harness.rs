@@ -46,7 +46,10 @@ use std::{
         OnceLock, //
     },
     thread,
-    time::Instant,
+    time::{
+        Duration,
+        Instant, //
+    },
 };
 
 /// One test.
@@ -365,7 +368,8 @@ fn run_one(case: &Case) -> Outcome {
     shared.clear();
     set_threshold();
     let before = Leftovers::look();
-    let limit = config::patience(case.deadline);
+    let asked = Duration::from_secs(config::get().seconds.unwrap_or(0));
+    let limit = config::patience(case.deadline) + asked;
     // SAFETY: This process has one thread, so that the child may do anything that it could do.
     let pid = match unsafe { libc::fork() } {
         0 => {

@@ -61,6 +61,9 @@ struct Options {
     /// Seed of the random data [default: the time]
     #[arg(long)]
     seed: Option<u64>,
+    /// How long each case of the strict peer goes on
+    #[arg(long)]
+    seconds: Option<u64>,
 }
 
 fn threshold(text: &str) -> Result<u32, String> {
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         scale: options.scale.unwrap_or(if debug_kernel { 4 } else { 100 }),
         patience: if debug_kernel { 5 } else { 1 },
         threshold: options.threshold,
+        seconds: options.seconds,
         seed: options.seed.unwrap_or_else(|| {
             SystemTime::now()
                 .duration_since(UNIX_EPOCH)

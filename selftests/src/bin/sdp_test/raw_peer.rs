@@ -43,6 +43,7 @@ mod ffi {
 
     pub(super) const PS_TCP: u32 = 0x0106;
     pub(super) const ACCESS_LOCAL_WRITE: c_int = 1;
+    pub(super) const ACCESS_REMOTE_WRITE: c_int = 2;
     pub(super) const ACCESS_REMOTE_READ: c_int = 4;
     pub(super) const QPT_RC: u32 = 2;
     pub(super) const WR_WRITE: u32 = 0;
@@ -589,7 +590,7 @@ impl Peer {
                 (*id.0).pd,
                 window.as_mut_ptr().cast(),
                 window.len(),
-                ffi::ACCESS_LOCAL_WRITE | ffi::ACCESS_REMOTE_READ,
+                ffi::ACCESS_LOCAL_WRITE | ffi::ACCESS_REMOTE_WRITE | ffi::ACCESS_REMOTE_READ,
             )
         };
         assert!(!window_mr.is_null(), "no memory region: {}", Errno::last());

@@ -156,6 +156,7 @@ impl World {
             peer: other,
             send_size: random.pick(&[37, 64, 100, 1000]),
             size_max: random.pick(&[own.recv_size, 1200]),
+            rdma_max: random.pick(&[100, 1 << 20]),
             keys,
         });
         Self {
