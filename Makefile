@@ -108,6 +108,10 @@ panics: ## prove that no function of the protocol core can panic
 mutants: ## test the tests of the protocol core (about an hour; needs cargo-mutants)
 	@tools/mutants
 
+.PHONY: seeded
+seeded: ## try bugs written by hand: which of units, simulation and hostile peers find each
+	@tools/seeded
+
 .PHONY: lint
 lint: ## check format, warnings, boundaries between the layers, and scripts
 	@tools/lint
