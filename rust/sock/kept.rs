@@ -8,10 +8,6 @@ use kernel::{
     sync::aref::ARef, //
 };
 
-/// How long the peer may take to give up memory that is taken back, in milliseconds. It answers
-/// without its program, once the RDMA Reads that it has in flight are over.
-pub(super) const RETURN_MS: u32 = 30_000;
-
 /// A buffer that was left with the socket.
 #[derive(Clone)]
 pub(super) struct Kept {

@@ -38,10 +38,7 @@ use crate::{
         ahead::Ahead,
         buffers::BUFFERS,
         conn::Conn,
-        kept::{
-            Kept,
-            RETURN_MS, //
-        },
+        kept::Kept,
         locked::{
             Locked,
             SocketState, //
@@ -56,6 +53,7 @@ use crate::{
         stats::Counter,
         stream::More,
         urgent,
+        zcopy::RETURN_MS,
         OpenSocket,
         Sdp,
         Socket, //

@@ -34,10 +34,7 @@ use crate::{
     sock::{
         buffers::Waiter,
         conn::Conn,
-        kept::{
-            Kept,
-            RETURN_MS, //
-        },
+        kept::Kept,
         locked::{
             Locked,
             SocketState, //
@@ -45,6 +42,7 @@ use crate::{
         output::SEND_ORDER,
         recv,
         stats::Counter,
+        zcopy::RETURN_MS,
         OpenSocket,
         Sdp,
         Socket, //

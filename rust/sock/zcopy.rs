@@ -53,6 +53,10 @@ use kernel::sync::{
 /// in use the list of the caller's pages and their scatter list.
 const REGION_PAGES: usize = 7;
 
+/// How long the peer may take to release memory that is withdrawn, in milliseconds. It answers
+/// without its program, once the RDMA Reads that it has in flight have completed.
+pub(super) const RETURN_MS: u32 = 30_000;
+
 /// How long the fabric may take to give up a killed caller's memory, in milliseconds.
 const KILLED_MS: u32 = 2000;
 
@@ -293,8 +297,8 @@ impl Conn {
         self.with(Machine::decline);
     }
 
-    /// Waits until the fabric has given up memory, for which the connection is broken after
-    /// `limit_ms`, or when the caller is killed, and [`KILLED_MS`] more. With the socket locked.
+    /// Waits until the fabric has released memory. After `limit_ms`, or when the caller is killed,
+    /// it waits for [`KILLED_MS`] more, and then breaks the connection. With the socket locked.
     pub(super) fn wait_return(
         &self,
         s: &mut OpenGuard<'_, Sdp>,
