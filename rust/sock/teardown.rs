@@ -73,10 +73,11 @@ impl Conn {
     /// When a wait for the peer that begins now times out, in the machine's time, with so many
     /// bytes queued. `TCP_LINGER2` is about the peer's own end only.
     fn fin_timeout(&self, queued: usize) -> u64 {
-        let timeout = match self.flow.lock().options.linger2 {
-            0 => settings::fin_timeout_ms(&self.net),
-            _ if queued > 0 => settings::fin_timeout_ms(&self.net),
-            seconds => seconds.max(0).unsigned_abs().saturating_mul(1000),
+        let linger2 = self.flow.lock().options.linger2;
+        let timeout = if linger2 == 0 || queued > 0 {
+            settings::fin_timeout_ms(&self.net)
+        } else {
+            linger2.max(0).unsigned_abs().saturating_mul(1000)
         };
         self.now().saturating_add(ms(timeout))
     }
