@@ -4,7 +4,7 @@
 
 use std::cell::Cell;
 
-/// Each is the beginning of names of probes, word by word; `*` stands for any one word.
+/// Each is the first words of the names of probes.
 pub(crate) struct Differences(Vec<(&'static str, Cell<bool>)>);
 
 const TEXT: &str = include_str!(concat!(
@@ -23,12 +23,9 @@ impl Differences {
     /// Whether the probe `name` may differ.
     pub(crate) fn has(&self, name: &str) -> bool {
         let mut found = false;
-        for (pattern, used) in &self.0 {
-            let mut words = name.split(' ');
-            if pattern
-                .split(' ')
-                .all(|word| words.next().is_some_and(|of| word == "*" || word == of))
-            {
+        for (entry, used) in &self.0 {
+            let rest = name.strip_prefix(entry);
+            if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' ')) {
                 used.set(true);
                 found = true;
             }
@@ -36,9 +33,9 @@ impl Differences {
         found
     }
 
-    /// What stands in the list and nothing differs by.
+    /// The entries by which nothing differs.
     pub(crate) fn unused(&self) -> Vec<&'static str> {
         let unused = self.0.iter().filter(|(_, used)| !used.get());
-        unused.map(|(pattern, _)| *pattern).collect()
+        unused.map(|(entry, _)| *entry).collect()
     }
 }
