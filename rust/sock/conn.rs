@@ -583,7 +583,7 @@ impl Conn {
     /// When a connect times out, in the machine's time, in nanoseconds. Any context, without
     /// [`Connection::flow`] and the locks after it.
     pub(super) fn connect_by(&self) -> u64 {
-        self.flow.lock().options.patience.connect_ns(&self.net)
+        self.flow.lock().options.timeouts.connect_ns(&self.net)
     }
 
     /// Whether a connect that was begun keeps the cm id until the peer has answered, or TCP has

@@ -82,7 +82,7 @@ pub(super) fn accept(sk: &OpenSocket, nonblock: bool) -> Result<(Child<Sdp>, boo
         {
             let mut c = child.lock();
             c.options = conn.flow.lock().options.accepted();
-            let keepalive = c.options.patience.keepalive;
+            let keepalive = c.options.timeouts.keepalive;
             c.set_keepopen(keepalive);
             c.set_conn(&child, Some(conn.clone()));
         }

@@ -114,11 +114,11 @@ pub(super) fn set(sk: &Socket, name: c_int, value: OptionValue<'_>) -> Result {
     match name {
         TCP_NODELAY => s.options.nodelay = value != 0,
         TCP_CORK => s.options.cork = value != 0,
-        TCP_KEEPIDLE => s.options.patience.set_idle(value)?,
-        TCP_KEEPINTVL => s.options.patience.set_interval(value)?,
-        TCP_KEEPCNT => s.options.patience.set_probes(value)?,
-        TCP_SYNCNT => s.options.patience.set_syn_count(value)?,
-        TCP_USER_TIMEOUT => s.options.patience.set_user_timeout(value)?,
+        TCP_KEEPIDLE => s.options.timeouts.set_keepidle(value)?,
+        TCP_KEEPINTVL => s.options.timeouts.set_keepintvl(value)?,
+        TCP_KEEPCNT => s.options.timeouts.set_keepcnt(value)?,
+        TCP_SYNCNT => s.options.timeouts.set_syncnt(value)?,
+        TCP_USER_TIMEOUT => s.options.timeouts.set_user_timeout(value)?,
         TCP_MAXSEG => match value {
             0 | MAXSEG_MIN..=MAXSEG_MAX => s.options.max_seg = value.unsigned_abs(),
             _ => return Err(EINVAL),
@@ -189,7 +189,7 @@ pub(super) fn low_water_set(sk: &Socket) {
 
 /// Applies `SO_KEEPALIVE`, with the socket locked.
 pub(super) fn set_keepalive(s: &mut Locked, on: bool) {
-    s.options.patience.keepalive = on;
+    s.options.timeouts.keepalive = on;
     apply(s);
 }
 
@@ -209,11 +209,11 @@ pub(super) fn get(sk: &Socket, name: c_int, to: OptionRoom) -> Result {
     let value: c_int = match name {
         TCP_NODELAY => s.options.nodelay.into(),
         TCP_CORK => s.options.cork.into(),
-        TCP_KEEPIDLE => s.options.patience.idle(sk.net()),
-        TCP_KEEPINTVL => s.options.patience.interval(sk.net()),
-        TCP_KEEPCNT => s.options.patience.probes(sk.net()),
-        TCP_SYNCNT => s.options.patience.syn_count(sk.net()),
-        TCP_USER_TIMEOUT => s.options.patience.user_timeout(),
+        TCP_KEEPIDLE => s.options.timeouts.keepidle(sk.net()),
+        TCP_KEEPINTVL => s.options.timeouts.keepintvl(sk.net()),
+        TCP_KEEPCNT => s.options.timeouts.keepcnt(sk.net()),
+        TCP_SYNCNT => s.options.timeouts.syncnt(sk.net()),
+        TCP_USER_TIMEOUT => s.options.timeouts.user_timeout(),
         TCP_MAXSEG => c_int::try_from(max_seg(&s))?,
         TCP_LINGER2 => match s.options.linger2 {
             0 => c_int::try_from(settings::fin_timeout_ms(sk.net()) / 1000)?,

@@ -9,7 +9,7 @@ use crate::{
     },
     prelude::*,
     proto::Machine,
-    sock::alive::Patience, //
+    sock::timeouts::Timeouts, //
 };
 
 /// The name of what keeps senders from flooding the fabric.
@@ -28,7 +28,7 @@ pub(super) struct Options {
     /// `SDP_ZCOPY_RETRY`: a call that would block may leave its buffer with the socket.
     pub(super) zcopy_retry: bool,
     /// How long the peer may be silent.
-    pub(super) patience: Patience,
+    pub(super) timeouts: Timeouts,
     /// `TCP_MAXSEG`: the most payload of a message in bytes, or 0 for what the peer takes.
     pub(super) max_seg: u32,
     /// `TCP_LINGER2`: how long a closed socket waits for its peer, in seconds; 0 for
@@ -58,7 +58,7 @@ pub(super) struct Options {
 impl Options {
     /// Sets them in the machine of a connection in `net`. Any context.
     pub(super) fn apply(&self, machine: &mut Machine, net: &Net) {
-        self.patience.apply(machine, net);
+        self.timeouts.apply(machine, net);
         machine.set_nodelay(self.nodelay);
         machine.set_cork(self.cork);
         machine.set_max_payload(match self.max_seg {

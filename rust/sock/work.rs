@@ -142,7 +142,7 @@ impl Conn {
                 let flow = &mut *self.flow.lock();
                 flow.machine.set_now(now);
                 // TCP's settings may have changed.
-                flow.options.patience.apply(&mut flow.machine, &self.net);
+                flow.options.timeouts.apply(&mut flow.machine, &self.net);
                 flow.machine.expired(now);
             }
             self.kick();

@@ -16,10 +16,11 @@ use crate::{
     sock::time::ms, //
 };
 
-/// The maximum of `TCP_KEEPIDLE` and `TCP_KEEPINTVL`, in seconds, and of `TCP_KEEPCNT` and
-/// `TCP_SYNCNT`, as with TCP.
-const SECONDS_MAX: c_int = 32767;
-const COUNT_MAX: c_int = 127;
+/// TCP's bounds of its options.
+const MAX_TCP_KEEPIDLE: c_int = 32767;
+const MAX_TCP_KEEPINTVL: c_int = 32767;
+const MAX_TCP_KEEPCNT: c_int = 127;
+const MAX_TCP_SYNCNT: c_int = 127;
 
 /// TCP's first retransmission timeout of a SYN, and its minimum otherwise, in milliseconds.
 const SYN_PAUSE_MS: u32 = 1000;
@@ -27,17 +28,17 @@ const PAUSE_MS: u32 = 200;
 
 /// The options of a socket that limit the peer's silence; 0 where one is not set.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Patience {
+pub(super) struct Timeouts {
     /// `SO_KEEPALIVE`.
     pub(super) keepalive: bool,
     /// `TCP_KEEPIDLE`, in seconds.
-    idle: u16,
+    keepidle: u16,
     /// `TCP_KEEPINTVL`, in seconds.
-    interval: u16,
+    keepintvl: u16,
     /// `TCP_KEEPCNT`.
-    probes: u8,
+    keepcnt: u8,
     /// `TCP_SYNCNT`.
-    syn_count: u8,
+    syncnt: u8,
     /// `TCP_USER_TIMEOUT`, in milliseconds.
     user_timeout: u32,
 }
@@ -76,28 +77,28 @@ fn retry_ms(retries: u32, first: u32, most: u32) -> u32 {
         .saturating_add(rest.saturating_mul(most))
 }
 
-impl Patience {
+impl Timeouts {
     /// Sets `TCP_KEEPIDLE`, in seconds. This and those that follow fail with `EINVAL`, as with TCP.
-    pub(super) fn set_idle(&mut self, seconds: c_int) -> Result {
-        self.idle = check(seconds, SECONDS_MAX)?;
+    pub(super) fn set_keepidle(&mut self, seconds: c_int) -> Result {
+        self.keepidle = check(seconds, MAX_TCP_KEEPIDLE)?;
         Ok(())
     }
 
     /// Sets `TCP_KEEPINTVL`, in seconds.
-    pub(super) fn set_interval(&mut self, seconds: c_int) -> Result {
-        self.interval = check(seconds, SECONDS_MAX)?;
+    pub(super) fn set_keepintvl(&mut self, seconds: c_int) -> Result {
+        self.keepintvl = check(seconds, MAX_TCP_KEEPINTVL)?;
         Ok(())
     }
 
     /// Sets `TCP_KEEPCNT`.
-    pub(super) fn set_probes(&mut self, count: c_int) -> Result {
-        self.probes = check(count, COUNT_MAX)?;
+    pub(super) fn set_keepcnt(&mut self, count: c_int) -> Result {
+        self.keepcnt = check(count, MAX_TCP_KEEPCNT)?;
         Ok(())
     }
 
     /// Sets `TCP_SYNCNT`.
-    pub(super) fn set_syn_count(&mut self, count: c_int) -> Result {
-        self.syn_count = check(count, COUNT_MAX)?;
+    pub(super) fn set_syncnt(&mut self, count: c_int) -> Result {
+        self.syncnt = check(count, MAX_TCP_SYNCNT)?;
         Ok(())
     }
 
@@ -107,39 +108,39 @@ impl Patience {
         Ok(())
     }
 
-    fn idle_ms(&self, tcp: &TcpSysctls) -> u32 {
+    fn keepidle_ms(&self, tcp: &TcpSysctls) -> u32 {
         or_default(
-            u32::from(self.idle).saturating_mul(1000),
+            u32::from(self.keepidle).saturating_mul(1000),
             tcp.keepalive_time,
         )
     }
 
-    fn interval_ms(&self, tcp: &TcpSysctls) -> u32 {
+    fn keepintvl_ms(&self, tcp: &TcpSysctls) -> u32 {
         or_default(
-            u32::from(self.interval).saturating_mul(1000),
+            u32::from(self.keepintvl).saturating_mul(1000),
             tcp.keepalive_intvl,
         )
     }
 
     /// `TCP_KEEPIDLE` of a socket in `net`, in seconds. This and those that follow may be called in
     /// any context.
-    pub(super) fn idle(&self, net: &Net) -> c_int {
-        to_int(self.idle_ms(&net.tcp_sysctls()) / 1000)
+    pub(super) fn keepidle(&self, net: &Net) -> c_int {
+        to_int(self.keepidle_ms(&net.tcp_sysctls()) / 1000)
     }
 
     /// `TCP_KEEPINTVL` of a socket in `net`, in seconds.
-    pub(super) fn interval(&self, net: &Net) -> c_int {
-        to_int(self.interval_ms(&net.tcp_sysctls()) / 1000)
+    pub(super) fn keepintvl(&self, net: &Net) -> c_int {
+        to_int(self.keepintvl_ms(&net.tcp_sysctls()) / 1000)
     }
 
     /// `TCP_KEEPCNT` of a socket in `net`.
-    pub(super) fn probes(&self, net: &Net) -> c_int {
-        to_int(or_default(self.probes, net.tcp_sysctls().keepalive_probes))
+    pub(super) fn keepcnt(&self, net: &Net) -> c_int {
+        to_int(or_default(self.keepcnt, net.tcp_sysctls().keepalive_probes))
     }
 
     /// `TCP_SYNCNT` of a socket in `net`.
-    pub(super) fn syn_count(&self, net: &Net) -> c_int {
-        to_int(or_default(self.syn_count, net.tcp_sysctls().syn_retries))
+    pub(super) fn syncnt(&self, net: &Net) -> c_int {
+        to_int(or_default(self.syncnt, net.tcp_sysctls().syn_retries))
     }
 
     /// `TCP_USER_TIMEOUT`, in milliseconds.
@@ -150,7 +151,7 @@ impl Patience {
     /// How long a connect in `net` may take, in nanoseconds.
     pub(super) fn connect_ns(&self, net: &Net) -> u64 {
         let tcp = net.tcp_sysctls();
-        let retries = or_default(self.syn_count, tcp.syn_retries);
+        let retries = or_default(self.syncnt, tcp.syn_retries);
         let limit = retry_ms(retries, SYN_PAUSE_MS, tcp.rto_max);
         ms(or_default(self.user_timeout, limit).min(limit))
     }
@@ -159,9 +160,9 @@ impl Patience {
     pub(super) fn apply(&self, machine: &mut Machine, net: &Net) {
         let tcp = net.tcp_sysctls();
         machine.set_keepalive(self.keepalive.then(|| KeepAlive {
-            idle: ms(self.idle_ms(&tcp)),
-            interval: ms(self.interval_ms(&tcp)),
-            probes: or_default(self.probes, tcp.keepalive_probes),
+            idle: ms(self.keepidle_ms(&tcp)),
+            interval: ms(self.keepintvl_ms(&tcp)),
+            probes: or_default(self.keepcnt, tcp.keepalive_probes),
         }));
         let user_timeout = (self.user_timeout > 0).then(|| ms(self.user_timeout));
         // Without it TCP's number of retries is the limit.
