@@ -30,8 +30,8 @@ pub(crate) struct Knob {
     pub(crate) min: i32,
     /// The greatest value that a write may set.
     pub(crate) max: i32,
-    /// Whether 0 is allowed although it is below `min`, and turns the feature off.
-    pub(crate) has_off: bool,
+    /// Whether 0, which turns the feature off, is allowed although it is below `min`.
+    pub(crate) allows_zero: bool,
     /// What there is instead if only the initial namespace can set it, and the others show that.
     /// Such a knob is alone in its file.
     pub(crate) of_host: Option<OfHost>,
@@ -49,7 +49,7 @@ pub(crate) struct OfHost {
 impl Knob {
     /// Whether it allows `value`. Any context.
     pub(crate) fn allows(&self, value: i32) -> bool {
-        (self.min..=self.max).contains(&value) || (self.has_off && value == 0)
+        (self.min..=self.max).contains(&value) || (self.allows_zero && value == 0)
     }
 }
 

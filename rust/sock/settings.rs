@@ -45,7 +45,7 @@ knobs! {
         default: 16384,
         min: 4096,
         max: 65536,
-        has_off: false,
+        allows_zero: false,
         of_host: None,
     },
     RecvBuffers = Knob {
@@ -53,7 +53,7 @@ knobs! {
         default: 30,
         min: 4,
         max: 1024,
-        has_off: false,
+        allows_zero: false,
         of_host: None,
     },
     FinTimeout = Knob {
@@ -61,7 +61,7 @@ knobs! {
         default: 60,
         min: 1,
         max: 3600,
-        has_off: false,
+        allows_zero: false,
         of_host: None,
     },
     ZcopyThreshold = Knob {
@@ -69,7 +69,7 @@ knobs! {
         default: 65536,
         min: PAGE_SIZE as i32,
         max: 1 << 30,
-        has_off: true,
+        allows_zero: true,
         of_host: None,
     },
     MaxOrphans = Knob {
@@ -77,7 +77,7 @@ knobs! {
         default: 0,
         min: 0,
         max: i32::MAX,
-        has_off: false,
+        allows_zero: false,
         of_host: Some(OfHost {
             value: &MAX_ORPHANS,
             default: default_orphans,
@@ -88,7 +88,7 @@ knobs! {
         default: 60,
         min: 1,
         max: 3600,
-        has_off: false,
+        allows_zero: false,
         of_host: None,
     },
     RmemMin = rmem(Some(c"rmem"), 16384),
@@ -99,7 +99,7 @@ knobs! {
         default: 18,
         min: 8,
         max: 31,
-        has_off: true,
+        allows_zero: true,
         of_host: None,
     },
 }
@@ -111,7 +111,7 @@ const fn rmem(name: Option<&'static CStr>, default: i32) -> Knob {
         default,
         min: PAGE_SIZE as i32,
         max: 1 << 30,
-        has_off: false,
+        allows_zero: false,
         of_host: None,
     }
 }
