@@ -20,8 +20,9 @@
 //!   `stats`.
 //!
 //! State is in two places: that of a socket, as its program sees it, is [`Locked`], under
-//! `lock_sock()`, but for what poll reads, [`Shared`], under a spinlock; that of a connection, which
-//! outlives its socket, is in [`conn`]. The order of all locks is in Documentation/architecture.rst.
+//! `lock_sock()`, but for what poll reads, [`Shared`], under a spinlock; that of a connection,
+//! which outlives its socket, is in [`conn`]. The order of all locks is in
+//! Documentation/architecture.rst.
 
 mod accepting;
 mod account;

@@ -74,9 +74,9 @@ impl Shared {
     }
 }
 
-/// Tells readers of `sk` that something came. Who polls, or gets SIGIO, is told as TCP does: once it
-/// is as much as readers wait for, or urgent, or the end; while a call has the turn, when that ends.
-/// Any context, without the spinlocks of a connection but [`Connection::owner`].
+/// Tells readers of `sk` that something came. Who polls, or gets SIGIO, is told as TCP does: once
+/// it is as much as readers wait for, or urgent, or the end; while a call has the turn, when that
+/// ends. Any context, without the spinlocks of a connection but [`Connection::owner`].
 ///
 /// [`Connection::owner`]: super::conn::Connection::owner
 pub(super) fn tell(sk: &Socket) {
