@@ -7,6 +7,7 @@ pub mod diag;
 pub mod errno;
 pub mod namespace;
 pub mod random;
+pub mod resources;
 pub mod sdp;
 pub mod shared;
 pub mod sock;

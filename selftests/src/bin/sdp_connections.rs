@@ -10,6 +10,10 @@ use clap::Parser;
 use sdp_selftests::{
     errno::Errno,
     namespace,
+    resources::{
+        allow_files,
+        available, //
+    },
     sock::{
         Addr,
         Sock,
@@ -77,43 +81,11 @@ struct Options {
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// A page, in KiB.
-const PAGE_KIB: i64 = 4;
-
 /// `net.sdp.idle_timeout` for `--stream`, in seconds.
 const IDLE_TIMEOUT: u64 = 5;
 
 /// Where the listener is.
 const LISTENER: Ipv4Addr = Ipv4Addr::new(10, 27, 0, 2);
-
-/// The number in `line` behind `name`.
-fn number(line: &str, name: &str) -> Option<i64> {
-    let words = line.trim_start().strip_prefix(name)?;
-    words.split_whitespace().next()?.parse().ok()
-}
-
-/// Memory that can be had, in KiB, once what was freed late is there too and caches are as small as
-/// they get: `MemAvailable`, and the free pages that each processor keeps at hand, which are not in
-/// it and may come to many MiB.
-fn available() -> Result<i64> {
-    let mut last = 0;
-    loop {
-        fs::write("/proc/sys/vm/drop_caches", "3")?;
-        thread::sleep(Duration::from_secs(1));
-        let meminfo = fs::read_to_string("/proc/meminfo")?;
-        let mut lines = meminfo.lines();
-        let available = lines.find_map(|line| number(line, "MemAvailable:"));
-        let available = available.ok_or("no MemAvailable in /proc/meminfo")?;
-        let zones = fs::read_to_string("/proc/zoneinfo")?;
-        let at_hand = zones.lines().filter_map(|line| number(line, "count:"));
-        let kib = available + at_hand.sum::<i64>() * PAGE_KIB;
-        // It is still growing.
-        if kib <= last + 256 {
-            return Ok(kib);
-        }
-        last = kib;
-    }
-}
 
 /// What the memory cgroup of this process is charged, in KiB.
 fn charged() -> Result<i64> {
@@ -133,20 +105,6 @@ fn wait_for_ends() {
     };
     while is_held() {
         thread::sleep(Duration::from_secs(1));
-    }
-}
-
-/// Lets this process have so many files more.
-fn allow_files(more: u64) -> Result<()> {
-    let files = more + 256;
-    let limit = libc::rlimit {
-        rlim_cur: files,
-        rlim_max: files,
-    };
-    // SAFETY: `limit` is a `struct rlimit`.
-    match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } {
-        0 => Ok(()),
-        _ => Err(format!("{files} files: {}", std::io::Error::last_os_error()).into()),
     }
 }
 
