@@ -19,6 +19,7 @@ use std::mem::{
 
 pub const PS_TCP: u32 = 0x0106;
 pub const ACCESS_LOCAL_WRITE: c_int = 1;
+pub const ACCESS_REMOTE_WRITE: c_int = 2;
 pub const ACCESS_REMOTE_READ: c_int = 4;
 pub const QPT_RC: u32 = 2;
 pub const WR_WRITE: u32 = 0;
@@ -149,7 +150,8 @@ pub struct Mr {
 pub struct Context {
     before: [usize; 12],
     pub poll_cq: unsafe extern "C" fn(*mut c_void, c_int, *mut Wc) -> c_int,
-    between: [usize; 13],
+    pub req_notify_cq: unsafe extern "C" fn(*mut c_void, c_int) -> c_int,
+    between: [usize; 12],
     pub post_send: unsafe extern "C" fn(*mut c_void, *mut SendWr, *mut *mut SendWr) -> c_int,
     pub post_recv: unsafe extern "C" fn(*mut c_void, *mut RecvWr, *mut *mut RecvWr) -> c_int,
 }
@@ -208,4 +210,20 @@ extern "C" {
 extern "C" {
     pub fn ibv_reg_mr(pd: *mut c_void, addr: *mut c_void, len: usize, access: c_int) -> *mut Mr;
     pub fn ibv_dereg_mr(mr: *mut Mr) -> c_int;
+    pub fn ibv_create_comp_channel(context: *mut Context) -> *mut c_void;
+    pub fn ibv_destroy_comp_channel(channel: *mut c_void) -> c_int;
+    pub fn ibv_create_cq(
+        context: *mut Context,
+        entries: c_int,
+        cq_context: *mut c_void,
+        channel: *mut c_void,
+        vector: c_int,
+    ) -> *mut c_void;
+    pub fn ibv_destroy_cq(cq: *mut c_void) -> c_int;
+    pub fn ibv_get_cq_event(
+        channel: *mut c_void,
+        cq: *mut *mut c_void,
+        cq_context: *mut *mut c_void,
+    ) -> c_int;
+    pub fn ibv_ack_cq_events(cq: *mut c_void, events: u32);
 }
