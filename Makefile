@@ -72,6 +72,10 @@ compare: ## measure throughput and latency against the module of another revisio
 	@tools/vm/prepare release
 	@tools/compare $(or $(BASE),HEAD~1) $(ROUNDS)
 
+.PHONY: bench
+bench: ## measure SDP beside verbs, rsockets and TCP in the VM, on rxe and siw, at two MTUs: ARGS='--rdma rxe --mtu 9000'
+	@tools/bench $(ARGS)
+
 .PHONY: check
 check: ## run every test: on the host, of the packages, and in the VM on Debian's kernels and the debug kernel
 	@tools/check
