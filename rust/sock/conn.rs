@@ -120,6 +120,15 @@ pub(super) type Id = CmId<Arc<Conn>>;
 /// The QP of a connection, with its cm id.
 pub(super) type ConnQp = Qp<Arc<Conn>, Arc<Conn>>;
 
+/// A protocol machine, in memory of its own: it would be copied on the stack of a handler of the
+/// CM's, which has no room for that. Sleeps. Fails with `EINVAL` for a configuration that makes no
+/// sense, and with `ENOMEM`.
+#[inline(never)]
+pub(super) fn new_machine(config: Config) -> Result<KBox<Machine>> {
+    let machine = Machine::new(config).map_err(|_| EINVAL)?;
+    Ok(KBox::new(machine, GFP_KERNEL_ACCOUNT)?)
+}
+
 /// The owner of a connection, who is told of it.
 pub(super) enum Owner {
     /// Nobody: it ends by itself.
@@ -297,7 +306,7 @@ pub(super) struct Offers {
 /// What [`Connection::flow`] guards: the machine, and what goes with its state.
 pub(super) struct Flow {
     /// The protocol.
-    pub(super) machine: Machine,
+    pub(super) machine: KBox<Machine>,
     /// Payload that no reader has taken over yet.
     pub(super) rx: Ring<Unread>,
     /// The peer's urgent byte.
@@ -503,7 +512,7 @@ impl Conn {
             desired_remote: 0,
         };
         let flow = Flow {
-            machine: Machine::new(config).map_err(|_| EINVAL)?,
+            machine: new_machine(config)?,
             rx: Ring::empty(),
             urgent: Urgent::None,
             urgent_came: false,

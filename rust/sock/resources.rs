@@ -9,7 +9,6 @@ use crate::{
     prelude::*,
     proto::{
         Config,
-        Machine,
         ADVERTS, //
     },
     rdma::{
@@ -27,6 +26,7 @@ use crate::{
     sock::{
         buffers::BUFFER_SLOTS,
         conn::{
+            new_machine,
             Conn,
             Id,
             PeerBuffers, //
@@ -123,7 +123,7 @@ impl Conn {
             send_size,
             desired_remote: limits.size(),
         };
-        let mut machine = Machine::new(config).map_err(|_| EINVAL)?;
+        let mut machine = new_machine(config)?;
         machine.set_resizable(true);
         let iwarp = device.is_iwarp();
         if iwarp {
@@ -135,7 +135,7 @@ impl Conn {
         {
             let mut flow = self.flow.lock();
             flow.options.apply(&mut machine, &self.net);
-            flow.machine = machine;
+            core::mem::swap(&mut flow.machine, &mut machine);
             // Left by the attempt before.
             flow.flushed = false;
             flow.failure.cause = None;
