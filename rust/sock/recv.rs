@@ -578,15 +578,7 @@ impl Receiving<'_, '_, '_> {
             let max_pages = conn.max_buffer_pages();
             let pages = Pages::of_dest(self.msg.data, max, max_pages, Memlock::Task);
             let taken = before.saturating_sub(self.msg.data.len());
-            let memory = pages
-                .map_err(|e| match e {
-                    e if e == ENOBUFS => (Counter::NoMemlock, e),
-                    e => (Counter::NoPages, e),
-                })
-                .and_then(|pages| {
-                    let memory = conn.register(pages, Access::ReadSink);
-                    memory.map_err(|e| (Counter::NoMr, e))
-                });
+            let memory = conn.register_pinned(pages, Access::ReadSink);
             let refused = match memory {
                 Ok(memory) => {
                     self.take_turn();

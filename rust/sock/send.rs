@@ -500,20 +500,11 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         let pages = Pages::of_source(self.msg.data, max, max_pages, memlock);
         let taken = before.saturating_sub(self.msg.data.len());
         let conn = self.conn;
-        let memory = pages
-            .map_err(|e| match e {
-                e if e == ENOBUFS => Counter::NoMemlock,
-                _ => Counter::NoPages,
-            })
-            .and_then(|pages| {
-                let memory = conn.register(pages, Access::RemoteRead);
-                memory.map_err(|_| Counter::NoMr)
-            });
-        let memory = match memory {
+        let memory = match conn.register_pinned(pages, Access::RemoteRead) {
             Ok(memory) => memory,
-            Err(counter) => {
+            Err((counter, _)) => {
                 self.msg.take_back(taken);
-                self.conn.count(counter, 1);
+                conn.count(counter, 1);
                 self.lending = Lending::No;
                 return Ok(());
             }

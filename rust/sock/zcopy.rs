@@ -135,6 +135,20 @@ impl Conn {
             .change(|parts| parts.regions = parts.regions.min(regions));
     }
 
+    /// [`Self::register`] for pages that were to be pinned just now. An error comes with the counter
+    /// of its cause.
+    pub(super) fn register_pinned(
+        &self,
+        pinned: Result<Pages>,
+        access: Access,
+    ) -> Result<Arc<Memory>, (Counter, Error)> {
+        let pages = pinned.map_err(|e| match e {
+            e if e == ENOBUFS => (Counter::NoMemlock, e),
+            e => (Counter::NoPages, e),
+        })?;
+        self.register(pages, access).map_err(|e| (Counter::NoMr, e))
+    }
+
     /// Whether another buffer can be sent.
     pub(super) fn has_buffer_place(&self) -> bool {
         self.post.lock().buffers.has_place()
