@@ -15,6 +15,9 @@ use kernel::{
     },
 };
 
+/// What `SDP_STATS` gives.
+pub(crate) use bindings::sdp_stats;
+
 /// The level of TCP's options.
 pub(crate) const IPPROTO_TCP: c_int = bindings::IPPROTO_TCP as c_int;
 

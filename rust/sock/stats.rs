@@ -3,12 +3,18 @@
 //! Counters of what connections did.
 
 use crate::{
-    net::sk_mem,
+    net::{
+        option::sdp_stats,
+        sk_mem, //
+    },
     sock::orphan, //
 };
-use core::sync::atomic::{
-    AtomicU64,
-    Ordering, //
+use core::{
+    mem::offset_of,
+    sync::atomic::{
+        AtomicU64,
+        Ordering, //
+    }, //
 };
 use kernel::{
     seq_file::SeqFile,
@@ -16,64 +22,50 @@ use kernel::{
 };
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// What is counted, in the order of `struct sdp_stats`.
+    ($($variant:ident = $field:ident,)*) => {
+        /// The fields of `struct sdp_stats`, which `include/uapi/linux/sdp.h` describes, in order.
         #[derive(Clone, Copy, PartialEq, Eq)]
+        #[allow(missing_docs)]
         pub(crate) enum Counter {
-            $($(#[$doc])* $variant,)*
+            $($variant,)*
         }
 
         impl Counter {
-            /// The names of the fields of `struct sdp_stats`.
-            pub(crate) const NAMES: &[&str] = &[$($name,)*];
+            /// The names of the fields.
+            pub(crate) const NAMES: &[&str] = &[$(stringify!($field),)*];
         }
+
+        $(const _: () = assert!(
+            Counter::$variant as usize * size_of::<u64>() == offset_of!(sdp_stats, $field)
+        );)*
     };
 }
 
 counters! {
-    /// Bytes copied from the program's memory.
-    SentCopied = "sent_copied",
-    /// Bytes sent by Data from the program's memory.
-    SentDirect = "sent_direct",
-    /// Bytes that the peer fetched by RDMA Read.
-    SentRead = "sent_read",
-    /// Bytes given to the peer by RDMA Write.
-    SentWritten = "sent_written",
-    /// Bytes copied to the program's memory.
-    RecvCopied = "recv_copied",
-    /// Bytes fetched by RDMA Read.
-    RecvRead = "recv_read",
-    /// Bytes that the peer gave by RDMA Write.
-    RecvWritten = "recv_written",
-    /// Bytes given to a pipe in their pages.
-    RecvMoved = "recv_moved",
-    /// SrcAvail messages sent.
-    SrcAvails = "src_avails",
-    /// SinkAvail messages sent.
-    SinkAvails = "sink_avails",
-    /// Times that the peer was asked to send copies.
-    Declined = "declined",
-    /// Advertised sends that the peer was too slow for.
-    CancelsTimeout = "cancels_timeout",
-    /// Advertised calls that a signal ended.
-    CancelsSignal = "cancels_signal",
-    /// Advertised calls that were not made again.
-    CancelsRetry = "cancels_retry",
-    /// Copies because of `RLIMIT_MEMLOCK`.
-    NoMemlock = "no_memlock",
-    /// Copies because pages could not be pinned.
-    NoPages = "no_pages",
-    /// Copies because memory could not be registered.
-    NoMr = "no_mr",
-    /// Pages pinned or referenced.
-    PagesPinned = "pages_pinned",
-    /// Pages released.
-    PagesUnpinned = "pages_unpinned",
-    /// Memory regions registered.
-    MrsRegistered = "mrs_registered",
-    /// Memory regions invalidated.
-    MrsInvalidated = "mrs_invalidated",
+    SentCopied = sent_copied,
+    SentDirect = sent_direct,
+    SentRead = sent_read,
+    SentWritten = sent_written,
+    RecvCopied = recv_copied,
+    RecvRead = recv_read,
+    RecvWritten = recv_written,
+    RecvMoved = recv_moved,
+    SrcAvails = src_avails,
+    SinkAvails = sink_avails,
+    Declined = declined,
+    CancelsTimeout = cancels_timeout,
+    CancelsSignal = cancels_signal,
+    CancelsRetry = cancels_retry,
+    NoMemlock = no_memlock,
+    NoPages = no_pages,
+    NoMr = no_mr,
+    PagesPinned = pages_pinned,
+    PagesUnpinned = pages_unpinned,
+    MrsRegistered = mrs_registered,
+    MrsInvalidated = mrs_invalidated,
 }
+
+const _: () = assert!(size_of::<sdp_stats>() == size_of::<Counters>());
 
 /// One value for each [`Counter`].
 pub(crate) struct Counters([AtomicU64; Counter::NAMES.len()]);

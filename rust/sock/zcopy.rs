@@ -135,8 +135,8 @@ impl Conn {
             .change(|parts| parts.regions = parts.regions.min(regions));
     }
 
-    /// [`Self::register`] for pages that were to be pinned just now. An error comes with the counter
-    /// of its cause.
+    /// [`Self::register`], once `pinned` has succeeded. An error comes with the counter of its
+    /// cause.
     pub(super) fn register_pinned(
         &self,
         pinned: Result<Pages>,

@@ -9,21 +9,21 @@
 
 /*
  * The address family of SDP sockets over IPv4, as programs have known it since
- * OFED. Linux has a name of its own for the number (AF_IB) but no sockets of it.
+ * OFED. Linux has its own name for the number (AF_IB), but no sockets of it.
  *
  *	fd = socket(AF_INET_SDP, SOCK_STREAM, 0);
  *
- * Addresses are struct sockaddr_in, of family AF_INET or AF_INET_SDP; names come
- * back as AF_INET.
+ * Addresses are struct sockaddr_in, of family AF_INET or AF_INET_SDP; returned
+ * addresses are of family AF_INET.
  */
 #define AF_INET_SDP	27
 #define PF_INET_SDP	AF_INET_SDP
 
 /*
- * That of SDP sockets over IPv6, which reach IPv4 too, by v4-mapped addresses, unless
- * IPV6_V6ONLY is set. Addresses are struct sockaddr_in6, of family AF_INET6 or
- * AF_INET6_SDP; names come back as AF_INET6. Linux has a name of its own for this
- * number as well (AF_MPLS) and no sockets of it.
+ * That of SDP sockets over IPv6, which also reach IPv4 through v4-mapped addresses
+ * unless IPV6_V6ONLY is set. Addresses are struct sockaddr_in6, of family AF_INET6 or
+ * AF_INET6_SDP; returned addresses are of family AF_INET6. Linux has its own name for
+ * this number too (AF_MPLS), but no sockets of it.
  */
 #define AF_INET6_SDP	28
 #define PF_INET6_SDP	AF_INET6_SDP
@@ -31,18 +31,18 @@
 /*
  * Socket options at level SOL_TCP.
  *
- * SDP_ZCOPY_THRESH (int): sends and receives of at least so many bytes move without
+ * SDP_ZCOPY_THRESH (int): the smallest send or receive, in bytes, that moves without
  * a copy; 0 turns that off. A new socket has the value of net.sdp.zcopy_threshold.
  * The number is that of OFED.
  *
  * SDP_ZCOPY_RETRY (int): whether a non-blocking call that fails with EAGAIN may
- * leave its buffer with the socket. The program then makes the same call again,
- * with the same buffer, once the socket is ready, and leaves the buffer alone until
- * then; any other call of the same direction fails with EBUSY.
+ * leave its buffer with the socket. The program must repeat the call, with the same
+ * buffer, once the socket is ready, and must not touch the buffer until then; any
+ * other call in the same direction fails with EBUSY.
  *
  * SDP_LAST_BIND_ERR (int, get only): the negative error of the last bind(), or 0 after
- * one that succeeded. Where the address is on no RDMA device, for which bind() itself
- * says ENODEV, it is -ENOENT: programs for OFED then go on with TCP.
+ * one that succeeded. If no RDMA device has the address, for which bind() itself fails
+ * with ENODEV, it is -ENOENT: programs for OFED then fall back to TCP.
  *
  * SDP_STATS (struct sdp_stats, get only): how the bytes of a connection moved.
  */
@@ -52,30 +52,30 @@
 #define SDP_STATS		83
 
 /*
- * Counters of one connection, and with the same names, one a line, those of all
- * connections of a network namespace in /proc/net/sdp_stat. It grows at the end
- * only; getsockopt() gives as much of it as there is room for.
+ * Counters of one connection. /proc/net/sdp_stat has those of all connections of a
+ * network namespace, one per line, by the same names. New fields are added at the end;
+ * getsockopt() returns as much as there is room for.
  */
 struct sdp_stats {
 	__u64 sent_copied;	/* bytes copied from the program's memory */
 	__u64 sent_direct;	/* bytes sent by Data from the program's memory */
 	__u64 sent_read;	/* bytes that the peer fetched by RDMA Read */
-	__u64 sent_written;	/* bytes given to the peer by RDMA Write */
+	__u64 sent_written;	/* bytes written to the peer by RDMA Write */
 	__u64 recv_copied;	/* bytes copied to the program's memory */
 	__u64 recv_read;	/* bytes fetched by RDMA Read */
-	__u64 recv_written;	/* bytes that the peer gave by RDMA Write */
-	__u64 recv_moved;	/* bytes whose pages went to a pipe */
+	__u64 recv_written;	/* bytes that the peer wrote by RDMA Write */
+	__u64 recv_moved;	/* bytes given to a pipe in their pages */
 	__u64 src_avails;	/* SrcAvail messages sent */
 	__u64 sink_avails;	/* SinkAvail messages sent */
-	__u64 declined;		/* times that the peer was asked for copies */
-	__u64 cancels_timeout;	/* sends taken back because of the time */
-	__u64 cancels_signal;	/* sends taken back because of a signal */
-	__u64 cancels_retry;	/* buffers whose call was not made again */
+	__u64 declined;		/* times that the peer was asked to send copies */
+	__u64 cancels_timeout;	/* sends withdrawn on a timeout */
+	__u64 cancels_signal;	/* sends withdrawn because of a signal */
+	__u64 cancels_retry;	/* buffers left behind whose call was not repeated */
 	__u64 no_memlock;	/* copies because of RLIMIT_MEMLOCK */
 	__u64 no_pages;		/* copies because pages could not be pinned */
 	__u64 no_mr;		/* copies because memory could not be registered */
 	__u64 pages_pinned;	/* pages pinned or referenced */
-	__u64 pages_unpinned;	/* pages let go */
+	__u64 pages_unpinned;	/* pages released */
 	__u64 mrs_registered;	/* memory regions registered */
 	__u64 mrs_invalidated;	/* memory regions invalidated */
 };
