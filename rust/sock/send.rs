@@ -545,9 +545,11 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             self.sk.shared().lock().kept_send = Some(kept);
             return Err(EAGAIN);
         }
-        let waited =
-            self.wait_for_peer(Timeout::from_ms(LEND_TIMEOUT_MS), || conn.call().left == 0);
+        let waited = self.wait_for_peer(Timeout::from_ms(LEND_TIMEOUT_MS), || {
+            conn.call().left == 0 || conn.send_closed()
+        });
         match waited {
+            // Where another thread has ended the stream the peer is not waited for, as with TCP.
             Ok(true) => {}
             Ok(false) => {
                 conn.count(Counter::CancelsTimeout, 1);
