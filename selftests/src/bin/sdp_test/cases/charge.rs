@@ -376,9 +376,10 @@ fn charge_rmem() {
     step!("nobody reads");
     let (a, b) = pair_of(&listener, &to);
     let mut sent = fill(&a);
+    // Buffers are counted whole, and one of 16 KiB may have a message of 4000 bytes.
     let held = unread(&b);
     assert!(
-        (default / 2..=default).contains(&held),
+        (default / 5..=default).contains(&held),
         "{held} bytes are unread"
     );
     check!(rcvbuf(&b), default);
@@ -391,7 +392,7 @@ fn charge_rmem() {
     });
     assert!(grown, "SO_RCVBUF is {}", rcvbuf(&b));
     let held = unread(&b);
-    assert!((most / 2..=most).contains(&held), "{held} bytes are unread");
+    assert!((most / 5..=most).contains(&held), "{held} bytes are unread");
 
     step!("one that has set it");
     must!(listener.set(libc::SOL_SOCKET, libc::SO_RCVBUF, 20_000));
