@@ -44,8 +44,7 @@ pub(super) fn check_option<P: Protocol>(
         bindings::IP_UNBLOCK_SOURCE..=bindings::MCAST_MSFILTER => return Err(EINVAL),
         _ => return Ok(()),
     };
-    sk.ask_tcp(bindings::SOL_IP as c_int, name, value)?;
-    Err(error)
+    Err(sk.refusal(bindings::SOL_IP as c_int, name, value, error))
 }
 
 /// Gives a socket the route to its peer where an option of IP's level, or of IPv6's, tells of that:
@@ -92,12 +91,10 @@ pub(super) fn set_option6<P: Protocol>(
         | bindings::IPV6_2292PKTOPTIONS
         | bindings::IPV6_PKTINFO
         | bindings::IPV6_FLOWLABEL_MGR => {
-            sk.ask_tcp(IPPROTO_IPV6, name, value)?;
-            return Err(ENOPROTOOPT);
+            return Err(sk.refusal(IPPROTO_IPV6, name, value, ENOPROTOOPT));
         }
         bindings::IPV6_IPSEC_POLICY | bindings::IPV6_XFRM_POLICY => {
-            sk.ask_tcp(IPPROTO_IPV6, name, value)?;
-            return Err(EOPNOTSUPP);
+            return Err(sk.refusal(IPPROTO_IPV6, name, value, EOPNOTSUPP));
         }
         bindings::IPV6_ADD_MEMBERSHIP | bindings::IPV6_DROP_MEMBERSHIP => {
             return match value.len() {
@@ -109,8 +106,7 @@ pub(super) fn set_option6<P: Protocol>(
         bindings::IPV6_RECVFRAGSIZE => {}
         bindings::IPV6_MINHOPCOUNT if (1..=255).contains(&given) => return Err(EOPNOTSUPP),
         bindings::IPV6_ADDR_PREFERENCES | bindings::IPV6_FLOWINFO_SEND if given != 0 => {
-            sk.ask_tcp(IPPROTO_IPV6, name, value)?;
-            return Err(ENOPROTOOPT);
+            return Err(sk.refusal(IPPROTO_IPV6, name, value, ENOPROTOOPT));
         }
         bindings::IPV6_FREEBIND
         | bindings::IPV6_TRANSPARENT

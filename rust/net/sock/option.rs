@@ -65,8 +65,7 @@ impl<P: Protocol> Sock<P> {
             | bindings::SO_ATTACH_BPF
             | bindings::SO_ATTACH_REUSEPORT_CBPF
             | bindings::SO_ATTACH_REUSEPORT_EBPF => {
-                self.ask_tcp(SOL_SOCKET, name, value)?;
-                return Err(EOPNOTSUPP);
+                return Err(self.refusal(SOL_SOCKET, name, value, EOPNOTSUPP));
             }
             bindings::SO_TIMESTAMPING_OLD | bindings::SO_TIMESTAMPING_NEW => {
                 // CAST: They are bits.
@@ -93,6 +92,18 @@ impl<P: Protocol> Sock<P> {
     /// Sleeps.
     pub(crate) fn ask_tcp(&self, level: c_int, name: c_int, value: OptionValue<'_>) -> Result {
         self.tcp_socket()?.set_option(level, name, value)
+    }
+
+    /// Why an option is refused that an RDMA device cannot have: what TCP says against it, which
+    /// would not set it either, or else `error`. Sleeps.
+    pub(in crate::net) fn refusal(
+        &self,
+        level: c_int,
+        name: c_int,
+        value: OptionValue<'_>,
+        error: Error,
+    ) -> Error {
+        self.ask_tcp(level, name, value).err().unwrap_or(error)
     }
 
     /// Gives the value that an option of TCP's has by default, or after it was set to `set`.
