@@ -907,7 +907,7 @@ impl Machine {
         }
         if let Some(size) = self.resize.next_ask() {
             // A peer without credit cannot answer.
-            if self.resize.asked(size) && self.credits.known() >= PAYLOAD_CREDIT {
+            if self.resize.asked(size) && !self.peer_is_short() {
                 self.timers.asked();
             }
             self.limit();
@@ -1357,7 +1357,7 @@ impl Machine {
     /// Asks the peer for an answer of its own (`B-81`), if there is credit for both.
     fn asks_peer(&mut self) -> bool {
         let may_ask = self.credits.allow(Cost::Control)
-            && self.credits.known() >= PAYLOAD_CREDIT
+            && !self.peer_is_short()
             && !self.receive.ended()
             && !self.state.disconn_sent();
         may_ask && self.resize.ask_same()
