@@ -587,76 +587,45 @@ impl Sock {
         .map(drop)
     }
 
+    /// `getsockopt()` into `room`: how many bytes it gave.
+    pub fn get_bytes(&self, level: c_int, option: c_int, room: &mut [u8]) -> Result<usize> {
+        let mut len = room.len() as socklen_t;
+        let value = room.as_mut_ptr().cast();
+        // SAFETY: The kernel writes at most `len` bytes to `room`.
+        Errno::check(unsafe { libc::getsockopt(self.fd(), level, option, value, &mut len) })
+            .map(|_| len as usize)
+    }
+
     /// `SO_COOKIE`.
     pub fn cookie(&self) -> Result<u64> {
-        let mut cookie = 0;
-        let mut len = mem::size_of::<u64>() as socklen_t;
-        // SAFETY: The kernel writes at most `len` bytes to `cookie`.
-        Errno::check(unsafe {
-            libc::getsockopt(
-                self.fd(),
-                libc::SOL_SOCKET,
-                libc::SO_COOKIE,
-                ptr::from_mut(&mut cookie).cast(),
-                &mut len,
-            )
-        })
-        .map(|_| cookie)
+        let mut cookie = [0; 8];
+        self.get_bytes(libc::SOL_SOCKET, libc::SO_COOKIE, &mut cookie)
+            .map(|_| u64::from_ne_bytes(cookie))
     }
 
     /// `getsockopt()` of an integer.
     pub fn get(&self, level: c_int, option: c_int) -> Result<c_int> {
-        let mut value: c_int = 0;
-        let mut len = mem::size_of::<c_int>() as socklen_t;
-        // SAFETY: The kernel writes at most `len` bytes to `value`.
-        Errno::check(unsafe {
-            libc::getsockopt(
-                self.fd(),
-                level,
-                option,
-                ptr::from_mut(&mut value).cast(),
-                &mut len,
-            )
-        })
-        .map(|_| value)
+        let mut value = [0; 4];
+        self.get_bytes(level, option, &mut value)
+            .map(|_| c_int::from_ne_bytes(value))
     }
 
     /// The bytes that it is charged for what the kernel holds of it, of `SO_MEMINFO`.
     pub fn charged(&self) -> Result<u32> {
         // SK_MEMINFO_FWD_ALLOC is the last of these.
-        let mut values = [0u32; 5];
-        let mut len = mem::size_of_val(&values) as socklen_t;
-        // SAFETY: The kernel writes at most `len` bytes to `values`.
-        Errno::check(unsafe {
-            libc::getsockopt(
-                self.fd(),
-                libc::SOL_SOCKET,
-                libc::SO_MEMINFO,
-                values.as_mut_ptr().cast(),
-                &mut len,
-            )
-        })?;
-        Ok(values[4])
+        let mut values = [[0; 4]; 5];
+        let room = values.as_flattened_mut();
+        self.get_bytes(libc::SOL_SOCKET, libc::SO_MEMINFO, room)?;
+        Ok(u32::from_ne_bytes(values[4]))
     }
 
     /// `getsockopt(SO_LINGER)`: whether it is on, and its seconds.
     pub fn linger(&self) -> Result<(c_int, c_int)> {
-        let mut value = libc::linger {
-            l_onoff: 0,
-            l_linger: 0,
-        };
-        let mut len = mem::size_of::<libc::linger>() as socklen_t;
-        // SAFETY: The kernel writes at most `len` bytes to `value`.
-        Errno::check(unsafe {
-            libc::getsockopt(
-                self.fd(),
-                libc::SOL_SOCKET,
-                libc::SO_LINGER,
-                ptr::from_mut(&mut value).cast(),
-                &mut len,
-            )
-        })
-        .map(|_| (value.l_onoff, value.l_linger))
+        let mut values = [[0; 4]; 2];
+        let room = values.as_flattened_mut();
+        self.get_bytes(libc::SOL_SOCKET, libc::SO_LINGER, room)?;
+        let [on, seconds] = values.map(c_int::from_ne_bytes);
+        Ok((on, seconds))
     }
 
     /// `SO_LINGER` on, with its seconds.

@@ -35,7 +35,7 @@ use sdp_selftests::{
     },
 };
 use std::{
-    mem, ptr, thread,
+    mem, thread,
     time::{
         Duration,
         Instant, //
@@ -436,20 +436,16 @@ fn option_ulp() {
     }
 }
 
+/// `struct tcp_info`, and zeros behind it.
+fn tcp_info(sock: &Sock) -> [u8; 400] {
+    let mut room = [0; 400];
+    must!(sock.get_bytes(libc::SOL_TCP, TCP_INFO, &mut room));
+    room
+}
+
 /// `tcpi_bytes_acked` and `tcpi_bytes_received`, and `tcpi_state`.
 fn info(sock: &Sock) -> (u64, u64, u8) {
-    let mut room = [0u8; 400];
-    let mut len = room.len() as libc::socklen_t;
-    // SAFETY: The kernel writes at most `len` bytes to `room`.
-    must!(Errno::check(unsafe {
-        libc::getsockopt(
-            sock.fd(),
-            libc::SOL_TCP,
-            TCP_INFO,
-            room.as_mut_ptr().cast(),
-            ptr::from_mut(&mut len),
-        )
-    }));
+    let room = tcp_info(sock);
     let word = |at: usize| room[at..at + 8].try_into().map_or(0, u64::from_ne_bytes);
     (word(120), word(128), room[0])
 }
@@ -495,18 +491,7 @@ fn option_info() {
 
 /// The numbers of `TCP_INFO` at these places.
 fn info_words<const N: usize>(sock: &Sock, at: [usize; N]) -> [u32; N] {
-    let mut room = [0u8; 400];
-    let mut len = room.len() as libc::socklen_t;
-    // SAFETY: The kernel writes at most `len` bytes to `room`.
-    must!(Errno::check(unsafe {
-        libc::getsockopt(
-            sock.fd(),
-            libc::SOL_TCP,
-            TCP_INFO,
-            room.as_mut_ptr().cast(),
-            ptr::from_mut(&mut len),
-        )
-    }));
+    let room = tcp_info(sock);
     at.map(|at| room[at..at + 4].try_into().map_or(0, u32::from_ne_bytes))
 }
 
@@ -572,18 +557,8 @@ fn option_incoming_cpu() {
 fn option_congestion() {
     let sock = A.socket();
     let name = |sock: &Sock| {
-        let mut room = [0u8; 16];
-        let mut len = room.len() as libc::socklen_t;
-        // SAFETY: The kernel writes at most `len` bytes to `room`.
-        must!(Errno::check(unsafe {
-            libc::getsockopt(
-                sock.fd(),
-                libc::SOL_TCP,
-                libc::TCP_CONGESTION,
-                room.as_mut_ptr().cast(),
-                ptr::from_mut(&mut len),
-            )
-        }));
+        let mut room = [0; 16];
+        must!(sock.get_bytes(libc::SOL_TCP, libc::TCP_CONGESTION, &mut room));
         let end = room.iter().position(|byte| *byte == 0).unwrap_or(16);
         String::from_utf8_lossy(&room[..end]).into_owned()
     };

@@ -323,22 +323,12 @@ fn seen_info() {
     if !config::tcp() {
         let mut room = [0u8; 512];
         for (sock, seen) in [(&a, of_a), (&b, of_b)] {
-            let mut len = room.len() as libc::socklen_t;
-            // SAFETY: There is room for that much.
-            must!(Errno::check(unsafe {
-                libc::getsockopt(
-                    sock.fd(),
-                    libc::SOL_TCP,
-                    libc::TCP_INFO,
-                    room.as_mut_ptr().cast(),
-                    &mut len,
-                )
-            }));
+            let len = must!(sock.get_bytes(libc::SOL_TCP, libc::TCP_INFO, &mut room));
             // The times since something happened go on.
             room[LAST].fill(0);
             let mut seen = seen;
             seen[LAST].fill(0);
-            check!(&seen[..], &room[..len as usize]);
+            check!(&seen[..], &room[..len]);
         }
     }
     let filter = Filter {
