@@ -6,6 +6,7 @@
 //! kind of work over them. All transports take their turns in every round, so that whatever else
 //! the machine does meanwhile hits them alike, and the ratios of a round are what counts.
 
+mod cycles;
 mod end;
 mod plan;
 mod sockets;

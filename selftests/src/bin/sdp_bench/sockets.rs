@@ -3,6 +3,7 @@
 //! The work over sockets, of whatever family. Every call is one that librspreload knows.
 
 use crate::{
+    cycles,
     end::{
         open_port,
         tell,
@@ -345,28 +346,15 @@ fn connect_and_close(
     parallel: usize,
     duration: Duration,
 ) -> Result<f64> {
-    let start = Instant::now();
-    let cycle = || -> Result<u32> {
-        let mut number = 0;
-        loop {
-            let sock = connect(transport, port)?;
-            match sock.recv(&mut [0], 0) {
-                Ok(0) => number += 1,
-                Ok(_) => return Err("bytes came".into()),
-                Err(e) => return Err(format!("recv: {e}").into()),
-            }
-            if start.elapsed() >= duration {
-                return Ok(number);
-            }
+    let cycle = || {
+        let sock = connect(transport, port)?;
+        match sock.recv(&mut [0], 0) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err("bytes came".into()),
+            Err(e) => Err(format!("recv: {e}").into()),
         }
     };
-    let number = thread::scope(|scope| {
-        let threads: Vec<_> = (0..parallel).map(|_| scope.spawn(cycle)).collect();
-        let ends = threads.into_iter().map(|thread| thread.join());
-        ends.map(|end| end.unwrap_or_else(|_| Err("a thread panicked".into())))
-            .sum::<Result<u32>>()
-    })?;
-    Ok(f64::from(number) / start.elapsed().as_secs_f64())
+    cycles::measure(parallel, duration, || Ok(cycle))
 }
 
 /// Where Debian's rdma-core has the library that makes sockets rsockets.

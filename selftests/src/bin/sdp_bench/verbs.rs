@@ -4,6 +4,7 @@
 //! and sleep until a completion event comes.
 
 use crate::{
+    cycles,
     end::{
         open_port,
         Result,
@@ -521,11 +522,9 @@ fn drop_id(id: *mut ffi::CmId) {
 /// Connects, and waits for the end that comes at once, with so many threads: how many connections
 /// come and go in a second.
 fn connect_and_close(port: u16, parallel: usize, duration: Duration) -> Result<Vec<f64>> {
-    let start = Instant::now();
-    let cycle = || -> Result<u32> {
+    let begin = || {
         let channel = Channel::new()?;
-        let mut number = 0;
-        loop {
+        Ok(move || {
             let id = channel.resolve(port)?;
             make_qp(id, ptr::null_mut(), 16)?;
             connect(id)?;
@@ -534,17 +533,8 @@ fn connect_and_close(port: u16, parallel: usize, duration: Duration) -> Result<V
             // SAFETY: The id lives. An error says that all of it has ended already.
             unsafe { ffi::rdma_disconnect(id) };
             drop_id(id);
-            number += 1;
-            if start.elapsed() >= duration {
-                return Ok(number);
-            }
-        }
+            Ok(())
+        })
     };
-    let number = thread::scope(|scope| {
-        let threads: Vec<_> = (0..parallel).map(|_| scope.spawn(cycle)).collect();
-        let ends = threads.into_iter().map(|thread| thread.join());
-        ends.map(|end| end.unwrap_or_else(|_| Err("a thread panicked".into())))
-            .sum::<Result<u32>>()
-    })?;
-    Ok(vec![f64::from(number) / start.elapsed().as_secs_f64()])
+    Ok(vec![cycles::measure(parallel, duration, begin)?])
 }
