@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What the test programs share: sockets, their addresses, the two network namespaces, random data,
-//! memory that processes have in common, RDMA's user interface, and how they end.
+//! memory that processes have in common, and how they end.
 
 pub mod diag;
 pub mod errno;
@@ -11,7 +11,6 @@ pub mod resources;
 pub mod sdp;
 pub mod shared;
 pub mod sock;
-pub mod verbs;
 
 use std::{
     fmt::Display,

@@ -18,9 +18,9 @@ use crate::{
 };
 use sdp_selftests::{
     errno::Errno,
-    sock::Addr,
-    verbs as ffi, //
+    sock::Addr, //
 };
+use sdp_verbs as ffi;
 use std::{
     net::SocketAddrV4,
     ptr, slice, thread,

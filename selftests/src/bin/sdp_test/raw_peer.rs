@@ -19,9 +19,9 @@ use crate::{
 };
 use sdp_selftests::{
     errno::Errno,
-    sock::Addr,
-    verbs as ffi, //
+    sock::Addr, //
 };
+use sdp_verbs as ffi;
 use std::{
     fmt, ptr, slice, thread,
     time::{
