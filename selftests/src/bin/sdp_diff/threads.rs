@@ -57,7 +57,7 @@ pub(crate) fn run(sides: &Sides, record: &mut Record) {
     for (end, ends) in ENDS {
         for (first, second) in [(0, 0), (0, 1), (2, 3), (3, 3)] {
             let sends = CALLS[second].0 == "send";
-            if end == "peer_disconnect" && first != second && sends {
+            if end == "peer_disconnect" && first != second {
                 // The error goes to the one that looks first.
                 continue;
             }
