@@ -356,6 +356,24 @@ pub(crate) fn sockets() -> usize {
     must!(text.trim().parse())
 }
 
+/// Lets netem treat like this what A's interface sends; with no words, it only passes packets on.
+///
+/// It is there from the start: a change of the discipline itself refuses packets for a moment, and
+/// a software RDMA device breaks for good the queue pair whose packet that is, which may be the
+/// connection manager's.
+pub(crate) fn netem(words: &[&str]) {
+    assert!(try_netem(words), "tc does not take {words:?}");
+}
+
+fn try_netem(words: &[&str]) -> bool {
+    let mut all = vec!["-n", A.netns(), "qdisc", "change", "dev", A.interface()];
+    // As many packets as guest-init lets it hold.
+    all.extend(["root", "netem", "limit", "100000"]);
+    all.extend(words);
+    let output = Command::new("tc").args(all).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
 /// Puts the link and the devices back as the cases expect them, after one that failed halfway.
 pub(crate) fn repair() {
     let try_command = |words: &[&str]| Command::new("ip").args(words).output().is_ok();
@@ -369,17 +387,7 @@ pub(crate) fn repair() {
         "on",
         "up",
     ]);
-    try_command(&[
-        "netns",
-        "exec",
-        A.netns(),
-        "tc",
-        "qdisc",
-        "del",
-        "dev",
-        A.interface(),
-        "root",
-    ]);
+    try_netem(&[]);
     faults::reset();
     let _ = fs::write("/proc/sys/vm/nr_hugepages", "0");
     let _ = B.set_somaxconn(SOMAXCONN);

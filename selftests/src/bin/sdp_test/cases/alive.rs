@@ -2,10 +2,6 @@
 
 //! Peers that do not answer: keepalive, and the times after which a connection is given up.
 
-use super::device::{
-    netem,
-    netem_on, //
-};
 use crate::{
     config::{
         self,
@@ -21,6 +17,7 @@ use crate::{
     },
     peers::{
         iwarp,
+        netem,
         pair,
         pair_of,
         Setting,
@@ -66,19 +63,12 @@ const TCP: libc::c_int = libc::IPPROTO_TCP;
 
 /// A's packets are lost from now on.
 fn cut() {
-    assert!(netem("change", &["loss", "100%"]));
+    netem(&["loss", "100%"]);
 }
 
 /// They arrive again.
 fn mend() {
-    assert!(netem("change", &["loss", "0%"]));
-}
-
-/// With netem in place; see [`netem_on`].
-fn with_netem(work: impl FnOnce()) {
-    netem_on(&["loss", "0%"]);
-    work();
-    assert!(netem("del", &[]));
+    netem(&[]);
 }
 
 /// Turns it on: since when.
@@ -184,65 +174,57 @@ fn alive_idle() {
 }
 
 fn alive_idle_dead() {
-    with_netem(|| {
-        let (_a, b) = pair();
-        let start = set_keepalive(&b, 1, 1, 2);
-        cut();
-        times_out(start, 3.0, || b.recv(&mut [0], 0));
-        check_gone(&b);
-        mend();
-    });
+    let (_a, b) = pair();
+    let start = set_keepalive(&b, 1, 1, 2);
+    cut();
+    times_out(start, 3.0, || b.recv(&mut [0], 0));
+    check_gone(&b);
+    mend();
 }
 
 fn alive_turned_on_late() {
-    with_netem(|| {
-        let (listener, to) = B.listen();
-        must!(listener.set(TCP, libc::TCP_KEEPIDLE, 2));
-        must!(listener.set(TCP, libc::TCP_KEEPINTVL, 1));
-        must!(listener.set(TCP, libc::TCP_KEEPCNT, 1));
-        let (_a, b) = pair_of(&listener, &to);
-        cut();
-        check!(b.poll(libc::POLLIN, Duration::from_millis(2500)), Ok(0));
-        must!(b.set(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1));
-        times_out(Instant::now(), 3.0, || {
-            let events = must!(b.poll(libc::POLLIN, patience(10)));
-            check!(events, libc::POLLIN | libc::POLLERR | libc::POLLHUP);
-            b.error()
-        });
-        check_gone(&b);
-        mend();
+    let (listener, to) = B.listen();
+    must!(listener.set(TCP, libc::TCP_KEEPIDLE, 2));
+    must!(listener.set(TCP, libc::TCP_KEEPINTVL, 1));
+    must!(listener.set(TCP, libc::TCP_KEEPCNT, 1));
+    let (_a, b) = pair_of(&listener, &to);
+    cut();
+    check!(b.poll(libc::POLLIN, Duration::from_millis(2500)), Ok(0));
+    must!(b.set(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1));
+    times_out(Instant::now(), 3.0, || {
+        let events = must!(b.poll(libc::POLLIN, patience(10)));
+        check!(events, libc::POLLIN | libc::POLLERR | libc::POLLHUP);
+        b.error()
     });
+    check_gone(&b);
+    mend();
 }
 
 fn alive_user_timeout_idle() {
-    with_netem(|| {
-        let (_a, b) = pair();
-        set_user_timeout(&b, 2500);
-        let start = set_keepalive(&b, 1, 1, 100);
-        cut();
-        times_out(start, 3.0, || b.recv(&mut [0], 0));
-        check_gone(&b);
-        mend();
-    });
+    let (_a, b) = pair();
+    set_user_timeout(&b, 2500);
+    let start = set_keepalive(&b, 1, 1, 100);
+    cut();
+    times_out(start, 3.0, || b.recv(&mut [0], 0));
+    check_gone(&b);
+    mend();
 }
 
 fn alive_user_timeout_sent() {
-    with_netem(|| {
-        let (a, b) = pair();
-        check!(a.send(b"hello", 0), Ok(5));
-        check!(b.recv_bytes(5), Ok(b"hello".to_vec()));
-        set_user_timeout(&b, 1500);
-        cut();
-        check!(b.send(b"nobody", 0), Ok(6));
-        if iwarp() && !tcp() {
-            // An iWARP device is done with a send once its TCP connection has it.
-            mend();
-            return;
-        }
-        times_out(Instant::now(), 1.5, || b.recv(&mut [0], 0));
-        check_gone(&b);
+    let (a, b) = pair();
+    check!(a.send(b"hello", 0), Ok(5));
+    check!(b.recv_bytes(5), Ok(b"hello".to_vec()));
+    set_user_timeout(&b, 1500);
+    cut();
+    check!(b.send(b"nobody", 0), Ok(6));
+    if iwarp() && !tcp() {
+        // An iWARP device is done with a send once its TCP connection has it.
         mend();
-    });
+        return;
+    }
+    times_out(Instant::now(), 1.5, || b.recv(&mut [0], 0));
+    check_gone(&b);
+    mend();
 }
 
 fn alive_user_timeout_unread() {
@@ -289,75 +271,67 @@ fn alive_user_timeout_shutdown() {
     if iwarp() && !tcp() {
         skip("an iWARP device is done with a message once its TCP connection has it");
     }
-    with_netem(|| {
-        let (_a, b) = pair();
-        set_user_timeout(&b, 1500);
-        cut();
-        must!(b.shutdown(Shut::Write));
-        times_out(Instant::now(), 1.5, || b.recv(&mut [0], 0));
-        check!(b.error(), Ok(()));
-        mend();
-    });
+    let (_a, b) = pair();
+    set_user_timeout(&b, 1500);
+    cut();
+    must!(b.shutdown(Shut::Write));
+    times_out(Instant::now(), 1.5, || b.recv(&mut [0], 0));
+    check!(b.error(), Ok(()));
+    mend();
 }
 
 fn alive_retries() {
     if iwarp() && !tcp() {
         skip("an iWARP device is done with a message once its TCP connection has it");
     }
-    with_netem(|| {
-        let _retries = Setting::new("ipv4/tcp_retries2", "3");
-        let (_a, b) = pair();
-        cut();
-        check!(b.send(b"nobody", 0), Ok(6));
-        times_out(Instant::now(), 3.0, || b.recv(&mut [0], 0));
-        check_gone(&b);
-        mend();
-    });
+    let _retries = Setting::new("ipv4/tcp_retries2", "3");
+    let (_a, b) = pair();
+    cut();
+    check!(b.send(b"nobody", 0), Ok(6));
+    times_out(Instant::now(), 3.0, || b.recv(&mut [0], 0));
+    check_gone(&b);
+    mend();
 }
 
 fn alive_syn_count() {
     if iwarp() && !tcp() {
         skip("an iWARP device connects its TCP connection by itself");
     }
-    with_netem(|| {
-        let (_listener, to) = B.listen();
-        // So that the address is known.
-        drop(A.connect(&to));
-        cut();
-        let sock = A.socket();
-        must!(sock.set(TCP, libc::TCP_SYNCNT, 1));
-        times_out(Instant::now(), 3.0, || sock.connect(&to));
-        let sock = A.socket();
-        set_user_timeout(&sock, 1500);
-        must!(sock.set_nonblocking(true));
-        times_out(Instant::now(), 1.5, || {
-            check!(sock.connect(&to), Err(Errno::EINPROGRESS));
-            let events = must!(sock.poll(libc::POLLOUT, patience(10)));
-            check!(events, libc::POLLOUT | libc::POLLERR | libc::POLLHUP);
-            sock.error()
-        });
-        mend();
-        step!("what has been given up leaves nothing behind");
-        let sock = A.connect(&to);
-        check!(sock.error(), Ok(()));
+    let (_listener, to) = B.listen();
+    // So that the address is known.
+    drop(A.connect(&to));
+    cut();
+    let sock = A.socket();
+    must!(sock.set(TCP, libc::TCP_SYNCNT, 1));
+    times_out(Instant::now(), 3.0, || sock.connect(&to));
+    let sock = A.socket();
+    set_user_timeout(&sock, 1500);
+    must!(sock.set_nonblocking(true));
+    times_out(Instant::now(), 1.5, || {
+        check!(sock.connect(&to), Err(Errno::EINPROGRESS));
+        let events = must!(sock.poll(libc::POLLOUT, patience(10)));
+        check!(events, libc::POLLOUT | libc::POLLERR | libc::POLLHUP);
+        sock.error()
     });
+    mend();
+    step!("what has been given up leaves nothing behind");
+    let sock = A.connect(&to);
+    check!(sock.error(), Ok(()));
 }
 
 fn alive_outage() {
-    with_netem(|| {
-        let (a, b) = pair();
-        cut();
-        check!(a.send(b"from a", 0), Ok(6));
-        check!(b.send(b"from b", 0), Ok(6));
-        thread::sleep(Duration::from_secs(5));
-        mend();
-        check!(b.recv_bytes(6), Ok(b"from a".to_vec()));
-        check!(a.recv_bytes(6), Ok(b"from b".to_vec()));
-        for byte in 0..20 {
-            check!(a.send(&[byte], 0), Ok(1));
-            check!(b.recv_bytes(1), Ok(vec![byte]));
-        }
-    });
+    let (a, b) = pair();
+    cut();
+    check!(a.send(b"from a", 0), Ok(6));
+    check!(b.send(b"from b", 0), Ok(6));
+    thread::sleep(Duration::from_secs(5));
+    mend();
+    check!(b.recv_bytes(6), Ok(b"from a".to_vec()));
+    check!(a.recv_bytes(6), Ok(b"from b".to_vec()));
+    for byte in 0..20 {
+        check!(a.send(&[byte], 0), Ok(1));
+        check!(b.recv_bytes(1), Ok(vec![byte]));
+    }
 }
 
 fn alive_neighbour_moves() {

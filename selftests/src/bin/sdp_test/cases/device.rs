@@ -29,7 +29,6 @@ use crate::{
         join,
         must,
         note,
-        skip,
         spawn,
         step, //
     },
@@ -38,6 +37,7 @@ use crate::{
     peers::{
         becomes,
         iwarp,
+        netem,
         pair,
         pair_of,
         rdma_add,
@@ -64,7 +64,6 @@ use sdp_selftests::{
     },
 };
 use std::{
-    process::Command,
     sync::{
         mpsc,
         Arc, //
@@ -117,49 +116,19 @@ fn random(len: usize) -> Vec<u8> {
     Random::new(config::get().seed, 110).bytes(len)
 }
 
-/// Lets netem do `operation` at A's interface.
-pub(super) fn netem(operation: &str, words: &[&str]) -> bool {
-    let mut all = vec![
-        "netns",
-        "exec",
-        A.netns(),
-        "tc",
-        "qdisc",
-        operation,
-        "dev",
-        A.interface(),
-        "root",
-        "netem",
-    ];
-    all.extend(words);
-    must!(Command::new("ip").args(all).output())
-        .status
-        .success()
-}
-
-/// Puts netem in before there is traffic: a change of the discipline itself refuses packets for a
-/// moment, which breaks the queue pairs of a software RDMA device.
-pub(super) fn netem_on(words: &[&str]) {
-    if !netem("add", words) {
-        skip("this kernel has no netem");
-    }
-}
-
 /// An interface that goes down is no case here: a software RDMA device then breaks its queue pairs
 /// for good, those of its connection manager too, as soon as the interface refuses a packet.
 fn link_outage() {
-    netem_on(&["loss", "0%"]);
     transfer(random(volume(16 << 20, 512 << 10)), || {
         thread::sleep(Duration::from_millis(100));
-        assert!(netem("change", &["loss", "100%"]));
+        netem(&["loss", "100%"]);
         thread::sleep(Duration::from_millis(500));
-        assert!(netem("change", &["loss", "0%"]));
+        netem(&[]);
     });
-    assert!(netem("del", &[]));
 }
 
 fn link_lossy() {
-    netem_on(&[
+    netem(&[
         "loss",
         "1%",
         "duplicate",
@@ -169,11 +138,9 @@ fn link_lossy() {
         "1ms",
         "reorder",
         "5%",
-        "limit",
-        "10000",
     ]);
     transfer(random(volume(256 << 10, 64 << 10)), || ());
-    assert!(netem("del", &[]));
+    netem(&[]);
 }
 
 /// Lets the device of `side` go, for which nothing that a program does may make it wait.

@@ -4,10 +4,6 @@
 
 use super::{
     connect::disconnect,
-    device::{
-        netem,
-        netem_on, //
-    },
     process::drain,
     splice::sendfile, //
 };
@@ -37,6 +33,7 @@ use crate::{
     },
     peers::{
         becomes,
+        netem,
         pair_of,
         sdp_only,
         talk,
@@ -635,7 +632,6 @@ fn disconnected(
     first: impl FnOnce(&Sock),
     call: impl FnOnce(&Sock) -> Result<usize, Errno> + Send,
 ) {
-    netem_on(&["delay", "0ms"]);
     let (listener, to) = B.listen();
     let (a, b) = pair_of(&listener, &to);
     for sock in [&a, &b] {
@@ -649,7 +645,7 @@ fn disconnected(
     }
     let limit = patience(1);
     let late = (moment() + limit).as_millis() + 500;
-    assert!(netem("change", &["delay", &format!("{late}ms")]));
+    netem(&["delay", &format!("{late}ms")]);
     first(&b);
     let ((ended, end), start) = together(
         || (call(&a), Instant::now()),
@@ -674,14 +670,12 @@ fn disconnected(
     }
     let took = end.duration_since(start);
     assert!(took < limit, "took {took:?}");
-    assert!(netem("change", &["delay", "0ms"]));
-    // What is late now is lost with netem.
+    netem(&[]);
     let is_told = || must!(b.poll(0, Duration::ZERO)) & (libc::POLLERR | libc::POLLHUP) != 0;
     assert!(becomes(patience(20), is_told), "the peer is told");
     step!("it connects again");
     check!(a.connect(&to), Ok(()));
     talk(&a, &must!(listener.accept()));
-    assert!(netem("del", &[]));
 }
 
 fn zcopy_disconnected_send() {
