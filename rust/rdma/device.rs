@@ -90,6 +90,15 @@ impl Device {
         unsafe { bindings::sdp_helper_rdma_cap_iw_cm(self.as_ptr()) }
     }
 
+    /// Whether a registration must have no request before it that may be sent again: rxe executes
+    /// whatever is behind that again too, and fails the QP for a region that is valid already.
+    /// Any context.
+    pub(crate) fn repeats_registrations(&self) -> bool {
+        // SAFETY: The device is registered.
+        let driver = unsafe { (*self.as_ptr()).ops.driver_id };
+        driver == bindings::rdma_driver_id_RDMA_DRIVER_RXE
+    }
+
     /// The most work requests that one queue of a QP may hold.
     pub(crate) fn max_qp_wr(&self) -> u32 {
         limit(self.attrs().max_qp_wr)

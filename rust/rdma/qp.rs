@@ -640,6 +640,14 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         unsafe { self.post((&raw mut rdma).cast(), None, Some(nothing), request) }
     }
 
+    /// Whether a registration has to wait until requests have completed
+    /// ([`Device::repeats_registrations`]). Any context.
+    ///
+    /// [`Device::repeats_registrations`]: super::device::Device::repeats_registrations
+    pub(crate) fn delays_registration(&self) -> bool {
+        self.shared.pd.device().repeats_registrations() && self.shared.is_sending()
+    }
+
     /// Posts the registration of `memory`, whose key is valid for the requests after this one. As
     /// [`Self::post_send`], and with `EINVAL` for memory of another domain, or that was registered
     /// before. The caller keeps the memory until the request has completed.

@@ -274,11 +274,21 @@ impl Buffers {
         sending.any(|buffer| buffer.stage <= Stage::Busy)
     }
 
+    /// Whether the key of a buffer is to be registered.
+    pub(super) fn has_new(&mut self) -> bool {
+        self.any_new = self.any_new
+            && (self
+                .outgoing
+                .iter()
+                .flatten()
+                .any(|b| b.stage == Stage::New)
+                || self.incoming(Stage::New).is_some()
+                || self.offered().any(|b| b.stage == Stage::New));
+        self.any_new
+    }
+
     /// The next buffer whose key is to be registered; it is busy from now on.
     pub(super) fn take_new(&mut self) -> Option<New> {
-        if !self.any_new {
-            return None;
-        }
         let mut outgoing = self.outgoing.iter_mut().flatten();
         if let Some(buffer) = outgoing.find(|buffer| buffer.stage == Stage::New) {
             buffer.stage.set(Stage::Busy);
@@ -294,7 +304,6 @@ impl Buffers {
             buffer.stage.set(Stage::Busy);
             return Some((buffer.memory.clone()?, None));
         }
-        self.any_new = false;
         None
     }
 

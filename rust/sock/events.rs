@@ -187,16 +187,16 @@ impl Completions for Arc<Conn> {
             ) {
                 post.messages = post.messages.saturating_sub(1);
             }
-            match request {
-                // The next request may have waited for the slot.
-                Request::Register => post.is_full,
+            let is_read_over = match request {
                 Request::Probe => {
                     post.is_probing = false;
-                    post.is_full
+                    false
                 }
                 Request::Read => self.read_over(&mut post, result.is_ok(), came),
                 _ => false,
-            }
+            };
+            // The next request may have waited for this one.
+            is_read_over || post.is_full
         };
         match (request, &result) {
             (Request::Message(tag), Ok(())) => {

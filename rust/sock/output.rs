@@ -235,9 +235,17 @@ impl Conn {
         let Some(qp) = &post.qp else { return Ok(()) };
         let slots = message_slots(qp);
         let pieces = qp.caps().payload_sge as usize;
+        post.is_full = false;
         // There is room for two.
         while post.messages.saturating_add(1) < slots {
-            if let Some((memory, read)) = post.buffers.take_new() {
+            if post.buffers.has_new() {
+                if qp.delays_registration() {
+                    post.is_full = true;
+                    break;
+                }
+                let Some((memory, read)) = post.buffers.take_new() else {
+                    continue;
+                };
                 // Before any message that tells of the key, or needs it.
                 qp.post_register(&memory, Request::Register)?;
                 post.messages = post.messages.saturating_add(1);
@@ -280,7 +288,7 @@ impl Conn {
                 _ => {}
             }
         }
-        post.is_full = post.messages.saturating_add(1) >= slots;
+        post.is_full |= post.messages.saturating_add(1) >= slots;
         Ok(())
     }
 

@@ -91,17 +91,24 @@ cases! {
     device_removed_kept(60) "the RDMA device goes while it uses a buffer that no call will ask for",
 }
 
-/// Sends `bytes` from A to B while `disturb` runs.
-fn transfer(bytes: Vec<u8>, disturb: impl FnOnce()) {
+/// Bytes of a call of [`transfer`].
+const PIECE: usize = 16 << 10;
+
+/// Sends `bytes` from A to B while `disturb` runs, copied or lent.
+fn transfer(bytes: Vec<u8>, lent: bool, disturb: impl FnOnce()) {
+    step!("lent: {lent}");
     let (a, b) = pair();
-    if !iwarp() {
-        // rxe does registrations again when it retransmits, and fails the queue pair for it.
-        zcopy::threshold(&a, 0);
-        zcopy::threshold(&b, 0);
+    if !config::tcp() {
+        let threshold = if lent { PIECE } else { 0 };
+        zcopy::threshold(&a, threshold);
+        zcopy::threshold(&b, threshold);
     }
     let reader = spawn("reader", move || must!(b.recv_to_end()));
     let copy = bytes.clone();
-    let writer = spawn("writer", move || must!(a.send_all(&copy)));
+    let writer = spawn("writer", move || {
+        copy.chunks(PIECE)
+            .for_each(|piece| must!(a.send_all(piece)));
+    });
     disturb();
     step!("the rest is sent");
     join(writer);
@@ -119,27 +126,23 @@ fn random(len: usize) -> Vec<u8> {
 /// An interface that goes down is no case here: a software RDMA device then breaks its queue pairs
 /// for good, those of its connection manager too, as soon as the interface refuses a packet.
 fn link_outage() {
-    transfer(random(volume(16 << 20, 512 << 10)), || {
-        thread::sleep(Duration::from_millis(100));
-        netem(&["loss", "100%"]);
-        thread::sleep(Duration::from_millis(500));
-        netem(&[]);
-    });
+    for lent in [false, true] {
+        transfer(random(volume(8 << 20, 256 << 10)), lent, || {
+            thread::sleep(Duration::from_millis(100));
+            netem(&["loss", "100%"]);
+            thread::sleep(Duration::from_millis(500));
+            netem(&[]);
+        });
+    }
 }
 
 fn link_lossy() {
-    netem(&[
-        "loss",
-        "1%",
-        "duplicate",
-        "1%",
-        "delay",
-        "1ms",
-        "1ms",
-        "reorder",
-        "5%",
-    ]);
-    transfer(random(volume(256 << 10, 64 << 10)), || ());
+    let words = "loss 1% duplicate 1% delay 1ms 1ms reorder 5%";
+    let words: Vec<_> = words.split(' ').collect();
+    netem(&words);
+    for lent in [false, true] {
+        transfer(random(volume(128 << 10, 32 << 10)), lent, || ());
+    }
     netem(&[]);
 }
 
