@@ -25,7 +25,6 @@
 #include <net/netns/generic.h>
 #include <net/proto_memory.h>
 #include <net/route.h>
-#include <net/tcp.h>
 
 /* net */
 

@@ -20,6 +20,21 @@
 #include <linux/sockptr.h>
 #include <linux/workqueue.h>
 #include <net/sock.h>
+#include <net/tcp.h>
+
+/* What bindgen takes for no constants: there is a cast, or a size, in them. */
+enum {
+	SDP_HELPER_EPOLLIN = (__force u32)EPOLLIN,
+	SDP_HELPER_EPOLLPRI = (__force u32)EPOLLPRI,
+	SDP_HELPER_EPOLLOUT = (__force u32)EPOLLOUT,
+	SDP_HELPER_EPOLLERR = (__force u32)EPOLLERR,
+	SDP_HELPER_EPOLLHUP = (__force u32)EPOLLHUP,
+	SDP_HELPER_EPOLLRDNORM = (__force u32)EPOLLRDNORM,
+	SDP_HELPER_EPOLLWRNORM = (__force u32)EPOLLWRNORM,
+	SDP_HELPER_EPOLLRDHUP = (__force u32)EPOLLRDHUP,
+	SDP_HELPER_SOCK_MIN_RCVBUF = SOCK_MIN_RCVBUF,
+	SDP_HELPER_TCP_LINGER2_MAX = TCP_FIN_TIMEOUT_MAX / HZ,
+};
 
 void sdp_helper_lock_sock(struct sock *sk);
 void sdp_helper_sock_hold(struct sock *sk);

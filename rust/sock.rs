@@ -3,12 +3,13 @@
 //! The SDP socket: one file for each thing that a program does with it, and those of the connection
 //! below.
 //!
-//! - What a program calls: `bind`, `connect`, `listen`, `send`, `recv`, `splice`, `poll`,
-//!   `shutdown`, `release`, and `option` with `settings`, the sysctls.
+//! - What a program calls: `bind`, `connect`, `listen`, `send`, `recv` (`urgent` data too),
+//!   `splice`, `poll`, `shutdown`, `release`, and `sockopt`; the sysctls are in `settings`.
 //! - What a socket is made of: its address (`endpoint`, `addr`) at a port (`ports`), which it may
 //!   share (`binding`), with what waits for accept (`backlog`); its state as calls see it
-//!   (`locked`), with its `options`, what they share (`stream`, `turn`), and buffers that they left
-//!   (`kept`); what poll sees of that (`shared`), and what a reader has `ahead`.
+//!   (`locked`), with the options that its connection goes by (`conn_options`, `timeouts`), what
+//!   calls share (`stream`, `turn`), and buffers that they left (`kept`); what poll sees of that
+//!   (`shared`), and what a reader has `ahead`.
 //! - A connection, `conn`, with its `work` (on a `slow_queue` where that may wait), from `setup`
 //!   (of the end that is `connecting` or `accepting`, by `resources`, with `notes` of what the CM
 //!   told) to `teardown` (and as an `orphan`); its `owner` and `state`; what it is charged
@@ -35,6 +36,7 @@ mod binding;
 mod buffers;
 mod charge;
 mod conn;
+mod conn_options;
 mod connect;
 mod connecting;
 mod diag;
@@ -49,8 +51,6 @@ mod listen;
 mod locked;
 mod mark;
 mod notes;
-mod option;
-mod options;
 mod orphan;
 mod output;
 mod owner;
@@ -69,6 +69,7 @@ mod setup;
 mod shared;
 mod shutdown;
 mod slow_queue;
+mod sockopt;
 mod splice;
 mod state;
 mod stats;
@@ -89,7 +90,7 @@ use crate::{
             SendMsg, //
         },
         ops::Protocol,
-        option::{
+        optval::{
             OptionRoom,
             OptionValue, //
         },
@@ -198,15 +199,15 @@ impl Protocol for Sdp {
     }
 
     fn low_water_set(sk: &Socket) {
-        option::low_water_set(sk);
+        sockopt::low_water_set(sk);
     }
 
     fn set_keepalive(s: &mut Locked, on: bool) {
-        option::set_keepalive(s, on);
+        sockopt::set_keepalive(s, on);
     }
 
     fn ioctl(sk: &Socket, cmd: u32) -> Result<c_int> {
-        option::ioctl(sk, cmd)
+        sockopt::ioctl(sk, cmd)
     }
 
     fn shutdown(sk: &Socket, read: bool, write: bool) -> Result {
@@ -214,11 +215,11 @@ impl Protocol for Sdp {
     }
 
     fn set_option(sk: &Socket, name: c_int, value: OptionValue<'_>) -> Result {
-        option::set(sk, name, value)
+        sockopt::set(sk, name, value)
     }
 
     fn option(sk: &Socket, name: c_int, to: OptionRoom) -> Result {
-        option::get(sk, name, to)
+        sockopt::get(sk, name, to)
     }
 
     fn sendmsg(sk: &OpenSocket, msg: SendMsg<'_>) -> Result<usize> {

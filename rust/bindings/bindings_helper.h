@@ -2,9 +2,11 @@
 /*
  * The headers that bindgen reads for rust/bindings.rs.
  */
+#include <asm/ioctls.h>
 #include <linux/net.h>
 #include <linux/netdevice.h>
 #include <linux/socket.h>
+#include <linux/sockios.h>
 #include <linux/poll.h>
 #include <linux/workqueue.h>
 #include <linux/bpf-cgroup.h>
@@ -13,10 +15,13 @@
 #include <linux/ipv6.h>
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
+#include <net/flow.h>
 #include <net/inet_common.h>
+#include <net/inet_ecn.h>
 #include <net/inet_sock.h>
 #include <net/ip.h>
 #include <net/sock.h>
+#include <net/tcp.h>
 #include <net/net_namespace.h>
 #include <net/netlink.h>
 #include <net/netns/generic.h>

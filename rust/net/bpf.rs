@@ -57,7 +57,7 @@ pub(super) enum Hook {
 }
 
 /// A program has allowed any port, without privilege.
-const BIND_NO_CAP: u32 = 1;
+const BIND_NO_CAP: u32 = bindings::BPF_RET_BIND_NO_CAP_NET_BIND_SERVICE;
 
 /// A `struct sockaddr_in` or `struct sockaddr_in6`, with room for any address.
 #[repr(C, align(8))]

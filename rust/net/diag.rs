@@ -13,12 +13,12 @@ pub(super) use query::Registration;
 use crate::{
     net::{
         ops::Protocol,
-        option::TcpInfo,
         sock::{
             Sock,
             TcpState, //
         },
-        sockaddr::IpVersion, //
+        sockaddr::IpVersion,
+        tcp_info::TcpInfo, //
     },
     prelude::*, //
 };

@@ -7,11 +7,9 @@ use crate::{
     bindings,
     net::{
         ops::Protocol,
-        option::{
-            OptionValue,
-            IPPROTO_IPV6, //
-        },
-        sock::Sock, //
+        optval::OptionValue,
+        sock::Sock,
+        uapi::IPPROTO_IPV6, //
     },
     prelude::*, //
 };
@@ -165,7 +163,7 @@ pub(super) fn set_option6<P: Protocol>(
 }
 
 /// The bits of a service type that are not the program's.
-const ECN_MASK: u8 = 3;
+const ECN_MASK: u8 = bindings::INET_ECN_MASK as u8;
 
 type Received = bindings::ipv6_pinfo__bindgen_ty_2__bindgen_ty_1;
 

@@ -6,12 +6,12 @@ use crate::{
     bindings,
     net::{
         ops::Protocol,
-        option::{
+        sock::Sock,
+        sockaddr::SockAddr,
+        uapi::{
             IPPROTO_TCP,
             TCP_INQ, //
-        },
-        sock::Sock,
-        sockaddr::SockAddr, //
+        }, //
     },
     prelude::*, //
 };

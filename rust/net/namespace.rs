@@ -16,7 +16,7 @@ use core::net::{
 use kernel::types::Opaque;
 
 /// The index of the loopback interface, in each namespace.
-pub(crate) const LOOPBACK_INTERFACE: u32 = 1;
+pub(crate) const LOOPBACK_INTERFACE: u32 = bindings::LOOPBACK_IFINDEX;
 
 /// The settings of `net.ipv4.tcp_*` that limit how long a peer may be silent; times are in
 /// milliseconds.

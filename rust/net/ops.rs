@@ -12,11 +12,9 @@ use crate::{
             RecvMsg,
             SendMsg, //
         },
-        option::{
+        optval::{
             OptionRoom,
-            OptionValue,
-            IPPROTO_IPV6,
-            IPPROTO_TCP, //
+            OptionValue, //
         },
         pernet::{
             NetOf,
@@ -30,6 +28,10 @@ use crate::{
         sockaddr::{
             IpVersion,
             SockAddr, //
+        },
+        uapi::{
+            IPPROTO_IPV6,
+            IPPROTO_TCP, //
         },
         wait::OpenSock, //
     },

@@ -10,7 +10,7 @@
 mod address;
 mod child;
 mod guard;
-mod option;
+mod sol_socket;
 mod tcp_state;
 mod timeout;
 mod wake;

@@ -23,7 +23,8 @@ use kernel::time::{
     RealTime, //
 };
 
-const NANOS: i64 = 1_000_000_000;
+/// CAST: It is small.
+const NSEC_PER_SEC: i64 = bindings::NSEC_PER_SEC as i64;
 
 /// A time of day, in nanoseconds since 1970.
 #[derive(Clone, Copy)]
@@ -47,8 +48,8 @@ impl RecvMsg<'_> {
     /// Tells the caller when the last of its bytes came, by the control messages that the options
     /// of `sk` ask for. Without the socket lock.
     pub(crate) fn tell_time<P: Protocol>(&mut self, sk: &Sock<P>, came: Stamp) {
-        let seconds = came.0.get().div_euclid(NANOS);
-        let nanos = came.0.get().rem_euclid(NANOS);
+        let seconds = came.0.get().div_euclid(NSEC_PER_SEC);
+        let nanos = came.0.get().rem_euclid(NSEC_PER_SEC);
         // SAFETY: The sock is live.
         let has = |flag| unsafe { bindings::sdp_helper_sock_flag(sk.as_ptr(), flag) };
         let is_new = has(bindings::sock_flags_SOCK_TSTAMP_NEW);

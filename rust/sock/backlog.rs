@@ -34,7 +34,7 @@ use crate::{
             Parent,
             Uncharged, //
         },
-        options::Options,
+        conn_options::ConnOptions,
         owner::recv_limit,
         ring::Ring,
         NetRef,
@@ -79,7 +79,7 @@ struct Queues {
     /// The number of the next request.
     next: u64,
     /// The options that children inherit.
-    options: Options,
+    options: ConnOptions,
 }
 
 impl Queues {
@@ -106,7 +106,7 @@ impl Backlog {
             reserved: Ring::empty(),
             waiting: Ring::empty(),
             next: 0,
-            options: Options::default(),
+            options: ConnOptions::default(),
         };
         Arc::pin_init(
             pin_init!(Self {
@@ -148,12 +148,12 @@ impl Backlog {
     }
 
     /// Sets the options that children inherit from now on. Any context.
-    pub(super) fn set_options(&self, options: Options) {
+    pub(super) fn set_options(&self, options: ConnOptions) {
         self.queues.lock().options = options;
     }
 
     /// The options that children inherit. Any context.
-    pub(super) fn options(&self) -> Options {
+    pub(super) fn options(&self) -> ConnOptions {
         self.queues.lock().options
     }
 
@@ -163,7 +163,7 @@ impl Backlog {
     }
 
     /// Sets how many connections may wait, and what they inherit. Sleeps; fails with `ENOMEM`.
-    pub(super) fn set_limit(&self, backlog: usize, options: Options) -> Result {
+    pub(super) fn set_limit(&self, backlog: usize, options: ConnOptions) -> Result {
         let most = self.net.max_backlog();
         // As with TCP, a backlog of n holds n + 1.
         let limit = backlog.min(most).saturating_add(1);

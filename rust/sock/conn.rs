@@ -61,6 +61,7 @@ use crate::{
         account::Account,
         addr::Names,
         buffers::Buffers,
+        conn_options::ConnOptions,
         link::{
             Link,
             Progress, //
@@ -70,7 +71,6 @@ use crate::{
             Notes,
             Setup, //
         },
-        options::Options,
         orphan::Orphan,
         recv_buffers::{
             Limits,
@@ -322,7 +322,7 @@ pub(super) struct Flow {
     /// What diagnostics show of it.
     pub(super) identity: Identity,
     /// The options of the socket, or for a child those of the listener.
-    pub(super) options: Options,
+    pub(super) options: ConnOptions,
     /// Whether the device speaks iWARP.
     pub(super) iwarp: bool,
     /// The peer's receive buffers.
@@ -456,7 +456,7 @@ pub(super) struct Connection {
 impl Conn {
     /// A connection of the connecting side, for `sk`, of which nothing is set up. May sleep. Fails
     /// with `ENOMEM`.
-    pub(super) fn connecting(sk: &Socket, options: Options) -> Result<Arc<Self>> {
+    pub(super) fn connecting(sk: &Socket, options: ConnOptions) -> Result<Arc<Self>> {
         let identity = Identity {
             names: None,
             uid: sk.uid(),
@@ -474,7 +474,7 @@ impl Conn {
         parent: Arc<dyn Parent>,
         request_seq: u64,
         names: Names,
-        options: Options,
+        options: ConnOptions,
     ) -> Result<Arc<Self>> {
         let (version, uid, heritage) = parent.heritage().ok_or(ECONNREFUSED)?;
         let identity = Identity {
@@ -493,7 +493,7 @@ impl Conn {
         version: IpVersion,
         identity: Identity,
         request: Option<(u64, Heritage)>,
-        options: Options,
+        options: ConnOptions,
     ) -> Result<Arc<Self>> {
         let side = match request {
             Some(_) => Side::Accepting,
@@ -578,7 +578,7 @@ impl Conn {
     }
 
     /// Sets these options in the machine. Any context, without the spinlocks.
-    pub(super) fn set_options(&self, options: Options) {
+    pub(super) fn set_options(&self, options: ConnOptions) {
         {
             let mut flow = self.flow.lock();
             flow.options = options;

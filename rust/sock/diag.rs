@@ -9,8 +9,8 @@ use crate::{
             View,
             Visible, //
         },
-        option::TcpInfo,
-        sock::TcpState, //
+        sock::TcpState,
+        tcp_info::TcpInfo, //
     },
     prelude::*,
     proto::{

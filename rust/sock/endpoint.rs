@@ -23,7 +23,7 @@ use crate::{
             Binding,
             Sharing, //
         },
-        options::Options,
+        conn_options::ConnOptions,
         ports::{
             self,
             Claim,
@@ -116,7 +116,7 @@ impl Bound {
 
     /// Listens, or changes the backlog of a listener. With the socket locked. Sleeps. Fails with
     /// `ENOBUFS` where no more may be charged, with `ENOMEM`, and as [`Port::listen`] does.
-    pub(super) fn listen(&mut self, sk: &Socket, backlog: usize, options: Options) -> Result {
+    pub(super) fn listen(&mut self, sk: &Socket, backlog: usize, options: ConnOptions) -> Result {
         self.charge_pages(sk, true)?;
         self.endpoint
             .listen(backlog, options)
@@ -274,7 +274,7 @@ impl Endpoint {
         self.addr
     }
 
-    fn listen(&self, backlog: usize, options: Options) -> Result {
+    fn listen(&self, backlog: usize, options: ConnOptions) -> Result {
         self.backlog.set_limit(backlog, options)?;
         if self.backlog.is_listening() {
             self.backlog.admit();

@@ -3,7 +3,7 @@
 //! What `TCP_INFO` tells of a connection.
 
 use crate::{
-    net::option::TcpInfo,
+    net::tcp_info::TcpInfo,
     proto::{
         Machine,
         Side,

@@ -8,17 +8,17 @@ use crate::{
     sock::{
         backlog::Backlog,
         conn::Conn,
+        conn_options::ConnOptions,
         endpoint::Bound,
         link::{
             Link,
             Progress, //
         },
-        options::Options,
         settings,
         stream::Stream,
         Net,
         Socket, //
-    },
+    }, //
 };
 use core::net::SocketAddr;
 use kernel::{
@@ -90,7 +90,7 @@ pub(crate) struct Locked {
     /// `EPIPE`, as with TCP.
     pub(super) disconnects: u32,
     /// The options, which the connection has too, and children of later requests inherit.
-    pub(super) options: Options,
+    pub(super) options: ConnOptions,
     /// The socket's part of the stream.
     pub(super) stream: Stream,
 }
@@ -107,9 +107,9 @@ impl Locked {
             former: None,
             connect_unreported: false,
             disconnects: 0,
-            options: Options {
+            options: ConnOptions {
                 zcopy_threshold: settings::zcopy_threshold(net),
-                ..Options::default()
+                ..ConnOptions::default()
             },
             stream: Stream::new(),
         }

@@ -4,8 +4,8 @@
 
 use crate::{
     net::{
-        option::sdp_stats,
-        sk_mem, //
+        sk_mem,
+        uapi::sdp_stats, //
     },
     sock::orphan, //
 };

@@ -4,9 +4,17 @@
 //! namespace for those that are not set.
 
 use crate::{
-    net::namespace::{
-        Net,
-        TcpSysctls, //
+    net::{
+        namespace::{
+            Net,
+            TcpSysctls, //
+        },
+        uapi::{
+            MAX_TCP_KEEPCNT,
+            MAX_TCP_KEEPIDLE,
+            MAX_TCP_KEEPINTVL,
+            MAX_TCP_SYNCNT, //
+        }, //
     },
     prelude::*,
     proto::{
@@ -15,12 +23,6 @@ use crate::{
     },
     sock::time::ms, //
 };
-
-/// TCP's bounds of its options.
-const MAX_TCP_KEEPIDLE: c_int = 32767;
-const MAX_TCP_KEEPINTVL: c_int = 32767;
-const MAX_TCP_KEEPCNT: c_int = 127;
-const MAX_TCP_SYNCNT: c_int = 127;
 
 /// TCP's first retransmission timeout of a SYN, and its minimum otherwise, in milliseconds.
 const SYN_PAUSE_MS: u32 = 1000;

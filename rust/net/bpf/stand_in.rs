@@ -9,7 +9,7 @@ use crate::{
     bindings,
     net::{
         namespace::Net,
-        option::{
+        optval::{
             OptionRoom,
             OptionValue, //
         },

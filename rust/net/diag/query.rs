@@ -14,13 +14,13 @@ use crate::{
     net::{
         inet,
         ops::Protocol,
-        option::TcpInfo,
         pernet::{
             NetOf,
             PerNet, //
         },
         sock::TcpState,
-        sockaddr::IpVersion, //
+        sockaddr::IpVersion,
+        tcp_info::TcpInfo, //
     },
     prelude::*, //
 };

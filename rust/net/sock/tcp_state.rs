@@ -2,6 +2,7 @@
 
 //! The state of a socket as programs and diagnostics see it.
 
+use crate::bindings;
 use kernel::fmt;
 
 /// The `TCP_*` states of a socket.
@@ -9,15 +10,15 @@ use kernel::fmt;
 #[repr(u8)]
 #[allow(missing_docs)]
 pub(crate) enum TcpState {
-    Established = 1,
-    SynSent = 2,
-    SynRecv = 3,
-    FinWait1 = 4,
-    FinWait2 = 5,
-    Close = 7,
-    CloseWait = 8,
-    LastAck = 9,
-    Listen = 10,
+    Established = bindings::TCP_ESTABLISHED as u8,
+    SynSent = bindings::TCP_SYN_SENT as u8,
+    SynRecv = bindings::TCP_SYN_RECV as u8,
+    FinWait1 = bindings::TCP_FIN_WAIT1 as u8,
+    FinWait2 = bindings::TCP_FIN_WAIT2 as u8,
+    Close = bindings::TCP_CLOSE as u8,
+    CloseWait = bindings::TCP_CLOSE_WAIT as u8,
+    LastAck = bindings::TCP_LAST_ACK as u8,
+    Listen = bindings::TCP_LISTEN as u8,
 }
 
 impl fmt::Display for TcpState {

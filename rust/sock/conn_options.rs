@@ -5,7 +5,7 @@
 use crate::{
     net::{
         namespace::Net,
-        option::TCP_HINTS, //
+        uapi::TCP_HINTS, //
     },
     prelude::*,
     proto::Machine,
@@ -17,7 +17,7 @@ pub(super) const CONGESTION: [u8; 16] = *b"rdma\0\0\0\0\0\0\0\0\0\0\0\0";
 
 /// The options of a socket, which the children of a listener inherit.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Options {
+pub(super) struct ConnOptions {
     /// `TCP_NODELAY`.
     pub(super) nodelay: bool,
     /// `TCP_CORK`.
@@ -55,7 +55,7 @@ pub(super) struct Options {
     pub(super) hints: [Option<c_int>; TCP_HINTS.len()],
 }
 
-impl Options {
+impl ConnOptions {
     /// Sets them in the machine of a connection in `net`. Any context.
     pub(super) fn apply(&self, machine: &mut Machine, net: &Net) {
         self.timeouts.apply(machine, net);

@@ -7,17 +7,17 @@ use crate::{
     net::{
         bpf::StandIn,
         ops::Protocol,
-        option::{
+        optval::{
             OptionRoom,
-            OptionValue,
-            IPPROTO_TCP, //
+            OptionValue, //
         },
         sock::{
             Sock,
             TcpState,
             Timeout, //
         },
-        sockaddr::IpVersion, //
+        sockaddr::IpVersion,
+        uapi::IPPROTO_TCP, //
     },
     prelude::*, //
 };

@@ -5,11 +5,15 @@
 use crate::{
     net::{
         diag::Visible,
-        option::{
+        optval::{
             OptionRoom,
-            OptionValue,
-            TcpInfo,
+            OptionValue, //
+        },
+        sock::TcpState,
+        tcp_info::TcpInfo,
+        uapi::{
             IPPROTO_TCP,
+            MAX_TCP_WINDOW,
             SDP_LAST_BIND_ERR,
             SDP_STATS,
             SDP_ZCOPY_RETRY,
@@ -18,6 +22,7 @@ use crate::{
             SIOCINQ,
             SIOCOUTQ,
             SIOCOUTQNSD,
+            SOCK_MIN_RCVBUF,
             TCP_CC_INFO,
             TCP_CONGESTION,
             TCP_CORK,
@@ -34,7 +39,10 @@ use crate::{
             TCP_KEEPIDLE,
             TCP_KEEPINTVL,
             TCP_LINGER2,
+            TCP_LINGER2_MAX,
             TCP_MAXSEG,
+            TCP_MIN_MSS,
+            TCP_MSS_DEFAULT,
             TCP_NODELAY,
             TCP_NOTSENT_LOWAT,
             TCP_QUICKACK,
@@ -43,17 +51,16 @@ use crate::{
             TCP_ULP,
             TCP_USER_TIMEOUT,
             TCP_WINDOW_CLAMP, //
-        },
-        sock::TcpState,
+        }, //
     },
     prelude::*,
     proto::Machine,
     sock::{
+        conn_options::CONGESTION,
         locked::{
             Locked,
             SocketState, //
         },
-        options::CONGESTION,
         recv,
         settings,
         shared,
@@ -61,17 +68,6 @@ use crate::{
         Socket, //
     }, //
 };
-
-/// TCP's bounds of `TCP_MAXSEG`, and what it says of a socket without a connection.
-const MAXSEG_MIN: c_int = 88;
-const MAXSEG_MAX: c_int = 32767;
-const MAXSEG_DEFAULT: u32 = 536;
-
-/// TCP's bound of `TCP_WINDOW_CLAMP`, half of the least `SO_RCVBUF`.
-const WINDOW_CLAMP_MIN: c_int = 1152;
-
-/// TCP's bound of `TCP_LINGER2`, in seconds.
-const LINGER2_MAX: c_int = 120;
 
 /// `setsockopt(2)`, with the errors of TCP. Sleeps. Fails with `ENOPROTOOPT` for what a stream over
 /// RDMA does not have.
@@ -120,10 +116,10 @@ pub(super) fn set(sk: &Socket, name: c_int, value: OptionValue<'_>) -> Result {
         TCP_SYNCNT => s.options.timeouts.set_syncnt(value)?,
         TCP_USER_TIMEOUT => s.options.timeouts.set_user_timeout(value)?,
         TCP_MAXSEG => match value {
-            0 | MAXSEG_MIN..=MAXSEG_MAX => s.options.max_seg = value.unsigned_abs(),
+            0 | TCP_MIN_MSS..=MAX_TCP_WINDOW => s.options.max_seg = value.unsigned_abs(),
             _ => return Err(EINVAL),
         },
-        TCP_LINGER2 => s.options.linger2 = value.clamp(-1, LINGER2_MAX),
+        TCP_LINGER2 => s.options.linger2 = value.clamp(-1, TCP_LINGER2_MAX),
         TCP_DEFER_ACCEPT => s.options.defer_accept = defer_seconds(value),
         // A device acknowledges at once, whatever it is told.
         TCP_QUICKACK => {}
@@ -132,7 +128,7 @@ pub(super) fn set(sk: &Socket, name: c_int, value: OptionValue<'_>) -> Result {
             s.options.window_clamp = match value {
                 0 => 0,
                 // CAST: As TCP compares them.
-                bytes => bytes.max(WINDOW_CLAMP_MIN) as u32,
+                bytes => bytes.max(SOCK_MIN_RCVBUF / 2) as u32,
             }
         }
         TCP_FASTOPEN if value < 0 || !is_unconnected => return Err(EINVAL),
@@ -288,7 +284,7 @@ fn max_seg(s: &Locked) -> u32 {
     match (s.state(), s.conn()) {
         (SocketState::Connected, Some(conn)) => conn.inspect(Machine::max_payload),
         _ if s.options.max_seg > 0 => s.options.max_seg,
-        _ => MAXSEG_DEFAULT,
+        _ => TCP_MSS_DEFAULT.unsigned_abs(),
     }
 }
 
