@@ -10,13 +10,14 @@
 //!   (`locked`), with the options that its connection goes by (`conn_options`, `timeouts`), what
 //!   calls share (`stream`, `turn`), and buffers that they left (`kept`); what poll sees of that
 //!   (`shared`), and what a reader has `ahead`.
-//! - A connection, `conn`, with its `work` (on a `slow_queue` where that may wait), from `setup`
-//!   (of the end that is `connecting` or `accepting`, by `resources`, with `notes` of what the CM
-//!   told) to `teardown` (and as an `orphan`); its `owner` and `state`; what it is charged
-//!   (`charge`, `account`), and gives back (`idle`); its messages (`output`, and `input` into
-//!   `recv_buffers`), large calls (`zcopy` with `buffers`, and what a peer writes `behind` a mark),
-//!   what the device tells (`events`), and whether the peer is `alive`. `link`, `ring` and `time`
-//!   are parts of it.
+//! - A connection, `conn`: what two of its locks guard, `flow`, with the machine, and `post`, with
+//!   the QP; what it knows of its `listener`. Its `work` (on a `slow_queue` where that may wait),
+//!   from `setup` (of the end that is `connecting` or `accepting`, by `resources`, with `notes` of
+//!   what the CM told) to `teardown` (and as an `orphan`); its `owner` and `state`; what it is
+//!   charged (`charge`, `account`), and gives back (`idle`); its messages (`output`, and `input`
+//!   into `recv_buffers`), large calls (`zcopy` with `buffers`, and what a peer writes `behind` a
+//!   mark), and what the device tells (`events`). `link`, `mark`, `ring` and `time` are parts of
+//!   it.
 //! - What each namespace has, `sdp_net`, and what an administrator sees: `seen`, `diag`, `info` and
 //!   `stats`.
 //!
@@ -42,12 +43,14 @@ mod connecting;
 mod diag;
 mod endpoint;
 mod events;
+mod flow;
 mod idle;
 mod info;
 mod input;
 mod kept;
 mod link;
 mod listen;
+mod listener;
 mod locked;
 mod mark;
 mod notes;
@@ -56,6 +59,7 @@ mod output;
 mod owner;
 mod poll;
 mod ports;
+mod post;
 mod recv;
 mod recv_buffers;
 mod release;

@@ -16,10 +16,10 @@ use crate::{
         addr::Names,
         conn::{
             Conn,
-            Id,
-            Uncharged, //
+            Id, //
         },
         link::Link,
+        listener::UnchargedId,
         notes::{
             PrivateData,
             Setup,
@@ -50,7 +50,7 @@ impl Conn {
     /// Takes over the request of a peer. In the handler of the listener's cm id.
     pub(super) fn adopt_request(
         &self,
-        id: Uncharged,
+        id: UnchargedId<Conn>,
         param: PeerParam,
         hello: &[u8],
         names: Names,

@@ -5,10 +5,8 @@
 use crate::{
     proto::Readable,
     sock::{
-        conn::{
-            Conn,
-            Flow, //
-        },
+        conn::Conn,
+        flow::Flow,
         mark::{
             distance,
             Urgent, //

@@ -29,12 +29,12 @@ use crate::{
     sock::{
         addr::Names,
         binding::Sharing,
-        conn::{
-            Conn,
-            Parent,
-            Uncharged, //
-        },
+        conn::Conn,
         conn_options::ConnOptions,
+        listener::{
+            Listener,
+            UnchargedId, //
+        },
         owner::recv_limit,
         ring::Ring,
         NetRef,
@@ -319,7 +319,7 @@ impl Backlog {
             }
         };
         match id.adopt(child.clone()) {
-            Ok(id) => child.adopt_request(Uncharged::new(id, this.clone()), param, hello, names),
+            Ok(id) => child.adopt_request(UnchargedId::new(id, this.clone()), param, hello, names),
             Err(id) => {
                 id.reject(&REJECT_BUSY);
                 child.number.unlist(&this.net);
@@ -343,7 +343,7 @@ impl Backlog {
     }
 }
 
-impl Parent for Backlog {
+impl Listener<Conn> for Backlog {
     fn count_uncharged(&self, more: bool) {
         if more {
             self.uncharged.fetch_add(1, Relaxed);

@@ -21,11 +21,11 @@ use crate::{
     sock::{
         conn::{
             Conn,
-            Owner,
-            Parent, //
+            Owner, //
         },
         endpoint::Endpoint,
         link::Link,
+        listener::Listener,
         shutdown,
         Sdp, //
     }, //

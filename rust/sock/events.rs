@@ -20,14 +20,12 @@ use crate::{
     },
     sock::{
         charge::SEND_CHARGE,
-        conn::{
-            Conn,
-            Request, //
-        },
+        conn::Conn,
         link::{
             Link,
             Progress, //
         },
+        post::Request,
         shared, //
     }, //
 };

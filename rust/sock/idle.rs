@@ -12,9 +12,9 @@ use crate::{
     sock::{
         conn::{
             Conn,
-            Flow,
             Post, //
         },
+        flow::Flow,
         output::FIRST_PIECES,
         ring::Ring,
         settings,

@@ -26,10 +26,8 @@ use crate::{
     rdma::buf::RecvBuf,
     sock::{
         account::Parts,
-        conn::{
-            Conn,
-            Flow, //
-        },
+        conn::Conn,
+        flow::Flow,
         link::Link,
         mark::Upcoming,
         owner::recv_limit,

@@ -31,8 +31,10 @@ use crate::{
         conn::{
             Conn,
             ConnQp,
+            Post, //
+        },
+        post::{
             Outbound,
-            Post,
             Request, //
         },
         recv_buffers::RETRY_MS,

@@ -15,13 +15,13 @@ use crate::{
     sock::{
         conn::{
             Conn,
-            Owner,
-            Place, //
+            Owner, //
         },
         link::{
             Link,
             Progress, //
         },
+        listener::ChildState,
         orphan::{
             self,
             Orphan, //
@@ -140,7 +140,7 @@ impl Conn {
     pub(super) fn admit(&self) -> bool {
         let admitted = match &mut *self.owner.lock() {
             Owner::Listener(_, place) => {
-                place.set(Place::SettingUp);
+                place.set(ChildState::SettingUp);
                 true
             }
             Owner::Nobody(_) | Owner::Socket(_) => false,
@@ -154,14 +154,14 @@ impl Conn {
     /// Whether it waits for a place in its listener's backlog. Any context, without
     /// [`Connection::owner`] and the locks after it.
     pub(super) fn awaits_place(&self) -> bool {
-        matches!(&*self.owner.lock(), Owner::Listener(_, Place::Waiting))
+        matches!(&*self.owner.lock(), Owner::Listener(_, ChildState::Waiting))
     }
 
     /// Whether it has a place in the backlog for which a request waits. Any context, without
     /// [`Connection::owner`] and the locks after it.
     pub(super) fn is_in_the_way(&self) -> bool {
         match &*self.owner.lock() {
-            Owner::Listener(parent, Place::SettingUp) => parent.has_waiting(),
+            Owner::Listener(parent, ChildState::SettingUp) => parent.has_waiting(),
             _ => false,
         }
     }
@@ -171,7 +171,7 @@ impl Conn {
     pub(super) fn hand_to_backlog(&self) {
         let parent = match &mut *self.owner.lock() {
             Owner::Listener(parent, place) => {
-                place.set(Place::Ready);
+                place.set(ChildState::Ready);
                 parent.clone()
             }
             Owner::Nobody(_) | Owner::Socket(_) => return,
@@ -187,7 +187,7 @@ impl Conn {
         let former = {
             let mut owner = self.owner.lock();
             match &*owner {
-                Owner::Listener(_, place) if *place != Place::Ready => {}
+                Owner::Listener(_, place) if *place != ChildState::Ready => {}
                 _ => return,
             }
             owner.set(Owner::Nobody(None))

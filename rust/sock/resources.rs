@@ -26,9 +26,11 @@ use crate::{
     sock::{
         buffers::BUFFER_SLOTS,
         conn::{
-            new_machine,
             Conn,
-            Id,
+            Id, //
+        },
+        flow::{
+            new_machine,
             PeerBuffers, //
         },
         notes::Setup,

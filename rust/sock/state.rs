@@ -13,9 +13,9 @@ use crate::{
     sock::{
         conn::{
             Conn,
-            Flow,
             Owner, //
         },
+        flow::Flow,
         link::{
             Link,
             Progress, //

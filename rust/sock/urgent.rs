@@ -13,15 +13,13 @@ use crate::{
             flags,
             RecvMsg, //
         },
-        sock::SockGuard,
+        sock::SockGuard, //
     },
     prelude::*,
     proto::Received,
     sock::{
-        conn::{
-            Conn,
-            Flow, //
-        },
+        conn::Conn,
+        flow::Flow,
         link::Link,
         locked::SocketState,
         mark::{

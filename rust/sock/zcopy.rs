@@ -35,14 +35,14 @@ use crate::{
         },
         conn::{
             Conn,
-            Post,
-            Request, //
+            Post, //
         },
         locked::Locked,
+        post::Request,
         stats::Counter,
         Sdp,
         Socket, //
-    },
+    }, //
 };
 use kernel::sync::{
     atomic::Relaxed,

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the spinlock [`Connection::flow`](super::conn::Connection::flow) guards: the machine of a
+//! connection, and what goes with its state.
+
+use crate::{
+    net::stamp::Stamp,
+    prelude::*,
+    proto::{
+        Config,
+        Machine, //
+    },
+    rdma::buf::RecvBuf,
+    sock::{
+        addr::Names,
+        conn_options::ConnOptions,
+        link::{
+            Link,
+            Progress, //
+        },
+        mark::Urgent,
+        recv_buffers::{
+            Limits,
+            RecvBuffers,
+            Unread, //
+        },
+        ring::Ring, //
+    }, //
+};
+use core::ops::Range;
+
+/// A protocol machine, in memory of its own: it would be copied on the stack of a handler of the
+/// CM's, which has no room for that. Sleeps. Fails with `EINVAL` for a configuration that makes no
+/// sense, and with `ENOMEM`.
+#[inline(never)]
+pub(super) fn new_machine(config: Config) -> Result<KBox<Machine>> {
+    let machine = Machine::new(config).map_err(|_| EINVAL)?;
+    Ok(KBox::new(machine, GFP_KERNEL_ACCOUNT)?)
+}
+
+/// What identifies a connection to diagnostics.
+pub(super) struct Identity {
+    /// The addresses of its ends, as far as they are known.
+    pub(super) names: Option<Names>,
+    /// The user that it belongs to while no socket has it.
+    pub(super) uid: u32,
+    /// The cookie of the socket that it was made for, or that has closed it.
+    pub(super) cookie: Option<u64>,
+}
+
+/// The sizes of the peer's receive buffers that this end asks for, in bytes.
+#[derive(Default)]
+pub(super) struct PeerBuffers {
+    /// The longest message of this end: larger buffers are of no use.
+    pub(super) message_size: u32,
+    /// Their size before this end asked for larger ones.
+    pub(super) before: Option<u32>,
+    /// Something was written since `check_idle` last ran.
+    pub(super) wrote: bool,
+}
+
+/// When the work is to run, in the machine's time.
+#[derive(Default)]
+pub(super) struct Timers {
+    /// When the timer expires, in the machine's time, in nanoseconds.
+    pub(super) armed: Option<u64>,
+    /// When a connection that has grown is next checked for idleness, in the machine's time.
+    pub(super) idle_at: Option<u64>,
+}
+
+/// Why the connection failed, if it did.
+#[derive(Default)]
+pub(super) struct Failure {
+    /// The cause of a failure, where something more precise than a reset is known.
+    pub(super) cause: Option<Error>,
+    /// The reason of a failure was left in the socket (`sk_err`).
+    pub(super) reported: bool,
+}
+
+impl Failure {
+    /// Notes a cause, of which the first is told.
+    pub(super) fn note(&mut self, cause: Error) {
+        self.cause.get_or_insert(cause);
+    }
+}
+
+/// How far the buffers are that a call offers to the peer.
+#[derive(Default)]
+pub(super) struct Offers {
+    /// Buffers are offered to the peer, or are to be, and nothing has come yet that belongs behind
+    /// what the peer writes to them.
+    pub(super) open: bool,
+    /// A call offered buffers, and has not collected what came for them: messages are not joined.
+    pub(super) gathering: bool,
+}
+
+/// What `Connection::flow` guards: the machine, and what goes with its state.
+pub(super) struct Flow {
+    /// The protocol.
+    pub(super) machine: KBox<Machine>,
+    /// Payload that no reader has taken over yet.
+    pub(super) rx: Ring<Unread>,
+    /// The peer's urgent byte.
+    pub(super) urgent: Urgent,
+    /// It came, and readers were not told yet.
+    pub(super) urgent_came: bool,
+    /// Urgent bytes that a reader who stands at one of them is not to have.
+    pub(super) skip: Range<u64>,
+    /// What became of the set-up; changed by `decide` only.
+    pub(super) progress: Progress,
+    /// How far the connection is from its end; changed by `go_on_to` only.
+    pub(super) link: Link,
+    /// What diagnostics show of it.
+    pub(super) identity: Identity,
+    /// The options of the socket, or for a child those of the listener.
+    pub(super) options: ConnOptions,
+    /// Whether the device speaks iWARP.
+    pub(super) iwarp: bool,
+    /// The peer's receive buffers.
+    pub(super) peer_buffers: PeerBuffers,
+    /// Pages that are charged for written bytes.
+    pub(super) send_charged: usize,
+    /// Until when it waits for data before it can be accepted, if it does, in the machine's time.
+    pub(super) deferred: Option<u64>,
+    /// The receive buffers.
+    pub(super) recv: RecvBuffers,
+    /// Messages that came before the HelloAck was seen.
+    pub(super) early: Ring<RecvBuf>,
+    /// The QP was taken down: it returns at once what is posted.
+    pub(super) flushed: bool,
+    /// When the timer expires, and what for.
+    pub(super) timers: Timers,
+    /// What is known of the reason of a failure.
+    pub(super) failure: Failure,
+    /// Whether buffers are offered to the peer.
+    pub(super) offers: Offers,
+    /// When the last message came while buffers were offered, where the program has asked.
+    pub(super) told: Option<Stamp>,
+}
+
+impl Flow {
+    /// That of a connection of which nothing is set up.
+    pub(super) fn new(machine: KBox<Machine>, identity: Identity, options: ConnOptions) -> Self {
+        Self {
+            machine,
+            rx: Ring::empty(),
+            urgent: Urgent::None,
+            urgent_came: false,
+            skip: 0..0,
+            recv: RecvBuffers::new(Limits::NONE),
+            progress: Progress::SettingUp,
+            link: Link::Up,
+            identity,
+            options,
+            iwarp: false,
+            peer_buffers: PeerBuffers::default(),
+            send_charged: 0,
+            deferred: None,
+            early: Ring::empty(),
+            flushed: false,
+            timers: Timers::default(),
+            failure: Failure::default(),
+            offers: Offers::default(),
+            told: None,
+        }
+    }
+}
