@@ -18,8 +18,8 @@
 //!   into `recv_buffers`), large calls (`zcopy` with `buffers`, and what a peer writes `behind` a
 //!   mark), and what the device tells (`events`). `link`, `mark`, `ring` and `time` are parts of
 //!   it.
-//! - What each namespace has, `sdp_net`, and what an administrator sees: `seen`, `diag`, `info` and
-//!   `stats`.
+//! - What each namespace has, `sdp_net`, and what an administrator sees: `diag_list`, `diag`,
+//!   `info` and `stats`.
 //!
 //! State is in two places: that of a socket, as its program sees it, is [`Locked`], under
 //! `lock_sock()`, but for what poll reads, [`Shared`], under a spinlock; that of a connection,
@@ -41,6 +41,7 @@ mod conn_options;
 mod connect;
 mod connecting;
 mod diag;
+mod diag_list;
 mod endpoint;
 mod events;
 mod flow;
@@ -66,7 +67,6 @@ mod release;
 mod resources;
 mod ring;
 mod sdp_net;
-mod seen;
 mod send;
 mod settings;
 mod setup;

@@ -93,7 +93,7 @@ impl<'a> SendMsg<'a> {
     }
 
     /// Takes back the last `n` bytes by which `data` was advanced, or all of them.
-    pub(crate) fn take_back(&mut self, n: usize) {
+    pub(crate) fn revert(&mut self, n: usize) {
         let left = self.data.len().saturating_add(n);
         // SAFETY: The iterator of the call is valid for `'a`, in the state that it came with too.
         unsafe { self.data.as_raw().write((&raw const self.start).read()) };
@@ -135,7 +135,7 @@ impl<'a> RecvMsg<'a> {
     }
 
     /// Gives the caller `MSG_*` flags of what was received.
-    pub(crate) fn tell(&mut self, flags: u32) {
+    pub(crate) fn set_flags(&mut self, flags: u32) {
         // SAFETY: The message is valid, and this is no part of its iterator.
         unsafe { (*self.msg).msg_flags |= flags };
     }
@@ -148,7 +148,7 @@ impl<'a> RecvMsg<'a> {
 
     /// Tells the caller how many bytes are left to be read, by a control message where a program
     /// has asked for it (`TCP_INQ`). Without the socket lock.
-    pub(crate) fn tell_unread(&mut self, bytes: c_int, has_asked: bool) {
+    pub(crate) fn put_unread(&mut self, bytes: c_int, has_asked: bool) {
         // SAFETY: The message is valid, and its room for control messages is nobody else's.
         unsafe {
             (*self.msg).msg_inq = bytes;
@@ -167,7 +167,7 @@ impl<'a> RecvMsg<'a> {
     }
 
     /// Takes back the last `n` bytes by which `data` was advanced, or all of them.
-    pub(crate) fn take_back(&mut self, n: usize) {
+    pub(crate) fn revert(&mut self, n: usize) {
         let left = self.data.len().saturating_add(n);
         // SAFETY: The iterator of the call is valid for `'a`, in the state that it came with too.
         unsafe { self.data.as_raw().write((&raw const self.start).read()) };

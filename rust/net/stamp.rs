@@ -47,9 +47,9 @@ impl<P: Protocol> Sock<P> {
 impl RecvMsg<'_> {
     /// Tells the caller when the last of its bytes came, by the control messages that the options
     /// of `sk` ask for. Without the socket lock.
-    pub(crate) fn tell_time<P: Protocol>(&mut self, sk: &Sock<P>, came: Stamp) {
-        let seconds = came.0.get().div_euclid(NSEC_PER_SEC);
-        let nanos = came.0.get().rem_euclid(NSEC_PER_SEC);
+    pub(crate) fn put_timestamps<P: Protocol>(&mut self, sk: &Sock<P>, stamp: Stamp) {
+        let seconds = stamp.0.get().div_euclid(NSEC_PER_SEC);
+        let nanos = stamp.0.get().rem_euclid(NSEC_PER_SEC);
         // SAFETY: The sock is live.
         let has = |flag| unsafe { bindings::sdp_helper_sock_flag(sk.as_ptr(), flag) };
         let is_new = has(bindings::sock_flags_SOCK_TSTAMP_NEW);

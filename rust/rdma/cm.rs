@@ -597,9 +597,9 @@ impl ChildId<'_> {
     /// any.
     pub(crate) fn reject(self, private_data: &[u8]) {
         // SAFETY: By the type invariants the identifier is live, and it was made for a request.
-        let told = unsafe { reject(self.id.as_ptr(), private_data) };
+        let sent = unsafe { reject(self.id.as_ptr(), private_data) };
         // If that fails rdma_cm rejects the peer, without private data.
-        let _ = told;
+        let _ = sent;
     }
 }
 

@@ -44,7 +44,7 @@ pub(super) const CONFIRM_MS: u32 = 10_000;
 
 /// How often a connection that its peer has not confirmed checks whether a request waits for its
 /// place, in milliseconds.
-const LOOK_MS: u32 = 1000;
+const RECHECK_MS: u32 = 1000;
 
 impl Conn {
     /// Takes over the request of a peer. In the handler of the listener's cm id.
@@ -77,7 +77,7 @@ impl Conn {
             } else {
                 self.reject_busy(setup);
             }
-            self.not_made(e);
+            self.abort_setup(e);
         }
     }
 
@@ -103,7 +103,7 @@ impl Conn {
             return self.work_at(until);
         }
         self.reject_busy(setup);
-        self.not_made(ETIMEDOUT);
+        self.abort_setup(ETIMEDOUT);
     }
 
     /// Gives up a connection whose peer does not confirm the accept, if others wait for its place.
@@ -116,9 +116,9 @@ impl Conn {
         if self.now() < by {
             self.work_at(by);
         } else if self.is_in_the_way() {
-            self.not_made(ETIMEDOUT);
+            self.abort_setup(ETIMEDOUT);
         } else {
-            self.work_in(LOOK_MS);
+            self.work_in(RECHECK_MS);
         }
     }
 
@@ -143,8 +143,8 @@ impl Conn {
             flow.deferred = None;
             return;
         }
-        let came = !flow.rx.is_empty() || flow.machine.readable().is_some();
-        if !came && !flow.machine.peer_closed() && now < until {
+        let has_data = !flow.rx.is_empty() || flow.machine.readable().is_some();
+        if !has_data && !flow.machine.peer_closed() && now < until {
             drop(flow);
             return self.work_at(until);
         }

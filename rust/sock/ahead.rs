@@ -22,7 +22,7 @@ pub(super) struct Ahead {
     /// Where the reader stands, as `Stream::consumed` counts.
     at: u64,
     /// Payload bytes of messages that it has not read.
-    came: usize,
+    received: usize,
     /// The peer's memory that is to be fetched before anything that came behind it.
     next: Option<Readable>,
     /// The state of the peer's urgent byte.
@@ -36,16 +36,16 @@ pub(super) struct Ahead {
 impl Flow {
     /// What a reader has before it who has taken over `reader_unread` bytes and not read them.
     fn ahead(&self, reader_unread: usize, inline: bool) -> Ahead {
-        let mut came = payload(&self.rx).saturating_add(reader_unread);
-        let mut at = self.machine.received_bytes().wrapping_sub(came as u64);
+        let mut received = payload(&self.rx).saturating_add(reader_unread);
+        let mut at = self.machine.received_bytes().wrapping_sub(received as u64);
         if !inline && self.skip.contains(&at) {
-            let left = distance(Some(self.skip.end), at).unwrap_or(0).min(came);
+            let left = distance(Some(self.skip.end), at).unwrap_or(0).min(received);
             at = at.wrapping_add(left as u64);
-            came = came.saturating_sub(left);
+            received = received.saturating_sub(left);
         }
         Ahead {
             at,
-            came,
+            received,
             next: self.machine.readable(),
             urgent: self.urgent,
             inline,
@@ -86,10 +86,10 @@ impl Ahead {
     pub(super) fn unread(&self, fetches: bool) -> usize {
         // What came behind has to wait for what is advertised. Bytes before that which have not
         // come will come by message.
-        let came = self
+        let received = self
             .next
-            .map_or(self.came, |next| self.before(next).min(self.came));
-        came.saturating_add(self.advertised(came, fetches))
+            .map_or(self.received, |next| self.before(next).min(self.received));
+        received.saturating_add(self.advertised(received, fetches))
     }
 
     /// As [`Self::unread`], but only up to an urgent byte that is not read in line.

@@ -142,7 +142,7 @@ impl Backlog {
 
     /// The length of the accept queue, and the backlog given to listen(2), as ss shows them. Any
     /// context.
-    pub(super) fn fill(&self) -> (usize, usize) {
+    pub(super) fn queue_lengths(&self) -> (usize, usize) {
         let queues = self.queues.lock();
         (queues.ready.len(), queues.limit.saturating_sub(1))
     }
@@ -366,11 +366,12 @@ impl Listener<Conn> for Backlog {
         self.free_place(child);
     }
 
-    fn recv_terms(&self) -> (Option<usize>, Option<Stamp>) {
-        let owner = self.owner.lock();
-        owner
-            .as_ref()
-            .map_or((None, None), |sk| (recv_limit(sk), sk.stamp()))
+    fn recv_limit(&self) -> Option<usize> {
+        recv_limit(self.owner.lock().as_ref()?)
+    }
+
+    fn stamp(&self) -> Option<Stamp> {
+        self.owner.lock().as_ref()?.stamp()
     }
 
     fn has_waiting(&self) -> bool {

@@ -89,7 +89,7 @@ impl Conn {
         copies: &mut Copies,
     ) -> Result {
         let mut from = 0usize;
-        for (index, ((bytes, came), part)) in written.iter().zip(parts).enumerate() {
+        for (index, ((bytes, stamp), part)) in written.iter().zip(parts).enumerate() {
             let mut done = if index < first { *bytes } else { 0 };
             while done < *bytes {
                 copies.reserve(1, GFP_KERNEL)?;
@@ -97,7 +97,7 @@ impl Conn {
                     buf: self.spare_buffer()?,
                     is_copy: true,
                     range: 0..0,
-                    came: *came,
+                    stamp: *stamp,
                 };
                 let left = bytes.saturating_sub(done);
                 let n = copy

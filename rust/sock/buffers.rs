@@ -132,7 +132,7 @@ pub(super) struct Incoming {
     /// Bytes to be read, and once it is no longer busy those that were.
     pub(super) bytes: u32,
     /// When they came, where the program has asked.
-    pub(super) came: Option<Stamp>,
+    pub(super) stamp: Option<Stamp>,
 }
 
 /// A buffer that the peer may write.
@@ -148,7 +148,7 @@ pub(super) struct Offered {
     /// Bytes that the peer has written, once it is no longer busy.
     pub(super) bytes: u32,
     /// When the peer told so, where the program has asked.
-    pub(super) came: Option<Stamp>,
+    pub(super) stamp: Option<Stamp>,
 }
 
 /// How many receives offer one buffer after several did not help, and how many offer several before
@@ -316,15 +316,15 @@ impl Buffers {
         buffer.stage.finish().then_some(memory)
     }
 
-    /// As [`Self::finish_send`], for a buffer that was offered, whose bytes `came` then.
+    /// As [`Self::finish_send`], for a buffer that was offered, whose bytes came at `stamp`.
     pub(super) fn finish_offer(
         &mut self,
         finished: Finished,
-        came: Option<Stamp>,
+        stamp: Option<Stamp>,
     ) -> Option<Arc<Memory>> {
         let buffer = self.offered_mut().find(|b| b.id == finished.id)?;
         buffer.bytes = finished.bytes;
-        buffer.came = came;
+        buffer.stamp = stamp;
         let memory = buffer.memory.clone();
         buffer.stage.finish().then_some(memory)?
     }

@@ -50,6 +50,7 @@ use crate::{
         account::Account,
         addr::Names,
         conn_options::ConnOptions,
+        diag_list::Number,
         flow::{
             new_machine,
             Flow,
@@ -67,7 +68,6 @@ use crate::{
         orphan::Orphan,
         post,
         recv_buffers::FIRST,
-        seen::Number,
         stats::{
             Counter,
             Counters, //
@@ -174,7 +174,7 @@ pub(super) struct Connection {
     pub(super) reads_left: AtomicFlag,
     /// For the work: data came on a connection that the CM does not know to be established, since
     /// the RTU is late or lost (B-9).
-    pub(super) came_early: AtomicFlag,
+    pub(super) comm_est: AtomicFlag,
     /// For the work: the device failed the QP.
     pub(super) fatal: AtomicFlag,
     /// What the CM told; process context only.
@@ -273,7 +273,7 @@ impl Conn {
             recv_shut: AtomicFlag::new(false),
             no_room: AtomicFlag::new(false),
             reads_left: AtomicFlag::new(false),
-            came_early: AtomicFlag::new(false),
+            comm_est: AtomicFlag::new(false),
             fatal: AtomicFlag::new(false),
             notes <- new_spinlock!(Notes::new(), "sdp::Connection::notes"),
             setup <- new_mutex!(Setup::new(), "sdp::Connection::setup"),

@@ -57,7 +57,7 @@ const ROUTE_MS: u32 = 3000;
 const ADDRESS_MS: u32 = 200;
 
 /// How many more attempts there are; together they take five seconds, as ARP gives up after three.
-const ADDRESS_LOOKS: u8 = 25;
+const ADDRESS_TRIES: u8 = 25;
 
 /// The first pause before a busy peer is asked again, which then doubles, and the longest; in
 /// milliseconds.
@@ -89,7 +89,7 @@ impl Conn {
             route,
             has_port: claim.is_some(),
             user: sk.responsible_uid(),
-            left: ADDRESS_LOOKS,
+            left: ADDRESS_TRIES,
             pause: BUSY_FIRST_MS,
             refusals: 0,
             again_at: None,
@@ -287,7 +287,7 @@ impl Conn {
         if self.now() < by {
             return self.work_at(by);
         }
-        self.not_made(ETIMEDOUT);
+        self.abort_setup(ETIMEDOUT);
     }
 
     /// Asks a peer again that was busy, if it is time. Sleeps; under
@@ -304,9 +304,9 @@ impl Conn {
             return self.work_at(at);
         }
         lookup.again_at = None;
-        lookup.left = ADDRESS_LOOKS;
+        lookup.left = ADDRESS_TRIES;
         if let Err(e) = self.resolve(setup) {
-            self.not_made(e);
+            self.abort_setup(e);
         }
     }
 
@@ -357,7 +357,7 @@ impl Conn {
         let done = prepared.and_then(|(qp, hello)| qp.id().connect(&self.param(None), &hello));
         self.setup.lock().connecting = false;
         if let Err(e) = done {
-            self.not_made(e);
+            self.abort_setup(e);
         }
         self.queue();
     }

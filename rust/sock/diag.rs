@@ -112,7 +112,7 @@ impl Visible<Sdp> for Endpoint {
     fn view(&self) -> Option<View<Sdp>> {
         let sk = self.backlog.socket()?;
         let (state, recv_queue, send_queue) = if self.backlog.is_listening() {
-            let (ready, limit) = self.backlog.fill();
+            let (ready, limit) = self.backlog.queue_lengths();
             (TcpState::Listen, ready, limit)
         } else if sk.is_in_state(TcpState::Close) {
             (TcpState::Close, 0, 0)
@@ -137,7 +137,7 @@ impl Visible<Sdp> for Endpoint {
 
     fn info(&self) -> TcpInfo {
         let (ready, most) = match self.backlog.is_listening() {
-            true => self.backlog.fill(),
+            true => self.backlog.queue_lengths(),
             false => (0, 0),
         };
         TcpInfo {

@@ -24,12 +24,12 @@ use crate::{
             Sharing, //
         },
         conn_options::ConnOptions,
+        diag_list::Number,
         ports::{
             self,
             Claim,
             Port, //
         },
-        seen::Number,
         NetRef,
         Sdp,
         Socket, //

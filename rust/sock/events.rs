@@ -114,10 +114,10 @@ impl Conn {
                 sk.wake_async_end(self.send_closed());
             }
             if events.contains(Events::READABLE) && !is_over {
-                shared::tell(sk);
+                shared::notify_readers(sk);
             }
             if events.contains(Events::WRITABLE) {
-                self.tell_room(sk);
+                self.notify_writers(sk);
             }
             if has_changed {
                 sk.state_change();
@@ -173,8 +173,8 @@ impl Completions for Arc<Conn> {
     type Request = Request;
 
     fn sent(&self, request: Request, result: Result<(), WcStatus>) {
-        let came = match request {
-            Request::Read => self.recv_terms().1,
+        let stamp = match request {
+            Request::Read => self.recv_stamp(),
             _ => None,
         };
         let wanted = {
@@ -190,7 +190,7 @@ impl Completions for Arc<Conn> {
                     post.is_probing = false;
                     false
                 }
-                Request::Read => self.read_over(&mut post, result.is_ok(), came),
+                Request::Read => self.read_over(&mut post, result.is_ok(), stamp),
                 _ => false,
             };
             // The next request may have waited for this one.
@@ -223,7 +223,7 @@ impl Completions for Arc<Conn> {
             self.uncount_buffer(buf.page_count());
             return self.completion_failed(status);
         }
-        let (limit, stamp) = self.message_terms();
+        let (limit, stamp) = self.note_arrival();
         let now = self.now();
         let (recycle, early) = {
             let mut flow = self.flow.lock();
@@ -245,27 +245,27 @@ impl Completions for Arc<Conn> {
             self.recycle(buf);
         }
         if early {
-            self.note(&self.came_early);
+            self.note(&self.comm_est);
         }
         self.fill_later();
         self.kick();
     }
 
     fn qp_event(&self, event: QpEvent) {
-        let told = match event {
-            QpEvent::CommEst => &self.came_early,
+        let flag = match event {
+            QpEvent::CommEst => &self.comm_est,
             QpEvent::Fatal => &self.fatal,
             QpEvent::Other(_) => return,
         };
-        self.note(told);
+        self.note(flag);
     }
 }
 
 impl Conn {
     /// Sets a flag for the work. Any context: a device's event may come with interrupts disabled,
     /// where none of the locks can be taken, and in softirq the CM's mutexes cannot.
-    fn note(&self, what: &AtomicFlag) {
-        what.store(true, Relaxed);
+    fn note(&self, flag: &AtomicFlag) {
+        flag.store(true, Relaxed);
         self.queue();
     }
 

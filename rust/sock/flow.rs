@@ -103,12 +103,12 @@ pub(super) struct Flow {
     /// The peer's urgent byte.
     pub(super) urgent: Urgent,
     /// It came, and readers were not told yet.
-    pub(super) urgent_came: bool,
+    pub(super) urgent_unreported: bool,
     /// Urgent bytes that a reader who stands at one of them is not to have.
     pub(super) skip: Range<u64>,
-    /// What became of the set-up; changed by `decide` only.
+    /// What became of the set-up; changed by `set_progress` only.
     pub(super) progress: Progress,
-    /// How far the connection is from its end; changed by `go_on_to` only.
+    /// How far the connection is from its end; changed by `advance_link` only.
     pub(super) link: Link,
     /// What diagnostics show of it.
     pub(super) identity: Identity,
@@ -135,7 +135,7 @@ pub(super) struct Flow {
     /// Whether buffers are offered to the peer.
     pub(super) offers: Offers,
     /// When the last message came while buffers were offered, where the program has asked.
-    pub(super) told: Option<Stamp>,
+    pub(super) offer_stamp: Option<Stamp>,
 }
 
 impl Flow {
@@ -145,7 +145,7 @@ impl Flow {
             machine,
             rx: Ring::empty(),
             urgent: Urgent::None,
-            urgent_came: false,
+            urgent_unreported: false,
             skip: 0..0,
             recv: RecvBuffers::new(Limits::NONE),
             progress: Progress::SettingUp,
@@ -161,7 +161,7 @@ impl Flow {
             timers: Timers::default(),
             failure: Failure::default(),
             offers: Offers::default(),
-            told: None,
+            offer_stamp: None,
         }
     }
 }

@@ -53,7 +53,7 @@ impl Conn {
     /// two of these times. Sleeps; under [`Connection::setup`](super::conn::Connection::setup).
     pub(super) fn check_idle(&self) {
         let now = self.now();
-        let is_short = self.recv_terms().0.is_none();
+        let is_short = self.recv_limit().is_none();
         let has_regions = self.has_spare_regions();
         let has_spare = self.post.lock().has_spare() || has_regions;
         let (at, recv_idle, send_idle) = {

@@ -22,7 +22,7 @@ impl Conn {
     /// spinlocks.
     pub(super) fn info(&self) -> TcpInfo {
         let is_there = self.progress() == Progress::Established;
-        let came = self
+        let unread = self
             .reader_unread
             .load(Ordering::Relaxed)
             .saturating_add(self.unread());
@@ -30,7 +30,7 @@ impl Conn {
         let acked = self.stats.sent().saturating_sub(self.copied() as u64);
         // As TCP counts its SYN, though not that of its answer, and its FIN.
         let syn = u64::from(self.side == Side::Connecting);
-        let (fin_acked, fin_came) = self.inspect(|m| {
+        let (fin_acked, fin_received) = self.inspect(|m| {
             let done = matches!(
                 m.state(),
                 State::DisConnDone | State::Disconnecting | State::Closed
@@ -64,8 +64,8 @@ impl Conn {
             bytes_acked: acked.saturating_add(syn).saturating_add(fin_acked),
             bytes_sent: acked.saturating_add(in_flight),
             bytes_received: (self.stats.received())
-                .saturating_add(came as u64)
-                .saturating_add(fin_came),
+                .saturating_add(unread as u64)
+                .saturating_add(fin_received),
             rcv_space: u32::try_from(rcv_space).unwrap_or(u32::MAX),
             rcv_wnd: peer_credits.saturating_mul(rcv_mss),
             segs_out: traffic.sent,

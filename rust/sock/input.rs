@@ -71,8 +71,8 @@ impl Flow {
         now: Option<Stamp>,
     ) -> Option<RecvBuf> {
         let received = self.machine.received_head(buf.bytes(0), buf.len());
-        let came = matches!(&received, Ok(received) if !received.payload.is_empty());
-        let ended = came
+        let has_payload = matches!(&received, Ok(received) if !received.payload.is_empty());
+        let ended = has_payload
             || self.machine.readable().is_some()
             || self.machine.receive_mode() != Mode::Pipelined;
         if self.offers.open && ended {
@@ -82,7 +82,7 @@ impl Flow {
         }
         if self.offers.gathering {
             // The message may tell of what the peer wrote.
-            self.told = now;
+            self.offer_stamp = now;
         }
         if let Ok(received) = &received {
             if received.urgent || received.urgent_pending {
@@ -104,7 +104,7 @@ impl Flow {
                     buf,
                     is_copy: false,
                     range,
-                    came: now,
+                    stamp: now,
                 };
                 // The ring has room for every buffer.
                 self.rx.push(unread).err().map(|unread| unread.buf)
@@ -128,7 +128,7 @@ impl Flow {
     /// that has room. Gives its buffer back.
     fn join_taken(&mut self, last: &mut Unread) -> Option<Unread> {
         let first = self.rx.get(0).filter(|first| self.may_join(first.len()))?;
-        if !last.append(&first.buf, first.range.clone(), first.came) {
+        if !last.append(&first.buf, first.range.clone(), first.stamp) {
             return None;
         }
         self.rx.pop()
@@ -224,11 +224,12 @@ impl Conn {
         size.saturating_sub(BASE_LEN as u32)
     }
 
-    /// Makes and posts the buffers that are missing. Sleeps; with no lock of the connection but
+    /// Makes and posts the buffers that are missing; under memory pressure fewer are wanted.
+    /// Sleeps; with no lock of the connection but
     /// [`Connection::setup`](super::conn::Connection::setup). Without memory it is tried again
     /// later.
-    pub(super) fn fill(&self) {
-        if self.recv_terms().0.is_none() {
+    pub(super) fn adjust_recv_buffers(&self) {
+        if self.recv_limit().is_none() {
             let gives_up = {
                 let recv = &mut self.flow.lock().recv;
                 let lacked = recv.lacks();
@@ -260,7 +261,7 @@ impl Conn {
     /// with `ENOMEM` and `ENOBUFS`.
     fn add_buffer(&self) -> Result<bool> {
         self.make_places()?;
-        let (limit, _) = self.recv_terms();
+        let limit = self.recv_limit();
         let (pages, all) = {
             let mut flow = self.flow.lock();
             if let Some(limit) = limit {
@@ -300,7 +301,7 @@ impl Conn {
 
     /// Tells readers who wait for more bytes than can come. Any context, without the spinlocks.
     pub(super) fn wake_reader(&self) {
-        self.with_socket(shared::tell);
+        self.with_socket(shared::notify_readers);
     }
 
     /// Wants more buffers for a peer that is short of credit, since `SO_RCVBUF` of `sk` has grown.
@@ -435,7 +436,7 @@ impl Conn {
         if self.flow.lock().recv.lacks() {
             self.reclaim();
         }
-        self.fill();
+        self.adjust_recv_buffers();
         self.kick();
     }
 
@@ -469,7 +470,7 @@ impl Conn {
         sk: &Socket,
         to: &mut Ring<Unread>,
     ) -> Result<(Upcoming, Range<u64>)> {
-        let (came, limited) = {
+        let (arrived, limited) = {
             let mut flow = self.flow.lock();
             // An empty queue means that the reader keeps up.
             (flow.rx.len(), to.is_empty() && flow.recv.take_limited())
@@ -477,8 +478,8 @@ impl Conn {
         if limited {
             sk.grow_rcvbuf(settings::rmem_max(&self.net));
         }
-        if to.capacity() < to.len().saturating_add(came) {
-            match Ring::new(to.len().saturating_add(came)) {
+        if to.capacity() < to.len().saturating_add(arrived) {
+            match Ring::new(to.len().saturating_add(arrived)) {
                 Ok(longer) => drop(to.lengthen(longer)),
                 Err(e) if to.is_full() => return Err(e),
                 Err(_) => {}

@@ -64,8 +64,12 @@ pub(super) trait Listener<C>: Send + Sync {
     /// Removes a child that ended before accept. Process context, without spinlocks.
     fn child_gone(&self, child: &C);
 
-    /// `Conn::recv_terms` of a child. Any context.
-    fn recv_terms(&self) -> (Option<usize>, Option<Stamp>);
+    /// The bytes that the receive buffers of a child may take, as `Conn::recv_limit` has them. Any
+    /// context.
+    fn recv_limit(&self) -> Option<usize>;
+
+    /// The time, if the program has asked when bytes come. Any context.
+    fn stamp(&self) -> Option<Stamp>;
 
     /// Whether a request waits for a place. Any context.
     fn has_waiting(&self) -> bool;

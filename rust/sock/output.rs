@@ -211,17 +211,18 @@ impl Conn {
     /// Tells writers, if some have found no room and there is some. That is once, lest those who
     /// wait for the edge (`EPOLLET`) hear of each message that was sent. Any context, without the
     /// spinlocks.
-    pub(super) fn tell_room(&self, sk: &Socket) {
+    pub(super) fn notify_writers(&self, sk: &Socket) {
         let has_room = || self.writable(sk) || self.send_closed();
         if self.no_room.load(Relaxed) && has_room() && self.no_room.xchg(false, Relaxed) {
             sk.write_space();
         }
     }
 
-    /// As [`Self::tell_room`], also where none have found no room: they found a call that sends.
-    pub(super) fn tell_all_room(&self, sk: &Socket) {
+    /// As [`Self::notify_writers`], also where none have found no room: they found a call that
+    /// sends.
+    pub(super) fn notify_all_writers(&self, sk: &Socket) {
         self.no_room.store(true, Relaxed);
-        self.tell_room(sk);
+        self.notify_writers(sk);
     }
 
     /// Whether the connection takes no more bytes from the program, for whatever reason.

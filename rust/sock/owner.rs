@@ -32,16 +32,26 @@ use crate::{
 use core::sync::atomic::Ordering::Relaxed;
 use kernel::sync::aref::ARef;
 
-/// The bytes of [`Conn::recv_terms`], of what `sk` owns. Any context.
+/// The bytes of [`Conn::recv_limit`], of what `sk` owns. Any context.
 pub(super) fn recv_limit(sk: &Socket) -> Option<usize> {
     (!sk.is_under_pressure()).then(|| sk.rcvbuf())
 }
 
-fn recv_terms(owner: &Owner) -> (Option<usize>, Option<Stamp>) {
-    match owner {
-        Owner::Socket(sk) => (recv_limit(sk), sk.stamp()),
-        Owner::Listener(parent, _) => parent.recv_terms(),
-        Owner::Nobody(_) => (None, None),
+impl Owner {
+    fn recv_limit(&self) -> Option<usize> {
+        match self {
+            Self::Socket(sk) => recv_limit(sk),
+            Self::Listener(listener, _) => listener.recv_limit(),
+            Self::Nobody(_) => None,
+        }
+    }
+
+    fn stamp(&self) -> Option<Stamp> {
+        match self {
+            Self::Socket(sk) => sk.stamp(),
+            Self::Listener(listener, _) => listener.stamp(),
+            Self::Nobody(_) => None,
+        }
     }
 }
 
@@ -59,32 +69,42 @@ impl Conn {
     pub(super) fn charged_socket(&self) -> Option<ARef<Socket>> {
         match &*self.owner.lock() {
             Owner::Socket(sk) => Some(sk.clone()),
-            Owner::Listener(parent, _) => parent.socket(),
+            Owner::Listener(listener, _) => listener.socket(),
             Owner::Nobody(_) => None,
         }
     }
 
-    /// The bytes that receive buffers may take (`SO_RCVBUF`), none under memory pressure, or
-    /// without an owner: they should shrink; and the time, if the program has asked when bytes
-    /// come. Any context, without [`Connection::owner`] and the locks after it.
-    pub(super) fn recv_terms(&self) -> (Option<usize>, Option<Stamp>) {
-        recv_terms(&self.owner.lock())
+    /// The bytes that receive buffers may take (`SO_RCVBUF`); none under memory pressure, or
+    /// without an owner: they should shrink. Any context, without [`Connection::owner`] and the
+    /// locks after it.
+    pub(super) fn recv_limit(&self) -> Option<usize> {
+        self.owner.lock().recv_limit()
     }
 
-    /// Something for the socket came on this CPU. Any context, as for the next.
+    /// The time, if the program has asked when bytes come. Any context, as for the next.
+    pub(super) fn recv_stamp(&self) -> Option<Stamp> {
+        self.owner.lock().stamp()
+    }
+
+    /// Notes that something for the socket came on this CPU.
     pub(super) fn note_cpu(&self) {
-        let _ = self.message_terms();
+        self.note_cpu_in(&self.owner.lock());
     }
 
-    /// [`Self::recv_terms`] of a message that comes on this CPU.
-    pub(super) fn message_terms(&self) -> (Option<usize>, Option<Stamp>) {
+    /// As [`Self::note_cpu`], for a message. Returns what [`Self::recv_limit`] and
+    /// [`Self::recv_stamp`] are for it.
+    pub(super) fn note_arrival(&self) -> (Option<usize>, Option<Stamp>) {
+        let owner = self.owner.lock();
+        self.note_cpu_in(&owner);
+        (owner.recv_limit(), owner.stamp())
+    }
+
+    fn note_cpu_in(&self, owner: &Owner) {
         let cpu = this_cpu();
         self.cpu.store(cpu, Relaxed);
-        let owner = self.owner.lock();
-        if let Owner::Socket(sk) = &*owner {
+        if let Owner::Socket(sk) = owner {
             sk.set_incoming_cpu(cpu);
         }
-        recv_terms(&owner)
     }
 
     /// Gives the connection to a socket, with the failure that it may have had by now. Any context,
@@ -139,8 +159,8 @@ impl Conn {
     /// context, without [`Connection::owner`] and the locks after it.
     pub(super) fn admit(&self) -> bool {
         let admitted = match &mut *self.owner.lock() {
-            Owner::Listener(_, place) => {
-                place.set(ChildState::SettingUp);
+            Owner::Listener(_, state) => {
+                state.set(ChildState::SettingUp);
                 true
             }
             Owner::Nobody(_) | Owner::Socket(_) => false,
@@ -161,7 +181,7 @@ impl Conn {
     /// [`Connection::owner`] and the locks after it.
     pub(super) fn is_in_the_way(&self) -> bool {
         match &*self.owner.lock() {
-            Owner::Listener(parent, ChildState::SettingUp) => parent.has_waiting(),
+            Owner::Listener(listener, ChildState::SettingUp) => listener.has_waiting(),
             _ => false,
         }
     }
@@ -169,14 +189,14 @@ impl Conn {
     /// Queues an established child at its listener, or ends it if nobody listens any more. Process
     /// context, without the spinlocks.
     pub(super) fn hand_to_backlog(&self) {
-        let parent = match &mut *self.owner.lock() {
-            Owner::Listener(parent, place) => {
-                place.set(ChildState::Ready);
-                parent.clone()
+        let listener = match &mut *self.owner.lock() {
+            Owner::Listener(listener, state) => {
+                state.set(ChildState::Ready);
+                listener.clone()
             }
             Owner::Nobody(_) | Owner::Socket(_) => return,
         };
-        if !parent.ready(self.arc()) {
+        if !listener.ready(self.arc()) {
             self.abandon();
         }
     }
@@ -187,13 +207,13 @@ impl Conn {
         let former = {
             let mut owner = self.owner.lock();
             match &*owner {
-                Owner::Listener(_, place) if *place != ChildState::Ready => {}
+                Owner::Listener(_, state) if *state != ChildState::Ready => {}
                 _ => return,
             }
             owner.set(Owner::Nobody(None))
         };
-        if let Owner::Listener(parent, _) = former {
-            parent.child_gone(self);
+        if let Owner::Listener(listener, _) = former {
+            listener.child_gone(self);
         }
     }
 

@@ -424,8 +424,8 @@ impl Port {
         if names.peer.ip() != names.local.ip() || !id.is_own() {
             return Ok(names);
         }
-        let told = self.expected.lock().get(&names.peer).copied();
-        Ok(told.unwrap_or(names))
+        let expected = self.expected.lock().get(&names.peer).copied();
+        Ok(expected.unwrap_or(names))
     }
 
     fn request(&self, id: ChildId<'_>, param: PeerParam, hello: &[u8]) -> Result {

@@ -76,12 +76,12 @@ const READ_MS: u32 = 60_000;
 /// Returns what there is, once it is as much as `SO_RCVLOWAT` or `MSG_WAITALL` ask for, or no more
 /// can come. Sleeps.
 pub(super) fn recvmsg(sk: &OpenSocket, mut msg: RecvMsg<'_>) -> Result<usize> {
-    let Received { bytes, came, left } = receive(sk, &mut msg)?;
-    if let Some(came) = came {
-        msg.tell_time(sk, came);
+    let Received { bytes, stamp, left } = receive(sk, &mut msg)?;
+    if let Some(stamp) = stamp {
+        msg.put_timestamps(sk, stamp);
     }
     if let Some((left, has_asked)) = left {
-        msg.tell_unread(left, has_asked);
+        msg.put_unread(left, has_asked);
     }
     Ok(bytes)
 }
@@ -90,7 +90,7 @@ pub(super) fn recvmsg(sk: &OpenSocket, mut msg: RecvMsg<'_>) -> Result<usize> {
 struct Received {
     bytes: usize,
     /// When the last of them came, where the program has asked.
-    came: Option<Stamp>,
+    stamp: Option<Stamp>,
     /// Where somebody wants to know, how many are left, and whether that is the program.
     left: Option<(c_int, bool)>,
 }
@@ -100,7 +100,7 @@ impl Received {
     fn aside(bytes: usize) -> Self {
         Self {
             bytes,
-            came: None,
+            stamp: None,
             left: None,
         }
     }
@@ -159,12 +159,12 @@ fn receive(sk: &OpenSocket, msg: &mut RecvMsg<'_>) -> Result<Received> {
         target,
         has_turn: false,
         copied: 0,
-        came: None,
+        stamp: None,
         peeked: sk.peek_offset(flags & flags::PEEK != 0),
     };
-    let (bytes, came) = match call.resume().and_then(|()| call.run()) {
+    let (bytes, stamp) = match call.resume().and_then(|()| call.run()) {
         Err(e) if call.copied == 0 => return Err(e),
-        _ => (call.copied, call.came),
+        _ => (call.copied, call.stamp),
     };
     sk.move_peek_offset(bytes, flags & flags::PEEK != 0);
     let has_asked = s.options.inq;
@@ -173,7 +173,7 @@ fn receive(sk: &OpenSocket, msg: &mut RecvMsg<'_>) -> Result<Received> {
         let left = unread(&s).max(usize::from(conn.recv_closed()));
         (c_int::try_from(left).unwrap_or(c_int::MAX), has_asked)
     });
-    Ok(Received { bytes, came, left })
+    Ok(Received { bytes, stamp, left })
 }
 
 /// A call that receives.
@@ -192,7 +192,7 @@ struct Receiving<'a, 'g, 'm> {
     /// Bytes that it returns.
     copied: usize,
     /// When the last of them came, where the program has asked.
-    came: Option<Stamp>,
+    stamp: Option<Stamp>,
     /// Bytes that a peek has already returned, or leaves out (`SO_PEEK_OFF`).
     peeked: usize,
 }
@@ -245,7 +245,7 @@ impl Receiving<'_, '_, '_> {
     fn end_turn(&mut self) {
         if core::mem::replace(&mut self.has_turn, false) && self.sk.shared().lock().recv_turn.end()
         {
-            shared::tell(self.sk);
+            shared::notify_readers(self.sk);
         }
     }
 
@@ -277,11 +277,11 @@ impl Receiving<'_, '_, '_> {
             };
             let (n, whole) = if peek {
                 let (n, skipped, whole) =
-                    copy_peeked(self.s, self.msg, self.peeked, &stop, &mut self.came);
+                    copy_peeked(self.s, self.msg, self.peeked, &stop, &mut self.stamp);
                 self.peeked = self.peeked.saturating_add(n).saturating_add(skipped);
                 (n, whole)
             } else {
-                deliver(self.s, conn, self.msg, &stop, &mut self.came)
+                deliver(self.s, conn, self.msg, &stop, &mut self.stamp)
             };
             let next = advertised;
             self.copied = self.copied.saturating_add(n);
@@ -353,7 +353,7 @@ impl Receiving<'_, '_, '_> {
         // CAST: `usize` has at least 32 bits.
         let threshold = self.s.options.zcopy_threshold as usize;
         let partial = flags::PEEK | flags::TRUNC | flags::WAITALL;
-        self.s.stream.lends
+        self.s.stream.last_was_zcopy
             && threshold > 0
             && self.copied == 0
             && self.msg.flags & partial == 0
@@ -386,7 +386,7 @@ impl Receiving<'_, '_, '_> {
             }
         }
         if parts.is_empty() {
-            self.s.stream.lends = false;
+            self.s.stream.last_was_zcopy = false;
             return Ok(false);
         }
         self.take_turn();
@@ -401,12 +401,12 @@ impl Receiving<'_, '_, '_> {
             conn.with(Machine::cancel_offers);
             conn.wait_return(self.s, RETURN_MS, || conn.are_offers_over());
         }
-        let came = self.gather(&parts);
+        let received = self.gather(&parts);
         let asked = parts.iter().map(Pages::len).fold(0, usize::saturating_add);
-        self.msg.take_back(asked.saturating_sub(came));
-        self.copied = self.copied.saturating_add(came);
-        self.s.stream.lends = came > 0;
-        self.s.stream.taken = self.s.stream.taken.wrapping_add(u64::from(came > 0));
+        self.msg.revert(asked.saturating_sub(received));
+        self.copied = self.copied.saturating_add(received);
+        self.s.stream.last_was_zcopy = received > 0;
+        self.s.stream.receives = self.s.stream.receives.wrapping_add(u64::from(received > 0));
         self.end_turn();
         match woken {
             // A message that took the offer back is there to be read.
@@ -430,8 +430,7 @@ impl Receiving<'_, '_, '_> {
                 Ok(part)
             });
         if offered.is_err() {
-            self.msg
-                .take_back(before.saturating_sub(self.msg.data.len()));
+            self.msg.revert(before.saturating_sub(self.msg.data.len()));
         }
         offered
     }
@@ -464,7 +463,7 @@ impl Receiving<'_, '_, '_> {
         let used = ends.map_or(0, |last| last.saturating_add(1));
         let (mut from, mut to, mut copied) = (0usize, 0usize, 0usize);
         let mut stopped = false;
-        for (index, ((bytes, came), part)) in written.iter().zip(parts).take(used).enumerate() {
+        for (index, ((bytes, stamp), part)) in written.iter().zip(parts).take(used).enumerate() {
             let at = self.s.stream.consumed;
             let n = match *bytes {
                 // It is no longer than the part (`B-46`).
@@ -490,7 +489,7 @@ impl Receiving<'_, '_, '_> {
                     };
                     let n = store(parts, to, message, n);
                     if n > 0 {
-                        self.came = message.came.or(self.came);
+                        self.stamp = message.stamp.or(self.stamp);
                     }
                     self.s.stream.consume(conn, n);
                     if n < whole && !stopped {
@@ -501,7 +500,7 @@ impl Receiving<'_, '_, '_> {
                     n
                 }
                 n => {
-                    self.came = came.or(self.came);
+                    self.stamp = stamp.or(self.stamp);
                     if from > to {
                         pages::move_down(parts, from, to, n);
                         copied = copied.saturating_add(n);
@@ -551,7 +550,7 @@ impl Receiving<'_, '_, '_> {
         let result = self.start().and_then(|()| {
             if !self.may_sleep && !self.conn.finds_reads_over() {
                 let lent = room.saturating_sub(self.msg.data.len());
-                self.msg.take_back(lent);
+                self.msg.revert(lent);
                 let addr = pages::dest_address(self.msg.data);
                 let kept = Kept::new(addr, room, lent);
                 self.sk.shared().lock().kept_recv = Some(kept);
@@ -593,7 +592,7 @@ impl Receiving<'_, '_, '_> {
                 }
                 Err(refused) => Some(refused),
             };
-            self.msg.take_back(taken);
+            self.msg.revert(taken);
             match refused {
                 _ if conn.is_reading() => return Ok(()),
                 // There is no QP any more.
@@ -614,10 +613,10 @@ impl Receiving<'_, '_, '_> {
         let conn = self.conn;
         let (mut any, mut missing) = (false, 0usize);
         while conn.is_reading() {
-            if let Some((asked, bytes, came)) = conn.take_read() {
+            if let Some((asked, bytes, stamp)) = conn.take_read() {
                 if missing == 0 {
                     self.copied = self.copied.saturating_add(bytes);
-                    self.came = came.or(self.came);
+                    self.stamp = stamp.or(self.stamp);
                     any |= bytes > 0;
                     missing = asked.saturating_sub(bytes);
                 } else {
@@ -628,9 +627,9 @@ impl Receiving<'_, '_, '_> {
             }
             conn.wait_return(self.s, READ_MS, || conn.is_read_over());
         }
-        self.msg.take_back(missing);
-        self.s.stream.lends |= any;
-        self.s.stream.taken = self.s.stream.taken.wrapping_add(1);
+        self.msg.revert(missing);
+        self.s.stream.last_was_zcopy |= any;
+        self.s.stream.receives = self.s.stream.receives.wrapping_add(1);
         any
     }
 }
@@ -724,14 +723,14 @@ struct Stop {
 }
 
 /// Copies what there is before `stop` to the caller, or drops it for `MSG_TRUNC`. Returns the
-/// number of bytes, and whether all that fits could be stored; `came` is when the last of them
+/// number of bytes, and whether all that fits could be stored; `stamp` is when the last of them
 /// came.
 fn deliver(
     s: &mut Locked,
     conn: &Conn,
     msg: &mut RecvMsg<'_>,
     stop: &Stop,
-    came: &mut Option<Stamp>,
+    stamp: &mut Option<Stamp>,
 ) -> (usize, bool) {
     let mut left = stop.before.map_or(usize::MAX, |next| before(s, next));
     let mut copied: usize = 0;
@@ -752,7 +751,7 @@ fn deliver(
         let to_mark = to_mark.filter(|bytes| *bytes > 0).unwrap_or(usize::MAX);
         let bytes = front.bytes(0);
         let wanted = bytes.len().min(msg.data.len()).min(left).min(to_mark);
-        *came = front.came.or(*came);
+        *stamp = front.stamp.or(*stamp);
         let n = give(msg, bytes.get(..wanted).unwrap_or(&[]));
         s.stream.consume(conn, n);
         left = left.saturating_sub(n);
@@ -762,7 +761,7 @@ fn deliver(
     conn.pass_mark(stop.mark, s.stream.consumed);
     if copied > 0 {
         conn.count(Counter::RecvCopied, copied as u64);
-        s.stream.lends = false;
+        s.stream.last_was_zcopy = false;
     }
     (copied, whole)
 }
@@ -794,13 +793,13 @@ fn store(parts: &[Pages], to: usize, message: &Unread, len: usize) -> usize {
 
 /// Copies what there is behind the first `skip` bytes and before `stop` to the caller, for
 /// `MSG_PEEK`. Returns the number of bytes, how many urgent bytes were left out, and whether all
-/// that fits could be stored; `came` is when the last of them came.
+/// that fits could be stored; `stamp` is when the last of them came.
 fn copy_peeked(
     s: &Locked,
     msg: &mut RecvMsg<'_>,
     mut skip: usize,
     stop: &Stop,
-    came: &mut Option<Stamp>,
+    stamp: &mut Option<Stamp>,
 ) -> (usize, usize, bool) {
     let end = stop.before.map_or(usize::MAX, |next| before(s, next));
     let at = s.stream.consumed.wrapping_add(skip as u64);
@@ -832,7 +831,7 @@ fn copy_peeked(
             if wanted == 0 {
                 return (copied, skipped, true);
             }
-            *came = unread.came.or(*came);
+            *stamp = unread.stamp.or(*stamp);
             let n = give(msg, bytes.get(..wanted).unwrap_or(&[]));
             skip = skip.saturating_add(n);
             left = left.saturating_sub(n);

@@ -41,7 +41,7 @@ pub(super) struct Unread {
     /// The bytes of the buffer which are still to be read.
     pub(super) range: Range<usize>,
     /// When the last of them came, where the program has asked.
-    pub(super) came: Option<Stamp>,
+    pub(super) stamp: Option<Stamp>,
 }
 
 impl Unread {
@@ -71,12 +71,12 @@ impl Unread {
         &mut self,
         other: &RecvBuf,
         range: Range<usize>,
-        came: Option<Stamp>,
+        stamp: Option<Stamp>,
     ) -> bool {
         let appended = self.buf.append(other, range);
         if appended {
             self.range.end = self.buf.len();
-            self.came = came.or(self.came);
+            self.stamp = stamp.or(self.stamp);
         }
         appended
     }
@@ -167,7 +167,7 @@ pub(super) struct RecvBuffers {
     /// The peer asked for the present size, and has not been told of it yet.
     pub(super) resizing: bool,
     /// Messages that came since [`Self::take_idle`] was last called.
-    came: u16,
+    arrivals: u16,
     /// The peer was short of credit because of `SO_RCVBUF`.
     limited: bool,
 }
@@ -184,7 +184,7 @@ impl RecvBuffers {
             posted: 0,
             smaller: 0,
             resizing: false,
-            came: 0,
+            arrivals: 0,
             limited: false,
         }
     }
@@ -218,13 +218,13 @@ impl RecvBuffers {
     pub(super) fn used(&mut self) {
         self.posted = self.posted.saturating_sub(1);
         self.smaller = self.smaller.saturating_sub(1);
-        self.came = self.came.saturating_add(1);
+        self.arrivals = self.arrivals.saturating_add(1);
     }
 
     /// Whether every buffer is posted, and no more messages came than there are buffers since this
     /// was last called.
     pub(super) fn take_idle(&mut self) -> bool {
-        core::mem::take(&mut self.came) <= self.count && self.posted == self.count
+        core::mem::take(&mut self.arrivals) <= self.count && self.posted == self.count
     }
 
     /// How many are kept when no more are needed.

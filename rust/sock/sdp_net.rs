@@ -10,8 +10,8 @@ use crate::{
     },
     prelude::*,
     sock::{
+        diag_list::DiagList,
         ports::Ports,
-        seen::Seen,
         settings,
         stats::Counters,
         Sdp, //
@@ -29,7 +29,7 @@ pub(crate) struct SdpNet {
     /// The counters of all its connections, those that have ended included.
     pub(super) stats: Counters,
     #[pin]
-    pub(super) seen: Seen,
+    pub(super) diag_list: DiagList,
     #[pin]
     pub(super) ports: Ports,
 }
@@ -46,13 +46,13 @@ impl pernet::PerNet<Sdp> for SdpNet {
     fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             stats: Counters::new(),
-            seen <- Seen::new(),
+            diag_list <- DiagList::new(),
             ports <- Ports::new(),
         }? Error)
     }
 
     fn next(&self, from: u64) -> Option<(u64, Arc<dyn Visible<Sdp>>)> {
-        self.seen.next(from)
+        self.diag_list.next(from)
     }
 
     fn show_counters(&self, to: &SeqFile) {

@@ -180,7 +180,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             notice: None,
             crossed: false,
         };
-        if call.s.stream.crossed_at == Some(call.s.stream.taken) && call.is_unread() {
+        if call.s.stream.crossed_at == Some(call.s.stream.receives) && call.is_unread() {
             call.cross();
         }
         call
@@ -197,9 +197,9 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
 
     fn run(&mut self) -> Result<usize> {
         self.resume()?;
-        let result = self.take_back().and_then(|()| self.send());
+        let result = self.finish_lending().and_then(|()| self.send());
         // Whatever happened, the caller gets its memory back, unless it leaves it here.
-        let returned = self.take_back();
+        let returned = self.finish_lending();
         if self.sent == 0 {
             if let Some(notice) = self.notice.take() {
                 notice.abort();
@@ -259,7 +259,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         if core::mem::replace(&mut self.has_turn, false) && self.sk.shared().lock().send_turn.end()
         {
             self.sk.wake_calls();
-            self.conn.tell_all_room(self.sk);
+            self.conn.notify_all_writers(self.sk);
         }
     }
 
@@ -281,7 +281,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
                     return Ok(());
                 }
                 // What was not fetched is copied.
-                self.take_back()?;
+                self.finish_lending()?;
                 continue;
             }
             if self.lends_next() {
@@ -294,7 +294,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
                     continue;
                 }
                 if self.lent > 0 {
-                    self.take_back()?;
+                    self.finish_lending()?;
                     continue;
                 }
                 self.wait(|_, conn| conn.has_buffer_place())?;
@@ -302,7 +302,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             }
             // What is copied must not come before what is lent, which may be taken back.
             if self.lent > 0 {
-                self.take_back()?;
+                self.finish_lending()?;
                 continue;
             }
             let room = self.limit().saturating_sub(self.conn.copied());
@@ -331,7 +331,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
     /// Notes that this call and one of the peer's program wait for each other: the rest is copied,
     /// beyond `SO_SNDBUF` unless the program has set that.
     fn cross(&mut self) {
-        self.s.stream.crossed_at = Some(self.s.stream.taken);
+        self.s.stream.crossed_at = Some(self.s.stream.receives);
         self.crossed = true;
         self.lending = Lending::No;
     }
@@ -377,7 +377,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             let before = conn.queued();
             let mut left = patience;
             let crossed = loop {
-                let (unread, taken) = (self.is_unread(), self.s.stream.taken);
+                let (unread, receives) = (self.is_unread(), self.s.stream.receives);
                 let may_cross = unread && !self.crossed;
                 let mut slice = match may_cross {
                     true => left.min(Timeout::from_ms(CROSSED_MS)),
@@ -386,7 +386,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
                 let whole = slice;
                 let in_time = self.s.wait_slice(&mut self.timeout, &mut slice, |s| {
                     conn.has_returned(s, &done)
-                        || s.stream.taken != taken
+                        || s.stream.receives != receives
                         || is_unread(s, conn) != unread
                 })?;
                 if done() {
@@ -503,7 +503,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         let memory = match conn.register_pinned(pages, Access::RemoteRead) {
             Ok(memory) => memory,
             Err((counter, _)) => {
-                self.msg.take_back(taken);
+                self.msg.revert(taken);
                 conn.count(counter, 1);
                 self.lending = Lending::No;
                 return Ok(());
@@ -517,7 +517,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         if let Err(memory) = self.conn.send_memory(memory, waiter) {
             // The connection is about to end, which the next check finds.
             drop(memory);
-            self.msg.take_back(taken);
+            self.msg.revert(taken);
             return if self.is_closed() { Ok(()) } else { Err(EPIPE) };
         }
         if is_call {
@@ -531,7 +531,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
     /// Waits until nothing is lent any more: the peer has fetched it, or was told to give it up,
     /// because it made no progress or the caller waits no longer. Fails with `EAGAIN` where a call
     /// leaves its buffer here, and as a wait does.
-    fn take_back(&mut self) -> Result {
+    fn finish_lending(&mut self) -> Result {
         if self.lent == 0 {
             return Ok(());
         }
@@ -539,7 +539,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         let is_returned = || conn.call().left == 0;
         if self.lending == Lending::Retry && !conn.finds_room(self.sk, is_returned) {
             let lent = core::mem::take(&mut self.lent);
-            self.msg.take_back(lent);
+            self.msg.revert(lent);
             let addr = pages::source_address(self.msg.data);
             let kept = Kept::new(addr, self.msg.data.len(), lent);
             self.sk.shared().lock().kept_send = Some(kept);
@@ -564,7 +564,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             conn.wait_return(self.s, RETURN_MS, || conn.call().left == 0);
         }
         let bytes = conn.call().bytes.min(self.lent);
-        self.msg.take_back(self.lent.saturating_sub(bytes));
+        self.msg.revert(self.lent.saturating_sub(bytes));
         self.sent = self.sent.saturating_add(bytes);
         self.lent = 0;
         conn.begin_call();

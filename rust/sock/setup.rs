@@ -150,12 +150,12 @@ impl Conn {
             if matches!(step, Step::Request(..)) && (e == ENOMEM || e == ENOBUFS) {
                 self.reject_busy(setup);
             }
-            self.not_made(e);
+            self.abort_setup(e);
         }
     }
 
     /// Fails the set-up with `e`, and ends the connection. Process context, without the spinlocks.
-    pub(super) fn not_made(&self, e: Error) {
+    pub(super) fn abort_setup(&self, e: Error) {
         pr_debug!("no connection: {e:?}\n");
         self.fail_setup(e);
         self.set_link(Link::Disconnected);

@@ -9,7 +9,7 @@
 //! - What is here is looked at, and changed, under this lock; so is how far the reader of the
 //!   stream is while no call has its turn.
 //! - Who finds that a call has the turn says so ([`Turn::ask`]), and is told when that ends. Data
-//!   that comes meanwhile is told then ([`tell`]).
+//!   that comes meanwhile is told then ([`notify_readers`]).
 //! - The rest is the connection's, under its own spinlocks, and told by its events.
 
 use crate::sock::{
@@ -79,12 +79,12 @@ impl Shared {
 /// ends. Any context, without the spinlocks of a connection but [`Connection::owner`].
 ///
 /// [`Connection::owner`]: super::conn::Connection::owner
-pub(super) fn tell(sk: &Socket) {
+pub(super) fn notify_readers(sk: &Socket) {
     let is_due = {
         let mut shared = sk.shared().lock();
         let is_told_at_once = shared.conn.as_ref().is_some_and(|conn| {
-            let urgent_came = conn.take_urgent_came();
-            urgent_came || conn.recv_closed()
+            let urgent_unreported = conn.take_urgent_unreported();
+            urgent_unreported || conn.recv_closed()
         });
         is_told_at_once || shared.is_readable(sk)
     };

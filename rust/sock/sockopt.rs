@@ -179,7 +179,7 @@ pub(super) fn low_water_set(sk: &Socket) {
     let conn = sk.shared().lock().conn.clone();
     if let Some(conn) = conn {
         conn.buffer_grown(sk);
-        shared::tell(sk);
+        shared::notify_readers(sk);
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
 
 impl Flow {
     /// Decides what becomes of the set-up. False if that was decided before.
-    fn decide(&mut self, progress: Progress) -> bool {
+    fn set_progress(&mut self, progress: Progress) -> bool {
         let is_open = self.progress == Progress::SettingUp;
         if is_open {
             pr_debug!("set-up: {} -> {progress}\n", self.progress);
@@ -36,7 +36,7 @@ impl Flow {
     }
 
     /// Advances the connection towards its end. False if it is there already.
-    pub(super) fn go_on_to(&mut self, link: Link) -> bool {
+    pub(super) fn advance_link(&mut self, link: Link) -> bool {
         let is_nearer = self.link < link;
         if is_nearer {
             pr_debug!("link: {} -> {link}\n", self.link);
@@ -55,7 +55,7 @@ impl Conn {
     /// Advances the connection towards its end, and queues the work. Any context, without the
     /// spinlocks.
     pub(super) fn set_link(&self, link: Link) {
-        if !self.flow.lock().go_on_to(link) {
+        if !self.flow.lock().advance_link(link) {
             return;
         }
         self.update_state();
@@ -73,13 +73,13 @@ impl Conn {
     pub(super) fn hello_ack(&self, private_data: &[u8]) -> Result<(), Violation> {
         let mut recycle = Ring::empty();
         let now = self.now();
-        let (_, stamp) = self.recv_terms();
+        let stamp = self.recv_stamp();
         let result = {
             let mut guard = self.flow.lock();
             let flow = &mut *guard;
             flow.machine.set_now(now);
             let result = flow.machine.hello_ack_received(private_data);
-            if result.is_ok() && flow.decide(Progress::Established) {
+            if result.is_ok() && flow.set_progress(Progress::Established) {
                 core::mem::swap(&mut recycle, &mut flow.early);
                 // Under the lock, so that no message that comes now can overtake.
                 for _ in 0..recycle.len() {
@@ -103,7 +103,7 @@ impl Conn {
     /// Establishes the connection of the accepting side; what came early may have ended it already.
     /// Process context, without the spinlocks.
     pub(super) fn established(&self) {
-        self.flow.lock().decide(Progress::Established);
+        self.flow.lock().set_progress(Progress::Established);
         self.with(Machine::established);
     }
 
@@ -123,7 +123,7 @@ impl Conn {
             if let Some(sk) = socket {
                 sk.set_error(e);
             }
-            flow.decide(Progress::Failed);
+            flow.set_progress(Progress::Failed);
         }
         if let Some(sk) = socket {
             sk.set_state(TcpState::Close);

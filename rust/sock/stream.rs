@@ -22,11 +22,11 @@ pub(super) struct Stream {
     /// Payload bytes of messages that were read, modulo 2^64.
     pub(super) consumed: u64,
     /// Times that bytes were received by the program.
-    pub(super) taken: u64,
-    /// `taken` when a send found that both ends wait in a send: they do until more is received.
+    pub(super) receives: u64,
+    /// `receives` when a send found that both ends wait in a send: they do until more is received.
     pub(super) crossed_at: Option<u64>,
-    /// What came last came without a copy, so the next is expected to.
-    pub(super) lends: bool,
+    /// What was received last came without a copy, so what is next is expected to.
+    pub(super) last_was_zcopy: bool,
 }
 
 /// What comes behind the bytes that were taken over.
@@ -45,16 +45,16 @@ impl Stream {
         Self {
             rx: Ring::empty(),
             consumed: 0,
-            taken: 0,
+            receives: 0,
             crossed_at: None,
-            lends: false,
+            last_was_zcopy: false,
         }
     }
 
     /// Counts the first `n` bytes of the first message in the reader's queue as read.
     pub(super) fn consume(&mut self, conn: &Conn, n: usize) {
         self.consumed = self.consumed.wrapping_add(n as u64);
-        self.taken = self.taken.wrapping_add(1);
+        self.receives = self.receives.wrapping_add(1);
         let Some(front) = self.rx.front_mut() else {
             return;
         };

@@ -229,7 +229,7 @@ impl Conn {
         self.release_finished();
         let events = {
             let mut flow = self.flow.lock();
-            flow.go_on_to(Link::Closed);
+            flow.advance_link(Link::Closed);
             // Nothing is earlier, so that no timer is armed any more.
             flow.timers.armed = Some(0);
             self.cancel_later();
@@ -256,7 +256,7 @@ impl Conn {
         // buffers.
         self.with_socket(|sk| {
             sk.wake_calls();
-            self.tell_reads(sk);
+            self.notify_reads_over(sk);
         });
     }
 }

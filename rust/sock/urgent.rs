@@ -53,7 +53,7 @@ impl Flow {
         }
         if let (true, Some(byte)) = (received.urgent, last) {
             self.urgent.set(Urgent::Here(end.wrapping_sub(1), byte));
-            self.urgent_came = true;
+            self.urgent_unreported = true;
         }
     }
 
@@ -87,8 +87,8 @@ impl Conn {
     }
 
     /// Whether the urgent byte came since this was last called. Any context, as for the next.
-    pub(super) fn take_urgent_came(&self) -> bool {
-        core::mem::take(&mut self.flow.lock().urgent_came)
+    pub(super) fn take_urgent_unreported(&self) -> bool {
+        core::mem::take(&mut self.flow.lock().urgent_unreported)
     }
 
     /// Forgets the urgent byte if the reader, at `consumed`, has passed its `mark`. Any context,
@@ -134,9 +134,9 @@ pub(super) fn recv_urgent(sk: &Socket, msg: &mut RecvMsg<'_>) -> Result<usize> {
         _ if conn.is_over() => return Ok(0),
         _ => return Err(EAGAIN),
     };
-    msg.tell(flags::OOB);
+    msg.set_flags(flags::OOB);
     if msg.data.is_empty() {
-        msg.tell(flags::TRUNC);
+        msg.set_flags(flags::TRUNC);
         return Ok(0);
     }
     if msg.flags & flags::TRUNC == 0 && msg.data.copy_to_iter(&[byte]) == 0 {

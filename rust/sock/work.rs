@@ -123,7 +123,7 @@ impl Conn {
     fn serve(&self) {
         self.release_finished();
         let unfinished = self.progress() != Progress::Established;
-        if self.came_early.load(Relaxed) && self.side == Side::Accepting && unfinished {
+        if self.comm_est.load(Relaxed) && self.side == Side::Accepting && unfinished {
             if let Some(qp) = self.qp() {
                 // If the CM cannot take it now, the RTU or the next message says it again.
                 let _ = qp.id().notify_established();
@@ -135,7 +135,7 @@ impl Conn {
         if self.link() == Link::Up {
             self.uncharge_unused();
             self.decide_resize();
-            self.fill();
+            self.adjust_recv_buffers();
             self.check_idle();
             let now = self.now();
             {

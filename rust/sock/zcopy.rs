@@ -68,12 +68,12 @@ impl Conn {
         {
             let mut guard = self.post.lock();
             let post = &mut *guard;
-            while let Some((finished, came)) = {
+            while let Some((finished, stamp)) = {
                 let mut flow = self.flow.lock();
                 let finished = flow.machine.offer_finished();
-                finished.map(|finished| (finished, flow.told))
+                finished.map(|finished| (finished, flow.offer_stamp))
             } {
-                match post.buffers.finish_offer(finished, came) {
+                match post.buffers.finish_offer(finished, stamp) {
                     Some(memory) => post.end_key(&memory, Request::EndOffer),
                     None => over = true,
                 }
@@ -228,7 +228,7 @@ impl Conn {
         if any {
             self.with_socket(|sk| {
                 sk.wake_calls();
-                self.tell_room(sk);
+                self.notify_writers(sk);
             });
         }
     }
@@ -299,7 +299,7 @@ impl Conn {
                 stage: Stage::New,
                 from: remote(from),
                 bytes: from.len,
-                came: None,
+                stamp: None,
             });
         }
         self.added(pages);
@@ -405,9 +405,9 @@ impl Conn {
                 // What has come already belongs before what the peer would write.
                 // A message that uses up an offer is not to be longer.
                 let short = memory.len() <= flow.recv.limits.size() as usize;
-                let came = short || !flow.rx.is_empty() || flow.machine.readable().is_some();
+                let is_behind = short || !flow.rx.is_empty() || flow.machine.readable().is_some();
                 let missed = !first && !flow.offers.open;
-                if came || missed || flow.machine.receive_mode() != Mode::Pipelined {
+                if is_behind || missed || flow.machine.receive_mode() != Mode::Pipelined {
                     return Err(memory);
                 }
                 let id = flow.machine.offer_buffer(region(&memory));
@@ -427,7 +427,7 @@ impl Conn {
                 memory: Some(memory),
                 stage: Stage::New,
                 bytes: 0,
-                came: None,
+                stamp: None,
             });
         }
         self.added(pages);
@@ -445,17 +445,17 @@ impl Conn {
     /// or a write did not fill its buffer, so that no more is expected.
     pub(super) fn is_offer_due(&self, target: usize) -> bool {
         let post = self.post.lock();
-        let (mut over, mut short, mut came) = (true, false, 0usize);
+        let (mut over, mut short, mut received) = (true, false, 0usize);
         for offered in post.buffers.offered() {
             over &= offered.stage == Stage::Over;
             if offered.stage > Stage::Busy {
                 // CAST: `usize` has at least 32 bits.
                 let bytes = offered.bytes as usize;
-                came = came.saturating_add(bytes);
+                received = received.saturating_add(bytes);
                 short |= bytes < offered.len;
             }
         }
-        over || short || came >= target
+        over || short || received >= target
     }
 
     /// Releases the buffers that were offered, and stores in `written` how many bytes came to each,
@@ -474,9 +474,9 @@ impl Conn {
             if let Some(memory) = offered.memory {
                 self.release_memory(memory);
             }
-            if let Some(came) = written.next() {
+            if let Some(entry) = written.next() {
                 // CAST: `usize` has at least 32 bits.
-                *came = (offered.bytes as usize, offered.came);
+                *entry = (offered.bytes as usize, offered.stamp);
             }
         }
         true
@@ -509,13 +509,13 @@ impl Conn {
         if let Some(memory) = read.memory {
             self.release_memory(memory);
         }
-        Some((read.len, read.bytes as usize, read.came))
+        Some((read.len, read.bytes as usize, read.stamp))
     }
 
     /// Handles the completion of an RDMA Read, and has its key invalidated. Tells whether the
     /// machine has something to send. Under [`Connection::post`](super::conn::Connection::post),
     /// which `post` is.
-    pub(super) fn read_over(&self, post: &mut Post, ok: bool, came: Option<Stamp>) -> bool {
+    pub(super) fn read_over(&self, post: &mut Post, ok: bool, stamp: Option<Stamp>) -> bool {
         let Some(buffer) = post.buffers.incoming(Stage::Busy) else {
             return false;
         };
@@ -523,7 +523,7 @@ impl Conn {
         buffer.stage.set(Stage::Ending);
         if ok {
             self.flow.lock().machine.read_done(buffer.bytes);
-            buffer.came = came;
+            buffer.stamp = stamp;
         } else {
             buffer.bytes = 0;
         }
@@ -560,7 +560,7 @@ impl Conn {
         }
         self.with_socket(|sk| {
             sk.wake_calls();
-            self.tell_reads(sk);
+            self.notify_reads_over(sk);
         });
     }
 
@@ -578,7 +578,7 @@ impl Conn {
 
     /// Tells a reader that left its buffer here that it is free. Any context, without the
     /// spinlocks.
-    pub(super) fn tell_reads(&self, sk: &Socket) {
+    pub(super) fn notify_reads_over(&self, sk: &Socket) {
         let left = &self.reads_left;
         if left.load(Relaxed) && self.are_reads_over() && left.xchg(false, Relaxed) {
             sk.data_ready();

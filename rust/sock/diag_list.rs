@@ -3,8 +3,8 @@
 //! What diagnostics find in a network namespace: its connections, from their start until they are
 //! torn down, and the addresses that sockets are bound to, which includes listeners.
 //!
-//! Lock: see Documentation/architecture.rst. Nothing is taken under [`Seen::table`]: a reader takes
-//! a reference of an entry, and looks at it after the lock was released.
+//! Lock: see Documentation/architecture.rst. Nothing is taken under [`DiagList::table`]: a reader
+//! takes a reference of an entry, and looks at it after the lock was released.
 //!
 //! References: the table has one of each entry. Whoever lists something removes it at its end,
 //! which for a connection is [`Conn::tear_down`](super::conn::Conn::tear_down). A reader may drop
@@ -36,7 +36,7 @@ use kernel::{
 
 /// The entries of one namespace, by numbers that are never reused.
 #[pin_data]
-pub(crate) struct Seen {
+pub(crate) struct DiagList {
     #[pin]
     table: Mutex<RBTree<u64, Arc<dyn Visible<Sdp>>>>,
 }
@@ -44,11 +44,11 @@ pub(crate) struct Seen {
 /// The last number that was given, in any namespace.
 static LAST: AtomicU64 = AtomicU64::new(0);
 
-impl Seen {
+impl DiagList {
     /// Without entries.
     pub(super) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            table <- new_mutex!(RBTree::new(), "sdp::Seen::table"),
+            table <- new_mutex!(RBTree::new(), "sdp::DiagList::table"),
         })
     }
 
@@ -82,7 +82,7 @@ impl Number {
         let number = LAST.fetch_add(1, Relaxed).wrapping_add(1);
         let node = RBTreeNode::new(number, what, GFP_KERNEL)?;
         self.0.store(number, Relaxed);
-        let former = net.own().seen.table.lock().insert(node);
+        let former = net.own().diag_list.table.lock().insert(node);
         drop(former);
         Ok(())
     }
@@ -91,7 +91,7 @@ impl Number {
     pub(super) fn unlist(&self, net: &Net) {
         let number = self.0.swap(0, Relaxed);
         if number != 0 {
-            let removed = net.own().seen.table.lock().remove_node(&number);
+            let removed = net.own().diag_list.table.lock().remove_node(&number);
             drop(removed);
         }
     }
