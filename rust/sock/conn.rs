@@ -255,7 +255,7 @@ impl Conn {
             send_size: u32::try_from(PAGE_SIZE)?,
             desired_remote: 0,
         };
-        let flow = Flow::new(new_machine(config)?, identity, options);
+        let machine = new_machine(config)?;
         Work::new(pin_init!(Connection {
             net: net.into(),
             side,
@@ -280,7 +280,7 @@ impl Conn {
             account <- new_mutex!(Account::default(), "sdp::Connection::account"),
             owner <- new_spinlock_bh!(owner, "sdp::Connection::owner"),
             post <- new_spinlock_bh!(Post::new(), "sdp::Connection::post"),
-            flow <- new_spinlock_bh!(flow, "sdp::Connection::flow"),
+            flow <- new_spinlock_bh!(Flow::new(machine, identity, options), "sdp::Connection::flow"),
         }))
     }
 

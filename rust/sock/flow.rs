@@ -34,8 +34,12 @@ use core::ops::Range;
 /// sense, and with `ENOMEM`.
 #[inline(never)]
 pub(super) fn new_machine(config: Config) -> Result<KBox<Machine>> {
-    let machine = Machine::new(config).map_err(|_| EINVAL)?;
-    Ok(KBox::new(machine, GFP_KERNEL_ACCOUNT)?)
+    let room = KBox::new_uninit(GFP_KERNEL_ACCOUNT)?;
+    // No map_err(), which would move the machine once more.
+    match Machine::new(config) {
+        Ok(machine) => Ok(room.write(machine)),
+        Err(_) => Err(EINVAL),
+    }
 }
 
 /// What identifies a connection to diagnostics.
