@@ -11,11 +11,9 @@ use crate::{
             distance,
             Urgent, //
         },
-        recv_buffers::payload,
         Socket, //
     }, //
 };
-use core::sync::atomic::Ordering;
 
 /// What a reader has before it, behind urgent bytes that it is not to have.
 pub(super) struct Ahead {
@@ -34,9 +32,9 @@ pub(super) struct Ahead {
 }
 
 impl Flow {
-    /// What a reader has before it who has taken over `reader_unread` bytes and not read them.
-    fn ahead(&self, reader_unread: usize, inline: bool) -> Ahead {
-        let mut received = payload(&self.rx).saturating_add(reader_unread);
+    /// What a reader has before it who has not read so many bytes.
+    fn ahead(&self, unread: usize, inline: bool) -> Ahead {
+        let mut received = unread;
         let mut at = self.machine.received_bytes().wrapping_sub(received as u64);
         if !inline && self.skip.contains(&at) {
             let left = distance(Some(self.skip.end), at).unwrap_or(0).min(received);
@@ -60,8 +58,7 @@ impl Conn {
     pub(super) fn ahead(&self, sk: &Socket) -> Ahead {
         let inline = sk.is_oob_inline();
         let flow = self.flow.lock();
-        // Under the lock, under which a reader takes bytes over.
-        flow.ahead(self.reader_unread.load(Ordering::Relaxed), inline)
+        flow.ahead(self.unread(), inline)
     }
 }
 

@@ -76,7 +76,7 @@ impl Conn {
         flow.skip = lower(flow.skip.start)..lower(flow.skip.end);
         stream.consumed = lower(stream.consumed);
         // Where the reader stands is looked at under the lock.
-        self.reader_unread.fetch_add(bytes, Ordering::Relaxed);
+        self.unread.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
 

@@ -164,8 +164,9 @@ pub(super) struct Connection {
     pub(super) stats: Counters,
     /// Its number in the list of diagnostics.
     pub(super) number: Number,
-    /// Payload bytes in the queue of the reader (`Stream::rx`): where the reader stands.
-    pub(super) reader_unread: AtomicUsize,
+    /// Payload bytes of messages that came and were not read, in [`Flow::rx`] and in the queue of
+    /// the reader (`Stream::rx`): where the reader stands. Grows under [`Connection::flow`].
+    pub(super) unread: AtomicUsize,
     /// The receive half was shut down (`shutdown(2)`).
     pub(super) recv_shut: AtomicFlag,
     /// A writer has found no room, and is told when there is some.
@@ -269,7 +270,7 @@ impl Conn {
             made: Instant::now(),
             stats: Counters::new(),
             number: Number::none(),
-            reader_unread: AtomicUsize::new(0),
+            unread: AtomicUsize::new(0),
             recv_shut: AtomicFlag::new(false),
             no_room: AtomicFlag::new(false),
             reads_left: AtomicFlag::new(false),

@@ -30,7 +30,6 @@ use crate::{
         Sdp, //
     }, //
 };
-use core::sync::atomic::Ordering;
 use kernel::sync::atomic::Relaxed;
 
 impl Visible<Sdp> for Conn {
@@ -68,11 +67,7 @@ impl Visible<Sdp> for Conn {
             state,
             local: names.local,
             peer: names.peer,
-            recv_queue: self
-                .reader_unread
-                .load(Ordering::Relaxed)
-                .saturating_add(self.unread())
-                .saturating_add(self.advertised()),
+            recv_queue: self.unread().saturating_add(self.advertised()),
             send_queue: self.queued(),
             shut: (
                 is_there && (peer_closed || self.recv_shut.load(Relaxed)),

@@ -29,7 +29,6 @@ use crate::{
         shared, //
     }, //
 };
-use core::sync::atomic::Ordering;
 use kernel::sync::{
     atomic::{
         AtomicFlag,
@@ -227,16 +226,14 @@ impl Completions for Arc<Conn> {
         let now = self.now();
         let (recycle, early) = {
             let mut flow = self.flow.lock();
-            // Under the lock, under which a reader takes bytes over.
-            let reader_unread = self.reader_unread.load(Ordering::Relaxed);
             flow.machine.set_now(now);
             flow.buffer_used();
             let (recycle, early) = if flow.progress == Progress::Established {
-                (flow.receive(buf, reader_unread, stamp), false)
+                (self.take_in(&mut flow, buf, stamp), false)
             } else if self.side == Side::Connecting {
                 (flow.early.push(buf).err(), false)
             } else {
-                (flow.receive(buf, reader_unread, stamp), true)
+                (self.take_in(&mut flow, buf, stamp), true)
             };
             flow.want_buffers(limit, recycle.is_some());
             (recycle, early)

@@ -14,7 +14,6 @@ use crate::{
         link::Progress, //
     },
 };
-use core::sync::atomic::Ordering;
 use kernel::page::PAGE_SIZE;
 
 impl Conn {
@@ -22,10 +21,7 @@ impl Conn {
     /// spinlocks.
     pub(super) fn info(&self) -> TcpInfo {
         let is_there = self.progress() == Progress::Established;
-        let unread = self
-            .reader_unread
-            .load(Ordering::Relaxed)
-            .saturating_add(self.unread());
+        let unread = self.unread();
         let in_flight = self.inspect(Machine::in_flight) as u64;
         let acked = self.stats.sent().saturating_sub(self.copied() as u64);
         // As TCP counts its SYN, though not that of its answer, and its FIN.

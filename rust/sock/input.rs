@@ -32,7 +32,6 @@ use crate::{
         mark::Upcoming,
         owner::recv_limit,
         recv_buffers::{
-            payload,
             Unread,
             FIRST,
             RETRY_MS, //
@@ -62,14 +61,14 @@ const SMALL: usize = 1024;
 const MIDDLING: usize = PAGE_SIZE;
 
 impl Flow {
-    /// Takes in one message. Gives the buffer back if it holds nothing for the reader. The reader
-    /// has taken `reader_unread` bytes over and not read them.
-    pub(super) fn receive(
+    /// Takes in one message, where `unread` bytes are unread. Gives the buffer back if it holds
+    /// nothing for the reader, and the number of bytes that came for the reader.
+    fn take_in(
         &mut self,
         buf: RecvBuf,
-        reader_unread: usize,
+        unread: usize,
         now: Option<Stamp>,
-    ) -> Option<RecvBuf> {
+    ) -> (Option<RecvBuf>, usize) {
         let received = self.machine.received_head(buf.bytes(0), buf.len());
         let has_payload = matches!(&received, Ok(received) if !received.payload.is_empty());
         let ended = has_payload
@@ -87,7 +86,7 @@ impl Flow {
         if let Ok(received) = &received {
             if received.urgent || received.urgent_pending {
                 let last = received.payload.end.saturating_sub(1);
-                self.note_urgent(received, buf.bytes(last).first().copied(), reader_unread);
+                self.note_urgent(received, buf.bytes(last).first().copied(), unread);
             }
         }
         match received {
@@ -96,10 +95,11 @@ impl Flow {
                 if self.may_join(range.len()) {
                     if let Some(last) = self.rx.back_mut() {
                         if last.append(&buf, range.clone(), now) {
-                            return Some(buf);
+                            return (Some(buf), range.len());
                         }
                     }
                 }
+                let came = range.len();
                 let unread = Unread {
                     buf,
                     is_copy: false,
@@ -107,10 +107,13 @@ impl Flow {
                     stamp: now,
                 };
                 // The ring has room for every buffer.
-                self.rx.push(unread).err().map(|unread| unread.buf)
+                match self.rx.push(unread) {
+                    Ok(()) => (None, came),
+                    Err(lost) => (Some(lost.buf), 0),
+                }
             }
             // A violation is reported by the machine's events.
-            Ok(_) | Err(_) => Some(buf),
+            Ok(_) | Err(_) => (Some(buf), 0),
         }
     }
 
@@ -204,6 +207,26 @@ impl Flow {
 }
 
 impl Conn {
+    /// Takes in one message of [`Connection::flow`](super::conn::Connection). Gives the buffer back
+    /// if it holds nothing for the reader. Any context.
+    pub(super) fn take_in(
+        &self,
+        flow: &mut Flow,
+        buf: RecvBuf,
+        now: Option<Stamp>,
+    ) -> Option<RecvBuf> {
+        let (recycle, came) = flow.take_in(buf, self.unread(), now);
+        self.unread.fetch_add(came, Ordering::Relaxed);
+        recycle
+    }
+
+    /// Payload bytes of messages that came and were not read. Under
+    /// [`Connection::flow`](super::conn::Connection) it goes with what came: the others may only
+    /// have been read meanwhile. Any context.
+    pub(super) fn unread(&self) -> usize {
+        self.unread.load(Ordering::Relaxed)
+    }
+
     /// Posts the buffers that the Hello or HelloAck promises. Sleeps. Fails with `ENOMEM`, and the
     /// driver's error.
     pub(super) fn fill_first(&self) -> Result {
@@ -443,11 +466,14 @@ impl Conn {
     /// Frees what its socket will not read any more: what a reader had `taken` over, and what none
     /// had. Sleeps; without the locks of the connection.
     pub(super) fn drop_unread(&self, mut taken: Ring<Unread>) {
-        let mut rx = core::mem::replace(&mut self.flow.lock().rx, Ring::empty());
+        let mut rx = {
+            let mut flow = self.flow.lock();
+            self.unread.store(0, Ordering::Relaxed);
+            core::mem::replace(&mut flow.rx, Ring::empty())
+        };
         while let Some(unread) = taken.pop().or_else(|| rx.pop()) {
             self.free_unread(unread);
         }
-        self.reader_unread.store(0, Ordering::Relaxed);
         self.uncharge_unused();
     }
 
@@ -486,12 +512,9 @@ impl Conn {
             }
         }
         let mut flow = self.flow.lock();
-        let before = payload(&flow.rx);
         // A reader that only looks takes over each message as it comes.
         let joined = to.back_mut().and_then(|last| flow.join_taken(last));
         to.append(&mut flow.rx);
-        let taken = before.saturating_sub(payload(&flow.rx));
-        self.reader_unread.fetch_add(taken, Ordering::Relaxed);
         let upcoming = Upcoming {
             advertised: flow.machine.readable(),
             mark: flow.urgent.mark(),
@@ -504,8 +527,8 @@ impl Conn {
         Ok((upcoming, skip))
     }
 
-    /// Payload bytes that no reader has taken over yet. Any context.
-    pub(super) fn unread(&self) -> usize {
-        payload(&self.flow.lock().rx)
+    /// Whether some payload was not taken over yet. Any context.
+    pub(super) fn has_more(&self) -> bool {
+        !self.flow.lock().rx.is_empty()
     }
 }

@@ -17,7 +17,6 @@ use crate::{
         device::Device, //
     },
     sock::{
-        ring::Ring,
         settings,
         Net, //
     },
@@ -86,13 +85,6 @@ impl Unread {
     pub(super) fn share(&mut self, max: usize) -> Result<Slice> {
         self.buf.share(self.range.start, max)
     }
-}
-
-/// Payload bytes in `unread` that are still to be read.
-pub(super) fn payload(unread: &Ring<Unread>) -> usize {
-    unread
-        .iter()
-        .fold(0, |sum, unread| sum.saturating_add(unread.len()))
 }
 
 /// The limits of the receive buffers of a connection.

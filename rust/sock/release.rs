@@ -60,7 +60,7 @@ fn close(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, conn: &Conn) {
     send::give_up_kept(sk, conn);
     recv::give_up_kept(s, conn);
     let linger = sk.linger();
-    let unread = !s.stream.rx.is_empty() || conn.unread() > 0 || conn.advertised() > 0;
+    let unread = conn.unread() > 0 || conn.advertised() > 0;
     if unread || linger.is_some_and(|timeout| timeout.is_zero()) {
         conn.with(Machine::abort);
         return;

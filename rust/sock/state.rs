@@ -84,7 +84,7 @@ impl Conn {
                 // Under the lock, so that no message that comes now can overtake.
                 for _ in 0..recycle.len() {
                     if let Some(buf) = recycle.pop() {
-                        if let Some(buf) = flow.receive(buf, 0, stamp) {
+                        if let Some(buf) = self.take_in(flow, buf, stamp) {
                             let _ = recycle.push(buf);
                         }
                     }

@@ -59,7 +59,7 @@ impl Stream {
             return;
         };
         front.advance(n);
-        conn.reader_unread.fetch_sub(n, Ordering::Relaxed);
+        conn.unread.fetch_sub(n, Ordering::Relaxed);
         if front.is_empty() {
             if let Some(read) = self.rx.pop() {
                 conn.finish_unread(read);
@@ -73,7 +73,7 @@ impl Stream {
         if !conn.is_over() {
             return Ok(More::Later);
         }
-        if conn.unread() > 0 {
+        if conn.has_more() {
             return Ok(More::Here);
         }
         if !conn.recv_shut.load(Relaxed) && !conn.inspect(|m| m.peer_closed()) && !has_bytes {

@@ -27,7 +27,6 @@ use crate::{
             Upcoming,
             Urgent, //
         },
-        recv_buffers::payload,
         stats::Counter,
         stream::Stream,
         Sdp,
@@ -37,17 +36,11 @@ use crate::{
 use kernel::sync::Arc;
 
 impl Flow {
-    /// Takes in what a message said of an urgent byte, which is its last: `last`. The reader has
-    /// taken `reader_unread` bytes over and not read them.
-    pub(super) fn note_urgent(
-        &mut self,
-        received: &Received,
-        last: Option<u8>,
-        reader_unread: usize,
-    ) {
+    /// Takes in what a message said of an urgent byte, which is its last: `last`. Before it came
+    /// `unread` bytes were unread.
+    pub(super) fn note_urgent(&mut self, received: &Received, last: Option<u8>, unread: usize) {
         let end = self.machine.received_bytes();
         if received.urgent_pending {
-            let unread = payload(&self.rx).saturating_add(reader_unread);
             let after = unread.saturating_add(received.payload.len());
             self.replace_urgent(end.wrapping_sub(after as u64));
         }
