@@ -253,7 +253,7 @@ impl RecvPage {
 ///
 /// # Invariants
 ///
-/// The first `filled` bytes were written, by the device, [`Self::append`] or
+/// The first `filled` bytes were written, by the device, [`Self::append`], [`Self::keep`] or
 /// [`Self::append_pages`]. While it is `mapped`, all pages are so at their `addr` for a device;
 /// otherwise no device writes to them.
 pub(crate) struct RecvBuf {
@@ -343,37 +343,56 @@ impl RecvBuf {
         unsafe { Slice::new(page.page.0, offset..offset + len) }
     }
 
-    /// Appends a copy of `range` of what `other` received. False, and nothing is changed, if there
-    /// is no room for all of it. Any context.
-    pub(crate) fn append(&mut self, other: &Self, range: Range<usize>) -> bool {
-        let end = self.len().saturating_add(range.len());
-        let pages = self
-            .pages
-            .get(self.len() / PAGE_SIZE..end.div_ceil(PAGE_SIZE));
-        let has_room = pages.is_some_and(|pages| pages.iter().all(|page| !page.shared));
-        if self.mapped || !has_room || range.end > other.len() {
-            return false;
-        }
+    /// Appends a copy of the first of `range` of what `other` received, as many bytes as there is
+    /// room for. Returns how many. Any context.
+    pub(crate) fn append(&mut self, other: &Self, range: Range<usize>) -> usize {
         let mut from = range.start;
-        while from < range.end {
-            let at = self.len();
-            let offset = at % PAGE_SIZE;
+        while from < range.end && !self.mapped {
+            let offset = self.len() % PAGE_SIZE;
+            let page = self.pages.get(self.len() / PAGE_SIZE);
+            let Some(page) = page.filter(|page| !page.shared) else {
+                break;
+            };
             let bytes = other.bytes(from);
             // OVERFLOW: The offset is the smaller.
             let len = bytes.len().min(range.end - from).min(PAGE_SIZE - offset);
-            let Some(page) = self.pages.get(at / PAGE_SIZE).filter(|_| len > 0) else {
-                return false;
-            };
+            if len == 0 {
+                break;
+            }
             // SAFETY: By the type invariants no device writes to the page, others read it only if
             // it is shared, and `&mut self` is exclusive; the bytes fit in.
             unsafe {
                 ptr::copy_nonoverlapping(bytes.as_ptr(), page.page.start().add(offset), len);
             }
-            // INVARIANT: They were just written. OVERFLOW: It was at most `end`. CAST: So it is the
-            // size of a buffer at most.
+            // INVARIANT: They were just written. CAST: The size of a buffer is small.
             self.filled += len as u32;
             from += len;
         }
+        from.saturating_sub(range.start)
+    }
+
+    /// Moves `range` of what was received to the front, and forgets the rest. False, and nothing is
+    /// changed, where others may read it. Any context.
+    pub(crate) fn keep(&mut self, range: Range<usize>) -> bool {
+        if self.mapped || self.pages.iter().any(|page| page.shared) {
+            return false;
+        }
+        let (mut to, mut from) = (0, range.start);
+        while from < range.end {
+            let offset = to % PAGE_SIZE;
+            let bytes = self.bytes(from);
+            // OVERFLOW: The offset is the smaller.
+            let len = bytes.len().min(range.end - from).min(PAGE_SIZE - offset);
+            let Some(page) = self.pages.get(to / PAGE_SIZE).filter(|_| len > 0) else {
+                break;
+            };
+            // SAFETY: As in `append`, but that the bytes may overlap.
+            unsafe { ptr::copy(bytes.as_ptr(), page.page.start().add(offset), len) };
+            to += len;
+            from += len;
+        }
+        // INVARIANT: They were just written. CAST: The size of a buffer is small.
+        self.filled = to as u32;
         true
     }
 

@@ -193,7 +193,7 @@ pub(super) struct Connection {
     /// Held from asking the machine for a message until that is posted. Any context.
     #[pin]
     pub(super) post: SpinLockBh<Post>,
-    /// Held for a few hundred instructions, and a copy of at most a page. Any context.
+    /// Held for a few hundred instructions, and a copy of at most a receive buffer. Any context.
     #[pin]
     pub(super) flow: SpinLockBh<Flow>,
 }

@@ -222,20 +222,20 @@ impl Completions for Arc<Conn> {
             self.uncount_buffer(buf.page_count());
             return self.completion_failed(status);
         }
-        let (limit, stamp) = self.note_arrival();
+        let terms = self.note_arrival();
         let now = self.now();
         let (recycle, early) = {
             let mut flow = self.flow.lock();
             flow.machine.set_now(now);
-            flow.buffer_used();
+            flow.buffer_used(buf.page_count());
             let (recycle, early) = if flow.progress == Progress::Established {
-                (self.take_in(&mut flow, buf, stamp), false)
+                (self.take_in(&mut flow, buf, terms), false)
             } else if self.side == Side::Connecting {
                 (flow.early.push(buf).err(), false)
             } else {
-                (self.take_in(&mut flow, buf, stamp), true)
+                (self.take_in(&mut flow, buf, terms), true)
             };
-            flow.want_buffers(limit, recycle.is_some());
+            flow.want_buffers(terms.0, self.unread(), recycle.is_some());
             (recycle, early)
         };
         if let Some(buf) = recycle {

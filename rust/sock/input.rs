@@ -4,9 +4,10 @@
 //!
 //! A connection starts with a few buffers of one page. It makes more when the peer is about to be
 //! out of credit, and larger ones when the peer asks for them (`B-63`), up to what the namespace
-//! and `SO_RCVBUF` allow. If the program has not set that it grows with a reader that keeps up, as
-//! TCP's does. Small messages, and longer ones when few buffers are left, share a buffer, so
-//! that the peer does not run out of credit long before the receive buffer is full.
+//! and `SO_RCVBUF` allow ([`super::recv_buffers`]). If the program has not set that it grows with a
+//! reader that keeps up, as TCP's does. Small messages, and longer ones when unread payload takes
+//! up much memory, share a buffer, so that the peer does not run out of credit long before the
+//! receive buffer is full.
 //!
 //! The life of a buffer: [`Flow::want_buffers`] raises the number that is wanted when a message
 //! leaves the peer short of credit, and [`Conn::fill`], in the work, charges, makes and posts what
@@ -33,6 +34,7 @@ use crate::{
         owner::recv_limit,
         recv_buffers::{
             Unread,
+            FEW,
             FIRST,
             RETRY_MS, //
         },
@@ -48,17 +50,9 @@ use core::{
 };
 use kernel::page::PAGE_SIZE;
 
-/// With at most this many buffers posted, a credit update would not help a peer that is short of
-/// credit; with more, one is due.
-const FEW: u16 = 3;
-
-/// The longest payload that is always copied to the buffer of the message before it, in bytes, if
-/// there is room.
+/// The longest payload that is always copied to the buffer of the message before it, in bytes, as
+/// far as there is room.
 const SMALL: usize = 1024;
-
-/// The longest that is copied while [`FEW`] buffers or fewer are posted, in bytes: `SO_RCVBUF` is
-/// to hold as many bytes of small messages as of large ones.
-const MIDDLING: usize = PAGE_SIZE;
 
 impl Flow {
     /// Takes in one message, where `unread` bytes are unread. Gives the buffer back if it holds
@@ -67,7 +61,7 @@ impl Flow {
         &mut self,
         buf: RecvBuf,
         unread: usize,
-        now: Option<Stamp>,
+        (limit, now): (Option<usize>, Option<Stamp>),
     ) -> (Option<RecvBuf>, usize) {
         let received = self.machine.received_head(buf.bytes(0), buf.len());
         let has_payload = matches!(&received, Ok(received) if !received.payload.is_empty());
@@ -91,25 +85,25 @@ impl Flow {
         }
         match received {
             Ok(received) if !received.payload.is_empty() => {
-                let range = received.payload;
-                if self.may_join(range.len()) {
-                    if let Some(last) = self.rx.back_mut() {
-                        if last.append(&buf, range.clone(), now) {
-                            return (Some(buf), range.len());
-                        }
-                    }
-                }
-                let came = range.len();
-                let unread = Unread {
+                let mut next = Unread {
                     buf,
                     is_copy: false,
-                    range,
+                    range: received.payload,
                     stamp: now,
                 };
+                let came = next.len();
+                if self.may_join(came, limit, unread.saturating_add(came)) {
+                    if let Some(last) = self.rx.back_mut() {
+                        last.join(&mut next);
+                    }
+                }
+                if next.is_empty() {
+                    return (Some(next.buf), came);
+                }
                 // The ring has room for every buffer.
-                match self.rx.push(unread) {
+                match self.rx.push(next) {
                     Ok(()) => (None, came),
-                    Err(lost) => (Some(lost.buf), 0),
+                    Err(lost) => (Some(lost.buf), came.saturating_sub(lost.range.len())),
                 }
             }
             // A violation is reported by the machine's events.
@@ -117,24 +111,32 @@ impl Flow {
         }
     }
 
-    /// Whether payload of so many bytes is to be copied behind that before it. While offers are
-    /// gathered each message keeps its own length (`B-46`).
-    fn may_join(&self, len: usize) -> bool {
-        let most = match self.recv.posted <= FEW {
-            true => MIDDLING,
-            false => SMALL,
-        };
-        len <= most && !self.offers.gathering
+    /// Whether `len` bytes, of `unread` in all, are to be copied behind those before them. While
+    /// offers are gathered each message keeps its own length (`B-46`).
+    fn may_join(&self, len: usize, limit: Option<usize>, unread: usize) -> bool {
+        let limit = self.options.clamp(limit.unwrap_or(0));
+        (len <= SMALL || self.recv.are_sparse(limit, unread)) && !self.offers.gathering
     }
 
-    /// Copies the first payload that no reader has taken over behind the last that one has, where
-    /// that has room. Gives its buffer back.
-    fn join_taken(&mut self, last: &mut Unread) -> Option<Unread> {
-        let first = self.rx.get(0).filter(|first| self.may_join(first.len()))?;
-        if !last.append(&first.buf, first.range.clone(), first.stamp) {
+    /// Copies the first payload that no reader has taken over behind the last that one has, as far
+    /// as that has room. Gives its buffer back if there was room for all of it.
+    fn join_taken(
+        &mut self,
+        last: &mut Unread,
+        limit: Option<usize>,
+        unread: usize,
+    ) -> Option<Unread> {
+        let len = self.rx.get(0)?.len();
+        if !self.may_join(len, limit, unread) {
             return None;
         }
-        self.rx.pop()
+        let first = self.rx.front_mut()?;
+        last.join(first);
+        if first.is_empty() {
+            self.rx.pop()
+        } else {
+            None
+        }
     }
 
     /// Whether the peer is short of credit, even when so many more buffers are posted.
@@ -142,23 +144,24 @@ impl Flow {
         self.recv.posted.saturating_add(returning) <= FEW && self.machine.peer_is_short()
     }
 
-    /// Counts a buffer that came back from the device with a message, before that is taken in.
-    pub(super) fn buffer_used(&mut self) {
-        self.recv.used();
+    /// Counts a buffer of `pages` pages that came back from the device with a message, before that
+    /// is taken in.
+    pub(super) fn buffer_used(&mut self, pages: usize) {
+        self.recv.used(pages);
         self.answer_resize();
     }
 
-    /// Wants more buffers for a peer that is short of credit, up to `limit` bytes of them, or fewer
-    /// where that is none. `returns` says whether the buffer that was used last is about to be
-    /// posted again.
+    /// Wants more buffers for a peer that is short of credit, as far as `limit` allows with so many
+    /// bytes unread, or fewer where that is none. `returns` says whether the buffer that was used
+    /// last is about to be posted again.
     ///
     /// Under the same hold of the lock as taking the message in: no reader is to find that no more
     /// can come.
-    pub(super) fn want_buffers(&mut self, limit: Option<usize>, returns: bool) {
+    pub(super) fn want_buffers(&mut self, limit: Option<usize>, unread: usize, returns: bool) {
         match limit {
             None => self.recv.shrink(),
             Some(limit) if self.is_short(returns.into()) => {
-                self.recv.grow(self.options.clamp(limit))
+                self.recv.grow(self.options.clamp(limit), unread)
             }
             Some(_) => {}
         }
@@ -207,15 +210,15 @@ impl Flow {
 }
 
 impl Conn {
-    /// Takes in one message of [`Connection::flow`](super::conn::Connection). Gives the buffer back
-    /// if it holds nothing for the reader. Any context.
+    /// Takes in one message of [`Connection::flow`](super::conn::Connection), on the terms of
+    /// [`Self::recv_limit`] and [`Self::recv_stamp`]. Gives the buffer back if it holds nothing for the reader. Any context.
     pub(super) fn take_in(
         &self,
         flow: &mut Flow,
         buf: RecvBuf,
-        now: Option<Stamp>,
+        terms: (Option<usize>, Option<Stamp>),
     ) -> Option<RecvBuf> {
-        let (recycle, came) = flow.take_in(buf, self.unread(), now);
+        let (recycle, came) = flow.take_in(buf, self.unread(), terms);
         self.unread.fetch_add(came, Ordering::Relaxed);
         recycle
     }
@@ -290,7 +293,7 @@ impl Conn {
             if let Some(limit) = limit {
                 // Buffers may have become larger since, and fewer fit.
                 let limit = flow.options.clamp(limit);
-                flow.recv.cap(limit);
+                flow.recv.cap(limit, self.unread());
             }
             let most = flow.recv.wanted.into();
             // Each needs a place in the ring for its payload.
@@ -330,7 +333,9 @@ impl Conn {
     /// Wants more buffers for a peer that is short of credit, since `SO_RCVBUF` of `sk` has grown.
     /// Any context, without the spinlocks.
     pub(super) fn buffer_grown(&self, sk: &Socket) {
-        self.flow.lock().want_buffers(recv_limit(sk), false);
+        let mut flow = self.flow.lock();
+        flow.want_buffers(recv_limit(sk), self.unread(), false);
+        drop(flow);
         self.fill_later();
     }
 
@@ -387,23 +392,15 @@ impl Conn {
         // Held over both, so that buffers are posted in the order in which they are counted.
         let post = self.post.lock();
         let qp = post.qp.as_ref().ok_or(ENOTCONN)?;
-        {
-            let buffers = &mut self.flow.lock().recv;
-            let differs = buf.size() != buffers.size();
-            // Those that hold unread payload may be too many for long, and a peer that gets no
-            // credit cannot even say that it has read.
-            let are_enough = buffers.posted >= FIRST;
-            if differs || are_enough && buffers.count > buffers.wanted.max(FIRST) {
-                return Ok(false);
-            }
-            buffers.posted = buffers.posted.saturating_add(1);
+        let pages = buf.page_count();
+        if !self.flow.lock().recv.post(pages) {
+            return Ok(false);
         }
         match qp.post_recv(buf) {
             Ok(()) => Ok(true),
             Err((e, _)) => {
                 // None was posted meanwhile: the lock is held.
-                let buffers = &mut self.flow.lock().recv;
-                buffers.posted = buffers.posted.saturating_sub(1);
+                self.flow.lock().recv.unpost(pages);
                 Err(e)
             }
         }
@@ -511,9 +508,12 @@ impl Conn {
                 Err(_) => {}
             }
         }
+        let limit = recv_limit(sk);
         let mut flow = self.flow.lock();
         // A reader that only looks takes over each message as it comes.
-        let joined = to.back_mut().and_then(|last| flow.join_taken(last));
+        let joined = to
+            .back_mut()
+            .and_then(|last| flow.join_taken(last, limit, self.unread()));
         to.append(&mut flow.rx);
         let upcoming = Upcoming {
             advertised: flow.machine.readable(),

@@ -2,6 +2,22 @@
 
 //! The receive buffers of a connection: how many there are, of what size, and the unread payload in
 //! them. Guarded by [`Connection::flow`](super::conn::Connection::flow).
+//!
+//! `SO_RCVBUF` is a number of bytes that the peer can send before anybody reads, and half of what
+//! the kernel keeps and tells, as with TCP. That, the limit here, bounds the memory of the buffers.
+//! The peer can send half of it however long its messages are:
+//!
+//! - Once unread payload takes up about half of the limit, and fills less than half of what it
+//!   takes up, messages are moved together without gaps ([`RecvBuffers::are_sparse`]). Until then
+//!   nothing but small ones is copied, and a reader that keeps up sees no more of that.
+//! - A peer sends no payload on its last credits (`B-18`), so up to [`FEW`] buffers are of no use.
+//!   While less than half of the limit is unread, [`FIRST`] may be beyond it
+//!   ([`RecvBuffers::most`]).
+//!
+//! When no buffer can be added, those with payload take up more than the limit, less a page.
+//! Nothing is moved together while they take up less than half of it, less a buffer and a page, or
+//! their payload is half of what they and these take up. From then on all but the last are full: so
+//! half of the limit is unread.
 
 use crate::{
     net::{
@@ -26,6 +42,10 @@ use kernel::page::PAGE_SIZE;
 
 /// How many buffers a connection starts with, and always has.
 pub(super) const FIRST: u16 = crate::proto::DEPTH_MIN;
+
+/// With at most this many buffers posted, a credit update would not help a peer that is short of
+/// credit; with more, one is due.
+pub(super) const FEW: u16 = 3;
 
 /// The pause before an allocation or a mapping that failed is tried again, in milliseconds.
 pub(super) const RETRY_MS: u32 = 100;
@@ -64,20 +84,19 @@ impl Unread {
         self.range.start = self.range.start.saturating_add(n).min(self.range.end);
     }
 
-    /// Copies `range` of what `other` received behind the payload, if there is room for it. Tells
-    /// whether it did.
-    pub(super) fn append(
-        &mut self,
-        other: &RecvBuf,
-        range: Range<usize>,
-        stamp: Option<Stamp>,
-    ) -> bool {
-        let appended = self.buf.append(other, range);
-        if appended {
-            self.range.end = self.buf.len();
-            self.stamp = stamp.or(self.stamp);
+    /// Copies as much of `next`, which follows it, behind its payload as there is room for. The
+    /// rest moves to the front of its own buffer, so that others find room behind that.
+    pub(super) fn join(&mut self, next: &mut Self) {
+        let n = self.buf.append(&next.buf, next.range.clone());
+        if n == 0 {
+            return;
         }
-        appended
+        self.range.end = self.buf.len();
+        self.stamp = next.stamp.or(self.stamp);
+        next.advance(n);
+        if !next.is_empty() && next.buf.keep(next.range.clone()) {
+            next.range = 0..next.buf.len();
+        }
     }
 
     /// At most `max` of the bytes that [`Self::bytes`] returns, in their own page. Sleeps. Fails as
@@ -90,7 +109,7 @@ impl Unread {
 /// The limits of the receive buffers of a connection.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
-    /// How many there may be.
+    /// How many may be posted.
     pub(super) count: u16,
     /// Pages of a buffer.
     pub(super) pages: usize,
@@ -141,7 +160,7 @@ impl Limits {
 
 /// How many buffers there are, and of what size.
 pub(super) struct RecvBuffers {
-    /// How many there may be, and of what size.
+    /// How many may be posted, and of what size.
     pub(super) limits: Limits,
     /// Pages of a buffer that is made now.
     pub(super) pages_each: usize,
@@ -153,6 +172,8 @@ pub(super) struct RecvBuffers {
     pages: usize,
     /// How many are posted.
     pub(super) posted: u16,
+    /// Pages of these.
+    posted_pages: usize,
     /// How many of the posted ones, the oldest, have the former size: the peer is told of the new
     /// one when none is left (`B-64`).
     pub(super) smaller: u16,
@@ -174,6 +195,7 @@ impl RecvBuffers {
             count: 0,
             pages: 0,
             posted: 0,
+            posted_pages: 0,
             smaller: 0,
             resizing: false,
             arrivals: 0,
@@ -206,9 +228,33 @@ impl RecvBuffers {
         self.pages = self.pages.saturating_sub(pages);
     }
 
-    /// Counts a message that came in the oldest posted buffer.
-    pub(super) fn used(&mut self) {
+    /// Counts one of `pages` pages that is about to be posted. False where it is to be freed: it
+    /// has not the present size, or there are too many.
+    pub(super) fn post(&mut self, pages: usize) -> bool {
+        if self.posted >= self.limits.count {
+            // Those that were added while many held payload are too many now.
+            self.wanted = self.wanted.min(self.limits.count);
+        }
+        // Those that hold unread payload may be too many for long, and a peer that gets no credit
+        // cannot even say that it has read.
+        let are_enough = self.posted >= FIRST;
+        if pages != self.pages_each || are_enough && self.count > self.wanted.max(FIRST) {
+            return false;
+        }
+        self.posted = self.posted.saturating_add(1);
+        self.posted_pages = self.posted_pages.saturating_add(pages);
+        true
+    }
+
+    /// Uncounts one of `pages` pages that is not posted any more, or was not.
+    pub(super) fn unpost(&mut self, pages: usize) {
         self.posted = self.posted.saturating_sub(1);
+        self.posted_pages = self.posted_pages.saturating_sub(pages);
+    }
+
+    /// Counts a message that came in the oldest posted buffer, of `pages` pages.
+    pub(super) fn used(&mut self, pages: usize) {
+        self.unpost(pages);
         self.smaller = self.smaller.saturating_sub(1);
         self.arrivals = self.arrivals.saturating_add(1);
     }
@@ -257,7 +303,8 @@ impl RecvBuffers {
             .saturating_add(self.pages)
     }
 
-    /// How many buffers there may be in `limit` bytes, if further ones have the present size.
+    /// How many buffers there may be in `limit` bytes, if further ones have the present size, with
+    /// no more posted than may be.
     fn fit(&self, limit: usize) -> u16 {
         let limit = limit / PAGE_SIZE;
         let count = usize::from(self.count);
@@ -268,14 +315,38 @@ impl RecvBuffers {
                 count.saturating_sub(excess.div_ceil(self.pages_each.max(1)))
             }
         };
+        let held = self.count.saturating_sub(self.posted);
         u16::try_from(fit)
             .unwrap_or(u16::MAX)
-            .min(self.limits.count)
+            .min(self.limits.count.saturating_add(held))
     }
 
-    /// Wants no more than fit in `limit` bytes, but at least [`FIRST`].
-    pub(super) fn cap(&mut self, limit: usize) {
-        self.wanted = self.wanted.min(self.fit(limit)).max(FIRST);
+    /// How many there may be for a limit, with so many bytes unread. While that is less than half
+    /// of it, [`FIRST`] may be posted, beyond the limit if need be, but not by more than these.
+    fn most(&self, limit: usize, unread: usize) -> u16 {
+        let fit = self.fit(limit);
+        if unread >= limit / 2 {
+            return fit;
+        }
+        let first = self.size().saturating_mul(FIRST.into());
+        let beyond = self.fit(limit.saturating_add(first));
+        let held = self.count.saturating_sub(self.posted);
+        fit.max(beyond.min(held.saturating_add(FIRST)))
+    }
+
+    /// Wants no more than there may be for a limit, with so many bytes unread, but at least
+    /// [`FIRST`].
+    pub(super) fn cap(&mut self, limit: usize, unread: usize) {
+        self.wanted = self.wanted.min(self.most(limit, unread)).max(FIRST);
+    }
+
+    /// Whether the buffers that hold the unread bytes, with another and a page, take up more than
+    /// half of the limit, and more than twice the bytes.
+    pub(super) fn are_sparse(&self, limit: usize, unread: usize) -> bool {
+        let held = self.pages.saturating_sub(self.posted_pages);
+        let pages = held.saturating_add(self.pages_each).saturating_add(1);
+        let half = pages.saturating_mul(PAGE_SIZE / 2);
+        half > limit / 4 && half > unread
     }
 
     /// Pages that they take.
@@ -293,13 +364,13 @@ impl RecvBuffers {
         self.count < self.wanted
     }
 
-    /// Wants twice as many, up to `limit` bytes, for a peer that is short of credit; nothing while
-    /// some are still missing.
-    pub(super) fn grow(&mut self, limit: usize) {
+    /// Wants twice as many, as far as there may be for a limit, with so many bytes unread, for a
+    /// peer that is short of credit; nothing while some are still missing.
+    pub(super) fn grow(&mut self, limit: usize, unread: usize) {
         if !self.lacks() {
-            let fit = self.fit(limit);
-            self.limited = self.wanted >= fit && fit < self.limits.count;
-            let more = self.wanted.saturating_mul(2).min(fit);
+            let now = self.wanted.max(self.count);
+            self.limited = now >= self.fit(limit);
+            let more = now.saturating_mul(2).min(self.most(limit, unread));
             self.wanted = self.wanted.max(more);
         }
     }

@@ -73,7 +73,7 @@ impl Conn {
     pub(super) fn hello_ack(&self, private_data: &[u8]) -> Result<(), Violation> {
         let mut recycle = Ring::empty();
         let now = self.now();
-        let stamp = self.recv_stamp();
+        let terms = (self.recv_limit(), self.recv_stamp());
         let result = {
             let mut guard = self.flow.lock();
             let flow = &mut *guard;
@@ -84,7 +84,7 @@ impl Conn {
                 // Under the lock, so that no message that comes now can overtake.
                 for _ in 0..recycle.len() {
                     if let Some(buf) = recycle.pop() {
-                        if let Some(buf) = self.take_in(flow, buf, stamp) {
+                        if let Some(buf) = self.take_in(flow, buf, terms) {
                             let _ = recycle.push(buf);
                         }
                     }

@@ -6,6 +6,7 @@ use super::connect::disconnect;
 use crate::{
     config::{
         self,
+        moment,
         patience, //
     },
     harness::{
@@ -48,7 +49,7 @@ use std::{
     },
     os::unix::net::UnixStream,
     path::Path,
-    process,
+    process, thread,
     time::{
         Duration,
         Instant, //
@@ -64,6 +65,7 @@ cases! {
     charge_disconnect(10) "connect(AF_UNSPEC) gives back what was not read",
     charge_idle(30) "net.sdp.idle_timeout: a connection that has grown gives its buffers back",
     charge_rmem(30) "net.sdp.rmem: SO_RCVBUF bounds what is not read, and grows with a reader unless it was set",
+    charge_rcvbuf(90) "SO_RCVBUF bytes can be sent before any is read, however they are written, in bounded memory",
     charge_orphans(30) "net.sdp.max_orphans: a connection more than that is reset at its close",
 }
 
@@ -364,7 +366,6 @@ fn fill(sock: &Sock) -> usize {
 fn charge_rmem() {
     sdp_only("TCP has net.ipv4.tcp_rmem");
     let rcvbuf = |sock: &Sock| must!(sock.get(libc::SOL_SOCKET, libc::SO_RCVBUF)) as usize;
-    let unread = |sock: &Sock| must!(sock.ioctl(libc::FIONREAD)) as usize;
     let (default, most) = (131_072, 262_144);
     let rmem = Setting::new("sdp/rmem", &format!("16384 {default} {most}"));
     for wrong in ["0", "16384 0", "16384 131072 x", "16384 131072 2147483647"] {
@@ -402,6 +403,93 @@ fn charge_rmem() {
         assert!(unread(&b) <= 40_000, "{} bytes are unread", unread(&b));
         must!(b.recv_bytes(sent));
         check!(rcvbuf(&b), 40_000);
+    }
+}
+
+fn unread(sock: &Sock) -> usize {
+    must!(sock.ioctl(libc::FIONREAD)) as usize
+}
+
+/// Whether `condition` holds within a moment, which is often much less.
+fn soon(condition: impl Fn() -> bool) -> bool {
+    let end = Instant::now() + moment();
+    while !condition() {
+        if Instant::now() >= end {
+            return condition();
+        }
+        thread::yield_now();
+    }
+    true
+}
+
+/// Sends `stream` by writes of these lengths in turn, until the peer takes no more for a while: how
+/// many bytes. As long as `alone` and the peer can, each write arrives before the next.
+fn write_all(a: &Sock, b: &Sock, stream: &[u8], writes: &[usize], mut alone: bool) -> usize {
+    let mut sent = 0;
+    for len in writes.iter().cycle() {
+        let end = stream.len().min(sent + len);
+        match a.send(&stream[sent..end], libc::MSG_DONTWAIT) {
+            Ok(n) => sent += n,
+            Err(error) => {
+                check!(error, Errno::EAGAIN);
+                if must!(a.poll(libc::POLLOUT, moment())) == 0 {
+                    break;
+                }
+            }
+        }
+        alone = alone && soon(|| unread(b) >= sent);
+        assert!(sent < stream.len(), "nothing stops it");
+    }
+    sent
+}
+
+fn charge_rcvbuf() {
+    sdp_only("TCP's memory is charged otherwise");
+    const LARGE: usize = 16 << 10;
+    let stream: Vec<u8> = (0..2 << 20).map(|at: u32| (at ^ at >> 8) as u8).collect();
+    for (bytes, writes, alone) in [
+        (4 << 10, &[1][..], false),
+        (4 << 10, &[100], false),
+        (4 << 10, &[1, 4080], true),
+        (4 << 10, &[4096], false),
+        (64 << 10, &[100], false),
+        (64 << 10, &[1000], true),
+        (64 << 10, &[1100, 4080], true),
+        (64 << 10, &[4096], false),
+        (64 << 10, &[64 << 10], false),
+        (256 << 10, &[1000], false),
+        (256 << 10, &[2100], true),
+        (256 << 10, &[1025, 16368], true),
+        (256 << 10, &[4080], false),
+        (256 << 10, &[8200], true),
+        (256 << 10, &[64 << 10], false),
+    ] {
+        let how = if alone { "one by one" } else { "at once" };
+        step!("{bytes} bytes, in writes of {writes:?}, {how}");
+        let (listener, to) = B.listen();
+        must!(listener.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes as i32));
+        let most = 2 * bytes;
+        let a = A.socket();
+        must!(a.set(libc::SOL_SOCKET, libc::SO_SNDBUF, 16 << 10));
+        must!(a.connect(&to));
+        let b = must!(listener.accept());
+        check!(b.get(libc::SOL_SOCKET, libc::SO_RCVBUF), Ok(most as i32));
+        must!(a.set(libc::IPPROTO_TCP, libc::TCP_NODELAY, 1));
+        let first = must!(b.charged());
+        let sent = write_all(&a, &b, &stream, writes, alone);
+        let held = unread(&b);
+        assert!(held >= bytes, "only {held} bytes fit, of {sent}");
+        // There are always four buffers, which are large if so many fit.
+        let each = if most < 4 * LARGE {
+            PAGE as usize
+        } else {
+            LARGE
+        };
+        let charged = || (must!(b.charged()) - first + 4 * PAGE) as usize;
+        let is_bounded = becomes(patience(5), || charged() <= most + 4 * each);
+        assert!(is_bounded, "{held} bytes take {} of {most}", charged());
+        let came = must!(b.recv_bytes(sent));
+        assert!(came == stream[..sent], "other bytes come");
     }
 }
 
