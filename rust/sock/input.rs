@@ -85,6 +85,9 @@ impl Flow {
         }
         match received {
             Ok(received) if !received.payload.is_empty() => {
+                if unread == 0 {
+                    self.recv.note_read();
+                }
                 let mut next = Unread {
                     buf,
                     is_copy: false,
@@ -493,12 +496,11 @@ impl Conn {
         sk: &Socket,
         to: &mut Ring<Unread>,
     ) -> Result<(Upcoming, Range<u64>)> {
-        let (arrived, limited) = {
+        let (arrived, keeps_up) = {
             let mut flow = self.flow.lock();
-            // An empty queue means that the reader keeps up.
-            (flow.rx.len(), to.is_empty() && flow.recv.take_limited())
+            (flow.rx.len(), flow.recv.take_caught_up())
         };
-        if limited {
+        if keeps_up {
             sk.grow_rcvbuf(settings::rmem_max(&self.net));
         }
         if to.capacity() < to.len().saturating_add(arrived) {

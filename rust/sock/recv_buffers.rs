@@ -181,8 +181,10 @@ pub(super) struct RecvBuffers {
     pub(super) resizing: bool,
     /// Messages that came since [`Self::take_idle`] was last called.
     arrivals: u16,
-    /// The peer was short of credit because of `SO_RCVBUF`.
+    /// The peer was short of credit because of `SO_RCVBUF` when it last was.
     limited: bool,
+    /// The reader has read everything since.
+    caught_up: bool,
 }
 
 impl RecvBuffers {
@@ -200,6 +202,7 @@ impl RecvBuffers {
             resizing: false,
             arrivals: 0,
             limited: false,
+            caught_up: false,
         }
     }
 
@@ -375,8 +378,14 @@ impl RecvBuffers {
         }
     }
 
-    /// Whether the peer was short of credit because of `SO_RCVBUF` since this was last called.
-    pub(super) fn take_limited(&mut self) -> bool {
-        core::mem::take(&mut self.limited)
+    /// Notes that the reader has read everything that came.
+    pub(super) fn note_read(&mut self) {
+        self.caught_up |= core::mem::take(&mut self.limited);
+    }
+
+    /// Whether the peer was short of credit because of `SO_RCVBUF`, and the reader has read
+    /// everything since, after this was last called: with a larger one they would both go on.
+    pub(super) fn take_caught_up(&mut self) -> bool {
+        core::mem::take(&mut self.caught_up)
     }
 }

@@ -66,6 +66,7 @@ cases! {
     charge_idle(30) "net.sdp.idle_timeout: a connection that has grown gives its buffers back",
     charge_rmem(30) "net.sdp.rmem: SO_RCVBUF bounds what is not read, and grows with a reader unless it was set",
     charge_rcvbuf(90) "SO_RCVBUF bytes can be sent before any is read, however they are written, in bounded memory",
+    charge_slow_reader(60) "net.sdp.rmem: SO_RCVBUF does not grow for a reader that is slower than its peer",
     charge_orphans(30) "net.sdp.max_orphans: a connection more than that is reset at its close",
 }
 
@@ -491,6 +492,33 @@ fn charge_rcvbuf() {
         let came = must!(b.recv_bytes(sent));
         assert!(came == stream[..sent], "other bytes come");
     }
+}
+
+fn charge_slow_reader() {
+    sdp_only("TCP has net.ipv4.tcp_rmem");
+    const PIECE: usize = 4096;
+    let default = 65_536;
+    let _rmem = Setting::new("sdp/rmem", &format!("16384 {default} 1048576"));
+    let (a, b) = pair();
+    let rcvbuf = || must!(b.get(libc::SOL_SOCKET, libc::SO_RCVBUF));
+    let mut sent = fill(&a);
+    for _ in 0..(1 << 20) / PIECE {
+        // The peer always has more, and never waits for long.
+        while let Ok(n) = a.send(&[7; PIECE], libc::MSG_DONTWAIT) {
+            sent += n;
+        }
+        let comes = becomes(patience(5), || unread(&b) >= 2 * PIECE);
+        assert!(comes, "{} bytes are unread", unread(&b));
+        sent -= must!(b.recv_bytes(PIECE)).len();
+        check!(rcvbuf(), default);
+    }
+    step!("it keeps up now");
+    let grown = becomes(patience(10), || {
+        must!(b.recv_bytes(sent));
+        sent = fill(&a);
+        rcvbuf() > default
+    });
+    assert!(grown, "SO_RCVBUF is {}", rcvbuf());
 }
 
 fn charge_orphans() {
