@@ -102,16 +102,18 @@ impl Credits {
     /// news can wait until it doubles what the peer has: that bounds updates to a fraction of the
     /// messages they answer. When the peer has too little to send payload, each returned buffer
     /// counts, except that a buffer which an update of the peer's took must not alone call for an
-    /// update in turn: two idle ends would never fall silent. A peer with nothing gets whatever
-    /// there is. So does one with a single credit while this end has plenty itself: it may owe an
-    /// answer, which its credit does not let it give. That comes to an end, as the end with plenty
-    /// is not answered by an update. Once all of four buffers or more are back, this leaves the
-    /// peer with credit for payload.
+    /// update in turn: two idle ends would never fall silent. Two such buffers do. That comes to an
+    /// end, however late buffers are posted, for every update answers two.
+    ///
+    /// A peer that is left with nothing waits for the second, too: payload never takes the last two
+    /// buffers (`B-17`), so that it is on its way back. One with a single credit may owe an answer,
+    /// which its credit does not let it give, and is told of one buffer where this end has plenty: so
+    /// much is left of that then that the peer does not do the same in turn.
     pub(super) fn update_due(&self) -> bool {
         let gain = self.gain();
         let peer = self.known();
         if peer < PAYLOAD_CREDIT {
-            let urgent = peer == 0 || (peer == 1 && self.allow(Cost::Payload));
+            let urgent = peer == 1 && self.allow(Cost::Payload);
             gain > self.updates || gain >= 2 || (urgent && gain > 0)
         } else {
             gain >= peer
@@ -421,8 +423,10 @@ mod tests {
             // Two are worth it whatever took them.
             (6, 2, 2, 2, true),
             (6, 2, 4, 2, true),
-            // Nothing: whatever there is.
-            (3, 0, 3, 1, true),
+            // Nothing: the second is on its way.
+            (3, 0, 3, 1, false),
+            (3, 0, 3, 2, true),
+            (3, 0, 0, 1, true),
             (3, 0, 0, 0, false),
             (3, 0, 3, 0, false),
         ] {
@@ -483,6 +487,63 @@ mod tests {
                     break;
                 }
                 assert!(messages < 10, "depth {depth} never falls silent");
+            }
+        }
+    }
+
+    /// Readers who read nothing leave an end as few as two buffers; each is posted before the end
+    /// may send, or after. However many of them the peer knows of, and updates are under way, both
+    /// fall silent, with credit on both sides.
+    #[test]
+    fn b_19_and_b_20_silence_does_not_hang_on_when_buffers_are_posted() {
+        for choice in 0..1u32 << 12 {
+            let bits = |at: u32, n: u32| (choice >> at) & ((1 << n) - 1);
+            let depths = [2 + bits(0, 2), 2 + bits(2, 2)];
+            let late = [bits(4, 1) > 0, bits(5, 1) > 0];
+            let mut ends = depths.map(|_| credits(0, 0));
+            let mut free = [0; 2];
+            let mut queues: [Vec<(u16, u32, u32)>; 2] = [Vec::new(), Vec::new()];
+            for end in 0..2 {
+                let posted = depths[end].saturating_sub(bits(6 + 2 * end as u32, 2));
+                let told = posted.saturating_sub(bits(10 + end as u32, 1));
+                ends[end].posted = posted;
+                ends[end].told = told;
+                ends[1 - end].bufs = told as u16;
+                free[end] = depths[end] - posted;
+            }
+            let mut messages = 0;
+            loop {
+                let before = (messages, free);
+                for end in 0..2 {
+                    let mut post = |ends: &mut [Credits; 2]| {
+                        ends[end].posted(free[end] as u16);
+                        free[end] = 0;
+                    };
+                    if !late[end] {
+                        post(&mut ends);
+                    }
+                    if ends[end].update_due() && ends[end].allow(Cost::Control) {
+                        messages += 1;
+                        queues[end].push(ends[end].send());
+                    }
+                    if late[end] {
+                        post(&mut ends);
+                    }
+                    for (bufs, mseq, ack) in std::mem::take(&mut queues[end]) {
+                        let to = &mut ends[1 - end];
+                        to.receive(mseq, ack, bufs, true, false).unwrap();
+                        free[1 - end] += 1;
+                    }
+                }
+                if before == (messages, free) {
+                    break;
+                }
+                assert!(messages < 20, "{choice:#x} never falls silent");
+            }
+            for end in 0..2 {
+                let (own, known) = (ends[end].available(), ends[end].known());
+                assert!(known > 0 || own == 0, "{choice:#x} leaves the peer nothing");
+                assert!(known > 1 || own < 3, "{choice:#x} leaves the peer one");
             }
         }
     }

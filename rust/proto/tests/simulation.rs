@@ -546,6 +546,14 @@ impl End {
         true
     }
 
+    fn repost_all(&mut self) -> bool {
+        let mut any = false;
+        while self.repost() {
+            any = true;
+        }
+        any
+    }
+
     /// The user grants or refuses what the peer wishes of its receive buffers. Larger ones are
     /// posted from now on, and told of when the smaller are used up (`B-64`).
     fn grant(&mut self, refuse: bool) -> bool {
@@ -681,6 +689,8 @@ struct World {
     awake_at: u64,
     unseen: Vec<Vec<u8>>,
     now: u64,
+    /// The fabric lets an end send before it posts the buffers that came back.
+    posts_late: bool,
     ending: Ending,
     moving: bool,
 }
@@ -744,6 +754,7 @@ impl World {
         }
         World {
             ends: [a, b],
+            posts_late: Random(!seed).below(2) > 0,
             actions: Action::weights(&mut random),
             awake_at: match iwarp && random.below(2) > 0 {
                 true => random.below(3_000_000_000),
@@ -896,12 +907,15 @@ impl World {
         for _ in 0..100_000 {
             let mut active = false;
             for side in 0..2 {
-                while self.ends[side].repost() {
-                    active = true;
+                if !self.posts_late {
+                    active |= self.ends[side].repost_all();
                 }
                 active |= self.ends[side].poll();
                 active |= self.deliver(side)?;
                 let end = &mut self.ends[side];
+                if self.posts_late {
+                    active |= end.repost_all();
+                }
                 active |= end.complete();
                 active |= reading && end.reads && end.read(1000, false);
                 active |= end.grant(false);
