@@ -79,6 +79,11 @@ impl Credits {
         (self.sent, self.received)
     }
 
+    /// The number of this end's next message.
+    pub(super) fn next_sent(&self) -> u32 {
+        self.sent.wrapping_add(1)
+    }
+
     /// The sequence number that the peer's next message must have (`B-12`).
     pub(super) fn next_received(&self) -> u32 {
         self.received.wrapping_add(1)

@@ -44,6 +44,7 @@ use super::{
         Source,
         Transfer,
     },
+    sequence::reached,
     sink::{
         Offers,
         Sinks, //
@@ -89,6 +90,10 @@ pub enum Side {
 
 /// The fewest receive buffers of a [`Config`].
 pub const DEPTH_MIN: u16 = 4;
+
+/// The number of a connection's first buffer, as jiffies begin: so that numbers wrap in every test,
+/// and not only on connections that are old.
+const FIRST_BUFFER: u32 = u32::MAX - 9;
 
 /// What this end is and offers.
 #[derive(Clone, Copy, Debug)]
@@ -207,8 +212,9 @@ pub struct Machine {
     timers: Timers,
     counts: Counts,
     next_buffer: u32,
-    /// The DisConn sent, until it reaches the peer.
+    /// The DisConn sent, until it reaches the peer, and for ever.
     disconn: Option<u32>,
+    end: Option<u32>,
     /// The AbortConn sent.
     abort: Option<u32>,
     /// The peer announced an urgent byte that has not come.
@@ -268,8 +274,9 @@ impl Machine {
             suspend: Suspend::new(config.side),
             timers: Timers::default(),
             counts: Counts::default(),
-            next_buffer: 0,
+            next_buffer: FIRST_BUFFER,
             disconn: None,
+            end: None,
             abort: None,
             urgent_announced: false,
             aborted: None,
@@ -401,7 +408,7 @@ impl Machine {
         if single || hello::keeps_mode(self.version) {
             self.send_mode.fix();
         }
-        self.receive.start(peer.ird.min(self.greeting.ord));
+        self.receive.start(peer.ird.min(self.greeting.ord), single);
         self.resize.start(peer.recv_size);
         self.limit();
     }
@@ -478,10 +485,14 @@ impl Machine {
         self.credits
             .receive(base.mseq, base.mseq_ack, base.bufs, update, held)?;
         self.timers.spoke();
+        let answers = matches!(message, Message::SuspCommAck);
+        self.suspend.may_come(answers)?;
         self.receive.acknowledged(base.mseq_ack, held);
         self.send_mode.acknowledged(base.mseq_ack);
         self.sinks.acknowledged(base.mseq_ack);
 
+        // What the peer has of our messages, if it does not hold that back.
+        let seen = (!held).then_some(base.mseq_ack);
         let mut payload = payload;
         if !payload.is_empty() && !held {
             self.receive.may_follow()?;
@@ -501,7 +512,7 @@ impl Machine {
                 };
                 let most = self.max_adverts().saturating_sub(sinks);
                 self.receive
-                    .src_avail(region, payload.len(), most, offered)?;
+                    .src_avail(region, payload.len(), most, offered, base.mseq_ack)?;
                 if !payload.is_empty() {
                     self.use_up_offer();
                 }
@@ -511,7 +522,7 @@ impl Machine {
                 }
             }
             Message::SrcAvailCancel => {
-                if self.receive.cancel() {
+                if self.receive.cancel()? {
                     self.credits.hold();
                 }
             }
@@ -529,10 +540,14 @@ impl Machine {
             Message::SinkAvail(region, non_discards) => {
                 let open = self.receive.outstanding();
                 let most = self.max_adverts().saturating_sub(open);
+                if self.end.is_some_and(|end| reached(base.mseq_ack, end)) {
+                    return Err(Violation::new(Rule::B(69), "SinkAvail after the DisConn"));
+                }
+                self.sinks.check(region.len, self.resize.peer_has(), seen)?;
                 if !self.send_mode.sink_avail()? {
                     self.sinks.add_late(non_discards)?;
                 } else if self.sinks.add(region, non_discards, most)? {
-                    self.send.crossed();
+                    self.send.crossed(base.mseq_ack)?;
                     self.events |= Events::FINISHED;
                 }
                 if !payload.is_empty() {
@@ -546,7 +561,7 @@ impl Machine {
                 self.hinted(base.flags);
                 self.events |= Events::READABLE | Events::FINISHED;
             }
-            Message::SinkAvailCancel => self.sinks.cancelled(),
+            Message::SinkAvailCancel => self.sinks.cancelled()?,
             // The cancel crossed the DisConn, which left nothing to take back.
             Message::SinkCancelAck if self.receive.ended() => {}
             Message::SinkCancelAck => {
@@ -558,7 +573,8 @@ impl Machine {
                     self.offers.void();
                     self.events |= Events::FINISHED;
                 }
-                self.receive.change_mode(mode)?;
+                let next = self.credits.next_sent();
+                self.receive.change_mode(mode, next, seen)?;
             }
             Message::ModeChange(Half::Send, mode) => self.send_mode.told(mode)?,
             Message::ChRcvBuf(size) => {
@@ -867,8 +883,9 @@ impl Machine {
             return Some(transmit);
         }
         if self.sinks.owes_ack() {
-            self.sinks.ack_sent();
-            return Some(self.transmit(Message::SinkCancelAck, 0));
+            let transmit = self.transmit(Message::SinkCancelAck, 0);
+            self.sinks.ack_sent(transmit.tag.mseq);
+            return Some(transmit);
         }
         if let Some(size) = self.resize.next_answer() {
             self.resize.answer_sent();
@@ -961,6 +978,7 @@ impl Machine {
             if control && self.send.shut && self.send.is_drained() {
                 let transmit = self.transmit(Message::DisConn, 0);
                 self.disconn = Some(transmit.tag.mseq);
+                self.end = self.disconn;
                 self.advance(Input::DisConnOut);
                 return Some(transmit);
             }

@@ -86,6 +86,11 @@ pub(super) struct ReceiveHalf {
     crossed: Option<u32>,
     /// Payload bytes received.
     bytes: u64,
+    /// The own message by which the peer may first know that its half left Pipelined mode here
+    /// (`B-58`).
+    left: Option<u32>,
+    /// The peer's half stays in Combined mode (`B-59a`).
+    fixed: bool,
     /// The user reads no more.
     pub(super) shut: bool,
     /// The peer's DisConn came.
@@ -105,14 +110,17 @@ impl ReceiveHalf {
             rest: 0,
             crossed: None,
             bytes: 0,
+            left: None,
+            fixed: false,
             shut: false,
             ended: false,
         }
     }
 
-    /// So many RDMA Reads may be in flight at a time.
-    pub(super) fn start(&mut self, most_reads: u16) {
+    /// So many RDMA Reads may be in flight at a time; the peer may change modes unless `fixed`.
+    pub(super) fn start(&mut self, most_reads: u16, fixed: bool) {
         self.most_reads = most_reads;
+        self.fixed = fixed;
     }
 
     pub(super) fn mode(&self) -> Mode {
@@ -199,13 +207,15 @@ impl ReceiveHalf {
     }
 
     /// A SrcAvail came with so much payload; there may be `most` at a time (`B-30`). `offered` is
-    /// the oldest SinkAvail that this end has outstanding, which beats it (`B-50`).
+    /// the oldest SinkAvail that this end has outstanding, which beats it (`B-50`) unless the peer
+    /// has `seen` it.
     pub(super) fn src_avail(
         &mut self,
         region: Region,
         payload: usize,
         most: usize,
         offered: Option<u32>,
+        seen: u32,
     ) -> Result<(), Violation> {
         let violation = |rule, what| Err(Violation::new(Rule::B(rule), what));
         self.may_come()?;
@@ -232,8 +242,11 @@ impl ReceiveHalf {
         if self.ending.is_some() {
             return violation(39, "SrcAvail while a cancel is worked on");
         }
-        if offered.is_some() {
-            self.crossed = offered;
+        if let Some(offered) = offered {
+            if reached(seen, offered) {
+                return violation(50, "SrcAvail though there is a SinkAvail to use");
+            }
+            self.crossed = Some(offered);
             return Ok(());
         }
         self.bytes = self.bytes.wrapping_add(u64::from(payload));
@@ -320,9 +333,15 @@ impl ReceiveHalf {
 
     /// A SrcAvailCancel came. True when MSeqAck is to be held back (`B-40`, `B-41`, `B-43`).
     /// What was not started is forgotten.
-    pub(super) fn cancel(&mut self) -> bool {
-        if self.ending.is_some() || !self.is_open() {
-            return false;
+    pub(super) fn cancel(&mut self) -> Result<bool, Violation> {
+        if self.ending.is_some() {
+            return Err(Violation::new(
+                Rule::B(39),
+                "SrcAvailCancel while a cancel is worked on",
+            ));
+        }
+        if !self.is_open() {
+            return Ok(false);
         }
         let mut cut = false;
         let mut left = Ring::new();
@@ -337,7 +356,7 @@ impl ReceiveHalf {
         }
         self.open = left;
         self.ending = Some(cut);
-        true
+        Ok(true)
     }
 
     /// The answer to send now, oldest buffer first: what was read since the last report (`B-37a`),
@@ -394,15 +413,36 @@ impl ReceiveHalf {
         over
     }
 
-    /// The peer changes its send half, so this one (`B-62`). What is open stays so (`B-58`).
-    pub(super) fn change_mode(&mut self, mode: Mode) -> Result<(), Violation> {
+    /// The peer changes its send half, so this one (`B-62`). What is open stays so (`B-58`). `next`
+    /// is the number of this end's next message, and `seen` what the peer has got of them, if it
+    /// does not hold that back.
+    pub(super) fn change_mode(
+        &mut self,
+        mode: Mode,
+        next: u32,
+        seen: Option<u32>,
+    ) -> Result<(), Violation> {
         mode::check(self.mode, Half::Receive, mode)?;
+        if self.fixed {
+            return Err(Violation::new(
+                Rule::B(59),
+                "ModeChange though an end takes one advertisement",
+            ));
+        }
+        let knows = |left| seen.is_none_or(|seen| reached(seen, left));
+        if !self.left.is_none_or(knows) {
+            return Err(Violation::new(
+                Rule::B(58),
+                "ModeChange before the one out of Pipelined was acknowledged",
+            ));
+        }
         if mode == Mode::Buffered && self.is_outstanding() {
             return Err(Violation::new(
                 Rule::B(55),
                 "ModeChange to Buffered with a SrcAvail outstanding",
             ));
         }
+        self.left = (self.mode == Mode::Pipelined).then_some(next);
         self.mode = mode;
         Ok(())
     }

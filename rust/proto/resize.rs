@@ -41,6 +41,9 @@ pub(super) struct Resize {
     /// The peer refused to grow, to shrink: it is not to be asked again (`B-65`).
     no_larger: bool,
     no_smaller: bool,
+    /// This end refused the same to the peer.
+    refused_larger: bool,
+    refused_smaller: bool,
     /// The user answers requests; otherwise each is refused at once.
     pub(super) willing: bool,
     /// The size that the peer asked for and the user has not answered.
@@ -58,6 +61,8 @@ impl Resize {
             ask: Ask::Nothing,
             no_larger: false,
             no_smaller: false,
+            refused_larger: false,
+            refused_smaller: false,
             willing: false,
             wish: None,
             answer: None,
@@ -79,6 +84,11 @@ impl Resize {
 
     pub(super) fn own(&self) -> u32 {
         self.own
+    }
+
+    /// Bytes of the peer's receive buffers as it has them, whatever it was asked for.
+    pub(super) fn peer_has(&self) -> u32 {
+        self.peer
     }
 
     /// Asks for peer buffers of `size` when that is legal; false when it is pointless (`B-63`,
@@ -153,6 +163,9 @@ impl Resize {
                 "second ChRcvBuf before the answer to the first",
             ));
         }
+        if size > self.own && self.refused_larger || size < self.own && self.refused_smaller {
+            return Err(Violation::new(Rule::B(65), "ChRcvBuf that was refused"));
+        }
         if let Ask::Sent(own_wish) = self.ask {
             // Both asked: the accepting end's request stands, the connecting end answers and
             // repeats its own (B-66).
@@ -164,9 +177,17 @@ impl Resize {
         if self.willing && size != self.own {
             self.wish = Some(size);
         } else {
-            self.answer = Some(self.own);
+            self.answers(size, self.own);
         }
         Ok(())
+    }
+
+    fn answers(&mut self, wish: u32, size: u32) {
+        if size == self.own {
+            self.refused_larger |= wish > size;
+            self.refused_smaller |= wish < size;
+        }
+        self.answer = Some(size);
     }
 
     pub(super) fn wish(&self) -> Option<u32> {
@@ -181,7 +202,7 @@ impl Resize {
         let legal = grants(wish, self.own, size);
         if legal {
             self.wish = None;
-            self.answer = Some(size);
+            self.answers(wish, size);
         }
         legal
     }
@@ -288,6 +309,27 @@ mod tests {
         r.willing = false;
         r.wished(5000).unwrap();
         assert_eq!((r.wish(), r.next_answer()), (None, Some(1000)));
+    }
+
+    #[test]
+    fn b_65_what_was_refused_is_not_asked_for_again() {
+        for (refused, other) in [(3000, 500), (500, 3000)] {
+            let mut r = resize(Side::Accepting);
+            r.wished(refused).unwrap();
+            assert!(r.answer(1000));
+            r.answer_sent();
+            // That which asks for nothing, and the other direction, were not refused.
+            r.wished(1000).unwrap();
+            r.answer_sent();
+            assert_eq!(r.wished(refused).unwrap_err().rule, Rule::B(65));
+            r.wished(other).unwrap();
+            assert!(r.answer(other));
+        }
+        let mut r = resize(Side::Accepting);
+        r.willing = false;
+        r.wished(5000).unwrap();
+        r.answer_sent();
+        assert_eq!(r.wished(2000).unwrap_err().rule, Rule::B(65));
     }
 
     #[test]

@@ -102,6 +102,8 @@ struct Buffer {
     state: BufferState,
     /// The last message whose send reads the buffer, until it completes.
     in_use: Option<u32>,
+    /// The message that advertises it.
+    advertised: u32,
     /// The user takes back what cannot be sent any more without the peer's help.
     withdrawn: bool,
 }
@@ -272,6 +274,7 @@ impl SendHalf {
             done: 0,
             state: BufferState::Waiting,
             in_use: None,
+            advertised: 0,
             withdrawn: false,
         });
         if added {
@@ -447,6 +450,7 @@ impl SendHalf {
             }
             if next.transfer == Transfer::SrcAvail {
                 buffer.state = BufferState::Advertised;
+                buffer.advertised = mseq;
             } else if buffer.left() == 0 {
                 buffer.state = BufferState::Done;
             }
@@ -584,8 +588,15 @@ impl SendHalf {
         }
     }
 
-    /// A usable SinkAvail came: it beats the SrcAvails, which both ends forget (`B-50`).
-    pub(super) fn crossed(&mut self) {
+    /// A usable SinkAvail came: it beats the SrcAvails, which both ends forget (`B-50`), and that
+    /// the peer cannot have `seen` (`B-51`).
+    pub(super) fn crossed(&mut self, seen: u32) -> Result<(), Violation> {
+        if (self.oldest_open()).is_some_and(|buffer| reached(seen, buffer.advertised)) {
+            return Err(Violation::new(
+                Rule::B(51),
+                "SinkAvail though there is a SrcAvail to read",
+            ));
+        }
         for buffer in self.buffers.iter_mut() {
             if buffer.state == BufferState::Advertised {
                 match self.cancel {
@@ -595,6 +606,7 @@ impl SendHalf {
             }
         }
         self.cancel = Cancel::No;
+        Ok(())
     }
 
     /// The user will not wait for the peer to read: what is advertised goes by Data (`B-36`), or,

@@ -263,6 +263,8 @@ pub(super) struct Sinks {
     before_urgent: usize,
     /// A SinkAvailCancel is to be answered.
     owes_ack: bool,
+    /// The SinkCancelAck, until the peer has it.
+    answer: Option<u32>,
 }
 
 impl Sinks {
@@ -274,7 +276,28 @@ impl Sinks {
             urgent: None,
             before_urgent: 0,
             owes_ack: false,
+            answer: None,
         }
+    }
+
+    /// A SinkAvail came, of receive memory of `len` bytes for a peer whose receive buffers have
+    /// `size` (`B-46`); the peer held back what it has `seen` of this end's messages if that is
+    /// none. It waits for the answer to its SinkAvailCancel (`B-53`).
+    pub(super) fn check(&self, len: u32, size: u32, seen: Option<u32>) -> Result<(), Violation> {
+        if len <= size {
+            return Err(Violation::new(
+                Rule::B(46),
+                "SinkAvail no larger than a receive buffer",
+            ));
+        }
+        let unseen = |answer| seen.is_some_and(|seen| !reached(seen, answer));
+        if self.owes_ack || self.answer.is_some_and(unseen) {
+            return Err(Violation::new(
+                Rule::B(53),
+                "SinkAvail before the SinkAvailCancel is answered",
+            ));
+        }
+        Ok(())
     }
 
     /// The peer's SinkAvails that are open.
@@ -324,7 +347,9 @@ impl Sinks {
 
     /// The peer has our messages up to `mseq_ack`.
     pub(super) fn acknowledged(&mut self, mseq_ack: u32) {
-        self.urgent = self.urgent.filter(|&mseq| !reached(mseq_ack, mseq));
+        let unseen = |&mseq: &u32| !reached(mseq_ack, mseq);
+        self.urgent = self.urgent.filter(unseen);
+        self.answer = self.answer.filter(unseen);
     }
 
     /// Bytes of the oldest that may be written, which is next; 0 where it is to be used up by Data.
@@ -358,17 +383,25 @@ impl Sinks {
 
     /// A SinkAvailCancel came (`B-53`): writes under way were announced before, so that the answer
     /// can go at once. There is none where nothing is left.
-    pub(super) fn cancelled(&mut self) {
-        self.owes_ack |= !self.sinks.is_empty();
+    pub(super) fn cancelled(&mut self) -> Result<(), Violation> {
+        if self.owes_ack {
+            return Err(Violation::new(
+                Rule::B(53),
+                "SinkAvailCancel before one is answered",
+            ));
+        }
+        self.owes_ack = !self.sinks.is_empty();
         self.sinks.clear();
         self.before_urgent = 0;
+        Ok(())
     }
 
     pub(super) fn owes_ack(&self) -> bool {
         self.owes_ack
     }
 
-    pub(super) fn ack_sent(&mut self) {
+    pub(super) fn ack_sent(&mut self, mseq: u32) {
         self.owes_ack = false;
+        self.answer = Some(mseq);
     }
 }

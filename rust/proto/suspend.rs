@@ -31,6 +31,8 @@ pub(super) struct Suspend {
     step: Step,
     /// Where the peer listens for the connection's continuation.
     port: Option<u16>,
+    /// The peer asked to move, and says nothing more but that this end may.
+    peer_asked: bool,
     /// The user connects there.
     pub(super) movable: bool,
 }
@@ -46,6 +48,7 @@ impl Suspend {
             side,
             step: Step::None,
             port: None,
+            peer_asked: false,
             movable: false,
         }
     }
@@ -90,20 +93,27 @@ impl Suspend {
         self.step = Step::Answered(mseq);
     }
 
-    /// A SuspComm came.
+    /// A message came; `answers` says that it is a SuspCommAck.
+    #[inline]
+    pub(super) fn may_come(&self, answers: bool) -> Result<(), Violation> {
+        if self.peer_asked && !answers {
+            return Err(Violation::new(Rule::B(83), "message after a SuspComm"));
+        }
+        Ok(())
+    }
+
+    /// A SuspComm came, the peer's first.
     pub(super) fn received(&mut self, id: u64) -> Result<(), Violation> {
         let Some(port) = u16::try_from(id ^ 0x1_0000).ok().filter(|&port| port != 0) else {
             return Err(Violation::new(Rule::A(6), "SuspComm to no TCP port"));
         };
-        match (self.step, self.side) {
-            // Both at once: the accepting end's request stands; the connecting end may repeat its
-            // own on the new connection.
-            (Step::Asked(_), Side::Accepting) => return Ok(()),
-            (Step::None | Step::Wanted(_), _) | (Step::Asked(_), Side::Connecting) => {}
-            _ => return Err(Violation::new(Rule::B(83), "second SuspComm")),
+        self.peer_asked = true;
+        // Both at once: the accepting end's request stands; the connecting end may repeat its own
+        // on the new connection.
+        if self.side == Side::Connecting || !matches!(self.step, Step::Asked(_)) {
+            self.step = Step::Owed;
+            self.port = Some(port);
         }
-        self.step = Step::Owed;
-        self.port = Some(port);
         Ok(())
     }
 

@@ -137,5 +137,5 @@ fuzz_target!(|data: &[u8]| {
     while let Some(step) = input.step() {
         onlooker.step(&step);
     }
-    onlooker.machine.disconnected();
+    onlooker.disconnect();
 });

@@ -72,10 +72,14 @@ struct End {
     /// Send buffers that the peer or the fabric may touch, and receive buffers that were offered.
     buffers: BTreeMap<u32, (BufferId, Vec<u8>)>,
     offers: BTreeMap<u32, (BufferId, Vec<u8>)>,
+    /// Send buffers that were taken back.
+    withdrawn: Vec<BufferId>,
     next_key: u32,
 
     queue: VecDeque<Work>,
     completions: VecDeque<(SendTag, bool)>,
+    /// The buffers that messages read whose sends have not completed, for each message.
+    reading: VecDeque<Option<BufferId>>,
     /// The sizes of the receive buffers that stand posted, and the number of those that wait to be
     /// posted again.
     posted: VecDeque<usize>,
@@ -99,6 +103,9 @@ struct End {
     /// What was seen of them when memory was offered.
     offered_at: BTreeMap<u32, u32>,
     messages: u64,
+    /// A message came, and the fabric is gone.
+    heard: bool,
+    gone: bool,
     /// A SendSm went.
     asked: bool,
     /// Where to tell what happens.
@@ -326,9 +333,11 @@ impl End {
             copied: VecDeque::new(),
             buffers: BTreeMap::new(),
             offers: BTreeMap::new(),
+            withdrawn: Vec::new(),
             next_key: 1,
             queue: VecDeque::new(),
             completions: VecDeque::new(),
+            reading: VecDeque::new(),
             posted: vec![config.recv_size as usize; config.recv_depth.into()].into(),
             free: 0,
             size: config.recv_size,
@@ -345,6 +354,8 @@ impl End {
             urgent_seen: 0,
             offered_at: BTreeMap::new(),
             messages: 0,
+            heard: false,
+            gone: false,
             asked: false,
             trace: None,
         }
@@ -402,7 +413,26 @@ impl End {
     fn withdraw(&mut self, n: usize) {
         let ids: Vec<_> = self.buffers.values().map(|(id, _)| *id).collect();
         if !ids.is_empty() {
-            self.machine.withdraw_send(ids[n % ids.len()]);
+            let from = ids[n % ids.len()];
+            self.machine.withdraw_send(from);
+            for piece in self.stream.iter().rev() {
+                match piece {
+                    Piece::Buffer(id, _) => self.withdrawn.push(*id),
+                    // Buffers before bytes that are to go are sent as well.
+                    Piece::Copied(_) => break,
+                }
+                if self.withdrawn.last() == Some(&from) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Waits no longer for the peer to fetch its buffers, and may take back the last.
+    fn cancel_send(&mut self, withdraw: bool) {
+        self.machine.cancel_send(withdraw);
+        if let (true, Some(Piece::Buffer(id, _))) = (withdraw, self.stream.last()) {
+            self.withdrawn.push(*id);
         }
     }
 
@@ -418,10 +448,13 @@ impl End {
         let events = self.machine.take_events();
         self.events |= events;
         if events.contains(Events::NUDGE) {
+            assert!(!self.heard, "nudges a peer that was heard");
             self.queue.push_back(Work::Probe);
         }
         while let Some(finished) = self.machine.finished() {
             assert!(events.contains(Events::FINISHED), "finished unheard");
+            let is_read = self.reading.contains(&Some(finished.id));
+            assert!(!is_read || self.gone, "finished while a message reads it");
             let key = *self
                 .buffers
                 .iter()
@@ -476,6 +509,9 @@ impl End {
     }
 
     fn post(&mut self, transmit: Transmit) {
+        if let Source::Buffer(id, _) = transmit.source {
+            assert!(!self.withdrawn.contains(&id), "sends what was taken back");
+        }
         if let Some(region) = transmit.write {
             let bytes = self.take(transmit.source, region.len as usize);
             self.queue.push_back(Work::Write(region, bytes));
@@ -509,6 +545,28 @@ impl End {
         );
         self.queue
             .push_back(Work::Send(transmit.tag, message, ends));
+        let reads = transmit.payload > 0 || transmit.write.is_some();
+        self.reading.push_back(match transmit.source {
+            Source::Buffer(id, _) if reads => Some(id),
+            _ => None,
+        });
+    }
+
+    /// Time passes: something is due then only if the machine has asked for it.
+    fn expire(&mut self, now: u64) -> Result<(), String> {
+        self.reap();
+        let (due, state) = (self.machine.deadline(), self.machine.state());
+        self.machine.expired(now);
+        let events = self.machine.take_events();
+        let is_idle = events.is_empty() && self.machine.state() == state;
+        if events.contains(Events::NUDGE) {
+            assert!(!self.heard, "nudges a peer that was heard");
+            self.queue.push_back(Work::Probe);
+        }
+        match is_idle || due.is_some_and(|at| at <= now) {
+            true => Ok(()),
+            false => Err("does by chance what no timer was set for".into()),
+        }
     }
 
     fn poll(&mut self) -> bool {
@@ -528,6 +586,7 @@ impl End {
         match self.completions.pop_front() {
             Some((tag, ends)) => {
                 let state = self.machine.state();
+                self.reading.pop_front();
                 self.machine.sent(tag);
                 assert!(ends || self.machine.state() == state, "ends {state} early");
                 true
@@ -634,6 +693,7 @@ impl End {
             .machine
             .received(message)
             .map_err(|violation| format!("violation: {violation}"))?;
+        self.heard = true;
         self.wire
             .gets(&sdp_proto::wire::parse(message).expect("took nonsense"));
         if received.urgent {
@@ -691,6 +751,8 @@ struct World {
     now: u64,
     /// The fabric lets an end send before it posts the buffers that came back.
     posts_late: bool,
+    /// The fabric is gone before it says that the last message arrived.
+    drops_early: bool,
     ending: Ending,
     moving: bool,
 }
@@ -755,6 +817,7 @@ impl World {
         World {
             ends: [a, b],
             posts_late: Random(!seed).below(2) > 0,
+            drops_early: Random(!seed).below(8) < 4,
             actions: Action::weights(&mut random),
             awake_at: match iwarp && random.below(2) > 0 {
                 true => random.below(3_000_000_000),
@@ -840,7 +903,7 @@ impl World {
             Action::OfferBuffer => end.offer_buffer(n),
             Action::Withdraw => match random.below(3) {
                 0 => end.withdraw(n),
-                withdraw => end.machine.cancel_send(withdraw > 1),
+                withdraw => end.cancel_send(withdraw > 1),
             },
             Action::CancelOffers => end.machine.cancel_offers(),
             Action::Push => end.machine.push(),
@@ -866,7 +929,7 @@ impl World {
             }
             Action::Time => {
                 self.now += random.below(300_000_000);
-                end.machine.expired(self.now);
+                end.expire(self.now)?;
             }
             Action::Read => {
                 end.read(n, random.below(8) == 0);
@@ -901,11 +964,14 @@ impl World {
         Ok(())
     }
 
-    /// Runs on, with users that do no more than read, if they do, until nothing happens any more.
+    /// Runs on, with users that do no more than read, if they do, until nothing happens any more, or
+    /// until one end is to drop the connection and the other has said its last word.
     fn settle(&mut self, reading: bool) -> Result<(), String> {
         self.ends[1].machine.established();
         for _ in 0..100_000 {
             let mut active = false;
+            let is_over = |end: &End| end.machine.state() == State::Disconnecting;
+            let is_over = self.ends.iter().any(is_over);
             for side in 0..2 {
                 if !self.posts_late {
                     active |= self.ends[side].repost_all();
@@ -916,7 +982,7 @@ impl World {
                 if self.posts_late {
                     active |= end.repost_all();
                 }
-                active |= end.complete();
+                active |= !(self.drops_early && is_over) && end.complete();
                 active |= reading && end.reads && end.read(1000, false);
                 active |= end.grant(false);
                 self.check()?;
@@ -937,7 +1003,7 @@ impl World {
                 Some(at) => self.now = self.now.max(at),
             }
             for end in &mut self.ends {
-                end.machine.expired(self.now);
+                end.expire(self.now)?;
             }
         }
         Err("never falls silent".into())
@@ -1154,10 +1220,16 @@ impl World {
     /// The fabric drops the connection, and everything comes back.
     fn gone(&mut self, aborted: Option<AbortReason>) -> Result<(), String> {
         let [a, b] = &mut self.ends;
-        if a.machine.state() != State::Disconnecting {
-            return Err(format!("ends in {}", a.machine.state()));
+        let states = [a.machine.state(), b.machine.state()];
+        let known = match self.drops_early {
+            true => states.contains(&State::Disconnecting),
+            false => states[0] == State::Disconnecting,
+        };
+        if !known {
+            return Err(format!("ends in {} and {}", states[0], states[1]));
         }
         for end in [&mut *a, &mut *b] {
+            end.gone = true;
             end.machine.disconnected();
             end.reap();
             if end.machine.state() != State::Closed {

@@ -570,9 +570,14 @@ impl End {
         );
         rule(count != half.count, "B-49", "a wrong count");
         rule(
-            !half.avails.is_empty() || half.owed() > 0,
+            !half.avails.is_empty(),
             "B-51",
             "though there is a SrcAvail to read",
+        );
+        rule(
+            half.owed() > 0,
+            "B-51",
+            "though what it asked for has not come",
         );
         rule(half.taking_back, "B-53", "before its cancel is answered");
         rule(half.closed.is_some(), "B-69", "for a stream that ended");

@@ -107,6 +107,15 @@ impl Script {
         self.ack = self.heard;
     }
 
+    /// The machine says something, which tells the peer that all it said came.
+    #[track_caller]
+    fn answer(&mut self) {
+        self.machine.write(1);
+        self.machine.push();
+        self.expect(Message::Data);
+        self.acknowledge();
+    }
+
     /// The next message that is more than a credit update.
     fn next(&mut self) -> Option<(wire::Parsed, Transmit)> {
         loop {
@@ -1189,6 +1198,7 @@ fn b_62_an_end_that_never_changes_accepts_changes() {
         script.say(Message::ModeChange(Half::Receive, mode));
         assert_eq!(script.machine.receive_mode(), mode);
         script.say_with(Message::Data, b"x");
+        script.answer();
     }
     assert_eq!(script.machine.send_mode(), Mode::Combined);
 }
@@ -1956,15 +1966,19 @@ fn b_40_what_was_read_before_the_cancel_is_reported() {
 }
 
 #[test]
-fn b_40_a_second_cancel_does_not_hide_the_first() {
+fn b_39_and_b_43_a_second_cancel_waits_for_the_answer_to_the_first() {
     let mut script = Script::pipelined();
     script.say(Message::SrcAvail(LARGE));
     script.machine.start_read(300).unwrap();
     script.say(Message::SrcAvailCancel);
+    assert_eq!(script.refused(Message::SrcAvailCancel, b""), Rule::B(39));
+
+    let mut script = Script::pipelined();
+    script.say(Message::SrcAvail(LARGE));
     script.say(Message::SrcAvailCancel);
-    script.machine.read_done(300);
-    script.expect(Message::RdmaRdCompl(300));
     script.expect(Message::SendSm);
+    // It crosses the answer, and finds nothing outstanding.
+    script.say(Message::SrcAvailCancel);
     script.expect_silence();
 }
 
@@ -2150,6 +2164,7 @@ fn b_53_and_b_58_a_cancel_and_the_end_of_pipelined_mode() {
     script.say(Message::ModeChange(Half::Receive, Mode::Combined));
     // The cancel and the change crossed, so that the peer finds nothing to cancel.
     assert!(script.machine.offer_finished().is_some());
+    script.answer();
     script.say(Message::ModeChange(Half::Receive, Mode::Pipelined));
     script.machine.offer_buffer(LARGE).unwrap();
     script.expect(Message::SinkAvail(LARGE, 0));
@@ -2492,8 +2507,10 @@ fn who_is_told_of_what() {
             Events::PEER_CLOSED | Events::READABLE | Events::FINISHED,
         ),
     ] {
-        if message == Message::DisConn {
-            script.expect(Message::SendSm);
+        if message == Message::DisConn
+            || message == Message::ModeChange(Half::Receive, Mode::Pipelined)
+        {
+            while script.next().is_some() {}
             script.acknowledge();
         }
         script.machine.take_events();
@@ -2747,11 +2764,131 @@ fn b_83_an_end_that_moves_says_nothing_more() {
     let mut asked = Script::new();
     asked.machine.suspend(1);
     asked.expect(Message::SuspComm(0x1_0001));
+    asked.say(Message::ChRcvBuf(5000));
+    assert!(asked.machine.poll_transmit().is_none());
     let mut answered = Script::new();
     answered.say(Message::SuspComm(0x1_0001));
     answered.machine.poll_transmit().unwrap();
-    for script in [&mut asked, &mut answered] {
-        script.say(Message::ChRcvBuf(5000));
-        assert!(script.machine.poll_transmit().is_none());
+    assert!(answered.machine.poll_transmit().is_none());
+    assert_eq!(answered.refused(Message::ChRcvBuf(5000), b""), Rule::B(83));
+
+    // Of two that ask, the connecting end answers.
+    let mut both = Script::new();
+    both.machine.suspend(1);
+    both.expect(Message::SuspComm(0x1_0001));
+    both.say(Message::SuspComm(0x1_0001));
+    both.say(Message::SuspCommAck);
+    assert_eq!(both.machine.state(), State::Disconnecting);
+}
+
+#[test]
+fn b_46_a_sink_avail_is_larger_than_a_receive_buffer() {
+    let mut script = Script::pipelined();
+    script.say(Message::SinkAvail(part(0, 117), 0));
+    assert_eq!(
+        script.refused(Message::SinkAvail(part(0, 116), 0), b""),
+        Rule::B(46)
+    );
+
+    // The size is the peer's own, whatever it was asked for.
+    let mut script = Script::pipelined();
+    assert!(script.machine.ask_resize(60));
+    script.expect(Message::ChRcvBuf(60));
+    assert_eq!(
+        script.refused(Message::SinkAvail(part(0, 100), 0), b""),
+        Rule::B(46)
+    );
+}
+
+#[test]
+fn b_50_a_source_uses_the_sink_avail_that_it_has() {
+    let mut script = Script::pipelined();
+    script.machine.offer_buffer(LARGE).unwrap();
+    script.expect(Message::SinkAvail(LARGE, 0));
+    script.acknowledge();
+    assert_eq!(script.refused(Message::SrcAvail(LARGE), b""), Rule::B(50));
+}
+
+#[test]
+fn b_51_no_sink_avail_from_a_peer_that_has_to_read() {
+    let mut script = Script::pipelined();
+    script.expect_buffer(LARGE);
+    script.acknowledge();
+    assert_eq!(
+        script.refused(Message::SinkAvail(LARGE, 0), b""),
+        Rule::B(51)
+    );
+}
+
+#[test]
+fn b_53_nothing_new_before_a_sink_avail_cancel_is_answered() {
+    for message in [Message::SinkAvail(LARGE, 0), Message::SinkAvailCancel] {
+        let mut script = Script::pipelined();
+        script.say(Message::SinkAvail(LARGE, 0));
+        script.say(Message::SinkAvailCancel);
+        assert_eq!(script.refused(message, b""), Rule::B(53));
+    }
+    for seen in [false, true] {
+        let mut script = Script::pipelined();
+        script.say(Message::SinkAvail(LARGE, 0));
+        script.say(Message::SinkAvailCancel);
+        script.expect(Message::SinkCancelAck);
+        if seen {
+            script.acknowledge();
+            script.say(Message::SinkAvail(LARGE, 0));
+        } else {
+            assert_eq!(
+                script.refused(Message::SinkAvail(LARGE, 0), b""),
+                Rule::B(53)
+            );
+        }
+    }
+}
+
+#[test]
+fn b_58_no_change_before_the_last_one_was_acknowledged() {
+    for seen in [false, true] {
+        let mut script = Script::pipelined();
+        script.say(Message::ModeChange(Half::Receive, Mode::Combined));
+        let change = Message::ModeChange(Half::Receive, Mode::Buffered);
+        if seen {
+            script.answer();
+            script.say(change);
+        } else {
+            assert_eq!(script.refused(change, b""), Rule::B(58));
+        }
+    }
+}
+
+#[test]
+fn b_59a_no_change_where_an_end_takes_one_advertisement() {
+    let one = |side| Config {
+        max_adverts: 1,
+        ..config(side)
+    };
+    let several = config(Side::Connecting);
+    for (own, peer) in [
+        (one(Side::Accepting), several),
+        (config(Side::Accepting), one(Side::Connecting)),
+    ] {
+        let mut end = Pair::of(peer, own).b;
+        let change = Message::ModeChange(Half::Receive, Mode::Pipelined);
+        assert_eq!(rule(&mut end, change, b""), Rule::B(59));
+    }
+}
+
+#[test]
+fn b_69_no_sink_avail_for_a_stream_that_ended() {
+    for seen in [false, true] {
+        let mut script = Script::pipelined();
+        script.machine.shutdown_send();
+        script.expect(Message::DisConn);
+        if seen {
+            script.acknowledge();
+            let refused = script.refused(Message::SinkAvail(LARGE, 0), b"");
+            assert_eq!(refused, Rule::B(69));
+        } else {
+            script.say(Message::SinkAvail(LARGE, 0));
+        }
     }
 }

@@ -10,6 +10,7 @@ mod random;
 use onlooker::{
     config,
     is_greeting,
+    is_greeting_ib,
     Act,
     Differences,
     Onlooker,
@@ -24,12 +25,14 @@ use sdp_proto::{
         Half,
         Message, //
     },
+    Endpoints,
+    IbVersion,
     Machine,
     Mode,
     Region,
-    Side,
-    State, //
+    Side, //
 };
+use std::net::Ipv4Addr;
 
 /// A small number most of the time.
 fn size(random: &mut Random) -> u32 {
@@ -89,8 +92,8 @@ fn act(random: &mut Random) -> Act {
         (10, Act::Ask),
         (10, Act::Urgent),
         (1, Act::Suspend),
-        (3, Act::ShutSend),
-        (1, Act::ShutReceive),
+        (5, Act::ShutSend),
+        (3, Act::ShutReceive),
         (1, Act::Abort),
         (40, Act::Sent),
         (10, Act::Time),
@@ -155,9 +158,7 @@ proptest! {
         for step in &steps {
             onlooker.step(step);
         }
-        onlooker.machine.disconnected();
-        assert_eq!(onlooker.machine.state(), State::Closed);
-        assert!(onlooker.machine.poll_transmit().is_none());
+        onlooker.disconnect();
     }
 
     #[test]
@@ -198,5 +199,32 @@ proptest! {
         change(&mut ack);
         let accepted = connecting.hello_ack_received(&ack).is_ok();
         assert_eq!(accepted, is_greeting(&ack, mid::HELLO_ACK), "{ack:x?}");
+    }
+
+    /// The same in InfiniBand's form.
+    #[test]
+    fn b_5_and_b_86_only_good_greetings_of_infiniband_are_taken(
+        changes in prop::collection::vec((0..24usize, any::<u8>(), 0..3u8), 0..4)
+    ) {
+        let change = |bytes: &mut [u8]| {
+            for &(at, value, kind) in &changes {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte = [value, 0, *byte ^ 1][usize::from(kind)];
+                }
+            }
+        };
+        let endpoints = Endpoints {
+            port: 7,
+            source: Ipv4Addr::LOCALHOST.into(),
+            destination: Ipv4Addr::LOCALHOST.into(),
+        };
+        let mut connecting = Machine::new(config(Side::Connecting)).unwrap();
+        let mut accepting = Machine::new(config(Side::Accepting)).unwrap();
+        let hello = connecting.hello_ib(IbVersion::V2_2, &endpoints);
+        let (mut ack, _) = accepting.hello_ib_received(&hello).unwrap();
+        assert!(is_greeting_ib(&ack));
+        change(&mut ack);
+        let accepted = connecting.hello_ib_ack_received(&ack).is_ok();
+        assert_eq!(accepted, is_greeting_ib(&ack), "{ack:x?}");
     }
 }

@@ -6,12 +6,15 @@
 use sdp_proto::{
     wire::{
         self,
+        mid,
         Base,
         Flags,
         Half,
         Message, //
     },
+    AbortReason,
     Config,
+    Events,
     Header,
     Machine,
     Mode,
@@ -93,8 +96,9 @@ pub(crate) fn config(side: Side) -> Config {
 const MOST_READS: usize = 2;
 /// Advertisements that each end takes.
 const MAX_ADVERTS: usize = 4;
-/// How long a peer may take to close in turn, in nanoseconds.
-const CLOSE_TIMEOUT: u64 = 1_000_000_000;
+/// How long a peer may take to close in turn, and its fabric to answer, in nanoseconds.
+const CLOSE_TIMEOUT: u64 = 300_000_000;
+const SILENCE: u64 = 400_000_000;
 
 /// Whether these are the bytes of a message (`A.1`, `A.2`, `A.6`, `B-78`).
 fn is_message(bytes: &[u8]) -> bool {
@@ -147,6 +151,20 @@ pub(crate) fn is_greeting(bytes: &[u8], mid: u8) -> bool {
         && short(size + 6) > 0
 }
 
+/// Whether this is a good HelloAck in InfiniBand's form to a Hello of version 2 (`A.4`).
+#[allow(dead_code, reason = "the fuzzer has no use for it")]
+pub(crate) fn is_greeting_ib(bytes: &[u8]) -> bool {
+    let short = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    let long = |at: usize| (u32::from(short(at)) << 16) | u32::from(short(at + 2));
+    bytes.len() >= 196
+        && bytes[0] == mid::HELLO_ACK
+        && short(2) >= 3
+        && long(4) == 196
+        && bytes[16] >> 4 == 2
+        && bytes[19] > 0
+        && (37..=1 << 31).contains(&long(20))
+}
+
 /// Who may change the mode of a half of the stream, and to what (`B-55` to `B-59`).
 fn may_change(half: Half, from: Mode, to: Mode) -> bool {
     use Mode::*;
@@ -169,19 +187,22 @@ pub(crate) struct Onlooker {
     /// The number of the last message that the peer was told to have a buffer for.
     told: u32,
     tags: Vec<(SendTag, Message)>,
+    /// When the oldest of them went, and when the peer or its fabric was heard.
+    oldest: u64,
+    heard: u64,
     reading: Vec<u32>,
     send_mode: Mode,
     receive_mode: Mode,
     /// Whose stream has ended.
-    closed: bool,
+    closed: Option<u32>,
     peer_closed: bool,
     /// The user writes, and reads, no more, and since when neither.
     mute: bool,
     deaf: bool,
     done: Option<u64>,
-    /// The bytes left of the machine's SrcAvails, and the number of its SrcAvailCancel: MSeqAck,
-    /// and credit, may be behind from then on (`B-41`).
-    lent: VecDeque<u32>,
+    /// The bytes left of the machine's SrcAvails, and their numbers; the number of its
+    /// SrcAvailCancel: MSeqAck, and credit, may be behind from then on (`B-41`).
+    lent: VecDeque<(u32, u32)>,
     cancelled: Option<u32>,
     /// Bytes that a SendSm asked for.
     owed: u32,
@@ -190,22 +211,29 @@ pub(crate) struct Onlooker {
     ending: Option<u32>,
     /// Bytes that the machine's SendSms asked for.
     due: u32,
-    /// The machine's SinkAvails, and whether it takes them back.
-    offers: VecDeque<u32>,
+    /// The machine's SinkAvails, and their numbers, and whether it takes them back.
+    offers: VecDeque<(u32, u32)>,
     takes_back: bool,
     /// The peer's, the count that NonDiscards is held against (`B-49`), and what that was when the
     /// machine left Pipelined mode, by this message.
     sinks: VecDeque<u32>,
     owes_ack: bool,
+    ack: Option<u32>,
     discards: u32,
     left: Option<(u32, u32)>,
+    /// The machine's first message that can tell the peer that it was seen to leave that mode.
+    seen_to_leave: Option<u32>,
     /// The sizes of receive buffers asked for and not answered, by this end and by the peer.
     asks: Option<u32>,
-    asked: bool,
+    asked: Option<u32>,
+    own_size: u32,
     peer_size: u32,
-    /// A SuspComm was sent, and one came.
+    /// The machine refused to grow, and to shrink.
+    refused: [bool; 2],
+    /// A SuspComm was sent, and one came that is to be answered, or is not.
     moves: bool,
     moved: bool,
+    peer_silent: bool,
     /// Nothing more is to be said (`B-83`).
     silent: bool,
     now: u64,
@@ -220,6 +248,7 @@ impl Onlooker {
         machine.set_zero_copy(true);
         machine.set_resizable(true);
         machine.set_close_timeout(Some(CLOSE_TIMEOUT));
+        machine.set_limits(None, Some(SILENCE));
         Onlooker {
             machine,
             received: 0,
@@ -228,10 +257,12 @@ impl Onlooker {
             bufs: 16,
             told: 16,
             tags: Vec::new(),
+            oldest: 0,
+            heard: 0,
             reading: Vec::new(),
             send_mode: Mode::Combined,
             receive_mode: Mode::Combined,
-            closed: false,
+            closed: None,
             peer_closed: false,
             mute: false,
             deaf: false,
@@ -246,13 +277,18 @@ impl Onlooker {
             takes_back: false,
             sinks: VecDeque::new(),
             owes_ack: false,
+            ack: None,
             discards: 0,
             left: None,
+            seen_to_leave: None,
             asks: None,
-            asked: false,
+            asked: None,
+            own_size: 200,
             peer_size: 200,
+            refused: [false; 2],
             moves: false,
             moved: false,
+            peer_silent: false,
             silent: false,
             now: 0,
         }
@@ -277,20 +313,28 @@ impl Onlooker {
                 parsed.message,
                 Message::SrcAvail(_) | Message::RdmaWrCompl(_)
             );
+        // What the peer has of the machine's messages, if it does not hold that back.
+        let seen = |mseq: u32| base.mseq_ack.wrapping_sub(mseq) < 1 << 16;
+        let unseen = |mseq: u32| self.cancelled.is_none() && !seen(mseq);
+        let is_open = |&(_, mseq): &(u32, u32)| seen(mseq);
         out_of_sequence
+            || self.peer_silent && parsed.message != Message::SuspCommAck
             || moves_bytes && (self.peer_closed || self.deaf)
             || match parsed.message {
                 Message::DisConn => self.peer_closed || !self.borrowed.is_empty(),
                 Message::AbortConn => !self.peer_closed,
                 Message::RdmaWrCompl(len) => {
-                    len == 0 || self.offers.front().is_none_or(|&most| len > most)
+                    len == 0 || self.offers.front().is_none_or(|&(most, _)| len > most)
                 }
                 Message::RdmaRdCompl(len) => {
-                    len == 0 || self.lent.front().is_none_or(|&most| len > most)
+                    len == 0 || self.lent.front().is_none_or(|&(most, _)| len > most)
                 }
                 Message::SendSm => self.lent.is_empty(),
                 Message::SrcAvail(region) => {
-                    let sinks = if self.closed { 0 } else { self.sinks.len() };
+                    let sinks = match self.closed {
+                        Some(_) => 0,
+                        None => self.sinks.len(),
+                    };
                     let is_bad = match self.receive_mode {
                         Mode::Buffered => true,
                         Mode::Combined => !carries || !self.borrowed.is_empty(),
@@ -300,25 +344,40 @@ impl Onlooker {
                         || parsed.payload.len() > region.len as usize
                         || self.borrowed.len() + sinks >= MAX_ADVERTS
                         || self.ending.is_some()
+                        || self.offers.front().is_some_and(is_open)
                 }
+                Message::SrcAvailCancel => self.ending.is_some(),
+                Message::SinkAvailCancel => self.owes_ack,
                 Message::Data => carries && self.is_behind(parsed.payload.len()),
-                Message::SinkAvail(_, count) => {
+                Message::SinkAvail(region, count) => {
                     let left = self.left.filter(|_| self.send_mode != Mode::Pipelined);
                     let discards = left.map_or(self.discards, |(_, left)| left);
                     let is_possible = self.send_mode == Mode::Pipelined || left.is_some();
+                    let is_read = is_open;
                     let is_open = self.send_mode == Mode::Pipelined && count == discards;
                     !is_possible
+                        || region.len <= self.peer_size
+                        || self.owes_ack
+                        || self.ack.is_some_and(unseen)
+                        || self.closed.is_some_and(seen)
+                        || is_open && self.lent.front().is_some_and(is_read)
                         || discards.wrapping_sub(count) > 1 << 16
                         || is_open && self.sinks.len() + self.borrowed.len() >= MAX_ADVERTS
                         || carries && self.is_behind(parsed.payload.len())
                 }
                 Message::ModeChange(half @ Half::Receive, to) => {
                     let is_early = to == Mode::Buffered && !self.borrowed.is_empty();
-                    is_early || !may_change(half, self.receive_mode, to)
+                    is_early
+                        || self.seen_to_leave.is_some_and(unseen)
+                        || !may_change(half, self.receive_mode, to)
                 }
                 Message::ModeChange(half @ Half::Send, to) => !may_change(half, self.send_mode, to),
                 Message::SinkCancelAck => !self.takes_back && !self.peer_closed,
-                Message::ChRcvBuf(_) => self.asked,
+                Message::ChRcvBuf(wish) => {
+                    let again = wish > self.own_size && self.refused[0]
+                        || wish < self.own_size && self.refused[1];
+                    again || self.asked.is_some()
+                }
                 Message::ChRcvBufAck(size) => match self.asks {
                     None => true,
                     Some(wish) if size != self.peer_size && wish > self.peer_size => size < wish,
@@ -326,7 +385,6 @@ impl Onlooker {
                 },
                 Message::SuspComm(_) => self.moved,
                 Message::SuspCommAck => !self.moves,
-                _ => false,
             }
     }
 
@@ -371,12 +429,14 @@ impl Onlooker {
 
     /// What the peer's message changes.
     fn heard(&mut self, parsed: &wire::Parsed) {
+        self.heard = self.now;
         self.received = parsed.base.mseq;
         self.acked = parsed.base.mseq_ack;
         self.bufs = parsed.base.bufs;
         let reached = |mseq: u32| self.acked.wrapping_sub(mseq) < 1 << 16;
         self.left = self.left.filter(|&(mseq, _)| !reached(mseq));
         let carries = !parsed.payload.is_empty();
+        self.ack = self.ack.filter(|&mseq| !reached(mseq));
         if !matches!(parsed.message, Message::SrcAvail(_)) {
             self.due = self.due.saturating_sub(parsed.payload.len() as u32);
         }
@@ -397,14 +457,14 @@ impl Onlooker {
         }
         match parsed.message {
             Message::RdmaRdCompl(len) => {
-                self.lent[0] -= len;
-                if self.lent[0] == 0 {
+                self.lent[0].0 -= len;
+                if self.lent[0].0 == 0 {
                     self.lent.pop_front();
                 }
             }
             Message::SendSm if self.cancelled.is_some_and(reached) => self.lent.clear(),
             Message::SendSm => {
-                let left = self.lent.pop_front().unwrap_or(0);
+                let left = self.lent.pop_front().map_or(0, |(left, _)| left);
                 self.owed = self.owed.saturating_add(left);
             }
             Message::SinkAvail(region, count) => self.offered(region.len, count),
@@ -417,19 +477,24 @@ impl Onlooker {
                 self.offers.clear();
             }
             Message::ModeChange(Half::Receive, mode) => {
+                let leaves = self.receive_mode == Mode::Pipelined;
+                self.seen_to_leave = leaves.then_some(self.sent.wrapping_add(1));
                 self.receive_mode = mode;
                 self.offers.clear();
             }
             Message::ModeChange(Half::Send, mode) => self.send_mode = mode,
             Message::SinkCancelAck => self.offers.clear(),
             // The accepting end, which this is, does not answer what crossed its own (B-66).
-            Message::ChRcvBuf(_) => self.asked = self.asks.is_none(),
+            Message::ChRcvBuf(wish) => self.asked = self.asks.is_none().then_some(wish),
             Message::ChRcvBufAck(size) => {
                 self.asks = None;
                 self.peer_size = size;
             }
             // Nor here (B-83).
-            Message::SuspComm(_) => self.moved = !self.moves,
+            Message::SuspComm(_) => {
+                self.peer_silent = true;
+                self.moved = !self.moves;
+            }
             Message::SuspCommAck => self.silent = true,
             _ => {}
         }
@@ -513,6 +578,9 @@ impl Onlooker {
             }
             Act::Abort => machine.abort(),
             Act::Sent => {
+                if !self.tags.is_empty() {
+                    self.heard = self.now;
+                }
                 for (tag, message) in self.tags.drain(..) {
                     let state = machine.state();
                     machine.sent(tag);
@@ -525,7 +593,20 @@ impl Onlooker {
             }
             Act::Time => {
                 self.now += u64::from(n) * 10_000;
+                machine.take_events();
+                let (due, state) = (machine.deadline(), machine.state());
+                let was_aborted = machine.aborted().is_some();
                 machine.expired(self.now);
+                let events = machine.take_events();
+                assert!(!events.contains(Events::NUDGE), "nudges who need not talk");
+                let is_idle = events.is_empty() && machine.state() == state;
+                let is_due = due.is_some_and(|at| at <= self.now);
+                assert!(is_idle || is_due, "does by chance what no timer was for");
+                if machine.aborted() == Some(AbortReason::TimedOut) && !was_aborted {
+                    // Nobody was asked anything before (B-76).
+                    let since = self.heard.max(self.oldest);
+                    assert!(self.now - since >= SILENCE, "gives up too early");
+                }
                 // B-74
                 let since = self.done.unwrap_or(self.now);
                 assert!(
@@ -550,11 +631,15 @@ impl Onlooker {
             bytes.resize(bytes.len() + transmit.payload as usize, 0);
             assert!(is_message(&bytes), "sends {bytes:x?}");
             let parsed = wire::parse(&bytes).expect("sends what it would not take");
+            if self.tags.is_empty() {
+                self.oldest = self.now;
+            }
             self.tags.push((transmit.tag, parsed.message));
-            if self.machine.aborted().is_some() {
+            if let Some(reason) = self.machine.aborted() {
+                assert_ne!(reason, AbortReason::TimedOut, "waits for who is silent");
                 // It counts on what the offending message said.
                 assert_eq!(parsed.message, Message::AbortConn);
-                assert!(self.closed, "an AbortConn without a DisConn");
+                assert!(self.closed.is_some(), "an AbortConn without a DisConn");
                 continue;
             }
             let credit = i64::from(self.bufs) - i64::from(self.sent.wrapping_sub(self.acked));
@@ -592,7 +677,7 @@ impl Onlooker {
         assert!(!self.silent, "{message:?} before a move");
         let moves_bytes = carries || matches!(message, Message::SrcAvail(_) | Message::DisConn);
         assert!(
-            !moves_bytes || !self.closed,
+            !moves_bytes || self.closed.is_none(),
             "{message:?} after the DisConn"
         );
         if carries {
@@ -616,7 +701,7 @@ impl Onlooker {
         match message {
             Message::DisConn => {
                 assert!(self.lent.is_empty(), "the end behind a SrcAvail");
-                self.closed = true;
+                self.closed = Some(self.sent);
             }
             Message::ModeChange(half @ Half::Receive, to) => {
                 assert!(may_change(half, self.send_mode, to), "changes to {to:?}");
@@ -639,9 +724,13 @@ impl Onlooker {
                     Mode::Pipelined => !carries,
                 };
                 assert!(fits, "a SrcAvail in {:?} mode", self.send_mode);
+                assert!(
+                    self.sinks.is_empty(),
+                    "a SrcAvail though there is a SinkAvail"
+                );
                 assert_eq!(self.cancelled, None, "a SrcAvail during its cancel");
                 self.lent
-                    .push_back(region.len - parsed.payload.len() as u32);
+                    .push_back((region.len - parsed.payload.len() as u32, self.sent));
                 assert!(self.lent.len() + self.offers.len() <= MAX_ADVERTS);
             }
             Message::SrcAvailCancel => {
@@ -670,10 +759,11 @@ impl Onlooker {
             Message::SinkCancelAck => {
                 assert!(self.owes_ack, "answers what was not asked");
                 self.owes_ack = false;
+                self.ack = Some(self.sent);
             }
             Message::SinkAvail(region, _) => {
                 assert!(self.receive_mode == Mode::Pipelined && !self.takes_back);
-                self.offers.push_back(region.len);
+                self.offers.push_back((region.len, self.sent));
                 assert!(self.lent.len() + self.offers.len() <= MAX_ADVERTS);
             }
             Message::SinkAvailCancel => {
@@ -681,12 +771,17 @@ impl Onlooker {
                 self.takes_back = true;
             }
             Message::ChRcvBuf(wish) => {
-                assert!(self.asks.is_none() && !self.asked, "asks for buffers twice");
+                let once = self.asks.is_none() && self.asked.is_none();
+                assert!(once, "asks for buffers twice");
                 self.asks = Some(wish);
             }
-            Message::ChRcvBufAck(_) => {
-                assert!(self.asked, "answers what was not asked");
-                self.asked = false;
+            Message::ChRcvBufAck(size) => {
+                let wish = self.asked.take().expect("answers what was not asked");
+                if size == self.own_size {
+                    self.refused[0] |= wish > size;
+                    self.refused[1] |= wish < size;
+                }
+                self.own_size = size;
             }
             Message::SuspComm(_) => {
                 let idle = self.lent.is_empty()
@@ -708,7 +803,8 @@ impl Onlooker {
 
     /// A message like this one that goes just too far.
     fn spoil(&self, message: Message) -> Message {
-        let beyond = |left: Option<&u32>, len: u32| left.map_or(len, |left| left.wrapping_add(1));
+        let beyond =
+            |left: Option<&(u32, u32)>, len| left.map_or(len, |&(left, _)| left.wrapping_add(1));
         match message {
             Message::RdmaRdCompl(len) => Message::RdmaRdCompl(beyond(self.lent.front(), len)),
             Message::RdmaWrCompl(len) => Message::RdmaWrCompl(beyond(self.offers.front(), len)),
@@ -727,15 +823,19 @@ impl Onlooker {
     fn mend(&self, message: Message, payload: usize) -> (Message, usize) {
         match message {
             Message::RdmaRdCompl(len) => {
-                let most = self.lent.front().copied().unwrap_or(len);
+                let most = self.lent.front().map_or(len, |&(left, _)| left);
                 (Message::RdmaRdCompl(len.clamp(1, most.max(1))), 0)
             }
             Message::RdmaWrCompl(len) => {
-                let most = self.offers.front().copied().unwrap_or(len);
+                let most = self.offers.front().map_or(len, |&(most, _)| most);
                 (Message::RdmaWrCompl(len.clamp(1, most.max(1))), 0)
             }
             Message::SinkAvail(region, count) => {
                 let count = self.discards.saturating_sub(count / 2);
+                let region = Region {
+                    len: region.len.max(self.peer_size.saturating_add(1)),
+                    ..region
+                };
                 (Message::SinkAvail(region, count), 0)
             }
             Message::SrcAvail(region) => match self.receive_mode {
@@ -784,8 +884,27 @@ impl Onlooker {
             Step::Act(act, n) => self.act(*act, *n),
         }
         self.drain();
-        while self.machine.finished().is_some() {}
-        while self.machine.offer_finished().is_some() {}
-        self.machine.take_events();
+        let finished = [
+            std::iter::from_fn(|| self.machine.finished()).count(),
+            std::iter::from_fn(|| self.machine.offer_finished()).count(),
+        ];
+        let events = self.machine.take_events();
+        let is_told = events.contains(Events::FINISHED) || matches!(step, Step::Act(..));
+        assert!(finished == [0, 0] || is_told, "finished unheard");
+    }
+
+    /// The fabric drops the connection. The end is orderly if both ends had closed, or the machine
+    /// was told that it may move (B-72, B-83).
+    pub(crate) fn disconnect(&mut self) {
+        let is_moved = self.silent && !self.moved;
+        let is_closed = self.closed.is_some() && self.peer_closed;
+        self.machine.disconnected();
+        assert_eq!(self.machine.state(), State::Closed);
+        assert!(self.machine.poll_transmit().is_none());
+        let is_orderly = is_moved || is_closed;
+        assert!(
+            is_orderly || self.machine.aborted().is_some(),
+            "cut, and does not say so"
+        );
     }
 }

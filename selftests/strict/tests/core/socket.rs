@@ -53,6 +53,11 @@ pub(crate) struct Socket {
 
     pub(crate) queue: VecDeque<Work>,
     pub(crate) completions: VecDeque<SendTag>,
+    /// The buffers that messages read whose sends have not completed, for each message.
+    reading: VecDeque<Option<BufferId>>,
+    /// A message came, and the fabric is gone.
+    heard: bool,
+    pub(crate) gone: bool,
     /// Sizes of the receive buffers that stand posted.
     pub(crate) posted: VecDeque<usize>,
     pub(crate) free: u32,
@@ -81,6 +86,9 @@ impl Socket {
             next_key: 1,
             queue: VecDeque::new(),
             completions: VecDeque::new(),
+            reading: VecDeque::new(),
+            heard: false,
+            gone: false,
             posted: vec![config.recv_size as usize; config.recv_depth.into()].into(),
             free: 0,
             size: config.recv_size,
@@ -152,10 +160,20 @@ impl Socket {
 
     /// Takes back what is finished.
     pub(crate) fn reap(&mut self) -> Result<(), String> {
-        if self.machine.take_events().contains(Events::NUDGE) {
+        let events = self.machine.take_events();
+        if events.contains(Events::NUDGE) {
+            if self.heard {
+                return Err("a peer that was heard is nudged".into());
+            }
             self.queue.push_back(Work::Probe);
         }
         while let Some(finished) = self.machine.finished() {
+            if !events.contains(Events::FINISHED) {
+                return Err("a buffer finished unheard".into());
+            }
+            if self.reading.contains(&Some(finished.id)) && !self.gone {
+                return Err("a buffer finished while a message reads it".into());
+            }
             let found = self.buffers.iter().find(|(_, (id, ..))| *id == finished.id);
             let key = *found.ok_or("a buffer finished twice")?.0;
             let (_, at, bytes) = self.buffers.remove(&key).unwrap();
@@ -215,6 +233,11 @@ impl Socket {
         }
         self.queue
             .push_back(Work::Send(transmit.tag, message, transmit.solicited));
+        let reads = transmit.payload > 0 || transmit.write.is_some();
+        self.reading.push_back(match transmit.source {
+            Source::Buffer(id, _) if reads => Some(id),
+            _ => None,
+        });
     }
 
     pub(crate) fn poll(&mut self) -> bool {
@@ -226,8 +249,12 @@ impl Socket {
     }
 
     pub(crate) fn complete(&mut self) -> bool {
-        let tag = self.completions.pop_front();
-        tag.map(|tag| self.machine.sent(tag)).is_some()
+        let Some(tag) = self.completions.pop_front() else {
+            return false;
+        };
+        self.reading.pop_front();
+        self.machine.sent(tag);
+        true
     }
 
     pub(crate) fn repost(&mut self) -> bool {
@@ -238,6 +265,19 @@ impl Socket {
         self.posted.push_back(self.size as usize);
         self.machine.posted(1);
         true
+    }
+
+    /// Time passes: something is due then only if the machine has asked for it.
+    pub(crate) fn expire(&mut self, now: u64) -> Result<(), String> {
+        self.reap()?;
+        let (due, state) = (self.machine.deadline(), self.machine.state());
+        self.machine.expired(now);
+        let is_due = due.is_some_and(|at| at <= now) || self.machine.state() == state;
+        self.reap()?;
+        match is_due {
+            true => Ok(()),
+            false => Err("the core does by chance what no timer was set for".into()),
+        }
     }
 
     /// Grants or refuses what the peer wishes of the receive buffers.
@@ -317,6 +357,7 @@ impl Socket {
             Ok(received) => received,
             Err(violation) => return Ok(Some(violation.to_string())),
         };
+        self.heard = true;
         self.urgent += u32::from(received.urgent);
         if received.payload.is_empty() {
             self.free += 1;
@@ -373,7 +414,7 @@ impl Socket {
             21 => self.machine.push(),
             22 => self.machine.set_cork(random.one_in(2)),
             23 => self.machine.set_nodelay(random.one_in(2)),
-            24 => self.machine.want_mode(modes[random.below(3) as usize]),
+            24 | 43.. => self.machine.want_mode(modes[random.below(3) as usize]),
             25 => self.machine.want_combined(),
             26 => {
                 self.machine.ask_resize(37 + random.below(1000) as u32);
@@ -382,7 +423,7 @@ impl Socket {
                 self.grant(random.one_in(4));
             }
             28 if self.machine.unsent() > 0 => self.machine.mark_urgent(),
-            29.. => {
+            29..43 => {
                 self.consume(n, random.one_in(8))?;
             }
             _ => {}

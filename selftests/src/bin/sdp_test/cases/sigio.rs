@@ -5,10 +5,13 @@
 use super::{
     connect::finish,
     poll::Epoll,
-    wire::raw_client, //
+    wire::raw_client_of, //
 };
 use crate::{
-    bsdh::mid,
+    bsdh::{
+        mid,
+        Hello, //
+    },
     config::{
         self,
         moment,
@@ -169,7 +172,10 @@ fn sigio_quiet() {
         return;
     }
     step!("messages without data");
-    let (sock, mut talk) = raw_client();
+    let (sock, mut talk) = raw_client_of(&Hello {
+        max_adverts: 8,
+        ..Hello::GOOD
+    });
     watch(&sock);
     // Its send half is in Pipelined mode then.
     talk.say(mid::MODE_CHANGE, &[0x20, 0, 0, 0]);
