@@ -112,8 +112,8 @@ impl Credits {
     ///
     /// A peer that is left with nothing waits for the second, too: payload never takes the last two
     /// buffers (`B-17`), so that it is on its way back. One with a single credit may owe an answer,
-    /// which its credit does not let it give, and is told of one buffer where this end has plenty: so
-    /// much is left of that then that the peer does not do the same in turn.
+    /// which its credit does not let it give, and is told of one buffer where this end has plenty:
+    /// so much is left of that then that the peer does not do the same in turn.
     pub(super) fn update_due(&self) -> bool {
         let gain = self.gain();
         let peer = self.known();

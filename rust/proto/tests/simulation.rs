@@ -964,8 +964,8 @@ impl World {
         Ok(())
     }
 
-    /// Runs on, with users that do no more than read, if they do, until nothing happens any more, or
-    /// until one end is to drop the connection and the other has said its last word.
+    /// Runs on, with users that do no more than read, if they do, until nothing happens any more,
+    /// or until one end is to drop the connection and the other has said its last word.
     fn settle(&mut self, reading: bool) -> Result<(), String> {
         self.ends[1].machine.established();
         for _ in 0..100_000 {
@@ -982,7 +982,9 @@ impl World {
                 if self.posts_late {
                     active |= end.repost_all();
                 }
-                active |= !(self.drops_early && is_over) && end.complete();
+                let is_last = end.completions.front().is_some_and(|&(_, ends)| ends);
+                let is_lost = self.drops_early && is_over && is_last;
+                active |= !is_lost && end.complete();
                 active |= reading && end.reads && end.read(1000, false);
                 active |= end.grant(false);
                 self.check()?;
