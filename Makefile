@@ -113,7 +113,7 @@ mutants: ## test the tests of the protocol core (about an hour; needs cargo-muta
 	@tools/mutants
 
 .PHONY: seeded
-seeded: ## try bugs written by hand: which of units, simulation and hostile peers find each
+seeded: ## try bugs written by hand: which of units, simulation, hostile and strict peers find each
 	@tools/seeded
 
 .PHONY: lint
