@@ -251,10 +251,10 @@ impl SendHalf {
 
     /// Buffers that the peer may read.
     pub(super) fn open_count(&self) -> usize {
-        self.buffers
-            .iter()
-            .filter(|buffer| buffer.state == BufferState::Advertised)
-            .count()
+        // Iterator::count() would be compiled with a check for overflow.
+        let open = |buffer: &&Buffer| buffer.state == BufferState::Advertised;
+        let open = self.buffers.iter().filter(open);
+        open.fold(0, |sum: usize, _| sum.saturating_add(1))
     }
 
     pub(super) fn write(&mut self, bytes: usize, now: u64) {
