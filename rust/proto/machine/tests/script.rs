@@ -1983,6 +1983,16 @@ fn b_39_and_b_43_a_second_cancel_waits_for_the_answer_to_the_first() {
 }
 
 #[test]
+fn b_40_what_came_whole_is_reported_in_spite_of_a_cancel() {
+    let mut script = Script::new();
+    script.say_with(Message::SrcAvail(part(0, 4)), b"head");
+    script.say(Message::SrcAvailCancel);
+    script.expect(Message::RdmaRdCompl(0));
+    script.expect_silence();
+    script.say_with(Message::SrcAvail(LARGE), b"head");
+}
+
+#[test]
 fn b_42_payload_does_not_come_before_the_answer_to_the_cancel() {
     let mut script = Script::new();
     script.say_with(Message::SrcAvail(LARGE), b"head");

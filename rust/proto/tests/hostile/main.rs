@@ -81,7 +81,7 @@ fn act(random: &mut Random) -> Act {
         (40, Act::Write),
         (30, Act::Buffer),
         (30, Act::Offer),
-        (10, Act::CancelSend),
+        (25, Act::CancelSend),
         (10, Act::CancelOffers),
         (20, Act::Mode),
         (10, Act::Combine),
@@ -113,7 +113,7 @@ fn differences(random: &mut Random) -> Differences {
         short: rarely(8) as u16,
         len: rarely(3) as u32,
         garbled: Some((rarely(40) as usize, 0)).filter(|&(at, _)| at > 0),
-        unseen: random.below(3) as u32,
+        unseen: random.below(4) as u32,
         bufs: random.below(30) as u16,
     }
 }

@@ -13,6 +13,7 @@ use sdp_proto::{
         Message, //
     },
     AbortReason,
+    BufferId,
     Config,
     Events,
     Header,
@@ -21,6 +22,7 @@ use sdp_proto::{
     Region,
     SendTag,
     Side,
+    Source,
     State, //
 };
 use std::collections::VecDeque;
@@ -200,6 +202,11 @@ pub(crate) struct Onlooker {
     mute: bool,
     deaf: bool,
     done: Option<u64>,
+    /// A byte was marked urgent that the peer may not have, or before it had all it offered.
+    marked: bool,
+    /// The buffer behind which nothing was written, and those that were taken back.
+    last: Option<BufferId>,
+    withdrawn: Vec<BufferId>,
     /// The bytes left of the machine's SrcAvails, and their numbers; the number of its
     /// SrcAvailCancel: MSeqAck, and credit, may be behind from then on (`B-41`).
     lent: VecDeque<(u32, u32)>,
@@ -267,6 +274,9 @@ impl Onlooker {
             mute: false,
             deaf: false,
             done: None,
+            marked: false,
+            last: None,
+            withdrawn: Vec::new(),
             lent: VecDeque::new(),
             cancelled: None,
             owed: 0,
@@ -531,16 +541,19 @@ impl Onlooker {
         let modes = [Mode::Buffered, Mode::Combined, Mode::Pipelined];
         match act {
             Act::Write => {
+                self.last = None;
                 machine.write(usize::from(n) % 500);
                 machine.push();
             }
-            Act::Buffer => {
-                machine.send_buffer(region);
-            }
+            Act::Buffer => self.last = machine.send_buffer(region),
             Act::Offer => {
                 machine.offer_buffer(region);
             }
-            Act::CancelSend => machine.cancel_send(n % 2 == 0),
+            Act::CancelSend => {
+                let withdraw = n % 2 == 0;
+                machine.cancel_send(withdraw);
+                self.withdrawn.extend(self.last.filter(|_| withdraw));
+            }
             Act::CancelOffers => machine.cancel_offers(),
             Act::Mode => machine.want_mode(modes[usize::from(n) % 3]),
             Act::Combine => machine.want_combined(),
@@ -564,7 +577,10 @@ impl Onlooker {
             Act::Ask => {
                 machine.ask_resize(u32::from(n));
             }
-            Act::Urgent => machine.mark_urgent(),
+            Act::Urgent => {
+                machine.mark_urgent();
+                self.marked = true;
+            }
             Act::Suspend => {
                 machine.suspend(n);
             }
@@ -616,6 +632,8 @@ impl Onlooker {
             }
             Act::Posted => machine.posted(n % 4),
         }
+        let is_known = self.machine.unsent() == 0 && self.acked == self.sent;
+        self.marked &= !is_known || !self.sinks.is_empty();
         if self.mute && self.deaf {
             self.done.get_or_insert(self.now);
         }
@@ -627,6 +645,9 @@ impl Onlooker {
             let Some(transmit) = self.machine.poll_transmit() else {
                 return;
             };
+            if let Source::Buffer(id, _) = transmit.source {
+                assert!(!self.withdrawn.contains(&id), "sends what was taken back");
+            }
             let mut bytes = transmit.header.as_bytes().to_vec();
             bytes.resize(bytes.len() + transmit.payload as usize, 0);
             assert!(is_message(&bytes), "sends {bytes:x?}");
@@ -686,6 +707,9 @@ impl Onlooker {
                 self.lent.is_empty() || is_asked_for || message != Message::Data,
                 "payload behind a SrcAvail"
             );
+            // Only what belongs to an urgent byte, or stands behind it, has to go by Data (B-80).
+            let could_write = message == Message::Data && !self.marked && !self.sinks.is_empty();
+            assert!(!could_write, "copies what it could write");
             self.owed = self.owed.saturating_sub(parsed.payload.len() as u32);
             if self.sinks.pop_front().is_none() {
                 self.discards = self.discards.wrapping_add(1);
