@@ -27,3 +27,15 @@ pub struct Finished {
     /// Bytes of it that were transferred.
     pub bytes: u32,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_buffers_wrap() {
+        let (old, new) = (BufferId(u32::MAX), BufferId(0));
+        assert!(new.is_at_or_after(old) && !old.is_at_or_after(new));
+        assert!(old.is_at_or_after(old));
+    }
+}

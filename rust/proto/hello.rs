@@ -613,4 +613,20 @@ mod tests {
         let refused = Greeting::parse_hello_ack_ib(&ack, 0x11).unwrap_err();
         assert_eq!(refused.rule, Rule::B(5));
     }
+
+    #[test]
+    fn b_3_to_b_5_a_hello_ack_of_infiniband_is_checked() {
+        // Bufs of 2, MaxAdverts of 0, and receive buffers of 0x24 bytes.
+        for (at, bytes, rule) in [
+            (2, &[0, 2][..], Rule::B(3)),
+            (19, &[0][..], Rule::B(5)),
+            (20, &[0, 0, 0, 0x24][..], Rule::B(4)),
+        ] {
+            let mut ack = GREETING.hello_ack_ib(0x22);
+            assert!(Greeting::parse_hello_ack_ib(&ack, 0x22).is_ok());
+            ack[at..at + bytes.len()].copy_from_slice(bytes);
+            let refused = Greeting::parse_hello_ack_ib(&ack, 0x22);
+            assert_eq!(refused.unwrap_err().rule, rule);
+        }
+    }
 }
