@@ -545,8 +545,8 @@ mod tests {
                 }
                 assert!(messages < 20, "{choice:#x} never falls silent");
             }
-            for end in 0..2 {
-                let (own, known) = (ends[end].available(), ends[end].known());
+            for end in &ends {
+                let (own, known) = (end.available(), end.known());
                 assert!(known > 0 || own == 0, "{choice:#x} leaves the peer nothing");
                 assert!(known > 1 || own < 3, "{choice:#x} leaves the peer one");
             }

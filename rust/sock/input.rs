@@ -214,7 +214,8 @@ impl Flow {
 
 impl Conn {
     /// Takes in one message of [`Connection::flow`](super::conn::Connection), on the terms of
-    /// [`Self::recv_limit`] and [`Self::recv_stamp`]. Gives the buffer back if it holds nothing for the reader. Any context.
+    /// [`Self::recv_limit`] and [`Self::recv_stamp`]. Gives the buffer back if it holds nothing for
+    /// the reader. Any context.
     pub(super) fn take_in(
         &self,
         flow: &mut Flow,

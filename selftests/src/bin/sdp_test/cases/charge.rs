@@ -447,7 +447,7 @@ fn write_all(a: &Sock, b: &Sock, stream: &[u8], writes: &[usize], mut alone: boo
 fn charge_rcvbuf() {
     sdp_only("TCP's memory is charged otherwise");
     const LARGE: usize = 16 << 10;
-    let stream: Vec<u8> = (0..2 << 20).map(|at: u32| (at ^ at >> 8) as u8).collect();
+    let stream: Vec<u8> = (0..2 << 20).map(|at: u32| (at ^ (at >> 8)) as u8).collect();
     for (bytes, writes, alone) in [
         (4 << 10, &[1][..], false),
         (4 << 10, &[100], false),
