@@ -164,6 +164,8 @@ impl ReceiveHalf {
             self.answers.pop();
         }
         self.crossed = self.crossed.filter(|&mseq| !reached(mseq_ack, mseq));
+        // It means nothing once numbers have wrapped.
+        self.left = self.left.filter(|&mseq| !reached(mseq_ack, mseq));
     }
 
     /// Whether the peer may send payload as far as SrcAvails are concerned that were forgotten
