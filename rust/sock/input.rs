@@ -10,10 +10,10 @@
 //! receive buffer is full.
 //!
 //! The life of a buffer: [`Flow::want_buffers`] raises the number that is wanted when a message
-//! leaves the peer short of credit, and [`Conn::fill`], in the work, charges, makes and posts what
-//! is missing. A message comes in it, [`Flow::receive`]; when that was read it is posted again,
-//! [`Conn::finish_unread`]. To have fewer, the number that is wanted is lowered: a buffer that
-//! comes back is then freed instead, and the work uncharges it.
+//! leaves the peer short of credit, and [`Conn::adjust_recv_buffers`], in the work, charges, makes
+//! and posts what is missing. A message comes in it, [`Conn::take_in`]; when that was read it is
+//! posted again, [`Conn::finish_unread`]. To have fewer, the number that is wanted is lowered: a
+//! buffer that comes back is then freed instead, and the work uncharges it.
 //!
 //! Locks and references are those of [`Conn`].
 
@@ -36,6 +36,7 @@ use crate::{
             Unread,
             FEW,
             FIRST,
+            GROW_AGAIN_MS,
             RETRY_MS, //
         },
         ring::Ring,
@@ -254,21 +255,23 @@ impl Conn {
         size.saturating_sub(BASE_LEN as u32)
     }
 
-    /// Makes and posts the buffers that are missing; under memory pressure fewer are wanted.
-    /// Sleeps; with no lock of the connection but
+    /// Makes and posts the buffers that are missing, more for a peer that is short of credit; under
+    /// memory pressure fewer are wanted. Sleeps; with no lock of the connection but
     /// [`Connection::setup`](super::conn::Connection::setup). Without memory it is tried again
     /// later.
     pub(super) fn adjust_recv_buffers(&self) {
-        if self.recv_limit().is_none() {
-            let gives_up = {
-                let recv = &mut self.flow.lock().recv;
-                let lacked = recv.lacks();
-                recv.shrink();
-                lacked && !recv.lacks()
-            };
-            if gives_up {
-                self.wake_reader();
-            }
+        let limit = self.recv_limit();
+        let gives_up = {
+            let flow = &mut *self.flow.lock();
+            let lacked = flow.recv.lacks();
+            flow.want_buffers(limit, self.unread(), false);
+            limit.is_none() && lacked && !flow.recv.lacks()
+        };
+        if limit.is_none() {
+            self.grow_again();
+        }
+        if gives_up {
+            self.wake_reader();
         }
         while self.takes_buffer() {
             match self.add_buffer() {
@@ -319,6 +322,7 @@ impl Conn {
             if lacks {
                 return Err(e);
             }
+            self.grow_again();
             self.wake_reader();
             return Ok(true);
         }
@@ -326,6 +330,13 @@ impl Conn {
         match self.repost(buf) {
             Err(e) if e == ENOMEM => Err(e),
             posted => Ok(posted.is_ok()),
+        }
+    }
+
+    /// Has the work look again for memory, if the peer is short of credit for want of it.
+    fn grow_again(&self) {
+        if self.flow.lock().is_short(0) {
+            self.work_in(GROW_AGAIN_MS);
         }
     }
 
@@ -354,7 +365,11 @@ impl Conn {
             wanted
         };
         let longer = Ring::new(wanted)?;
-        let unused = self.flow.lock().rx.lengthen(longer);
+        let unused = {
+            let mut flow = self.flow.lock();
+            flow.recv.queue_for(wanted);
+            flow.rx.lengthen(longer)
+        };
         drop(unused);
         Ok(())
     }
@@ -384,8 +399,9 @@ impl Conn {
     }
 
     /// Posts a buffer again. Any context, without [`Connection::post`](super::conn::Connection) and
-    /// the locks after it. A buffer that fails for want of memory is replaced by [`Self::fill`];
-    /// other failures mean that the QP is being torn down, or broken, which its completions report.
+    /// the locks after it. A buffer that fails for want of memory is replaced by
+    /// [`Self::adjust_recv_buffers`]; other failures mean that the QP is being torn down, or broken,
+    /// which its completions report.
     pub(super) fn recycle(&self, buf: RecvBuf) {
         let _ = self.repost(buf);
     }

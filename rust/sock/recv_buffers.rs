@@ -47,6 +47,14 @@ pub(super) const FIRST: u16 = crate::proto::DEPTH_MIN;
 /// credit; with more, one is due.
 pub(super) const FEW: u16 = 3;
 
+/// How many are posted however much is unread, for messages without payload: a peer that gets no
+/// credit cannot give any, so that nothing could be sent to it.
+const LEAST: u16 = 2;
+
+/// The pause before memory is asked for again by a connection whose peer is short of credit for
+/// want of it, in milliseconds.
+pub(super) const GROW_AGAIN_MS: u32 = 1000;
+
 /// The pause before an allocation or a mapping that failed is tried again, in milliseconds.
 pub(super) const RETRY_MS: u32 = 100;
 
@@ -106,6 +114,9 @@ impl Unread {
     }
 }
 
+/// Bytes that a buffer takes in the queues of the connection and of its reader.
+const QUEUES_EACH: usize = 2 * size_of::<Option<Unread>>();
+
 /// The limits of the receive buffers of a connection.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
@@ -143,12 +154,11 @@ impl Limits {
     /// and 16 for each page for a receive, the QP has a slot for each, and so have the queues of
     /// the connection and of the reader.
     pub(super) fn queue_pages(self) -> usize {
-        let queues = 2 * size_of::<Option<Unread>>();
         let each = self
             .pages
             .saturating_mul(16)
             .saturating_add(192)
-            .saturating_add(queues);
+            .saturating_add(QUEUES_EACH);
         each.saturating_mul(self.count.into()).div_ceil(PAGE_SIZE)
     }
 
@@ -170,6 +180,8 @@ pub(super) struct RecvBuffers {
     pub(super) count: u16,
     /// Pages of all of them, and of copies.
     pages: usize,
+    /// Pages of the queues of unread payload, beyond [`Limits::queue_pages`].
+    queues: usize,
     /// How many are posted.
     pub(super) posted: u16,
     /// Pages of these.
@@ -196,6 +208,7 @@ impl RecvBuffers {
             wanted: 0,
             count: 0,
             pages: 0,
+            queues: 0,
             posted: 0,
             posted_pages: 0,
             smaller: 0,
@@ -236,12 +249,21 @@ impl RecvBuffers {
     pub(super) fn post(&mut self, pages: usize) -> bool {
         if self.posted >= self.limits.count {
             // Those that were added while many held payload are too many now.
-            self.wanted = self.wanted.min(self.limits.count);
+            let rest = self.count.saturating_sub(1).max(self.limits.count);
+            self.wanted = self.wanted.min(rest);
+            return false;
         }
         // Those that hold unread payload may be too many for long, and a peer that gets no credit
         // cannot even say that it has read.
         let are_enough = self.posted >= FIRST;
-        if pages != self.pages_each || are_enough && self.count > self.wanted.max(FIRST) {
+        if are_enough && self.count > self.wanted.max(FIRST) {
+            return false;
+        }
+        if pages != self.pages_each {
+            if !are_enough {
+                // Another takes its place.
+                self.wanted = self.wanted.max(self.count);
+            }
             return false;
         }
         self.posted = self.posted.saturating_add(1);
@@ -279,10 +301,16 @@ impl RecvBuffers {
         self.wanted > self.keep()
     }
 
-    /// Wants no more than are kept when no more are needed. The others are freed as the peer uses
-    /// them up, since a receive cannot be taken back.
+    /// Wants no more than are kept when no more are needed, and [`LEAST`] beside those with unread
+    /// payload. The others are freed as the peer uses them up, since a receive cannot be taken back.
     pub(super) fn shrink(&mut self) {
-        self.wanted = self.wanted.min(self.keep());
+        let least = self.held().saturating_add(LEAST);
+        self.wanted = self.wanted.min(self.keep().max(least));
+    }
+
+    /// How many hold unread payload.
+    fn held(&self) -> u16 {
+        self.count.saturating_sub(self.posted)
     }
 
     /// Bytes of a buffer that is made now.
@@ -297,13 +325,20 @@ impl RecvBuffers {
         self.resizing = true;
     }
 
-    /// Pages of those that there are, and of as many of the present size as are missing of those
-    /// that there are always to be.
+    /// As [`Self::pages`], and of as many of the present size as are missing of those that there are
+    /// always to be.
     pub(super) fn least_pages(&self) -> usize {
         let missing = FIRST.saturating_sub(self.count);
         self.pages_each
             .saturating_mul(missing.into())
-            .saturating_add(self.pages)
+            .saturating_add(self.pages())
+    }
+
+    /// Counts what the queues of the connection and of its reader take for `capacity` buffers,
+    /// beyond [`Limits::queue_pages`].
+    pub(super) fn queue_for(&mut self, capacity: usize) {
+        let more = capacity.saturating_sub(self.limits.count.into());
+        self.queues = more.saturating_mul(QUEUES_EACH).div_ceil(PAGE_SIZE);
     }
 
     /// How many buffers there may be in `limit` bytes, if further ones have the present size, with
@@ -318,23 +353,20 @@ impl RecvBuffers {
                 count.saturating_sub(excess.div_ceil(self.pages_each.max(1)))
             }
         };
-        let held = self.count.saturating_sub(self.posted);
         u16::try_from(fit)
             .unwrap_or(u16::MAX)
-            .min(self.limits.count.saturating_add(held))
+            .min(self.limits.count.saturating_add(self.held()))
     }
 
     /// How many there may be for a limit, with so many bytes unread. While that is less than half
-    /// of it, [`FIRST`] may be posted, beyond the limit if need be, but not by more than these.
+    /// of it, [`FIRST`] may be posted, and else [`LEAST`], beyond the limit if need be, but not by
+    /// more than [`FIRST`].
     fn most(&self, limit: usize, unread: usize) -> u16 {
-        let fit = self.fit(limit);
-        if unread >= limit / 2 {
-            return fit;
-        }
+        let least = if unread < limit / 2 { FIRST } else { LEAST };
         let first = self.size().saturating_mul(FIRST.into());
         let beyond = self.fit(limit.saturating_add(first));
-        let held = self.count.saturating_sub(self.posted);
-        fit.max(beyond.min(held.saturating_add(FIRST)))
+        let least = self.held().saturating_add(least);
+        self.fit(limit).max(beyond.min(least))
     }
 
     /// Wants no more than there may be for a limit, with so many bytes unread, but at least
@@ -352,9 +384,9 @@ impl RecvBuffers {
         half > limit / 4 && half > unread
     }
 
-    /// Pages that they take.
+    /// Pages that they take, with their queues.
     pub(super) fn pages(&self) -> usize {
-        self.pages
+        self.pages.saturating_add(self.queues)
     }
 
     /// Wants no more than there are, for want of memory, but at least [`FIRST`].

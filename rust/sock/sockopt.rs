@@ -167,8 +167,10 @@ pub(super) fn set(sk: &Socket, name: c_int, value: OptionValue<'_>) -> Result {
         _ => return Err(ENOPROTOOPT),
     }
     apply(&s);
-    if name == TCP_NOTSENT_LOWAT {
-        sk.write_space();
+    match (name, s.conn()) {
+        (TCP_NOTSENT_LOWAT, _) => sk.write_space(),
+        (TCP_WINDOW_CLAMP, Some(conn)) => conn.buffer_grown(sk),
+        _ => {}
     }
     Ok(())
 }

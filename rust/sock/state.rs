@@ -95,6 +95,9 @@ impl Conn {
         while let Some(buf) = recycle.pop() {
             self.recycle(buf);
         }
+        // What came early may have used up the first buffers.
+        self.flow.lock().want_buffers(terms.0, self.unread(), false);
+        self.fill_later();
         self.kick();
         self.arm_timer();
         result
