@@ -271,7 +271,7 @@ pub(super) unsafe fn flags(inet: *const bindings::inet_sock) -> [u8; 2] {
 }
 
 /// The options of a socket that what it accepts has too.
-pub(super) struct Heritage {
+pub(super) struct Inherited {
     flags: c_ulong,
     ttl: i16,
     multicast_ttl: u8,
@@ -281,7 +281,7 @@ pub(super) struct Heritage {
     ports: u32,
 }
 
-impl Heritage {
+impl Inherited {
     /// Those of a socket. Any context.
     ///
     /// # Safety

@@ -19,7 +19,7 @@ pub(super) use address::kept_v4;
 pub(crate) use address::Route;
 pub(crate) use child::{
     Child,
-    Heritage, //
+    Inherited, //
 };
 pub(crate) use guard::SockGuard;
 pub(crate) use tcp_state::TcpState;

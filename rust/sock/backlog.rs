@@ -9,7 +9,7 @@
 
 use crate::{
     net::{
-        sock::Heritage,
+        sock::Inherited,
         sockaddr::IpVersion,
         spinlock_bh::{
             new_spinlock_bh,
@@ -50,8 +50,8 @@ use kernel::sync::{
     Arc, //
 };
 
-/// How many requests there may be that their work has not charged yet: more come again.
-const MOST_UNCHARGED: usize = 256;
+/// Limit of the requests that are not charged yet; beyond it peers are told to try again.
+const MAX_UNCHARGED: usize = 256;
 
 /// The connections that wait for accept at one listener.
 #[pin_data]
@@ -290,7 +290,7 @@ impl Backlog {
                 id.reject(&REJECT_NOBODY);
                 return Err(ECONNREFUSED);
             }
-            if queues.waiting.is_full() || this.uncharged.load(Relaxed) >= MOST_UNCHARGED {
+            if queues.waiting.is_full() || this.uncharged.load(Relaxed) >= MAX_UNCHARGED {
                 drop(queues);
                 id.reject(&REJECT_BUSY);
                 return Err(EAGAIN);
@@ -379,10 +379,10 @@ impl Listener<Conn> for Backlog {
         !queues.waiting.is_empty() && !queues.has_place()
     }
 
-    fn heritage(&self) -> Option<(IpVersion, u32, Heritage)> {
+    fn inherited(&self) -> Option<(IpVersion, u32, Inherited)> {
         let owner = self.owner.lock();
         let sk = owner.as_ref()?;
-        Some((sk.version(), sk.uid(), sk.heritage()))
+        Some((sk.version(), sk.uid(), sk.inherited()))
     }
 
     fn socket(&self) -> Option<ARef<Socket>> {

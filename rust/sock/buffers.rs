@@ -151,8 +151,8 @@ pub(super) struct Offered {
     pub(super) stamp: Option<Stamp>,
 }
 
-/// How many receives offer one buffer after several did not help, and how many offer several before
-/// one is offered again, to see how much the peer writes.
+/// After offers of several buffers that did not help, so many receives offer one. After as many
+/// offers of several that helped, one is offered again, to see how much the peer writes.
 const PAUSE: u8 = 16;
 
 /// How the peer writes to offered buffers: a receive offers by what the ones before it have seen.

@@ -19,7 +19,7 @@ use crate::{
 };
 use kernel::page::PAGE_SIZE;
 
-/// Pages that a connection of which nothing is set up takes, with its cm id.
+/// Pages that a connection takes before its set-up, with its cm id.
 const OWN_PAGES: usize = 2;
 
 /// Pages that are charged for written bytes from the start: enough for a small write.

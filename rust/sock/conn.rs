@@ -25,7 +25,7 @@
 
 use crate::{
     net::{
-        sock::Heritage,
+        sock::Inherited,
         sockaddr::IpVersion,
         spinlock_bh::{
             new_spinlock_bh,
@@ -108,7 +108,7 @@ pub(super) type ConnQp = Qp<Arc<Conn>, Arc<Conn>>;
 /// What [`Connection::post`] guards.
 pub(super) type Post = post::Post<ConnQp>;
 
-/// The owner of a connection, who is told of it.
+/// Who is notified of a connection's events.
 pub(super) enum Owner {
     /// Nobody: it ends by itself.
     Nobody(Option<Orphan>),
@@ -155,7 +155,7 @@ pub(super) struct Connection {
     /// The number of the request at its listener, from which it came; 0 for one that connects.
     pub(super) request_seq: u64,
     /// The options that a child has when it is accepted.
-    pub(super) heritage: Option<Heritage>,
+    pub(super) inherited: Option<Inherited>,
     /// The CPU on which the last message came, or the request for it (`SO_INCOMING_CPU`).
     pub(super) cpu: AtomicI32,
     /// When it was made: the zero of the machine's time.
@@ -221,14 +221,14 @@ impl Conn {
         names: Names,
         options: ConnOptions,
     ) -> Result<Arc<Self>> {
-        let (version, uid, heritage) = listener.heritage().ok_or(ECONNREFUSED)?;
+        let (version, uid, inherited) = listener.inherited().ok_or(ECONNREFUSED)?;
         let identity = Identity {
             names: Some(names),
             uid,
             cookie: None,
         };
         let owner = Owner::Listener(listener, ChildState::Waiting);
-        let request = Some((request_seq, heritage));
+        let request = Some((request_seq, inherited));
         Self::unconnected(net, owner, version, identity, request, options)
     }
 
@@ -237,14 +237,14 @@ impl Conn {
         owner: Owner,
         version: IpVersion,
         identity: Identity,
-        request: Option<(u64, Heritage)>,
+        request: Option<(u64, Inherited)>,
         options: ConnOptions,
     ) -> Result<Arc<Self>> {
         let side = match request {
             Some(_) => Side::Accepting,
             None => Side::Connecting,
         };
-        let (request_seq, heritage) = request.unzip();
+        let (request_seq, inherited) = request.unzip();
         // Until the device is known; the machine is made anew then.
         let config = Config {
             side,
@@ -262,7 +262,7 @@ impl Conn {
             side,
             version,
             request_seq: request_seq.unwrap_or(0),
-            heritage,
+            inherited,
             cpu: AtomicI32::new(match side {
                 Side::Accepting => this_cpu(),
                 Side::Connecting => -1,

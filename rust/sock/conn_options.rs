@@ -12,7 +12,7 @@ use crate::{
     sock::timeouts::Timeouts, //
 };
 
-/// The name of what keeps senders from flooding the fabric.
+/// What `TCP_CONGESTION` gives unless it was set: the fabric controls congestion.
 pub(super) const CONGESTION: [u8; 16] = *b"rdma\0\0\0\0\0\0\0\0\0\0\0\0";
 
 /// The options of a socket, which the children of a listener inherit.

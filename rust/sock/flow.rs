@@ -34,7 +34,7 @@ use core::ops::Range;
 /// sense, and with `ENOMEM`.
 #[inline(never)]
 pub(super) fn new_machine(config: Config) -> Result<KBox<Machine>> {
-    let room = KBox::new_uninit(GFP_KERNEL_ACCOUNT)?;
+    let room = KBox::new_uninit(GFP_KERNEL)?;
     // No map_err(), which would move the machine once more.
     match Machine::new(config) {
         Ok(machine) => Ok(room.write(machine)),

@@ -68,8 +68,8 @@ pub(super) fn accept(sk: &OpenSocket, nonblock: bool) -> Result<(Child<Sdp>, boo
         // Before the connection leaves the queue, where it stays if this fails.
         let child = sk.new_child().inspect_err(|_| sk.data_ready())?;
         let Some(conn) = backlog.next() else { continue };
-        if let Some(heritage) = &conn.heritage {
-            child.inherit(heritage);
+        if let Some(inherited) = &conn.inherited {
+            child.inherit(inherited);
         }
         let own = s.own_addr().filter(|own| !own.ip().is_unspecified());
         drop(s);

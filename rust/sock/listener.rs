@@ -7,7 +7,7 @@
 
 use crate::{
     net::{
-        sock::Heritage,
+        sock::Inherited,
         sockaddr::IpVersion,
         stamp::Stamp, //
     },
@@ -77,7 +77,7 @@ pub(super) trait Listener<C>: Send + Sync {
     /// The version of IP of the children's sockets, the uid that owns children until they are
     /// accepted, and the options that they will have then. None where nobody will accept them. Any
     /// context.
-    fn heritage(&self) -> Option<(IpVersion, u32, Heritage)>;
+    fn inherited(&self) -> Option<(IpVersion, u32, Inherited)>;
 
     /// Counts one more, or one less, of the requests that are not charged. Any context.
     fn count_uncharged(&self, more: bool);

@@ -33,8 +33,8 @@ pub(super) fn poll(sk: &Socket) -> u32 {
 fn pending_events(sk: &Socket) -> u32 {
     let mut shared = sk.shared().lock();
     let readable = shared.is_readable(sk);
-    // A send that sleeps delays others. One that left its buffer here is made again once that is
-    // free.
+    // A send that sleeps blocks others. After one that left its buffer here, the socket is writable
+    // once the fabric is done with that.
     let may_send = shared.send_turn.ask();
     let mut events = 0;
     match (shared.state(), &shared.conn, &shared.backlog) {

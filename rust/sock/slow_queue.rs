@@ -8,7 +8,7 @@ use crate::{
     sock::Socket, //
 };
 
-/// How many workqueues all memory cgroups of one user share, who may make any number of them.
+/// A user may create any number of memory cgroups, so all of a user's share this many workqueues.
 const QUEUES: u64 = 4;
 
 /// The workqueue for a user's connects, which may wait for the network. Any context.

@@ -106,7 +106,7 @@ impl Conn {
         self.set_link(Link::Disconnect);
     }
 
-    /// Whether to destroy the cm id may wait for the network: on iWARP, where a connect has no
+    /// Whether destroying the cm id may wait for the network: on iWARP, where a connect has no
     /// answer yet. Any context.
     pub(super) fn ends_slowly(&self) -> bool {
         let is_connect = self.side == Side::Connecting && self.awaits_answer();

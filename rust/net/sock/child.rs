@@ -62,7 +62,7 @@ impl<P: Protocol> Deref for Child<P> {
 
 /// The options of a socket, as they were when a peer asked for a connection: what is accepted has
 /// them.
-pub(crate) struct Heritage {
+pub(crate) struct Inherited {
     rcvbuf: c_int,
     sndbuf: c_int,
     locks: u8,
@@ -82,20 +82,20 @@ pub(crate) struct Heritage {
     no_check_tx: bool,
     busy_poll: bindings::sdp_busy_poll,
     flags: c_ulong,
-    inet: inet::Heritage,
+    inet: inet::Inherited,
     inet6: Option<inet::Heritage6>,
 }
 
 impl<P: Protocol> Sock<P> {
     /// What a connection that a peer asks for now is to have of its options. Any context.
-    pub(crate) fn heritage(&self) -> Heritage {
+    pub(crate) fn inherited(&self) -> Inherited {
         let sk = self.as_ptr();
         // SAFETY: The sock is live, begins with an `inet_sock`, and has what is IPv6's if it is of
         // that. The fields are integers that setsockopt may change at any time, and either value
         // serves.
         unsafe {
             let common = addr_of!((*sk).__sk_common);
-            Heritage {
+            Inherited {
                 rcvbuf: addr_of!((*sk).sk_rcvbuf).read_volatile(),
                 sndbuf: addr_of!((*sk).sk_sndbuf).read_volatile(),
                 locks: addr_of!((*sk).sk_userlocks).read_volatile()
@@ -120,7 +120,7 @@ impl<P: Protocol> Sock<P> {
                 no_check_tx: (*sk).sk_no_check_tx() != 0,
                 busy_poll: bindings::sdp_helper_busy_poll(sk),
                 flags: (*common).__bindgen_anon_5.skc_flags & !OWN_FLAGS,
-                inet: inet::Heritage::of(sk.cast()),
+                inet: inet::Inherited::of(sk.cast()),
                 inet6: (self.version() == IpVersion::V6)
                     .then(|| inet::Heritage6::of(self.pinet6())),
             }
@@ -160,7 +160,7 @@ impl<P: Protocol> Sock<P> {
 
 impl<P: Protocol> Child<P> {
     /// Gives it the options that its listener had, as TCP's has them. Nobody else may know it.
-    pub(crate) fn inherit(&self, from: &Heritage) {
+    pub(crate) fn inherit(&self, from: &Inherited) {
         let to = self.0.as_ptr();
         // SAFETY: The sock is live, begins with an `inet_sock`, and has what is IPv6's if it is of
         // that. Nobody else knows it.
