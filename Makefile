@@ -77,11 +77,11 @@ bench: ## measure SDP beside verbs, rsockets and TCP in the VM, on rxe and siw, 
 	@tools/bench $(ARGS)
 
 .PHONY: check
-check: ## run every test: on the host, of the packages, and in the VM on Debian's kernels and the debug kernel
+check: ## run the tests: on the host, of the packages, and in the VM on Debian's kernels and the debug kernel
 	@tools/check
 
 .PHONY: check-long
-check-long: ## build the module for arm64, and by the compilers of Debian testing; try many connections, programs and random calls in the VM
+check-long: ## run the tests that take hours: other compilers, many connections, unmodified programs, random calls, seeded bugs
 	@tools/check-long
 
 .PHONY: check-programs

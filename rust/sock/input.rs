@@ -400,8 +400,8 @@ impl Conn {
 
     /// Posts a buffer again. Any context, without [`Connection::post`](super::conn::Connection) and
     /// the locks after it. A buffer that fails for want of memory is replaced by
-    /// [`Self::adjust_recv_buffers`]; other failures mean that the QP is being torn down, or broken,
-    /// which its completions report.
+    /// [`Self::adjust_recv_buffers`]; other failures mean that the QP is being torn down, or
+    /// broken, which its completions report.
     pub(super) fn recycle(&self, buf: RecvBuf) {
         let _ = self.repost(buf);
     }

@@ -302,7 +302,8 @@ impl RecvBuffers {
     }
 
     /// Wants no more than are kept when no more are needed, and [`LEAST`] beside those with unread
-    /// payload. The others are freed as the peer uses them up, since a receive cannot be taken back.
+    /// payload. The others are freed as the peer uses them up, since a receive cannot be taken
+    /// back.
     pub(super) fn shrink(&mut self) {
         let least = self.held().saturating_add(LEAST);
         self.wanted = self.wanted.min(self.keep().max(least));
@@ -325,8 +326,8 @@ impl RecvBuffers {
         self.resizing = true;
     }
 
-    /// As [`Self::pages`], and of as many of the present size as are missing of those that there are
-    /// always to be.
+    /// As [`Self::pages`], and of as many of the present size as are missing of those that there
+    /// are always to be.
     pub(super) fn least_pages(&self) -> usize {
         let missing = FIRST.saturating_sub(self.count);
         self.pages_each

@@ -41,8 +41,8 @@
  * other call in the same direction fails with EBUSY.
  *
  * SDP_LAST_BIND_ERR (int, get only): the negative error of the last bind(), or 0 after
- * one that succeeded. If no RDMA device has the address, for which bind() itself fails
- * with ENODEV, it is -ENOENT: programs for OFED then fall back to TCP.
+ * one that succeeded. If no interface of the namespace has an RDMA device, for which
+ * bind() itself fails with ENODEV, it is -ENOENT: programs for OFED then fall back to TCP.
  *
  * SDP_STATS (struct sdp_stats, get only): how the bytes of a connection moved.
  */
