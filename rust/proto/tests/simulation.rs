@@ -103,6 +103,8 @@ struct End {
     /// What was seen of them when memory was offered.
     offered_at: BTreeMap<u32, u32>,
     messages: u64,
+    /// RDMA Writes to the peer's memory.
+    written: u64,
     /// A message came, and the fabric is gone.
     heard: bool,
     gone: bool,
@@ -354,6 +356,7 @@ impl End {
             urgent_seen: 0,
             offered_at: BTreeMap::new(),
             messages: 0,
+            written: 0,
             heard: false,
             gone: false,
             asked: false,
@@ -514,6 +517,7 @@ impl End {
         }
         if let Some(region) = transmit.write {
             let bytes = self.take(transmit.source, region.len as usize);
+            self.written += 1;
             self.queue.push_back(Work::Write(region, bytes));
         }
         let mut message = transmit.header.as_bytes().to_vec();
@@ -1076,6 +1080,7 @@ impl World {
         }
         for (from, to) in [(0, 1), (1, 0)] {
             self.compare(from, to)?;
+            self.write_last(from, to)?;
         }
         match self.ending {
             Ending::Move if self.ends.iter().all(|end| end.reads) => self.move_away(),
@@ -1136,6 +1141,37 @@ impl World {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Nothing is on its way any more that could use up a SinkAvail, so that none is stale,
+    /// whatever went before (`B-49`): a source that has one, and knows that the peer has all of its
+    /// urgent bytes, writes.
+    fn write_last(&mut self, from: usize, to: usize) -> Result<(), String> {
+        if self.ends.iter().any(|end| !end.reads) {
+            return Ok(());
+        }
+        self.ends[to].machine.want_combined();
+        self.settle(true)?;
+        self.ends[from].machine.want_mode(Mode::Pipelined);
+        self.settle(true)?;
+        let sink = &mut self.ends[to];
+        let key = sink.next_key;
+        sink.offer_buffer(sink.size.max(sink.told_size) as usize + 1);
+        self.settle(true)?;
+        let is_out = self.ends[to].offered_at.contains_key(&key);
+        let source = &mut self.ends[from];
+        let may = source.wire.acked == source.wire.sent || source.urgent.is_empty();
+        let written = source.written;
+        source.write(1, true);
+        self.settle(true)?;
+        let source = &self.ends[from];
+        let is_sent = source.machine.can_write() && source.copied.is_empty();
+        if is_out && may && is_sent && source.written == written {
+            return Err("copies what it could write".into());
+        }
+        self.ends[to].machine.cancel_offers();
+        self.settle(true)?;
+        self.compare(from, to)
     }
 
     /// Holds what was read against what was written.
