@@ -255,8 +255,8 @@ impl Conn {
         size.saturating_sub(BASE_LEN as u32)
     }
 
-    /// Makes and posts the buffers that are missing, more for a peer that is short of credit; under
-    /// memory pressure fewer are wanted. Sleeps; with no lock of the connection but
+    /// Makes and posts the buffers that are missing; under memory pressure fewer are wanted, and
+    /// more after it for a peer that is short of credit. Sleeps; with no lock of the connection but
     /// [`Connection::setup`](super::conn::Connection::setup). Without memory it is tried again
     /// later.
     pub(super) fn adjust_recv_buffers(&self) {
@@ -264,7 +264,9 @@ impl Conn {
         let gives_up = {
             let flow = &mut *self.flow.lock();
             let lacked = flow.recv.lacks();
-            flow.want_buffers(limit, self.unread(), false);
+            if limit.is_none() || core::mem::take(&mut flow.recv.starved) {
+                flow.want_buffers(limit, self.unread(), false);
+            }
             limit.is_none() && lacked && !flow.recv.lacks()
         };
         if limit.is_none() {
@@ -335,7 +337,12 @@ impl Conn {
 
     /// Has the work look again for memory, if the peer is short of credit for want of it.
     fn grow_again(&self) {
-        if self.flow.lock().is_short(0) {
+        let starved = {
+            let flow = &mut *self.flow.lock();
+            flow.recv.starved = flow.is_short(0);
+            flow.recv.starved
+        };
+        if starved {
             self.work_in(GROW_AGAIN_MS);
         }
     }

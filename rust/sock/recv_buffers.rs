@@ -197,6 +197,8 @@ pub(super) struct RecvBuffers {
     limited: bool,
     /// The reader has read everything since.
     caught_up: bool,
+    /// The peer is short of credit for want of memory.
+    pub(super) starved: bool,
 }
 
 impl RecvBuffers {
@@ -216,6 +218,7 @@ impl RecvBuffers {
             arrivals: 0,
             limited: false,
             caught_up: false,
+            starved: false,
         }
     }
 
