@@ -212,8 +212,9 @@ pub struct Machine {
     timers: Timers,
     counts: Counts,
     next_buffer: u32,
-    /// The DisConn sent, until it reaches the peer, and for ever.
+    /// The DisConn sent, until it reaches the peer.
     disconn: Option<u32>,
+    /// The same, for good.
     end: Option<u32>,
     /// The AbortConn sent.
     abort: Option<u32>,

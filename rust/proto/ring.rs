@@ -2,6 +2,11 @@
 
 //! A short queue in place.
 
+/// How many items there are. `Iterator::count()` would be compiled with a check for overflow.
+pub(super) fn count(items: impl Iterator) -> usize {
+    items.fold(0, |sum: usize, _| sum.saturating_add(1))
+}
+
 /// The entries that came and did not leave, oldest first.
 ///
 /// # Invariants

@@ -9,7 +9,10 @@ use super::{
         Finished,
         ADVERTS, //
     },
-    ring::Ring,
+    ring::{
+        count,
+        Ring, //
+    },
     sequence::reached,
     urgent::Urgent,
     violation::{
@@ -251,10 +254,8 @@ impl SendHalf {
 
     /// Buffers that the peer may read.
     pub(super) fn open_count(&self) -> usize {
-        // Iterator::count() would be compiled with a check for overflow.
         let open = |buffer: &&Buffer| buffer.state == BufferState::Advertised;
-        let open = self.buffers.iter().filter(open);
-        open.fold(0, |sum: usize, _| sum.saturating_add(1))
+        count(self.buffers.iter().filter(open))
     }
 
     pub(super) fn write(&mut self, bytes: usize, now: u64) {

@@ -9,7 +9,10 @@ use super::{
         Finished,
         ADVERTS, //
     },
-    ring::Ring,
+    ring::{
+        count,
+        Ring, //
+    },
     sequence::{
         ahead,
         reached, //
@@ -86,8 +89,7 @@ impl Offers {
 
     /// SinkAvails that are open.
     pub(super) fn open_count(&self) -> usize {
-        // Iterator::count() would be compiled with a check for overflow.
-        self.open().fold(0, |sum: usize, _| sum.saturating_add(1))
+        count(self.open())
     }
 
     /// The number of the oldest SinkAvail that is open.

@@ -143,6 +143,15 @@ fn step(decision: u64) -> Step {
     }
 }
 
+/// Changes some of the bytes: each to a value, to 0, or its lowest bit.
+fn change(bytes: &mut [u8], changes: &[(usize, u8, u8)]) {
+    for &(at, value, kind) in changes {
+        if let Some(byte) = bytes.get_mut(at) {
+            *byte = [value, 0, *byte ^ 1][usize::from(kind)];
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: 5000,
@@ -180,23 +189,16 @@ proptest! {
     fn b_5_and_b_86_only_good_greetings_are_taken(
         changes in prop::collection::vec((0..32usize, any::<u8>(), 0..3u8), 0..4)
     ) {
-        let change = |bytes: &mut [u8]| {
-            for &(at, value, kind) in &changes {
-                if let Some(byte) = bytes.get_mut(at) {
-                    *byte = [value, 0, *byte ^ 1][usize::from(kind)];
-                }
-            }
-        };
         let mut connecting = Machine::new(config(Side::Connecting)).unwrap();
         let mut accepting = Machine::new(config(Side::Accepting)).unwrap();
         let mut hello = connecting.hello();
         let mut ack = accepting.hello_received(&hello).unwrap();
         assert!(is_greeting(&hello, mid::HELLO) && is_greeting(&ack, mid::HELLO_ACK));
-        change(&mut hello);
+        change(&mut hello, &changes);
         let mut machine = Machine::new(config(Side::Accepting)).unwrap();
         let accepted = machine.hello_received(&hello).is_ok();
         assert_eq!(accepted, is_greeting(&hello, mid::HELLO), "{hello:x?}");
-        change(&mut ack);
+        change(&mut ack, &changes);
         let accepted = connecting.hello_ack_received(&ack).is_ok();
         assert_eq!(accepted, is_greeting(&ack, mid::HELLO_ACK), "{ack:x?}");
     }
@@ -206,13 +208,6 @@ proptest! {
     fn b_5_and_b_86_only_good_greetings_of_infiniband_are_taken(
         changes in prop::collection::vec((0..24usize, any::<u8>(), 0..3u8), 0..4)
     ) {
-        let change = |bytes: &mut [u8]| {
-            for &(at, value, kind) in &changes {
-                if let Some(byte) = bytes.get_mut(at) {
-                    *byte = [value, 0, *byte ^ 1][usize::from(kind)];
-                }
-            }
-        };
         let endpoints = Endpoints {
             port: 7,
             source: Ipv4Addr::LOCALHOST.into(),
@@ -223,7 +218,7 @@ proptest! {
         let hello = connecting.hello_ib(IbVersion::V2_2, &endpoints);
         let (mut ack, _) = accepting.hello_ib_received(&hello).unwrap();
         assert!(is_greeting_ib(&ack));
-        change(&mut ack);
+        change(&mut ack, &changes);
         let accepted = connecting.hello_ib_ack_received(&ack).is_ok();
         assert_eq!(accepted, is_greeting_ib(&ack), "{ack:x?}");
     }
