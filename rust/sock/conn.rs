@@ -281,7 +281,10 @@ impl Conn {
             account <- new_mutex!(Account::default(), "sdp::Connection::account"),
             owner <- new_spinlock_bh!(owner, "sdp::Connection::owner"),
             post <- new_spinlock_bh!(Post::new(), "sdp::Connection::post"),
-            flow <- new_spinlock_bh!(Flow::new(machine, identity, options), "sdp::Connection::flow"),
+            flow <- new_spinlock_bh!(
+                Flow::new(machine, identity, options),
+                "sdp::Connection::flow"
+            ),
         }))
     }
 

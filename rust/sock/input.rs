@@ -352,11 +352,12 @@ impl Conn {
         self.with_socket(shared::notify_readers);
     }
 
-    /// Wants more buffers for a peer that is short of credit, since `SO_RCVBUF` of `sk` has grown.
-    /// Any context, without the spinlocks.
-    pub(super) fn buffer_grown(&self, sk: &Socket) {
+    /// Wants more buffers for a peer that is short of credit, where no message came that would: for
+    /// a `limit` that has grown, or behind those that came early. Any context, without the
+    /// spinlocks.
+    pub(super) fn want_more(&self, limit: Option<usize>) {
         let mut flow = self.flow.lock();
-        flow.want_buffers(recv_limit(sk), self.unread(), false);
+        flow.want_buffers(limit, self.unread(), false);
         drop(flow);
         self.fill_later();
     }

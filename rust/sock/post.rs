@@ -39,7 +39,8 @@ pub(super) struct Post<Q> {
     /// Requests for messages and registrations that have not completed. Other requests of the
     /// callers' buffers have slots of their own.
     pub(super) messages: usize,
-    /// Something may wait for a slot of the send queue.
+    /// Something may wait until a request completes: for a slot of the send queue, or to be
+    /// registered.
     pub(super) is_full: bool,
     /// A probe has no answer yet.
     pub(super) is_probing: bool,

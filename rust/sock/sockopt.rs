@@ -61,6 +61,7 @@ use crate::{
             Locked,
             SocketState, //
         },
+        owner::recv_limit,
         recv,
         settings,
         shared,
@@ -169,7 +170,7 @@ pub(super) fn set(sk: &Socket, name: c_int, value: OptionValue<'_>) -> Result {
     apply(&s);
     match (name, s.conn()) {
         (TCP_NOTSENT_LOWAT, _) => sk.write_space(),
-        (TCP_WINDOW_CLAMP, Some(conn)) => conn.buffer_grown(sk),
+        (TCP_WINDOW_CLAMP, Some(conn)) => conn.want_more(recv_limit(sk)),
         _ => {}
     }
     Ok(())
@@ -180,7 +181,7 @@ pub(super) fn low_water_set(sk: &Socket) {
     // The socket keeps it.
     let conn = sk.shared().lock().conn.clone();
     if let Some(conn) = conn {
-        conn.buffer_grown(sk);
+        conn.want_more(recv_limit(sk));
         shared::notify_readers(sk);
     }
 }

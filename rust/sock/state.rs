@@ -73,7 +73,7 @@ impl Conn {
     pub(super) fn hello_ack(&self, private_data: &[u8]) -> Result<(), Violation> {
         let mut recycle = Ring::empty();
         let now = self.now();
-        let terms = (self.recv_limit(), self.recv_stamp());
+        let terms @ (limit, _) = (self.recv_limit(), self.recv_stamp());
         let result = {
             let mut guard = self.flow.lock();
             let flow = &mut *guard;
@@ -95,9 +95,7 @@ impl Conn {
         while let Some(buf) = recycle.pop() {
             self.recycle(buf);
         }
-        // What came early may have used up the first buffers.
-        self.flow.lock().want_buffers(terms.0, self.unread(), false);
-        self.fill_later();
+        self.want_more(limit);
         self.kick();
         self.arm_timer();
         result
