@@ -264,6 +264,17 @@ pub(crate) fn pair_of(listener: &Sock, addr: &Addr) -> (Sock, Sock) {
     (a, b)
 }
 
+/// A connection from A to B, with `SO_SNDBUF` of A's end and `SO_RCVBUF` of B's.
+pub(crate) fn pair_bounded(sndbuf: libc::c_int, rcvbuf: libc::c_int) -> (Sock, Sock) {
+    let (listener, to) = B.listen();
+    must!(listener.set(libc::SOL_SOCKET, libc::SO_RCVBUF, rcvbuf));
+    let a = A.socket();
+    must!(a.set(libc::SOL_SOCKET, libc::SO_SNDBUF, sndbuf));
+    must!(a.connect(&to));
+    let b = must!(listener.accept());
+    (a, b)
+}
+
 /// Leaves the case out where sockets are TCP's.
 pub(crate) fn sdp_only(reason: &str) {
     if config::tcp() {

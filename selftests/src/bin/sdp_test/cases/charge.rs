@@ -23,6 +23,7 @@ use crate::{
         becomes,
         command,
         pair,
+        pair_bounded,
         pair_of,
         sdp_only,
         Setting,
@@ -513,12 +514,7 @@ fn charge_rcvbuf_full() {
     for lent in [false, true] {
         for writes in [&[1100][..], &[1025, 4080], &[4080]] {
             step!("writes of {writes:?}, lent: {lent}");
-            let (listener, to) = B.listen();
-            must!(listener.set(libc::SOL_SOCKET, libc::SO_RCVBUF, 64 << 10));
-            let a = A.socket();
-            must!(a.set(libc::SOL_SOCKET, libc::SO_SNDBUF, 16 << 10));
-            must!(a.connect(&to));
-            let b = must!(listener.accept());
+            let (a, b) = pair_bounded(16 << 10, 64 << 10);
             must!(a.set(libc::IPPROTO_TCP, libc::TCP_NODELAY, 1));
             threshold(&b, if lent { THRESHOLD } else { 0 });
             // In the end more waits than is good for small buffers: larger ones are asked for.

@@ -21,8 +21,8 @@ use crate::{
     },
     peers::{
         pair,
+        pair_bounded,
         pair_of,
-        A,
         B, //
     },
     zcopy::{
@@ -217,12 +217,7 @@ fn transfer_many() {
 }
 
 fn transfer_small_writes() {
-    let (listener, to) = B.listen();
-    must!(listener.set(libc::SOL_SOCKET, libc::SO_RCVBUF, 4 << 10));
-    let a = A.socket();
-    must!(a.set(libc::SOL_SOCKET, libc::SO_SNDBUF, 4 << 10));
-    must!(a.connect(&to));
-    let b = must!(listener.accept());
+    let (a, b) = pair_bounded(4 << 10, 4 << 10);
     // Each write goes out as it is, as long as the peer has room.
     must!(a.set(libc::IPPROTO_TCP, libc::TCP_NODELAY, 1));
 
@@ -258,12 +253,7 @@ fn transfer_small_writes() {
 }
 
 fn transfer_blocked_writer() {
-    let (listener, to) = B.listen();
-    must!(listener.set(libc::SOL_SOCKET, libc::SO_RCVBUF, 64 << 10));
-    let a = A.socket();
-    must!(a.set(libc::SOL_SOCKET, libc::SO_SNDBUF, 64 << 10));
-    must!(a.connect(&to));
-    let b = must!(listener.accept());
+    let (a, b) = pair_bounded(64 << 10, 64 << 10);
     let total = volume(8 << 20, 1 << 20);
     let done = Arc::new(AtomicBool::new(false));
     let writer = {
