@@ -59,13 +59,13 @@ demo: ## show the module at work
 
 .PHONY: sweep
 sweep: build ## measure calls with and without a copy, by size, in the VM: KERNEL=release|7.3|7.2|debug RDMA=rxe|siw
-	@$(run) --deadline 1800 -- build/cargo/release/sdp_sweep
+	@$(run) --plain --deadline 1800 -- build/cargo/release/sdp_sweep
 
 .PHONY: connections
 connections: build ## tell what connections cost in the VM, memory and time, and open 5,000 in 3 GiB: KERNEL=release|7.3|7.2|debug RDMA=rxe|siw
-	@$(run) --deadline 1800 -- build/cargo/release/sdp_connections --limit 64 --charged 95
-	@$(run) --deadline 1800 -- build/cargo/release/sdp_connections --stream 1048576 --parallel 64 --rounds 1 --limit 64 --charged 95
-	@$(run) --memory 3072 --deadline 3600 -- build/cargo/release/sdp_connections --count 5000 --parallel 64 --limit 64 --charged 95
+	@$(run) --plain --deadline 1800 -- build/cargo/release/sdp_connections --limit 64 --charged 95
+	@$(run) --plain --deadline 1800 -- build/cargo/release/sdp_connections --stream 1048576 --parallel 64 --rounds 1 --limit 64 --charged 95
+	@$(run) --plain --memory 3072 --deadline 3600 -- build/cargo/release/sdp_connections --count 5000 --parallel 64 --limit 64 --charged 95
 
 .PHONY: compare
 compare: ## measure throughput and latency against the module of another revision, in one VM: BASE=<revision> ROUNDS=5
