@@ -99,14 +99,12 @@ impl Conn {
             local: route.source,
             peer,
         });
-        self.number.list(&self.net, self.arc())?;
         self.resolve(setup)
             .and_then(|()| self.filter_packets(sk, route.interface))
-            .inspect_err(|_| {
-                // What its handler has noted is not to be gone on with.
-                self.destroy_id(setup);
-                self.number.unlist(&self.net);
-            })
+            // With its port, as diagnostics find those of TCP.
+            .and_then(|()| self.number.list(&self.net, self.arc()))
+            // What its handler has noted is not to be gone on with.
+            .inspect_err(|_| self.destroy_id(setup))
     }
 
     /// Sets the addresses, and those of the socket that has the connection.

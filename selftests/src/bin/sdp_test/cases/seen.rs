@@ -81,6 +81,7 @@ cases! {
     seen_find(10) "sock_diag: one socket by its addresses and its cookie",
     seen_unprivileged(10) "sock_diag: what a user without capabilities sees, and may not do",
     seen_destroy(20) "SOCK_DESTROY: ECONNABORTED for a connection, in every state",
+    seen_connecting(20) "sock_diag: a connect has its port from when it is first seen",
     seen_destroy_listener(10) "SOCK_DESTROY: a listener listens no more",
     seen_namespace(10) "sock_diag and /proc/net: the sockets of one namespace are not another's",
     seen_many(60) "sock_diag: a long dump has each socket once, while others come and go",
@@ -753,6 +754,42 @@ fn seen_destroy() {
     check!(a.recv(&mut [0], 0), Err(Errno::ECONNRESET));
     let b = must!(listener.accept());
     check!(b.error(), Err(Errno::ECONNABORTED));
+}
+
+fn seen_connecting() {
+    let to = crate::peers::addr(Ipv4Addr::new(10, 27, 0, 77), 7);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let connects = spawn("connects", {
+        let is_over = is_over.clone();
+        move || {
+            let connect = || {
+                let sock = A.socket();
+                must!(sock.set_nonblocking(true));
+                check!(sock.connect(&to), Err(Errno::EINPROGRESS));
+                sock
+            };
+            for _ in 0..25 {
+                // A few at a time, so that one is seen for certain.
+                drop(iter::repeat_with(connect).take(8).collect::<Vec<_>>());
+            }
+            is_over.store(true, Ordering::Release);
+        }
+    });
+    A.enter();
+    let here = diag();
+    let filter = Filter {
+        peer_port: 7,
+        ..Filter::states(state::bit(state::SYN_SENT))
+    };
+    let mut seen = 0;
+    while !is_over.load(Ordering::Acquire) {
+        for socket in must!(here.dump(family(), &filter)) {
+            check!(socket.id.local.port() != 0, true);
+            seen += 1;
+        }
+    }
+    join(connects);
+    check!(seen > 0, true);
 }
 
 fn seen_destroy_listener() {
