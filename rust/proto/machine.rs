@@ -763,7 +763,8 @@ impl Machine {
         self.send.push();
     }
 
-    /// `TCP_NODELAY`: a partial message does not wait until the one before it has arrived.
+    /// `TCP_NODELAY`: a partial message does not wait until the one before it has arrived, but only
+    /// while several have not.
     pub fn set_nodelay(&mut self, on: bool) {
         self.send.nodelay = on;
     }
@@ -1051,7 +1052,11 @@ impl Machine {
         let (header, mseq) = self.header(flags, message, payload);
         self.greets = false;
         Transmit {
-            tag: SendTag { mseq, stream: 0 },
+            tag: SendTag {
+                mseq,
+                stream: 0,
+                partial: false,
+            },
             header,
             payload,
             source: Source::Stream,

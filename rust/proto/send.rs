@@ -28,6 +28,10 @@ use super::{
 
 /// Transfer long a corked partial message waits at most, as in TCP.
 const HOLD_NS: u64 = 200_000_000;
+/// How many partial messages may be in flight with `TCP_NODELAY` before the next bytes wait for one
+/// of them to arrive: few enough that a stream of small writes shares messages, as TCP's automatic
+/// corking has it, and more than a program writes before it waits for an answer.
+const NODELAY_PARTIALS: u16 = 4;
 /// Bytes of a SrcAvail's extended header (`A.6`).
 const SRC_AH_LEN: u32 = 16;
 /// A SrcAvail that has to carry payload carries what comes before the next multiple of this, which
@@ -41,6 +45,8 @@ pub struct SendTag {
     pub(super) mseq: u32,
     /// Bytes of the send stream that it carries or announces.
     pub(super) stream: u32,
+    /// They are fewer than a message may have.
+    pub(super) partial: bool,
 }
 
 /// Where the bytes of a message come from.
@@ -167,8 +173,8 @@ pub(super) struct SendHalf {
     overdue: bool,
     /// Copied bytes in messages that have not reached the peer.
     in_flight: usize,
-    /// The last message shorter than `limit`, until it reaches the peer.
-    partial: Option<u32>,
+    /// Messages with fewer bytes of the stream than `limit` that have not reached the peer.
+    partials: u16,
     /// The last write said that more will follow.
     more: bool,
     cancel: Cancel,
@@ -191,7 +197,7 @@ impl SendHalf {
             since: 0,
             overdue: false,
             in_flight: 0,
-            partial: None,
+            partials: 0,
             more: false,
             cancel: Cancel::No,
             urgent: Urgent::default(),
@@ -333,7 +339,7 @@ impl SendHalf {
     ///
     /// Messages cost credit, not bytes (`B-22`), so a partial one waits for more bytes: while the
     /// user says that there are more, and, as Nagle's algorithm has it in TCP, while an earlier
-    /// partial message has not reached the peer.
+    /// partial message has not reached the peer. With `TCP_NODELAY` that is while several have not.
     #[inline]
     fn next_stream(
         &self,
@@ -346,8 +352,9 @@ impl SendHalf {
         let bytes = match u32::try_from(available) {
             Ok(bytes) if bytes < self.limit => {
                 let held = (self.cork || self.more) && !self.overdue;
-                let nagle = !self.nodelay && self.partial.is_some();
-                if pushed || self.shut || urgent.is_some() || !(held || nagle) {
+                let most = if self.nodelay { NODELAY_PARTIALS } else { 1 };
+                let waits = held || self.partials >= most;
+                if pushed || self.shut || urgent.is_some() || !waits {
                     bytes
                 } else {
                     0
@@ -438,10 +445,10 @@ impl SendHalf {
     #[inline]
     pub(super) fn take(&mut self, next: Next, mseq: u32) -> SendTag {
         if next.source == Source::Stream {
-            self.take_stream(next.bytes, mseq);
             return SendTag {
                 mseq,
                 stream: next.bytes,
+                partial: self.take_stream(next.bytes),
             };
         }
         if let Some(buffer) = self.turn() {
@@ -456,7 +463,11 @@ impl SendHalf {
                 buffer.state = BufferState::Done;
             }
         }
-        SendTag { mseq, stream: 0 }
+        SendTag {
+            mseq,
+            stream: 0,
+            partial: false,
+        }
     }
 
     /// The memory that [`Transfer::SrcAvail`] advertises.
@@ -476,7 +487,8 @@ impl SendHalf {
             .find(|buffer| matches!(buffer.state, BufferState::Waiting | BufferState::Copying))
     }
 
-    fn take_stream(&mut self, bytes: u32, mseq: u32) {
+    /// So many bytes of the stream go out. Whether they are fewer than a message may have.
+    fn take_stream(&mut self, bytes: u32) -> bool {
         let partial = bytes < self.limit;
         // A message is far shorter than the address space.
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
@@ -487,19 +499,16 @@ impl SendHalf {
         *queue = queue.saturating_sub(bytes);
         self.in_flight = self.in_flight.saturating_add(bytes);
         self.overdue = false;
-        if partial {
-            self.partial = Some(mseq);
-        }
+        self.partials = self.partials.saturating_add(partial.into());
         self.urgent.take(bytes);
+        partial
     }
 
     /// The message reached the peer: whether it was one with bytes of the user's.
     pub(super) fn sent(&mut self, tag: SendTag) -> bool {
         let bytes = usize::try_from(tag.stream).unwrap_or(usize::MAX);
         self.in_flight = self.in_flight.saturating_sub(bytes);
-        if self.partial == Some(tag.mseq) {
-            self.partial = None;
-        }
+        self.partials = self.partials.saturating_sub(tag.partial.into());
         let mut brought = bytes > 0;
         for buffer in self.buffers.iter_mut() {
             if buffer.in_use == Some(tag.mseq) {
@@ -742,6 +751,30 @@ mod tests {
     }
 
     #[test]
+    fn b_22_nodelay_joins_what_is_behind_a_few() {
+        let mut half = half();
+        half.nodelay = true;
+        let mut write = |half: &mut SendHalf| {
+            half.write(3, 0);
+            half.push();
+        };
+        write(&mut half);
+        let first = send(&mut half, 1);
+        for mseq in 2..=4 {
+            write(&mut half);
+            send(&mut half, mseq);
+        }
+        write(&mut half);
+        write(&mut half);
+        assert_eq!(half.next(CONSTRAINTS), None);
+        half.sent(first);
+        assert_eq!(send(&mut half, 5).stream, 6);
+        // A full message does not wait.
+        half.write(100, 0);
+        assert_eq!(send(&mut half, 6).stream, 100);
+    }
+
+    #[test]
     fn b_22_cork_holds_for_a_fifth_of_a_second() {
         let mut half = half();
         half.cork = true;
@@ -797,6 +830,7 @@ mod tests {
         half.sent(SendTag {
             mseq: 1,
             stream: 70,
+            partial: true,
         });
         assert_eq!(half.next(CONSTRAINTS), data(60));
     }
