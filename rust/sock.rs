@@ -20,6 +20,7 @@
 //!   it.
 //! - What each namespace has, `sdp_net`, and what an administrator sees: `diag_list`, `diag`,
 //!   `info` and `stats`.
+//! - The names of what `net` has for this protocol, `types`.
 //!
 //! State is in two places: that of a socket, as its program sees it, is [`Locked`], under
 //! `lock_sock()`, but for what poll reads, [`Shared`], under a spinlock; that of a connection,
@@ -82,6 +83,7 @@ mod teardown;
 mod time;
 mod timeouts;
 mod turn;
+mod types;
 mod urgent;
 mod work;
 mod zcopy;
@@ -98,19 +100,14 @@ use crate::{
             OptionRoom,
             OptionValue, //
         },
-        pernet,
         pipe::Pipe,
-        sock::{
-            Child,
-            Sock, //
-        },
+        sock::Child,
         sockaddr::{
             IpVersion,
             SockAddr,
             AF_INET6_SDP,
             AF_INET_SDP, //
-        },
-        wait::OpenSock, //
+        }, //
     },
     prelude::*,
     rdma::{
@@ -120,24 +117,16 @@ use crate::{
     sock::{
         locked::Locked,
         sdp_net::SdpNet,
-        shared::Shared, //
+        shared::Shared,
+        types::{
+            Net,
+            OpenSocket,
+            Socket, //
+        }, //
     }, //
 };
 
-/// An SDP socket.
-pub(crate) type Socket = Sock<Sdp>;
-
-/// One whose file is open: its calls may wait.
-pub(crate) type OpenSocket = OpenSock<Sdp>;
-
-/// A namespace, with what the protocol keeps there.
-pub(crate) type Net = pernet::NetOf<Sdp>;
-
-/// A counted reference of one.
-pub(crate) type NetRef = pernet::NetRef<Sdp>;
-
-/// The protocol of the sockets.
-pub(crate) struct Sdp;
+pub(crate) use types::Sdp;
 
 static FAMILY: Family<Sdp> = Family::new(c"SDP", IpVersion::V4);
 static FAMILY6: Family<Sdp> = Family::new(c"SDPv6", IpVersion::V6);

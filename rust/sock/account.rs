@@ -5,7 +5,7 @@
 use crate::{
     net::sk_mem::Charge,
     prelude::*,
-    sock::{
+    sock::types::{
         Sdp,
         Socket, //
     },

@@ -10,7 +10,7 @@ use crate::{
         AF_INET_SDP, //
     },
     prelude::*,
-    sock::{
+    sock::types::{
         Net,
         Socket, //
     }, //

@@ -11,7 +11,7 @@ use crate::{
             distance,
             Urgent, //
         },
-        Socket, //
+        types::Socket, //
     }, //
 };
 

@@ -37,8 +37,10 @@ use crate::{
         },
         owner::recv_limit,
         ring::Ring,
-        NetRef,
-        Socket, //
+        types::{
+            NetRef,
+            Socket, //
+        }, //
     }, //
 };
 use core::sync::atomic::{

@@ -10,7 +10,7 @@ use crate::{
     prelude::*,
     sock::{
         endpoint::Bound,
-        Socket, //
+        types::Socket, //
     }, //
 };
 use core::net::SocketAddr;

@@ -11,7 +11,7 @@ use crate::{
     },
     sock::{
         addr::Names,
-        Net, //
+        types::Net, //
     },
 };
 use core::net::IpAddr;

@@ -14,7 +14,7 @@ use crate::{
         output::SEND_ORDER,
         recv_buffers::FIRST,
         slow_queue,
-        Socket, //
+        types::Socket, //
     }, //
 };
 use kernel::page::PAGE_SIZE;

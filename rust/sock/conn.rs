@@ -72,9 +72,11 @@ use crate::{
             Counter,
             Counters, //
         },
-        Net,
-        NetRef,
-        Socket, //
+        types::{
+            Net,
+            NetRef,
+            Socket, //
+        }, //
     }, //
 };
 use core::sync::atomic::{

@@ -29,9 +29,11 @@ use crate::{
         endpoint::Bound,
         locked::SocketState,
         shutdown,
-        OpenSocket,
-        Sdp,
-        Socket, //
+        types::{
+            OpenSocket,
+            Sdp,
+            Socket, //
+        }, //
     }, //
 };
 use core::net::SocketAddr;

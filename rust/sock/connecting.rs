@@ -43,7 +43,7 @@ use crate::{
             Port, //
         },
         time::ms,
-        Socket, //
+        types::Socket, //
     }, //
 };
 use core::net::SocketAddr;

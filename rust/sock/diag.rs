@@ -27,7 +27,7 @@ use crate::{
         link::Link,
         listener::Listener,
         shutdown,
-        Sdp, //
+        types::Sdp, //
     }, //
 };
 use kernel::sync::atomic::Relaxed;

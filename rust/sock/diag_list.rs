@@ -13,7 +13,7 @@
 use crate::{
     net::diag::Visible,
     prelude::*,
-    sock::{
+    sock::types::{
         Net,
         Sdp, //
     }, //

@@ -30,9 +30,11 @@ use crate::{
             Claim,
             Port, //
         },
-        NetRef,
-        Sdp,
-        Socket, //
+        types::{
+            NetRef,
+            Sdp,
+            Socket, //
+        }, //
     }, //
 };
 use core::{

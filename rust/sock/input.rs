@@ -42,7 +42,7 @@ use crate::{
         ring::Ring,
         settings,
         shared,
-        Socket, //
+        types::Socket, //
     }, //
 };
 use core::{

@@ -12,9 +12,11 @@ use crate::{
         addr,
         endpoint::Bound,
         locked::SocketState,
-        OpenSocket,
-        Sdp,
-        Socket, //
+        types::{
+            OpenSocket,
+            Sdp,
+            Socket, //
+        }, //
     }, //
 };
 use core::net::SocketAddr;

@@ -16,7 +16,7 @@ use crate::{
         CmHandler,
         CmId, //
     },
-    sock::Socket, //
+    sock::types::Socket, //
 };
 use kernel::{
     fmt,

@@ -16,8 +16,10 @@ use crate::{
         },
         settings,
         stream::Stream,
-        Net,
-        Socket, //
+        types::{
+            Net,
+            Socket, //
+        }, //
     }, //
 };
 use core::net::SocketAddr;

@@ -4,7 +4,7 @@
 
 use crate::sock::{
     settings,
-    Net, //
+    types::Net, //
 };
 use core::sync::atomic::{
     AtomicUsize,

@@ -40,7 +40,7 @@ use crate::{
         recv_buffers::RETRY_MS,
         ring::Ring,
         stats::Counter,
-        Socket, //
+        types::Socket, //
     }, //
 };
 use kernel::{

@@ -26,7 +26,7 @@ use crate::{
             self,
             Orphan, //
         },
-        Socket, //
+        types::Socket, //
     }, //
 };
 use core::sync::atomic::Ordering::Relaxed;

@@ -16,7 +16,7 @@ use crate::{
     sock::{
         locked::SocketState,
         mark::Urgent,
-        Socket, //
+        types::Socket, //
     },
 };
 

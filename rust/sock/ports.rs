@@ -53,8 +53,10 @@ use crate::{
             Sharing, //
         },
         ring::Ring,
-        Net,
-        NetRef, //
+        types::{
+            Net,
+            NetRef, //
+        }, //
     },
 };
 use core::net::{

@@ -52,11 +52,13 @@ use crate::{
         shared,
         stats::Counter,
         stream::More,
+        types::{
+            OpenSocket,
+            Sdp,
+            Socket, //
+        },
         urgent,
-        zcopy::RETURN_MS,
-        OpenSocket,
-        Sdp,
-        Socket, //
+        zcopy::RETURN_MS, //
     }, //
 };
 use kernel::sync::{

@@ -34,7 +34,7 @@ use crate::{
     },
     sock::{
         settings,
-        Net, //
+        types::Net, //
     },
 };
 use core::ops::Range;

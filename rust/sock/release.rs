@@ -20,9 +20,11 @@ use crate::{
         recv,
         send,
         stream::Stream,
-        OpenSocket,
-        Sdp,
-        Socket, //
+        types::{
+            OpenSocket,
+            Sdp,
+            Socket, //
+        }, //
     }, //
 };
 

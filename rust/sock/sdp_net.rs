@@ -14,7 +14,7 @@ use crate::{
         ports::Ports,
         settings,
         stats::Counters,
-        Sdp, //
+        types::Sdp, //
     }, //
 };
 use kernel::{

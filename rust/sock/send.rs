@@ -42,10 +42,12 @@ use crate::{
         output::SEND_ORDER,
         recv,
         stats::Counter,
-        zcopy::RETURN_MS,
-        OpenSocket,
-        Sdp,
-        Socket, //
+        types::{
+            OpenSocket,
+            Sdp,
+            Socket, //
+        },
+        zcopy::RETURN_MS, //
     }, //
 };
 use kernel::{

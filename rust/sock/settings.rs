@@ -12,7 +12,7 @@ use crate::{
         }, //
     },
     prelude::*,
-    sock::Net, //
+    sock::types::Net, //
 };
 use core::sync::atomic::AtomicI32;
 use kernel::{

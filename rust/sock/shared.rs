@@ -18,7 +18,7 @@ use crate::sock::{
     kept::Kept,
     locked::SocketState,
     turn::Turn,
-    Socket, //
+    types::Socket, //
 };
 use kernel::sync::Arc;
 

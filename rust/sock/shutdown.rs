@@ -14,8 +14,10 @@ use crate::{
         },
         recv,
         send,
-        OpenSocket,
-        Socket, //
+        types::{
+            OpenSocket,
+            Socket, //
+        }, //
     }, //
 };
 use kernel::sync::atomic::Relaxed;

@@ -5,7 +5,7 @@
 
 use crate::{
     net::hash,
-    sock::Socket, //
+    sock::types::Socket, //
 };
 
 /// A user may create any number of memory cgroups, so all of a user's share this many workqueues.

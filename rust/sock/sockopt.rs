@@ -66,7 +66,7 @@ use crate::{
         settings,
         shared,
         stats::Counters,
-        Socket, //
+        types::Socket, //
     }, //
 };
 

@@ -19,8 +19,10 @@ use crate::{
         recv,
         stats::Counter,
         stream::More,
-        OpenSocket,
-        Socket, //
+        types::{
+            OpenSocket,
+            Socket, //
+        }, //
     }, //
 };
 use kernel::page::PAGE_SIZE;

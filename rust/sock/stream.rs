@@ -8,7 +8,7 @@ use crate::{
         conn::Conn,
         recv_buffers::Unread,
         ring::Ring,
-        Socket, //
+        types::Socket, //
     },
 };
 use core::sync::atomic::Ordering;

@@ -29,8 +29,10 @@ use crate::{
         },
         stats::Counter,
         stream::Stream,
-        Sdp,
-        Socket, //
+        types::{
+            Sdp,
+            Socket, //
+        }, //
     }, //
 };
 use kernel::sync::Arc;

@@ -40,8 +40,10 @@ use crate::{
         locked::Locked,
         post::Request,
         stats::Counter,
-        Sdp,
-        Socket, //
+        types::{
+            Sdp,
+            Socket, //
+        }, //
     }, //
 };
 use kernel::sync::{
