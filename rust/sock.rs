@@ -7,9 +7,10 @@
 //!   `splice`, `poll`, `shutdown`, `release`, and `sockopt`; the sysctls are in `settings`.
 //! - What a socket is made of: its address (`endpoint`, `addr`) at a port (`ports`), which it may
 //!   share (`binding`), with what waits for accept (`backlog`); its state as calls see it
-//!   (`locked`), with the options that its connection goes by (`conn_options`, `timeouts`), what
-//!   calls share (`stream`, `turn`), and buffers that they left (`kept`); what poll sees of that
-//!   (`shared`), and what a reader has `ahead`.
+//!   (`locked`): its address (`local_addr`) and connection (`conn_slot`), the options that its
+//!   connection goes by (`conn_options`, `timeouts`), what calls share (`stream`, `turn`), and
+//!   buffers that they left (`kept`); what poll sees of that (`shared`), and what a reader has
+//!   `ahead`.
 //! - A connection, `conn`: what two of its locks guard, `flow`, with the machine, and `post`, with
 //!   the QP; what it knows of its `listener`. Its `work` (on a `slow_queue` where that may wait),
 //!   from `setup` (of the end that is `connecting` or `accepting`, by `resources`, with `notes` of
@@ -39,6 +40,7 @@ mod buffers;
 mod charge;
 mod conn;
 mod conn_options;
+mod conn_slot;
 mod connect;
 mod connecting;
 mod diag;
@@ -53,6 +55,7 @@ mod kept;
 mod link;
 mod listen;
 mod listener;
+mod local_addr;
 mod locked;
 mod mark;
 mod notes;
@@ -167,11 +170,7 @@ impl Protocol for Sdp {
 
     fn bind(sk: &Socket, addr: SockAddr<'_>) -> Result {
         let bound = addr::address(sk, &addr).and_then(|addr| bind::bind(sk, addr));
-        sk.lock().last_bind_error = match bound {
-            Ok(()) => 0,
-            Err(e) if e == ENODEV => ENOENT.to_errno(),
-            Err(e) => e.to_errno(),
-        };
+        sk.lock().local.note_bind(bound);
         bound
     }
 

@@ -37,7 +37,7 @@ pub(super) fn bind(sk: &Socket, addr: SocketAddr) -> Result {
     }
     let mut s = sk.lock();
     // As with TCP, one whose connection has ended may be bound before it is disconnected.
-    if !sk.is_in_state(TcpState::Close) || s.bound.is_some() {
+    if !sk.is_in_state(TcpState::Close) || s.local.bound().is_some() {
         return Err(EINVAL);
     }
     if addr.is_ipv4() && sk.is_v6only() {
@@ -47,13 +47,13 @@ pub(super) fn bind(sk: &Socket, addr: SocketAddr) -> Result {
     if !is_v4 {
         check_local(sk, &addr)?;
     }
-    s.finish_former();
+    s.slot.finish_former();
     let was_v6only = sk.is_v6only();
     if addr.is_ipv6() && !addr.ip().is_unspecified() {
         s.set_v6only(true);
     }
     if addr.port() == 0 && sk.binds_without_port() {
-        s.source = Some(addr);
+        s.local.set_source(Some(addr));
         sk.set_local(addr);
         return Ok(());
     }
@@ -68,7 +68,7 @@ pub(super) fn bind(sk: &Socket, addr: SocketAddr) -> Result {
         s.set_v6only(was_v6only);
         return Err(e);
     }
-    s.bound = Some(bound);
+    s.local.bind(bound);
     Ok(())
 }
 

@@ -85,13 +85,13 @@ fn connect(sk: &OpenSocket, peer: &SockAddr<'_>, nonblock: bool) -> Result {
         SocketState::Connecting if nonblock => return Err(EALREADY),
         SocketState::Connecting | SocketState::Failed => EALREADY,
         // The first call after that reports success, as with TCP.
-        SocketState::Connected if s.connect_unreported => EALREADY,
+        SocketState::Connected if s.slot.is_unreported() => EALREADY,
         SocketState::Listening | SocketState::Connected => return Err(EISCONN),
     };
     let Some(conn) = s.conn().cloned() else {
         return Err(ECONNABORTED);
     };
-    let disconnects = s.disconnects;
+    let disconnects = s.slot.disconnects();
     conn.add_waiter();
     let waited = s.wait(&mut timeout, |s| {
         conn.advance_waiting();
@@ -103,14 +103,14 @@ fn connect(sk: &OpenSocket, peer: &SockAddr<'_>, nonblock: bool) -> Result {
         Err(WaitError::TimedOut) => return Err(pending),
         Err(woken) => return Err(timeout.error(woken)),
     }
-    if s.disconnects != disconnects {
+    if s.slot.disconnects() != disconnects {
         return Err(EPIPE);
     }
     if s.has(&conn) && matches!(s.state(), SocketState::Connected) {
-        s.connect_unreported = false;
+        s.slot.set_unreported(false);
         return Ok(());
     }
-    s.disconnects = s.disconnects.wrapping_add(1);
+    s.slot.count_disconnect();
     s.forget_failed(sk);
     sk.stop_peek_offset();
     // As TCP does where SO_ERROR has reported the reason already.
@@ -161,12 +161,11 @@ fn any_for(peer: SocketAddr, port: u16) -> SocketAddr {
 fn begin(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, peer: &SockAddr<'_>) -> Result {
     let (peer, local) = s.filter_connect(addr::address(sk, peer)?)?;
     if let Some(local) = local {
-        s.finish_former();
-        let bound = Bound::new(sk, local)?;
+        s.slot.finish_former();
+        let bound = s.local.bind(Bound::new(sk, local)?);
         sk.set_local(bound.addr());
-        s.bound = Some(bound);
     }
-    let bound = s.own_addr();
+    let bound = s.local.addr();
     let peer = reachable(sk, peer, bound)?;
     let from = match bound {
         Some(bound) if bound.ip().is_unspecified() => any_for(peer, bound.port()),
@@ -182,11 +181,11 @@ fn begin(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, peer: &SockAddr<'_>) -> Result
         // TCP would send packets from there.
         return Err(EADDRNOTAVAIL);
     }
-    if s.bound.is_some() {
+    if s.local.bound().is_some() {
         // It may have been to the same peer.
-        s.finish_former();
+        s.slot.finish_former();
     }
-    let claim = match &s.bound {
+    let claim = match s.local.bound() {
         Some(bound) => {
             let local = route.source;
             Some(bound.claim(Names { local, peer }, sk.interface())?)
@@ -194,8 +193,7 @@ fn begin(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, peer: &SockAddr<'_>) -> Result
         // rdma_cm chooses from `net.ipv4.ip_local_port_range` alone.
         None if sk.has_fewer_ports() => {
             let (bound, claim) = Bound::to_connect(sk, route.source, peer)?;
-            s.is_autobound = true;
-            route.source = s.bound.insert(bound).addr();
+            route.source = s.local.bind_auto(bound).addr();
             Some(claim)
         }
         None => None,
@@ -206,18 +204,18 @@ fn begin(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, peer: &SockAddr<'_>) -> Result
         conn.recv_shut.store(sk.shared().lock().recv_shut, Relaxed);
         sk.set_state(TcpState::SynSent);
         // Before it may be established, which poll is to tell.
-        s.set_conn(sk, Some(conn.clone()));
+        s.slot.set(sk, Some(conn.clone()));
         conn.begin(sk, route, peer, claim).inspect_err(|_| {
-            s.set_conn(sk, None);
+            s.slot.set(sk, None);
             sk.set_state(TcpState::Close);
             sk.state_change();
             conn.discard();
         })
     });
     begun.inspect_err(|_| {
-        s.unbind_auto();
-        sk.set_local(s.own_addr().unwrap_or(sk.version().nobody()));
+        s.local.unbind_auto();
+        sk.set_local(s.local.addr().unwrap_or(sk.version().nobody()));
     })?;
-    s.connect_unreported = true;
+    s.slot.set_unreported(true);
     Ok(())
 }

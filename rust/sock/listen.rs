@@ -27,19 +27,19 @@ use core::net::SocketAddr;
 pub(super) fn listen(sk: &Socket, backlog: c_int) -> Result {
     let mut s = sk.lock();
     match s.state() {
-        SocketState::Idle => s.finish_former(),
+        SocketState::Idle => s.slot.finish_former(),
         SocketState::Listening => {}
         SocketState::Connecting | SocketState::Failed | SocketState::Connected => {
             return Err(EINVAL)
         }
     }
-    let (options, source) = (s.options, s.source);
-    if s.bound.is_none() {
-        let bound = Bound::new(sk, source.unwrap_or(sk.version().nobody()))?;
+    let options = s.options;
+    if s.local.bound().is_none() {
+        let addr = s.local.addr().unwrap_or(sk.version().nobody());
+        let bound = s.local.bind(Bound::new(sk, addr)?);
         sk.set_local(bound.addr());
-        s.bound = Some(bound);
     }
-    let bound = s.bound.as_mut().ok_or(EINVAL)?;
+    let bound = s.local.bound_mut().ok_or(EINVAL)?;
     // Before a connection may come that poll is to tell of.
     let former = sk.shared().lock().backlog.replace(bound.backlog.clone());
     drop(former);
@@ -55,12 +55,12 @@ pub(super) fn accept(sk: &OpenSocket, nonblock: bool) -> Result<(Child<Sdp>, boo
     let mut timeout = sk.recv_timeout(nonblock);
     let mut s = sk.lock();
     loop {
-        let waited = s.wait_exclusive(&mut timeout, |s| match (s.state(), &s.bound) {
+        let waited = s.wait_exclusive(&mut timeout, |s| match (s.state(), s.local.bound()) {
             (SocketState::Listening, Some(bound)) => bound.backlog.has_ready() || sk.has_error(),
             _ => true,
         });
         timeout.check(waited)?;
-        let backlog = match (s.state(), &s.bound) {
+        let backlog = match (s.state(), s.local.bound()) {
             (SocketState::Listening, Some(bound)) => bound.backlog.clone(),
             _ => return Err(EINVAL),
         };
@@ -73,7 +73,7 @@ pub(super) fn accept(sk: &OpenSocket, nonblock: bool) -> Result<(Child<Sdp>, boo
         if let Some(inherited) = &conn.inherited {
             child.inherit(inherited);
         }
-        let own = s.own_addr().filter(|own| !own.ip().is_unspecified());
+        let own = s.local.addr().filter(|own| !own.ip().is_unspecified());
         drop(s);
         conn.reclaim_for(&child);
         if let Err(e) = conn.charge_to(&child) {
@@ -86,7 +86,7 @@ pub(super) fn accept(sk: &OpenSocket, nonblock: bool) -> Result<(Child<Sdp>, boo
             c.options = conn.flow.lock().options.accepted();
             let keepalive = c.options.timeouts.keepalive;
             c.set_keepopen(keepalive);
-            c.set_conn(&child, Some(conn.clone()));
+            c.slot.set(&child, Some(conn.clone()));
         }
         if let Some(names) = conn.names() {
             if let SocketAddr::V6(local) = names.local {
@@ -98,7 +98,8 @@ pub(super) fn accept(sk: &OpenSocket, nonblock: bool) -> Result<(Child<Sdp>, boo
             child.set_peer(names.peer);
             // As with TCP the child is bound to that address too, and keeps it when it is
             // disconnected.
-            child.lock().source = own.map(|_| addr::with_port(names.local, 0));
+            let source = own.map(|_| addr::with_port(names.local, 0));
+            child.lock().local.set_source(source);
         }
         conn.attach(&child);
         return Ok((child, backlog.has_ready()));

@@ -116,10 +116,10 @@ pub(super) fn connection(
     s: &mut OpenGuard<'_, Sdp>,
     timeout: &mut Timeout,
 ) -> Result<Option<Arc<Conn>>> {
-    let disconnects = s.disconnects;
+    let disconnects = s.slot.disconnects();
     let waited = s.wait(timeout, |s| !matches!(s.state(), SocketState::Connecting));
     timeout.check(waited)?;
-    if s.disconnects != disconnects {
+    if s.slot.disconnects() != disconnects {
         return Err(EPIPE);
     }
     match (s.state(), s.conn()) {

@@ -43,15 +43,11 @@ pub(super) fn release(sk: &OpenSocket) {
         close(sk, &mut s, &conn);
     }
     s.orphan();
-    if let Some(former) = s.former.take().filter(|former| !former.awaits_answer()) {
-        former.finish();
-    }
+    s.slot.drop_former();
     let backlog = sk.shared().lock().backlog.take();
     drop(backlog);
-    if let Some(bound) = s.bound.take() {
-        bound.close();
-    }
-    if let Some(conn) = s.set_conn(sk, None) {
+    s.local.unbind();
+    if let Some(conn) = s.slot.set(sk, None) {
         leave_to_itself(&conn);
     }
     sk.set_state(TcpState::Close);

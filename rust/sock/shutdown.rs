@@ -81,7 +81,7 @@ pub(super) fn shutdown(sk: &Socket, read: bool, write: bool) -> Result {
 
 /// Stops listening, and ends what waits for accept. The socket keeps its address.
 fn stop_listening(sk: &Socket, s: &mut Locked) {
-    if let Some(bound) = &mut s.bound {
+    if let Some(bound) = s.local.bound_mut() {
         bound.stop();
     }
     sk.set_state(TcpState::Close);
@@ -104,7 +104,7 @@ pub(super) fn abort_listener(sk: &Socket) -> Result {
 /// `connect(2)` to `AF_UNSPEC`: resets a connection, ends a connect, or stops listening. Sleeps.
 pub(super) fn disconnect(sk: &OpenSocket) {
     let mut s = sk.lock();
-    s.disconnects = s.disconnects.wrapping_add(1);
+    s.slot.count_disconnect();
     match s.state() {
         SocketState::Idle => sk.shared().lock().unshut(),
         SocketState::Failed => s.forget_failed(sk),

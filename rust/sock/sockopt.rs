@@ -197,7 +197,7 @@ fn apply(s: &Locked) {
     if let Some(conn) = s.conn() {
         conn.set_options(s.options);
     }
-    if let Some(bound) = &s.bound {
+    if let Some(bound) = s.local.bound() {
         bound.backlog.set_options(s.options);
     }
 }
@@ -230,7 +230,7 @@ pub(super) fn get(sk: &Socket, name: c_int, to: OptionRoom) -> Result {
         TCP_INQ => s.options.inq.into(),
         SDP_ZCOPY_THRESH => c_int::try_from(s.options.zcopy_threshold)?,
         SDP_ZCOPY_RETRY => s.options.zcopy_retry.into(),
-        SDP_LAST_BIND_ERR => s.last_bind_error,
+        SDP_LAST_BIND_ERR => s.local.last_bind_error(),
         TCP_INFO => {
             let info = info(sk, &s);
             drop(s);
@@ -293,7 +293,7 @@ fn max_seg(s: &Locked) -> u32 {
 
 /// What is known of all that TCP tells.
 fn info(sk: &Socket, s: &Locked) -> TcpInfo {
-    let known = match (s.conn(), &s.bound) {
+    let known = match (s.conn(), s.local.bound()) {
         (Some(conn), _) => conn.info(),
         (None, Some(bound)) => bound.info(),
         (None, None) => TcpInfo::default(),
