@@ -345,7 +345,10 @@ impl<P: Protocol> Sock<P> {
         unsafe { addr_of!((*self.as_ptr()).sk_uid.val).read_volatile() }
     }
 
-    /// Sets the state that getpeername(2) and diagnostics see. Any context.
+    /// Sets the state that getpeername(2) and diagnostics see, traces it, and wakes the calls that
+    /// wait for it. Who polls is told of events, not of states, by who causes these: as with TCP
+    /// there are changes that nobody polls for, and an edge (`EPOLLET`) too many would be seen. Any
+    /// context.
     pub(crate) fn set_state(&self, state: TcpState) {
         if self.is_in_state(state) {
             return;
@@ -355,6 +358,7 @@ impl<P: Protocol> Sock<P> {
         unsafe {
             addr_of_mut!((*self.as_ptr()).__sk_common.skc_state).write_volatile(state as u8);
         }
+        self.wake_calls();
     }
 
     /// The state that was set last. Any context.

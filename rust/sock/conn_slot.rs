@@ -32,13 +32,18 @@ impl ConnSlot {
         self.get().is_some_and(|own| core::ptr::eq(&**own, conn))
     }
 
-    /// Gives `sk`, which this is of, another connection, or none; poll finds it too. Returns the
-    /// one before.
+    /// Gives `sk`, which this is of, another connection, or none; poll finds it too. Wakes the
+    /// calls that wait for the one before, which does not wake them any more. Returns that.
     pub(super) fn set(&mut self, sk: &Socket, conn: Option<Arc<Conn>>) -> Option<Arc<Conn>> {
         let before = core::mem::replace(&mut sk.shared().lock().conn, conn.clone());
         // Not the last reference.
         drop(before);
-        core::mem::replace(&mut self.conn, conn)
+        let before = core::mem::replace(&mut self.conn, conn);
+        if before.is_some() {
+            // They look once the socket lock is released.
+            sk.wake_calls();
+        }
+        before
     }
 
     /// Keeps a connection that the socket has given up, and ends the one before that. Sleeps.

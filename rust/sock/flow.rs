@@ -110,9 +110,9 @@ pub(super) struct Flow {
     pub(super) urgent_unreported: bool,
     /// Urgent bytes that a reader who stands at one of them is not to have.
     pub(super) skip: Range<u64>,
-    /// What became of the set-up; changed by `set_progress` only.
+    /// What became of the set-up; changed by `Conn::decide_setup` only.
     pub(super) progress: Progress,
-    /// How far the connection is from its end; changed by `advance_link` only.
+    /// How far the connection is from its end; changed by `Conn::set_link` only.
     pub(super) link: Link,
     /// What diagnostics show of it.
     pub(super) identity: Identity,

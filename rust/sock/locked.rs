@@ -118,8 +118,6 @@ impl Locked {
         if let Some(conn) = self.slot.set(sk, None) {
             sk.shared().lock().unshut();
             conn.detach();
-            // Those that wait for it, whom it does not wake any more.
-            sk.wake_calls();
             conn.set_link(link);
             conn.drop_unread(core::mem::replace(&mut self.stream, Stream::new()).rx);
             self.slot.retire(conn);

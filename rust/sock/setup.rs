@@ -9,7 +9,6 @@
 //! Locks and references are those of [`Conn`].
 
 use crate::{
-    net::sock::TcpState,
     prelude::*,
     proto::{
         Side,
@@ -220,26 +219,18 @@ impl Conn {
         self.with_socket(|sk| {
             sk.set_local(names.local);
             sk.set_peer(names.peer);
-            sk.set_state(TcpState::Established);
         });
-        let acked = self.hello_ack(private_data);
-        self.update_state();
-        if let Err(violation) = acked {
+        if let Err(violation) = self.hello_ack(private_data) {
             pr_debug!("the listener does not speak SDP: {violation:?}\n");
             // The peer has a connection that nobody here wants, and is told so.
             self.fail_setup(EPROTO);
             self.set_link(Link::Disconnect);
             return Ok(());
         }
-        if self.progress() != Progress::Established {
-            // A call has ended it meanwhile.
-            return Ok(());
+        // Otherwise a call has ended it meanwhile.
+        if self.progress() == Progress::Established {
+            self.check_flushed();
         }
-        self.with_socket(|sk| {
-            sk.state_change();
-            sk.wake_async_connected();
-        });
-        self.check_flushed();
         Ok(())
     }
 

@@ -25,24 +25,23 @@ use crate::{
 };
 
 impl Flow {
-    /// Decides what becomes of the set-up. False if that was decided before.
-    fn set_progress(&mut self, progress: Progress) -> bool {
-        let is_open = self.progress == Progress::SettingUp;
-        if is_open {
-            pr_debug!("set-up: {} -> {progress}\n", self.progress);
-            self.progress = progress;
+    /// The state that the socket shows.
+    fn tcp_state(&self) -> TcpState {
+        let machine = &self.machine;
+        match (self.progress, machine.state()) {
+            (Progress::SettingUp, _) => TcpState::SynSent,
+            (Progress::Failed, _) | (_, State::Aborting | State::Disconnecting | State::Closed) => {
+                TcpState::Close
+            }
+            _ if self.link != Link::Up => TcpState::Close,
+            (_, State::DisConnDone) => TcpState::FinWait2,
+            _ => match (machine.can_write(), machine.peer_closed()) {
+                (true, false) => TcpState::Established,
+                (true, true) => TcpState::CloseWait,
+                (false, false) => TcpState::FinWait1,
+                (false, true) => TcpState::LastAck,
+            },
         }
-        is_open
-    }
-
-    /// Advances the connection towards its end. False if it is there already.
-    pub(super) fn advance_link(&mut self, link: Link) -> bool {
-        let is_nearer = self.link < link;
-        if is_nearer {
-            pr_debug!("link: {} -> {link}\n", self.link);
-            self.link = link;
-        }
-        is_nearer
     }
 }
 
@@ -52,19 +51,82 @@ impl Conn {
         self.flow.lock().link
     }
 
-    /// Advances the connection towards its end, and queues the work. Any context, without the
-    /// spinlocks.
+    /// Advances the connection towards its end: the one place where that changes. Traces it, and
+    /// wakes the work, which takes the next step, and the calls that wait for it. Any context,
+    /// without the spinlocks.
     pub(super) fn set_link(&self, link: Link) {
-        if !self.flow.lock().advance_link(link) {
-            return;
+        {
+            let mut flow = self.flow.lock();
+            if flow.link >= link {
+                return;
+            }
+            pr_debug!("link: {} -> {link}\n", flow.link);
+            flow.link = link;
+            if link == Link::Closed {
+                // There is no next step, and nothing is earlier, so that no timer is armed.
+                flow.timers.armed = Some(0);
+                self.cancel_later();
+                self.cancel_slow();
+            }
         }
-        self.update_state();
-        self.queue();
+        self.with_socket(|sk| {
+            sk.set_state(self.tcp_state());
+            sk.wake_calls();
+        });
+        if link != Link::Closed {
+            self.queue();
+        }
     }
 
     /// What became of the set-up. Any context.
     pub(super) fn progress(&self) -> Progress {
         self.flow.lock().progress
+    }
+
+    /// Decides what becomes of the set-up: the one place where that changes. `decide` says so under
+    /// [`Connection::flow`], with the error that connect reports, or leaves it open. Traces it, has
+    /// the socket show it, and wakes calls and who polls. False where it stays open, or was decided
+    /// before. Any context, without [`Connection::owner`] and the locks after it.
+    ///
+    /// [`Connection::owner`]: super::conn::Connection::owner
+    /// [`Connection::flow`]: super::conn::Connection::flow
+    fn decide_setup(&self, decide: impl FnOnce(&mut Flow) -> Option<Result>) -> bool {
+        let owner = self.owner.lock();
+        let socket = match &*owner {
+            Owner::Socket(sk) => Some(sk),
+            Owner::Listener(..) | Owner::Nobody(_) => None,
+        };
+        let result = {
+            let flow = &mut *self.flow.lock();
+            let decided = decide(flow).filter(|_| flow.progress == Progress::SettingUp);
+            let Some(result) = decided else {
+                return false;
+            };
+            let progress = match result {
+                Ok(()) => Progress::Established,
+                Err(_) => Progress::Failed,
+            };
+            pr_debug!("set-up: {} -> {progress}\n", flow.progress);
+            flow.progress = progress;
+            // Who finds it decided finds the rest.
+            if let Some(sk) = socket {
+                if let Err(e) = result {
+                    sk.set_error(e);
+                }
+                sk.set_state(flow.tcp_state());
+            }
+            result
+        };
+        if let Some(sk) = socket {
+            if result.is_err() {
+                sk.report_error();
+            }
+            sk.state_change();
+            if result.is_ok() {
+                sk.wake_async_connected();
+            }
+        }
+        true
     }
 
     /// Handles the HelloAck, which establishes the connection of the connecting side, and takes in
@@ -74,24 +136,24 @@ impl Conn {
         let mut recycle = Ring::empty();
         let now = self.now();
         let terms @ (limit, _) = (self.recv_limit(), self.recv_stamp());
-        let result = {
-            let mut guard = self.flow.lock();
-            let flow = &mut *guard;
+        let mut result = Ok(());
+        self.decide_setup(|flow| {
             flow.machine.set_now(now);
-            let result = flow.machine.hello_ack_received(private_data);
-            if result.is_ok() && flow.set_progress(Progress::Established) {
-                core::mem::swap(&mut recycle, &mut flow.early);
-                // Under the lock, so that no message that comes now can overtake.
-                for _ in 0..recycle.len() {
-                    if let Some(buf) = recycle.pop() {
-                        if let Some(buf) = self.take_in(flow, buf, terms) {
-                            let _ = recycle.push(buf);
-                        }
+            result = flow.machine.hello_ack_received(private_data);
+            if result.is_err() || flow.progress != Progress::SettingUp {
+                return None;
+            }
+            core::mem::swap(&mut recycle, &mut flow.early);
+            // Under the lock, so that no message that comes now can overtake.
+            for _ in 0..recycle.len() {
+                if let Some(buf) = recycle.pop() {
+                    if let Some(buf) = self.take_in(flow, buf, terms) {
+                        let _ = recycle.push(buf);
                     }
                 }
             }
-            result
-        };
+            Some(Ok(()))
+        });
         while let Some(buf) = recycle.pop() {
             self.recycle(buf);
         }
@@ -104,55 +166,20 @@ impl Conn {
     /// Establishes the connection of the accepting side; what came early may have ended it already.
     /// Process context, without the spinlocks.
     pub(super) fn established(&self) {
-        self.flow.lock().set_progress(Progress::Established);
+        self.decide_setup(|_| Some(Ok(())));
         self.with(Machine::established);
     }
 
     /// Fails the set-up; connect reports `e`. False if the outcome was decided before. Any context,
     /// without [`Connection::owner`](super::conn::Connection::owner) and the locks after it.
     pub(super) fn fail_setup(&self, e: Error) -> bool {
-        let owner = self.owner.lock();
-        let socket = match &*owner {
-            Owner::Socket(sk) => Some(sk),
-            Owner::Listener(..) | Owner::Nobody(_) => None,
-        };
-        {
-            let mut flow = self.flow.lock();
-            if flow.progress != Progress::SettingUp {
-                return false;
-            }
-            if let Some(sk) = socket {
-                sk.set_error(e);
-            }
-            flow.set_progress(Progress::Failed);
-        }
-        if let Some(sk) = socket {
-            sk.set_state(TcpState::Close);
-            sk.report_error();
-            sk.state_change();
-        }
-        true
+        self.decide_setup(|_| Some(Err(e)))
     }
 
     /// The state that the socket shows. Any context, without
     /// [`Connection::flow`](super::conn::Connection::flow) and the locks after it.
     pub(super) fn tcp_state(&self) -> TcpState {
-        let flow = self.flow.lock();
-        let machine = &flow.machine;
-        match (flow.progress, machine.state()) {
-            (Progress::SettingUp, _) => TcpState::SynSent,
-            (Progress::Failed, _) | (_, State::Aborting | State::Disconnecting | State::Closed) => {
-                TcpState::Close
-            }
-            _ if flow.link != Link::Up => TcpState::Close,
-            (_, State::DisConnDone) => TcpState::FinWait2,
-            _ => match (machine.can_write(), machine.peer_closed()) {
-                (true, false) => TcpState::Established,
-                (true, true) => TcpState::CloseWait,
-                (false, false) => TcpState::FinWait1,
-                (false, true) => TcpState::LastAck,
-            },
-        }
+        self.flow.lock().tcp_state()
     }
 
     /// Updates the state that the socket shows. Any context, without

@@ -227,15 +227,10 @@ impl Conn {
         }
         self.post.lock().buffers.ended();
         self.release_finished();
-        let events = {
-            let mut flow = self.flow.lock();
-            flow.advance_link(Link::Closed);
-            // Nothing is earlier, so that no timer is armed any more.
-            flow.timers.armed = Some(0);
-            self.cancel_later();
-            self.cancel_slow();
-            flow.machine.take_events()
-        };
+        // A close that lingers waits for bytes that the peer did not take, and a call for its
+        // buffers: neither is left.
+        self.set_link(Link::Closed);
+        let events = self.flow.lock().machine.take_events();
         // If both ends had closed, nothing changes for the program.
         if events.contains(Events::ABORTED) {
             self.dispatch(events);
@@ -252,11 +247,6 @@ impl Conn {
                 ..Parts::default()
             };
         });
-        // A close that lingers waits for bytes that the peer did not take, and a call for its
-        // buffers.
-        self.with_socket(|sk| {
-            sk.wake_calls();
-            self.notify_reads_over(sk);
-        });
+        self.with_socket(|sk| self.notify_reads_over(sk));
     }
 }
