@@ -55,12 +55,8 @@ impl Conn {
         hello: &[u8],
         names: Names,
     ) {
-        {
-            let mut notes = self.notes.lock();
-            notes.id = Some(id);
-            notes.set_step(Step::Request(param, PrivateData::new(hello), names));
-        }
-        self.queue();
+        self.notes.lock().id = Some(id);
+        self.note_step(Step::Request(param, PrivateData::new(hello), names));
     }
 
     /// Takes the cm id of a new request, charges for it, and has it filtered, which a handler may

@@ -73,7 +73,7 @@ impl CmHandler for Arc<Conn> {
 impl Conn {
     /// Notes the next step, for a task that waits for it, or else for the work. In a handler of the
     /// CM.
-    fn note_step(&self, step: Step) {
+    pub(super) fn note_step(&self, step: Step) {
         let waited_for = {
             let mut notes = self.notes.lock();
             notes.set_step(step);
