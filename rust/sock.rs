@@ -3,21 +3,24 @@
 //! The SDP socket: one file for each thing that a program does with it, and those of the connection
 //! below.
 //!
-//! - What a program calls: `bind`, `connect`, `listen`, `send`, `recv` (`urgent` data too),
-//!   `splice`, `poll`, `shutdown`, `release`, and `sockopt`; the sysctls are in `settings`.
+//! - What a program calls: `bind`, `connect`, `listen`, `send` (a `send_call` copies, or lends its
+//!   pages by `send_zcopy`), `recv` (a `recv_call` takes bytes by `recv_copy` or `recv_zcopy`, or
+//!   `urgent` data), `splice`, `poll`, `shutdown`, `release`, and `sockopt`; the sysctls are in
+//!   `settings`.
 //! - What a socket is made of: its address (`endpoint`, `addr`) at a port (`ports`), which it may
 //!   share (`binding`), with what waits for accept (`backlog`); its state as calls see it
 //!   (`locked`): its address (`local_addr`) and connection (`conn_slot`), the options that its
 //!   connection goes by (`conn_options`, `timeouts`), what calls share (`stream`, `turn`), and
-//!   buffers that they left (`kept`); what poll sees of that (`shared`), and what a reader has
-//!   `ahead`.
+//!   buffers that they left (`kept`); what poll sees of that (`shared`), and the input queue
+//!   (`inq`).
 //! - A connection, `conn`: what two of its locks guard, `flow`, with the machine, and `post`, with
 //!   the QP; what it knows of its `listener`. Its `work` (on a `slow_queue` where that may wait),
 //!   from `setup` (of the end that is `connecting` or `accepting`, by `resources`, with `notes` of
 //!   what the CM told) to `teardown` (and as an `orphan`); its `owner` and `state`; what it is
 //!   charged (`charge`, `account`), and gives back (`idle`); its messages (`output`, and `input`
-//!   into `recv_buffers`), large calls (`zcopy` with `buffers`, and what a peer writes `behind` a
-//!   mark), and what the device tells (`events`). `link`, `mark`, `ring` and `time` are parts of
+//!   into `recv_buffers`, which `recv_refill` supplies), the `buffers` of large calls (`zcopy`,
+//!   `zcopy_send` and `zcopy_recv`, and what a peer writes `behind` a mark), and what the device
+//!   tells (`events`). `link`, `mark`, `ring` and `time` are parts of
 //!   it.
 //! - What each namespace has, `sdp_net`, and what an administrator sees: `diag_list`, `diag`,
 //!   `info` and `stats`.
@@ -31,7 +34,6 @@
 mod accepting;
 mod account;
 mod addr;
-mod ahead;
 mod backlog;
 mod behind;
 mod bind;
@@ -51,6 +53,7 @@ mod flow;
 mod idle;
 mod info;
 mod input;
+mod inq;
 mod kept;
 mod link;
 mod listen;
@@ -67,11 +70,17 @@ mod ports;
 mod post;
 mod recv;
 mod recv_buffers;
+mod recv_call;
+mod recv_copy;
+mod recv_refill;
+mod recv_zcopy;
 mod release;
 mod resources;
 mod ring;
 mod sdp_net;
 mod send;
+mod send_call;
+mod send_zcopy;
 mod settings;
 mod setup;
 mod shared;
@@ -90,6 +99,8 @@ mod types;
 mod urgent;
 mod work;
 mod zcopy;
+mod zcopy_recv;
+mod zcopy_send;
 
 use crate::{
     net::{

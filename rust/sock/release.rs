@@ -17,8 +17,8 @@ use crate::{
         },
         locked::SocketState,
         orphan,
-        recv,
-        send,
+        recv_zcopy,
+        send_zcopy,
         stream::Stream,
         types::{
             OpenSocket,
@@ -55,8 +55,8 @@ pub(super) fn release(sk: &OpenSocket) {
 }
 
 fn close(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, conn: &Conn) {
-    send::give_up_kept(sk, conn);
-    recv::give_up_kept(s, conn);
+    send_zcopy::give_up_kept(sk, conn);
+    recv_zcopy::give_up_kept(s, conn);
     let linger = sk.linger();
     let unread = conn.unread() > 0 || conn.advertised() > 0;
     if unread || linger.is_some_and(|timeout| timeout.is_zero()) {

@@ -12,8 +12,8 @@ use crate::{
             Locked,
             SocketState, //
         },
-        recv,
-        send,
+        recv_zcopy,
+        send_zcopy,
         types::{
             OpenSocket,
             Socket, //
@@ -123,8 +123,8 @@ pub(super) fn disconnect(sk: &OpenSocket) {
         SocketState::Connected => {
             if let Some(conn) = s.conn().cloned() {
                 let was_up = conn.link() == Link::Up;
-                send::give_up_kept(sk, &conn);
-                recv::give_up_kept(&mut s, &conn);
+                send_zcopy::give_up_kept(sk, &conn);
+                recv_zcopy::give_up_kept(&mut s, &conn);
                 conn.with(Machine::abort);
                 if was_up {
                     // As TCP tells who used it at the time.

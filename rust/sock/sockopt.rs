@@ -57,12 +57,12 @@ use crate::{
     proto::Machine,
     sock::{
         conn_options::CONGESTION,
+        inq,
         locked::{
             Locked,
             SocketState, //
         },
         owner::recv_limit,
-        recv,
         settings,
         shared,
         stats::Counters,
@@ -315,7 +315,7 @@ pub(super) fn ioctl(sk: &Socket, cmd: u32) -> Result<c_int> {
         SIOCINQ | SIOCOUTQ | SIOCOUTQNSD if matches!(s.state(), SocketState::Listening) => {
             return Err(EINVAL)
         }
-        SIOCINQ => recv::unread_to_mark(&s),
+        SIOCINQ => inq::unread_to_mark(&s),
         SIOCATMARK => s
             .conn()
             .map_or(0, |conn| conn.ahead(sk).is_at_mark().into()),

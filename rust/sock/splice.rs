@@ -11,12 +11,14 @@ use crate::{
     proto::Machine,
     sock::{
         conn::Conn,
+        inq,
         locked::{
             Locked,
             SocketState, //
         },
         mark::distance,
         recv,
+        recv_zcopy,
         stats::Counter,
         stream::More,
         types::{
@@ -48,18 +50,18 @@ pub(super) fn splice_read(
             // Another thread has disconnected the socket.
             return Err(EPIPE);
         }
-        recv::check_kept(&mut s, &conn)?;
+        recv_zcopy::check_kept(&mut s, &conn)?;
         let next = s.stream.take_over(&conn, sk)?;
         let before = next
             .advertised
-            .map_or(usize::MAX, |next| recv::before(&s, next));
+            .map_or(usize::MAX, |next| inq::before(&s, next));
         // Whether urgent bytes are read in line or not: as with TCP it does not go beyond.
         let to_mark = distance(next.mark, s.stream.consumed).unwrap_or(usize::MAX);
         let given = give(&mut s, &conn, pipe, len.min(before).min(to_mark))?;
         if given > 0 {
             return Ok(given);
         }
-        if before == 0 && recv::fetchable(&s) > 0 {
+        if before == 0 && inq::fetchable(&s) > 0 {
             // A pipe takes the pages of messages only.
             conn.decline();
         }
@@ -75,7 +77,7 @@ pub(super) fn splice_read(
             };
         }
         let woken = s.wait_data(&mut timeout, |s| {
-            !s.has(&conn) || recv::unread(s) > 0 || conn.is_over() || sk.has_error()
+            !s.has(&conn) || inq::unread(s) > 0 || conn.is_over() || sk.has_error()
         });
         timeout.check(woken)?;
         if s.has(&conn) && sk.has_error() && !conn.recv_closed() {

@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a reader has before it in the stream.
+//! The input queue: what a reader has before it in the stream.
 
 use crate::{
+    net::sock::SockGuard,
     proto::Readable,
     sock::{
         conn::Conn,
         flow::Flow,
+        locked::Locked,
         mark::{
             distance,
             Urgent, //
         },
-        types::Socket, //
+        types::{
+            Sdp,
+            Socket, //
+        }, //
     }, //
 };
 
@@ -118,4 +123,51 @@ impl Ahead {
         let target = sk.recv_target(false, usize::MAX).saturating_add(hole);
         self.unread(true) >= target || self.is_starved(true)
     }
+}
+
+/// What there is to be read, if no other call has the turn, and whether what the peer advertises
+/// can be fetched. Who finds none for that reason is woken when the turn ends.
+fn ahead<F>(s: &SockGuard<'_, Sdp, F>) -> Option<(Ahead, bool)> {
+    let fetches = {
+        let mut shared = s.sock().shared().lock();
+        shared
+            .recv_turn
+            .ask()
+            .then_some(shared.kept_recv.is_none())?
+    };
+    Some((s.conn()?.ahead(s.sock()), fetches))
+}
+
+/// Whether something has to be read before more can come, however little that is: messages take up
+/// buffers, not bytes. With the socket locked.
+pub(super) fn is_starved<F>(s: &SockGuard<'_, Sdp, F>) -> bool {
+    ahead(s).is_some_and(|(ahead, fetches)| ahead.is_starved(fetches))
+}
+
+/// Bytes that can be read without waiting for the peer's program; none while another call has the
+/// turn.
+pub(super) fn unread<F>(s: &SockGuard<'_, Sdp, F>) -> usize {
+    ahead(s).map_or(0, |(ahead, fetches)| ahead.unread(fetches))
+}
+
+/// As [`unread`], but only up to an urgent byte that is not read in line.
+pub(super) fn unread_to_mark<F>(s: &SockGuard<'_, Sdp, F>) -> usize {
+    ahead(s).map_or(0, |(ahead, fetches)| ahead.unread_to_mark(fetches))
+}
+
+/// Bytes that the peer advertises next; none while another call is fetching them. Who finds none
+/// for that reason is woken.
+pub(super) fn fetchable<F>(s: &SockGuard<'_, Sdp, F>) -> usize {
+    let advertised = s.conn().map_or(0, |conn| conn.advertised());
+    let mut shared = s.sock().shared().lock();
+    if advertised > 0 && shared.kept_recv.is_none() && shared.recv_turn.ask() {
+        advertised
+    } else {
+        0
+    }
+}
+
+/// Unread bytes that come before what the peer advertises. With the socket locked.
+pub(super) fn before(s: &Locked, next: Readable) -> usize {
+    usize::try_from(next.after.wrapping_sub(s.stream.consumed)).unwrap_or(usize::MAX)
 }

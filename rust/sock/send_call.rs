@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A call that sends, which takes turns with others, and waits for the peer.
+
+use crate::{
+    mm::pages,
+    net::{
+        msg::{
+            flags,
+            SendMsg, //
+        },
+        sock::{
+            Timeout,
+            WaitError, //
+        },
+        wait::OpenGuard,
+        zerocopy::Notice, //
+    },
+    prelude::*,
+    sock::{
+        conn::Conn,
+        inq,
+        locked::Locked,
+        types::{
+            Sdp,
+            Socket, //
+        }, //
+    }, //
+};
+use kernel::{
+    page::PAGE_SIZE,
+    sync::Arc, //
+};
+
+/// The same while bytes from the peer are unread here, in milliseconds: its program may be in such
+/// a call too, and each has to return before its program can read.
+const CROSSED_MS: u32 = 50;
+
+/// Whether a call lends its memory, and until when.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lending {
+    /// Not at all.
+    No,
+    /// Until it returns.
+    Call,
+    /// Until the call is made again, since it must not sleep.
+    Retry,
+    /// Until its notice is given or, for pages of the kernel, until the peer has them.
+    Beyond,
+}
+
+/// A call that sends.
+pub(super) struct Sending<'a, 'g, 'm> {
+    pub(super) sk: &'a Socket,
+    pub(super) s: &'a mut OpenGuard<'g, Sdp>,
+    pub(super) conn: &'a Arc<Conn>,
+    pub(super) msg: SendMsg<'m>,
+    pub(super) timeout: Timeout,
+    pub(super) lending: Lending,
+    /// It has the turn.
+    pub(super) has_turn: bool,
+    /// The least piece that is lent.
+    pub(super) least: usize,
+    /// Bytes that were copied, or that the peer has fetched.
+    pub(super) sent: usize,
+    /// Bytes that are lent until the call returns.
+    pub(super) lent: usize,
+    pub(super) notice: Option<Notice>,
+    /// Both ends wait in a send, each for the other to read.
+    pub(super) crossed: bool,
+}
+
+impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
+    pub(super) fn new(
+        sk: &'a Socket,
+        s: &'a mut OpenGuard<'g, Sdp>,
+        conn: &'a Arc<Conn>,
+        msg: SendMsg<'m>,
+        timeout: Timeout,
+    ) -> Self {
+        // CAST: `usize` has at least 32 bits.
+        let threshold = s.options.zcopy_threshold as usize;
+        let beyond = msg.flags & (flags::SPLICE_PAGES | flags::ZEROCOPY) != 0;
+        let lending = match threshold {
+            0 => Lending::No,
+            // The urgent byte is copied (B-80), and with it what comes before.
+            _ if msg.flags & flags::OOB != 0 => Lending::No,
+            _ if beyond => Lending::Beyond,
+            _ => Self::own(s, timeout, pages::source_address(msg.data)),
+        };
+        // A pipe gives its pages in small numbers, and a call that is large may be so in pieces.
+        let large = msg.flags & flags::SPLICE_PAGES != 0 || msg.data.len() >= threshold;
+        let large = large && threshold > 0;
+        let least = match large {
+            true => (threshold / 4).min(conn.max_buffer_pages().saturating_mul(PAGE_SIZE / 4)),
+            false => threshold,
+        };
+        let mut call = Self {
+            sk,
+            s,
+            conn,
+            msg,
+            timeout,
+            lending,
+            has_turn: false,
+            least,
+            sent: 0,
+            lent: 0,
+            notice: None,
+            crossed: false,
+        };
+        if call.s.stream.crossed_at == Some(call.s.stream.receives) && call.is_unread() {
+            call.cross();
+        }
+        call
+    }
+
+    /// How a call without `MSG_ZEROCOPY` lends.
+    pub(super) fn own(s: &Locked, timeout: Timeout, addr: usize) -> Lending {
+        match timeout.is_zero() {
+            false => Lending::Call,
+            true if s.options.zcopy_retry && addr != 0 => Lending::Retry,
+            true => Lending::No,
+        }
+    }
+
+    /// Takes the turn, if the call has not got it: before it sleeps without the socket lock.
+    pub(super) fn take_turn(&mut self) {
+        if !core::mem::replace(&mut self.has_turn, true) {
+            self.sk.shared().lock().send_turn.take();
+        }
+    }
+
+    pub(super) fn end_turn(&mut self) {
+        if core::mem::replace(&mut self.has_turn, false) && self.sk.shared().lock().send_turn.end()
+        {
+            self.sk.wake_calls();
+            self.conn.notify_all_writers(self.sk);
+        }
+    }
+
+    pub(super) fn is_urgent(&self) -> bool {
+        self.msg.flags & flags::OOB != 0
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        !self.s.has(self.conn) || self.sk.has_error() || self.conn.send_closed()
+    }
+
+    /// Whether bytes from the peer are unread here.
+    pub(super) fn is_unread(&mut self) -> bool {
+        is_unread(self.s, self.conn)
+    }
+
+    /// Notes that this call and one of the peer's program wait for each other: the rest is copied,
+    /// beyond `SO_SNDBUF` unless the program has set that.
+    pub(super) fn cross(&mut self) {
+        self.s.stream.crossed_at = Some(self.s.stream.receives);
+        self.crossed = true;
+        self.lending = Lending::No;
+    }
+
+    /// Waits until it is `done`, or the peer has made no progress for `patience`, or for
+    /// [`CROSSED_MS`] while bytes from it are unread here. Tells whether it was done. Every sleep
+    /// without the socket lock begins with this one.
+    pub(super) fn wait_for_peer(
+        &mut self,
+        patience: Timeout,
+        done: impl Fn() -> bool,
+    ) -> Result<bool, WaitError> {
+        let conn = self.conn;
+        self.take_turn();
+        conn.arm_timer();
+        loop {
+            let before = conn.queued();
+            let mut left = patience;
+            let crossed = loop {
+                let (unread, receives) = (self.is_unread(), self.s.stream.receives);
+                let may_cross = unread && !self.crossed;
+                let mut slice = match may_cross {
+                    true => left.min(Timeout::from_ms(CROSSED_MS)),
+                    false => left,
+                };
+                let whole = slice;
+                let in_time = self.s.wait_slice(&mut self.timeout, &mut slice, |s| {
+                    conn.has_returned(s, &done)
+                        || s.stream.receives != receives
+                        || is_unread(s, conn) != unread
+                })?;
+                if done() {
+                    return Ok(true);
+                }
+                left.spend(whole, slice);
+                if !in_time {
+                    break may_cross;
+                }
+            };
+            if conn.queued() >= before {
+                if crossed {
+                    self.cross();
+                }
+                return Ok(false);
+            }
+        }
+    }
+
+    /// The notice of the call, if it asks for one. From here on the call must not release the
+    /// socket lock before it has sent something. Fails with `ENOBUFS`.
+    pub(super) fn notice(&mut self) -> Result<Option<Notice>> {
+        if self.notice.is_none() {
+            self.notice = self.msg.notice(self.s, self.msg.data.len())?;
+        }
+        Ok(self.notice.clone())
+    }
+}
+
+/// Whether bytes from the peer are unread here, those included that were fetched into a buffer
+/// which a call left here.
+fn is_unread(s: &OpenGuard<'_, Sdp>, conn: &Conn) -> bool {
+    let has_kept = s.sock().shared().lock().kept_recv.is_some();
+    inq::unread(s) > 0 || (has_kept && conn.are_reads_over())
+}
