@@ -213,14 +213,26 @@ impl WritePattern {
     }
 }
 
-/// A buffer whose key is to be registered, and for one to be read into, where from and how many
-/// bytes.
-pub(super) type New = (Arc<Memory>, Option<(Remote, usize)>);
+/// A buffer whose key is to be registered.
+pub(super) struct NewBuffer<'a> {
+    stage: &'a mut Stage,
+    memory: &'a Arc<Memory>,
+    read: Option<(Remote, usize)>,
+}
+
+impl NewBuffer<'_> {
+    /// The buffer is busy from now on. Returns its memory, and for one to be read into, where from
+    /// and how many bytes.
+    pub(super) fn begin(self) -> (Arc<Memory>, Option<(Remote, usize)>) {
+        self.stage.set(Stage::Busy);
+        (self.memory.clone(), self.read)
+    }
+}
 
 /// The buffers of one connection.
 #[derive(Default)]
 pub(super) struct Buffers {
-    /// Whether some may be [`Stage::New`].
+    /// Whether some may be [`Stage::New`]: without any, messages need not look for one.
     any_new: bool,
     /// The buffers that a receive offers: oldest first, packed.
     offered: [Option<Offered>; BUFFERS],
@@ -274,37 +286,33 @@ impl Buffers {
         sending.any(|buffer| buffer.stage <= Stage::Busy)
     }
 
-    /// Whether the key of a buffer is to be registered.
-    pub(super) fn has_new(&mut self) -> bool {
-        self.any_new = self.any_new
-            && (self
-                .outgoing
-                .iter()
-                .flatten()
-                .any(|b| b.stage == Stage::New)
-                || self.incoming(Stage::New).is_some()
-                || self.offered().any(|b| b.stage == Stage::New));
-        self.any_new
-    }
-
-    /// The next buffer whose key is to be registered; it is busy from now on.
-    pub(super) fn take_new(&mut self) -> Option<New> {
-        let mut outgoing = self.outgoing.iter_mut().flatten();
-        if let Some(buffer) = outgoing.find(|buffer| buffer.stage == Stage::New) {
-            buffer.stage.set(Stage::Busy);
-            return Some((buffer.memory.clone(), None));
+    /// The next buffer whose key is to be registered, if there is one.
+    pub(super) fn next_new(&mut self) -> Option<NewBuffer<'_>> {
+        if !self.any_new {
+            return None;
         }
-        if let Some(buffer) = self.incoming(Stage::New) {
-            buffer.stage.set(Stage::Busy);
+        let outgoing = self.outgoing.iter_mut().flatten();
+        let mut outgoing = outgoing.map(|b| (&mut b.stage, Some(&b.memory), None));
+        let incoming = self.incoming.iter_mut().flatten();
+        let mut incoming = incoming.map(|b| {
             // CAST: `usize` has at least 32 bits.
-            let read = (buffer.from, buffer.bytes as usize);
-            return Some((buffer.memory.clone()?, Some(read)));
-        }
-        if let Some(buffer) = self.offered_mut().find(|b| b.stage == Stage::New) {
-            buffer.stage.set(Stage::Busy);
-            return Some((buffer.memory.clone()?, None));
-        }
-        None
+            let read = (b.from, b.bytes as usize);
+            (&mut b.stage, b.memory.as_ref(), Some(read))
+        });
+        let offered = self.offered.iter_mut().flatten();
+        let mut offered = offered.map(|b| (&mut b.stage, b.memory.as_ref(), None));
+        let is_new = |(stage, _, _): &(&mut Stage, _, _)| **stage == Stage::New;
+        let new = outgoing
+            .find(is_new)
+            .or_else(|| incoming.find(is_new))
+            .or_else(|| offered.find(is_new));
+        self.any_new = new.is_some();
+        let (stage, memory, read) = new?;
+        Some(NewBuffer {
+            stage,
+            memory: memory?,
+            read,
+        })
     }
 
     /// Notes that the protocol has finished with a buffer that was sent. Gives its memory if its

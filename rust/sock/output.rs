@@ -241,14 +241,12 @@ impl Conn {
         post.is_full = false;
         // There is room for two.
         while post.messages.saturating_add(1) < slots {
-            if post.buffers.has_new() {
+            if let Some(new) = post.buffers.next_new() {
                 if qp.delays_registration() {
                     post.is_full = true;
                     break;
                 }
-                let Some((memory, read)) = post.buffers.take_new() else {
-                    continue;
-                };
+                let (memory, read) = new.begin();
                 // Before any message that tells of the key, or needs it.
                 qp.post_register(&memory, Request::Register)?;
                 post.messages = post.messages.saturating_add(1);
