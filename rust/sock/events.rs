@@ -222,7 +222,7 @@ impl Completions for Arc<Conn> {
             self.uncount_buffer(buf.page_count());
             return self.completion_failed(status);
         }
-        let terms @ (limit, _) = self.note_arrival();
+        let terms = self.note_arrival();
         let now = self.now();
         let (recycle, early) = {
             let mut flow = self.flow.lock();
@@ -235,7 +235,7 @@ impl Completions for Arc<Conn> {
             } else {
                 (self.take_in(&mut flow, buf, terms), true)
             };
-            flow.want_buffers(limit, self.unread(), recycle.is_some());
+            flow.want_buffers(terms.limit, self.unread(), recycle.is_some());
             (recycle, early)
         };
         if let Some(buf) = recycle {

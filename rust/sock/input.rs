@@ -9,7 +9,6 @@
 //! Locks and references are those of [`Conn`].
 
 use crate::{
-    net::stamp::Stamp,
     prelude::*,
     proto::Mode,
     rdma::buf::RecvBuf,
@@ -18,7 +17,10 @@ use crate::{
         flow::Flow,
         mark::Upcoming,
         owner::recv_limit,
-        recv_buffers::Unread,
+        recv_buffers::{
+            RecvTerms,
+            Unread, //
+        },
         ring::Ring,
         settings,
         types::Socket, //
@@ -40,7 +42,7 @@ impl Flow {
         &mut self,
         buf: RecvBuf,
         unread: usize,
-        (limit, now): (Option<usize>, Option<Stamp>),
+        terms: RecvTerms,
     ) -> (Option<RecvBuf>, usize) {
         let received = self.machine.received_head(buf.bytes(0), buf.len());
         let has_payload = matches!(&received, Ok(received) if !received.payload.is_empty());
@@ -54,7 +56,7 @@ impl Flow {
         }
         if self.offers.gathering {
             // The message may tell of what the peer wrote.
-            self.offer_stamp = now;
+            self.offer_stamp = terms.stamp;
         }
         if let Ok(received) = &received {
             if received.urgent || received.urgent_pending {
@@ -71,10 +73,10 @@ impl Flow {
                     buf,
                     is_copy: false,
                     range: received.payload,
-                    stamp: now,
+                    stamp: terms.stamp,
                 };
                 let came = next.len();
-                if self.may_join(came, limit, unread.saturating_add(came)) {
+                if self.may_join(came, terms.limit, unread.saturating_add(came)) {
                     if let Some(last) = self.rx.back_mut() {
                         last.join(&mut next);
                     }
@@ -124,13 +126,12 @@ impl Flow {
 
 impl Conn {
     /// Takes in one message of [`Connection::flow`](super::conn::Connection), on the terms of
-    /// [`Self::recv_limit`] and [`Self::recv_stamp`]. Gives the buffer back if it holds nothing for
-    /// the reader. Any context.
+    /// [`Self::recv_terms`]. Gives the buffer back if it holds nothing for the reader. Any context.
     pub(super) fn take_in(
         &self,
         flow: &mut Flow,
         buf: RecvBuf,
-        terms: (Option<usize>, Option<Stamp>),
+        terms: RecvTerms,
     ) -> Option<RecvBuf> {
         let (recycle, came) = flow.take_in(buf, self.unread(), terms);
         self.unread.fetch_add(came, Ordering::Relaxed);

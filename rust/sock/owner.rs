@@ -26,13 +26,14 @@ use crate::{
             self,
             Orphan, //
         },
+        recv_buffers::RecvTerms,
         types::Socket, //
     }, //
 };
 use core::sync::atomic::Ordering::Relaxed;
 use kernel::sync::aref::ARef;
 
-/// The bytes of [`Conn::recv_limit`], of what `sk` owns. Any context.
+/// [`RecvTerms::limit`] of what `sk` owns. Any context.
 pub(super) fn recv_limit(sk: &Socket) -> Option<usize> {
     (!sk.is_under_pressure()).then(|| sk.rcvbuf())
 }
@@ -51,6 +52,13 @@ impl Owner {
             Self::Socket(sk) => sk.stamp(),
             Self::Listener(listener, _) => listener.stamp(),
             Self::Nobody(_) => None,
+        }
+    }
+
+    fn recv_terms(&self) -> RecvTerms {
+        RecvTerms {
+            limit: self.recv_limit(),
+            stamp: self.stamp(),
         }
     }
 }
@@ -74,14 +82,18 @@ impl Conn {
         }
     }
 
-    /// The bytes that receive buffers may take (`SO_RCVBUF`); none under memory pressure, or
-    /// without an owner: they should shrink. Any context, without [`Connection::owner`] and the
-    /// locks after it.
+    /// What the owner wants of messages that come. Any context, without [`Connection::owner`] and
+    /// the locks after it, as for the next.
+    pub(super) fn recv_terms(&self) -> RecvTerms {
+        self.owner.lock().recv_terms()
+    }
+
+    /// [`RecvTerms::limit`] alone.
     pub(super) fn recv_limit(&self) -> Option<usize> {
         self.owner.lock().recv_limit()
     }
 
-    /// The time, if the program has asked when bytes come. Any context, as for the next.
+    /// [`RecvTerms::stamp`] alone.
     pub(super) fn recv_stamp(&self) -> Option<Stamp> {
         self.owner.lock().stamp()
     }
@@ -91,12 +103,11 @@ impl Conn {
         self.note_cpu_in(&self.owner.lock());
     }
 
-    /// As [`Self::note_cpu`], for a message. Returns what [`Self::recv_limit`] and
-    /// [`Self::recv_stamp`] are for it.
-    pub(super) fn note_arrival(&self) -> (Option<usize>, Option<Stamp>) {
+    /// As [`Self::note_cpu`], for a message. Returns the [`Self::recv_terms`] for it.
+    pub(super) fn note_arrival(&self) -> RecvTerms {
         let owner = self.owner.lock();
         self.note_cpu_in(&owner);
-        (owner.recv_limit(), owner.stamp())
+        owner.recv_terms()
     }
 
     fn note_cpu_in(&self, owner: &Owner) {

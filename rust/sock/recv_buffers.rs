@@ -114,6 +114,16 @@ impl Unread {
     }
 }
 
+/// What the owner of a connection wants of messages that come.
+#[derive(Clone, Copy)]
+pub(super) struct RecvTerms {
+    /// The bytes that receive buffers may take (`SO_RCVBUF`); none under memory pressure, or
+    /// without an owner: they should shrink.
+    pub(super) limit: Option<usize>,
+    /// The time, if the program has asked when bytes come.
+    pub(super) stamp: Option<Stamp>,
+}
+
 /// Bytes that a buffer takes in the queues of the connection and of its reader.
 const QUEUES_EACH: usize = 2 * size_of::<Option<Unread>>();
 

@@ -24,7 +24,6 @@ use crate::{
         conn::Conn,
         flow::Flow,
         link::Link,
-        owner::recv_limit,
         recv_buffers::{
             FEW,
             FIRST,

@@ -135,7 +135,7 @@ impl Conn {
     pub(super) fn hello_ack(&self, private_data: &[u8]) -> Result<(), Violation> {
         let mut recycle = Ring::empty();
         let now = self.now();
-        let terms @ (limit, _) = (self.recv_limit(), self.recv_stamp());
+        let terms = self.recv_terms();
         let mut result = Ok(());
         self.decide_setup(|flow| {
             flow.machine.set_now(now);
@@ -157,7 +157,7 @@ impl Conn {
         while let Some(buf) = recycle.pop() {
             self.recycle(buf);
         }
-        self.want_more(limit);
+        self.want_more(terms.limit);
         self.kick();
         self.arm_timer();
         result
