@@ -3,9 +3,9 @@
 //! The receive buffers of a connection: how many there are, of what size, and the unread payload in
 //! them. Guarded by [`Connection::flow`](super::conn::Connection::flow).
 //!
-//! `SO_RCVBUF` is a number of bytes that the peer can send before anybody reads, and half of what
-//! the kernel keeps and tells, as with TCP. That, the limit here, bounds the memory of the buffers.
-//! The peer can send half of it however long its messages are:
+//! Documentation/architecture.rst says what `SO_RCVBUF` means for them. What the kernel keeps of
+//! it, twice what the program has set, is the limit here. The peer can send half of that however
+//! long its messages are:
 //!
 //! - Once unread payload takes up about half of the limit, and fills less than half of what it
 //!   takes up, messages are moved together without gaps ([`RecvBuffers::are_sparse`]). Until then

@@ -2,10 +2,8 @@
 
 //! The supply of receive buffers.
 //!
-//! A connection starts with a few buffers of one page. It makes more when the peer is about to be
-//! out of credit, and larger ones when the peer asks for them (`B-63`), up to what the namespace
-//! and `SO_RCVBUF` allow ([`super::recv_buffers`]). If the program has not set that it grows with a
-//! reader that keeps up, as TCP's does.
+//! Documentation/architecture.rst says when there are more of them, and larger ones (`B-63`);
+//! [`super::recv_buffers`] counts them.
 //!
 //! The life of a buffer: [`Flow::want_buffers`] raises the number that is wanted when a message
 //! leaves the peer short of credit, and [`Conn::adjust_recv_buffers`], in the work, charges, makes

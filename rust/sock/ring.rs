@@ -156,6 +156,12 @@ impl<T> Ring<T> {
 
     /// Takes over the slots of `longer`, if there are more, and gives back its own, which are empty
     /// then: to be dropped in process context, without spinlocks.
+    ///
+    /// All elements are moved, with softirqs disabled: 13 ns for each, of 64 bytes. In the longest
+    /// queue, that of unread payload, each has a page or more of what the buffers may take. That is
+    /// 8 MiB at most while `net.core.rmem_max` is as it was at boot, so 2048 elements, and 26 us;
+    /// TCP, when it runs out of as much, copies the payload there (`tcp_collapse()`). As the queue
+    /// doubles, an element is moved once on average.
     pub(super) fn lengthen(&mut self, mut longer: Self) -> Self {
         if longer.capacity() <= self.capacity() {
             return longer;
