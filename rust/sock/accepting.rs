@@ -151,7 +151,7 @@ impl Conn {
 
     /// Rejects the peer as busy, unless it was answered already. Sleeps.
     pub(super) fn reject_busy(&self, setup: &Setup<Id>) {
-        let _ = match (&setup.id, self.qp()) {
+        let _ = match (&setup.id, self.qp(setup)) {
             (Some(id), _) => id.reject(&REJECT_BUSY),
             (None, Some(qp)) => qp.id().reject(&REJECT_BUSY),
             (None, None) => Ok(()),
@@ -167,8 +167,8 @@ impl Conn {
             .inspect_err(|violation| pr_debug!("bad Hello: {violation:?}\n"))
             .map_err(|_| EPROTO)?;
         self.fill_first()?;
-        let qp = self.qp().ok_or(ENOTCONN)?;
-        qp.id().accept(&self.param(Some(param)), &ack)?;
+        let qp = self.qp(setup).ok_or(ENOTCONN)?;
+        qp.id().accept(&self.param(setup, Some(param)), &ack)?;
         if !self.awaits_answer() {
             let by = self.now().saturating_add(ms(CONFIRM_MS));
             setup.confirm_by = Some(by);

@@ -4,13 +4,19 @@
 
 use crate::{
     net::{
-        sock::TcpState,
+        sock::{
+            SockGuard,
+            TcpState, //
+        },
         sockaddr::IpVersion, //
     },
     prelude::*,
     sock::{
         endpoint::Bound,
-        types::Socket, //
+        types::{
+            Sdp,
+            Socket, //
+        }, //
     }, //
 };
 use core::net::SocketAddr;
@@ -43,7 +49,7 @@ pub(super) fn bind(sk: &Socket, addr: SocketAddr) -> Result {
     if addr.is_ipv4() && sk.is_v6only() {
         return Err(EINVAL);
     }
-    let addr = scoped(sk, addr)?;
+    let addr = scoped(&s, addr)?;
     if !is_v4 {
         check_local(sk, &addr)?;
     }
@@ -57,7 +63,7 @@ pub(super) fn bind(sk: &Socket, addr: SocketAddr) -> Result {
         sk.set_local(addr);
         return Ok(());
     }
-    let bound = Bound::new(sk, addr).inspect_err(|_| s.set_v6only(was_v6only))?;
+    let bound = Bound::new(&s, addr).inspect_err(|_| s.set_v6only(was_v6only))?;
     sk.set_local(bound.addr());
     if addr.port() > 0 {
         sk.note_chosen_port();
@@ -91,8 +97,8 @@ fn check_local(sk: &Socket, addr: &SocketAddr) -> Result {
 
 /// `addr` with its scope, if it is link-local: the one that it has, to which the socket is bound
 /// from now on, or else the interface of the socket. Fails with `EINVAL` where there is neither.
-/// With the socket locked.
-pub(super) fn scoped(sk: &Socket, addr: SocketAddr) -> Result<SocketAddr> {
+pub(super) fn scoped<F>(s: &SockGuard<'_, Sdp, F>, addr: SocketAddr) -> Result<SocketAddr> {
+    let sk = s.sock();
     let SocketAddr::V6(mut addr) = addr else {
         return Ok(addr);
     };

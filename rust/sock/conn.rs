@@ -320,9 +320,9 @@ impl Conn {
         self.flow.lock().iwarp
     }
 
-    /// A reference of the QP, for calls that sleep. Only under [`Connection::setup`], since the
-    /// last reference must be dropped in [`Conn::destroy_qp`].
-    pub(super) fn qp(&self) -> Option<Arc<ConnQp>> {
+    /// A reference of the QP, for calls that sleep. Under [`Connection::setup`], since the last
+    /// reference must be dropped in [`Conn::destroy_qp`].
+    pub(super) fn qp(&self, _setup: &Setup<Id>) -> Option<Arc<ConnQp>> {
         self.post.lock().qp.clone()
     }
 

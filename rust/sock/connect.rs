@@ -124,8 +124,13 @@ fn connect(sk: &OpenSocket, peer: &SockAddr<'_>, nonblock: bool) -> Result {
 /// this host. Fails with `EINVAL` for a link-local address whose interface is not known, or is not
 /// the socket's, `ENETUNREACH` for an IPv4 address where the socket is for IPv6 only, and for an
 /// IPv6 one of many hosts, and `EAFNOSUPPORT` for an IPv6 address where the socket is bound to an
-/// IPv4 one. With the socket locked.
-fn reachable(sk: &Socket, peer: SocketAddr, bound: Option<SocketAddr>) -> Result<SocketAddr> {
+/// IPv4 one.
+fn reachable(
+    s: &OpenGuard<'_, Sdp>,
+    peer: SocketAddr,
+    bound: Option<SocketAddr>,
+) -> Result<SocketAddr> {
+    let sk = s.sock();
     let with_port = |ip| SocketAddr::new(ip, peer.port());
     let peer = match (peer, bound) {
         (peer, _) if !peer.ip().is_unspecified() => peer,
@@ -141,10 +146,10 @@ fn reachable(sk: &Socket, peer: SocketAddr, bound: Option<SocketAddr>) -> Result
             if interface > 0 && interface != peer.scope_id() {
                 return Err(EINVAL);
             }
-            bind::scoped(sk, peer.into())
+            bind::scoped(s, peer.into())
         }
         (SocketAddr::V6(_), Some(SocketAddr::V4(_))) => Err(EAFNOSUPPORT),
-        (peer, _) => bind::scoped(sk, peer),
+        (peer, _) => bind::scoped(s, peer),
     }
 }
 
@@ -162,11 +167,12 @@ fn begin(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, peer: &SockAddr<'_>) -> Result
     let (peer, local) = s.filter_connect(addr::address(sk, peer)?)?;
     if let Some(local) = local {
         s.slot.finish_former();
-        let bound = s.local.bind(Bound::new(sk, local)?);
+        let bound = Bound::new(s, local)?;
         sk.set_local(bound.addr());
+        s.local.bind(bound);
     }
     let bound = s.local.addr();
-    let peer = reachable(sk, peer, bound)?;
+    let peer = reachable(s, peer, bound)?;
     let from = match bound {
         Some(bound) if bound.ip().is_unspecified() => any_for(peer, bound.port()),
         Some(bound) => bound,
@@ -192,7 +198,7 @@ fn begin(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, peer: &SockAddr<'_>) -> Result
         }
         // rdma_cm chooses from `net.ipv4.ip_local_port_range` alone.
         None if sk.has_fewer_ports() => {
-            let (bound, claim) = Bound::to_connect(sk, route.source, peer)?;
+            let (bound, claim) = Bound::to_connect(s, route.source, peer)?;
             route.source = s.local.bind_auto(bound).addr();
             Some(claim)
         }

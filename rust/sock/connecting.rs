@@ -17,7 +17,10 @@ use crate::{
         Side,
         HELLO_LEN, //
     },
-    rdma::cm::CmId,
+    rdma::cm::{
+        CmId,
+        ConnParam, //
+    },
     sock::{
         addr::{
             self,
@@ -251,7 +254,7 @@ impl Conn {
         lookup.refusals = 0;
         lookup.again_at = Some(now.saturating_add(ms(lookup.pause)));
         lookup.pause = lookup.pause.saturating_mul(2).min(BUSY_MAX_MS);
-        self.destroy_qp();
+        self.destroy_qp(setup);
         self.destroy_id(setup);
         Ok(())
     }
@@ -288,8 +291,7 @@ impl Conn {
         self.abort_setup(ETIMEDOUT);
     }
 
-    /// Asks a peer again that was busy, if it is time. Sleeps; under
-    /// [`Connection::setup`](super::conn::Connection::setup), which `setup` is.
+    /// Asks a peer again that was busy, if it is time. Sleeps.
     pub(super) fn ask_again(&self, setup: &mut Setup<Id>) {
         let Some(lookup) = &mut setup.lookup else {
             return;
@@ -323,8 +325,8 @@ impl Conn {
 
     /// The route is resolved: sends the Hello. Sleeps.
     pub(super) fn connect(&self, setup: &mut Setup<Id>) -> Result {
-        let (qp, hello) = self.prepare(setup)?;
-        qp.id().connect(&self.param(None), &hello)
+        let (qp, param, hello) = self.prepare(setup)?;
+        qp.id().connect(&param, &hello)
     }
 
     /// The route is resolved: sends the Hello on iWARP, where that may wait until the TCP
@@ -352,7 +354,7 @@ impl Conn {
             setup.connecting = prepared.is_ok();
             prepared
         };
-        let done = prepared.and_then(|(qp, hello)| qp.id().connect(&self.param(None), &hello));
+        let done = prepared.and_then(|(qp, param, hello)| qp.id().connect(&param, &hello));
         self.setup.lock().connecting = false;
         if let Err(e) = done {
             self.abort_setup(e);
@@ -362,7 +364,7 @@ impl Conn {
 
     /// Makes the machine and the QP, posts the first buffers, and makes the Hello. Sleeps. Fails as
     /// [`Self::make_qp`] does, and with `ECONNABORTED` where the connect was ended meanwhile.
-    fn prepare(&self, setup: &mut Setup<Id>) -> Result<(Arc<ConnQp>, [u8; HELLO_LEN])> {
+    fn prepare(&self, setup: &mut Setup<Id>) -> Result<(Arc<ConnQp>, ConnParam, [u8; HELLO_LEN])> {
         if let (Some(lookup), Some(id)) = (&setup.lookup, &mut setup.id) {
             let version = IpVersion::of(lookup.peer.ip());
             self.with_socket(|sk| {
@@ -378,6 +380,7 @@ impl Conn {
             // Closed meanwhile: on iWARP the work must not wait for a connection that nobody wants.
             return Err(ECONNABORTED);
         }
-        Ok((self.qp().ok_or(ENOTCONN)?, hello))
+        let qp = self.qp(setup).ok_or(ENOTCONN)?;
+        Ok((qp, self.param(setup, None), hello))
     }
 }

@@ -5,6 +5,7 @@
 use crate::{
     net::{
         sk_mem::Charge,
+        sock::SockGuard,
         sockaddr::IpVersion, //
     },
     prelude::*,
@@ -81,23 +82,25 @@ impl Deref for Bound {
 }
 
 impl Bound {
-    /// Binds `sk` to an address, for port 0 with a free port. With the socket locked. Sleeps.
+    /// Binds a socket to an address, for port 0 with a free port. Sleeps.
     ///
     /// Fails with `EADDRNOTAVAIL` for an address of no interface here, `ENODEV` where no interface
     /// here has an RDMA device, `EADDRINUSE` for a port that is taken, also by another user of
     /// rdma_cm, or where none is free, `ENOBUFS` where no more may be charged, and with `ENOMEM`.
-    pub(super) fn new(sk: &Socket, addr: SocketAddr) -> Result<Self> {
+    pub(super) fn new<F>(s: &SockGuard<'_, Sdp, F>, addr: SocketAddr) -> Result<Self> {
+        let sk = s.sock();
         Self::charged(sk, Endpoint::bind(sk, addr)?)
     }
 
-    /// Binds `sk` to an address with a free port, or one from which others connect to other peers
-    /// than `peer`, and claims it. With the socket locked. Sleeps. Fails as [`Self::new`] does, but
-    /// with `EADDRNOTAVAIL` where there is no such port.
-    pub(super) fn to_connect(
-        sk: &Socket,
+    /// Binds a socket to an address with a free port, or one from which others connect to other
+    /// peers than `peer`, and claims it. Sleeps. Fails as [`Self::new`] does, but with
+    /// `EADDRNOTAVAIL` where there is no such port.
+    pub(super) fn to_connect<F>(
+        s: &SockGuard<'_, Sdp, F>,
         addr: SocketAddr,
         peer: SocketAddr,
     ) -> Result<(Self, Claim)> {
+        let sk = s.sock();
         let (endpoint, claim) = Endpoint::bind_to_connect(sk, addr, peer)?;
         Ok((Self::charged(sk, endpoint)?, claim))
     }
@@ -116,8 +119,7 @@ impl Bound {
         }
     }
 
-    /// Listens, or changes the backlog of a listener. With the socket locked. Sleeps. Fails with
-    /// `ENOBUFS` where no more may be charged, with `ENOMEM`, and as [`Port::listen`] does.
+    /// Listens, or changes the backlog of a listener. Sleeps. Fails with `ENOBUFS` where no more may be charged, with `ENOMEM`, and as [`Port::listen`] does.
     pub(super) fn listen(&mut self, sk: &Socket, backlog: usize, options: ConnOptions) -> Result {
         self.charge_pages(sk, true)?;
         self.endpoint
@@ -125,13 +127,13 @@ impl Bound {
             .inspect_err(|_| self.charge_address())
     }
 
-    /// Stops listening, and ends what waits for accept. With the socket locked. Sleeps.
+    /// Stops listening, and ends what waits for accept. Sleeps.
     pub(super) fn stop(&mut self) {
         self.endpoint.stop();
         self.charge_address();
     }
 
-    /// Gives the address up. With the socket locked. Sleeps.
+    /// Gives the address up. Sleeps.
     pub(super) fn close(self) {
         self.endpoint.close();
     }

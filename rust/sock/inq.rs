@@ -139,7 +139,7 @@ fn ahead<F>(s: &SockGuard<'_, Sdp, F>) -> Option<(Ahead, bool)> {
 }
 
 /// Whether something has to be read before more can come, however little that is: messages take up
-/// buffers, not bytes. With the socket locked.
+/// buffers, not bytes.
 pub(super) fn is_starved<F>(s: &SockGuard<'_, Sdp, F>) -> bool {
     ahead(s).is_some_and(|(ahead, fetches)| ahead.is_starved(fetches))
 }
@@ -167,7 +167,7 @@ pub(super) fn fetchable<F>(s: &SockGuard<'_, Sdp, F>) -> usize {
     }
 }
 
-/// Unread bytes that come before what the peer advertises. With the socket locked.
+/// Unread bytes that come before what the peer advertises.
 pub(super) fn before(s: &Locked, next: Readable) -> usize {
     usize::try_from(next.after.wrapping_sub(s.stream.consumed)).unwrap_or(usize::MAX)
 }

@@ -36,8 +36,9 @@ pub(super) fn listen(sk: &Socket, backlog: c_int) -> Result {
     let options = s.options;
     if s.local.bound().is_none() {
         let addr = s.local.addr().unwrap_or(sk.version().nobody());
-        let bound = s.local.bind(Bound::new(sk, addr)?);
+        let bound = Bound::new(&s, addr)?;
         sk.set_local(bound.addr());
+        s.local.bind(bound);
     }
     let bound = s.local.bound_mut().ok_or(EINVAL)?;
     // Before a connection may come that poll is to tell of.

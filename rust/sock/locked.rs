@@ -96,7 +96,7 @@ impl Locked {
         }
     }
 
-    /// The present state. Any context, with the socket locked.
+    /// The present state.
     pub(super) fn state(&self) -> SocketState {
         let backlog = self.local.bound().map(|bound| &*bound.backlog);
         SocketState::of(self.conn().map(|conn| &**conn), backlog)

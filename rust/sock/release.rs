@@ -55,7 +55,7 @@ pub(super) fn release(sk: &OpenSocket) {
 }
 
 fn close(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, conn: &Conn) {
-    send_zcopy::give_up_kept(sk, conn);
+    send_zcopy::give_up_kept(s, conn);
     recv_zcopy::give_up_kept(s, conn);
     let linger = sk.linger();
     let unread = conn.unread() > 0 || conn.advertised() > 0;

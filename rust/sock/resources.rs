@@ -154,9 +154,8 @@ impl Conn {
     }
 
     /// The parameters of this end for rdma_cm: for a connect, or an accept of what `peer` asks for.
-    /// Under [`Connection::setup`].
-    pub(super) fn param(&self, peer: Option<PeerParam>) -> ConnParam {
-        let (responder_resources, initiator_depth) = self.qp().map_or((1, 1), |qp| {
+    pub(super) fn param(&self, setup: &Setup<Id>, peer: Option<PeerParam>) -> ConnParam {
+        let (responder_resources, initiator_depth) = self.qp(setup).map_or((1, 1), |qp| {
             let device = qp.pd().device();
             (
                 device.max_qp_rd_atom().min(READS),

@@ -17,7 +17,8 @@ use crate::{
         sock::{
             Timeout,
             WaitError, //
-        }, //
+        },
+        wait::OpenGuard, //
     },
     prelude::*,
     rdma::mr::Access,
@@ -30,7 +31,7 @@ use crate::{
             Sending, //
         },
         stats::Counter,
-        types::Socket,
+        types::Sdp,
         zcopy::RETURN_MS, //
     }, //
 };
@@ -55,7 +56,7 @@ impl Sending<'_, '_, '_> {
             Some(kept) if !kept.is_abandoned() => return Err(EBUSY),
             Some(_) => {
                 // Of a process that is gone: what the peer has not fetched does not go.
-                give_up_kept(self.sk, self.conn);
+                give_up_kept(self.s, self.conn);
                 self.conn.begin_call();
                 return Ok(());
             }
@@ -176,9 +177,9 @@ impl Sending<'_, '_, '_> {
 }
 
 /// Takes back a buffer that a call left here (`SDP_ZCOPY_RETRY`), when the socket is closed or
-/// disconnected. With the socket locked.
-pub(super) fn give_up_kept(sk: &Socket, conn: &Conn) {
-    let kept = sk.shared().lock().kept_send.take();
+/// disconnected.
+pub(super) fn give_up_kept(s: &OpenGuard<'_, Sdp>, conn: &Conn) {
+    let kept = s.sock().shared().lock().kept_send.take();
     if kept.is_some() {
         conn.count(Counter::CancelsRetry, 1);
         if let Some(first) = conn.call().first {

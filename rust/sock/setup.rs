@@ -133,8 +133,7 @@ impl Conn {
         (step, end)
     }
 
-    /// Takes a step of the set-up, which fails if that does. Sleeps; under
-    /// [`Connection::setup`](super::conn::Connection::setup), which `setup` is.
+    /// Takes a step of the set-up, which fails if that does. Sleeps.
     pub(super) fn run_step(&self, setup: &mut Setup<Id>, step: Step) {
         let done = match &step {
             Step::Address => self.find_route(setup),
@@ -161,8 +160,7 @@ impl Conn {
     }
 
     /// Handles an end that the CM has reported: the peer is asked again, or the set-up or the
-    /// connection fails. Sleeps; under [`Connection::setup`](super::conn::Connection::setup), which
-    /// `setup` is.
+    /// connection fails. Sleeps.
     pub(super) fn handle_end(&self, setup: &mut Setup<Id>, end: End) {
         if self.progress() == Progress::SettingUp {
             let error = match end {
@@ -200,7 +198,7 @@ impl Conn {
         let names = match setup.names {
             Some(names) => names,
             None => {
-                let qp = self.qp().ok_or(ENOTCONN)?;
+                let qp = self.qp(setup).ok_or(ENOTCONN)?;
                 Names {
                     local: qp.id().local_addr()?,
                     peer: qp.id().peer_addr()?,

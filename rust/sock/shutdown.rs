@@ -123,7 +123,7 @@ pub(super) fn disconnect(sk: &OpenSocket) {
         SocketState::Connected => {
             if let Some(conn) = s.conn().cloned() {
                 let was_up = conn.link() == Link::Up;
-                send_zcopy::give_up_kept(sk, &conn);
+                send_zcopy::give_up_kept(&s, &conn);
                 recv_zcopy::give_up_kept(&mut s, &conn);
                 conn.with(Machine::abort);
                 if was_up {

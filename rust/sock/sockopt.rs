@@ -186,7 +186,7 @@ pub(super) fn low_water_set(sk: &Socket) {
     }
 }
 
-/// Applies `SO_KEEPALIVE`, with the socket locked.
+/// Applies `SO_KEEPALIVE`.
 pub(super) fn set_keepalive(s: &mut Locked, on: bool) {
     s.options.timeouts.keepalive = on;
     apply(s);

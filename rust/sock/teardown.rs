@@ -83,7 +83,7 @@ impl Conn {
     }
 
     /// Resets the connection of a closed socket whose peer has made no progress for too long.
-    /// Sleeps; under [`Connection::setup`], which `setup` is.
+    /// Sleeps.
     pub(super) fn check_fin_wait(&self, setup: &mut Setup<Id>) {
         let Some(wait) = &mut setup.fin_wait else {
             return;
@@ -114,8 +114,7 @@ impl Conn {
     }
 
     /// Brings a connection that is not up any more to its end; in a `hurry`, without waiting for
-    /// the peer's answer, but as long as the device does. Sleeps; under [`Connection::setup`],
-    /// which `setup` is.
+    /// the peer's answer, but as long as the device does. Sleeps.
     pub(super) fn end_link(&self, setup: &mut Setup<Id>, hurry: bool) {
         if setup.connecting {
             return;
@@ -149,7 +148,7 @@ impl Conn {
             }
             Link::Disconnect if unmade => {}
             Link::Disconnect => {
-                if self.disconnect().is_ok() && !hurry {
+                if self.disconnect(setup).is_ok() && !hurry {
                     let by = self.now().saturating_add(ms(DISCONNECT_MS));
                     setup.disconnect_by = Some(by);
                     self.set_link(Link::Disconnecting);
@@ -171,15 +170,13 @@ impl Conn {
     }
 
     /// Tells the peer that the connection ends. Its answer, or the CM's timeout, comes as an event.
-    /// Sleeps; under [`Connection::setup`]. Fails with `ENOTCONN` without a QP, or before a
-    /// connect, and with the driver's error.
-    pub(super) fn disconnect(&self) -> Result {
-        self.qp().ok_or(ENOTCONN)?.disconnect()
+    /// Sleeps. Fails with `ENOTCONN` without a QP, or before a connect, and with the driver's error.
+    fn disconnect(&self, setup: &Setup<Id>) -> Result {
+        self.qp(setup).ok_or(ENOTCONN)?.disconnect()
     }
 
-    /// Destroys the QP, with the cm id: when this returns no completion comes any more. Sleeps;
-    /// under [`Connection::setup`].
-    pub(super) fn destroy_qp(&self) {
+    /// Destroys the QP, with the cm id: when this returns no completion comes any more. Sleeps.
+    pub(super) fn destroy_qp(&self, _setup: &mut Setup<Id>) {
         // Dropped last: what is freed under the lock below must not be the last to hold the domain.
         let _pd = self.pd();
         let qp = self.post.lock().qp.take();
@@ -192,8 +189,7 @@ impl Conn {
         }
     }
 
-    /// Destroys the cm id while no QP has it, and forgets what its handler noted. Sleeps; under
-    /// [`Connection::setup`], which `setup` is.
+    /// Destroys the cm id while no QP has it, and forgets what its handler noted. Sleeps.
     pub(super) fn destroy_id(&self, setup: &mut Setup<Id>) {
         let adopted = self.notes.lock().id.take();
         drop(adopted);
@@ -205,11 +201,11 @@ impl Conn {
     /// Frees what the connection has on the device: when this returns no completion and no CM event
     /// comes any more. What was received stays readable.
     ///
-    /// Sleeps; under [`Connection::setup`], which `setup` is.
+    /// Sleeps.
     pub(super) fn tear_down(&self, setup: &mut Setup<Id>) {
         // As in destroy_qp(): buffers and written bytes are freed below.
         let pd = self.pd();
-        self.destroy_qp();
+        self.destroy_qp(setup);
         self.destroy_id(setup);
         setup.claim = None;
         self.uncount_orphan();

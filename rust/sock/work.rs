@@ -104,7 +104,7 @@ impl Conn {
         self.check_waiting(setup);
         self.check_unconfirmed(setup);
         self.check_deferred();
-        self.serve();
+        self.serve(setup);
         self.check_fin_wait(setup);
         self.end_link(setup, false);
     }
@@ -118,13 +118,12 @@ impl Conn {
     }
 
     /// Handles what the device told, releases finished buffers, corrects the charge, makes missing
-    /// receive buffers, gives back idle memory, and runs the machine's timers. Sleeps; under
-    /// [`Connection::setup`].
-    fn serve(&self) {
+    /// receive buffers, gives back idle memory, and runs the machine's timers. Sleeps.
+    fn serve(&self, setup: &Setup<Id>) {
         self.release_finished();
         let unfinished = self.progress() != Progress::Established;
         if self.comm_est.load(Relaxed) && self.side == Side::Accepting && unfinished {
-            if let Some(qp) = self.qp() {
+            if let Some(qp) = self.qp(setup) {
                 // If the CM cannot take it now, the RTU or the next message says it again.
                 let _ = qp.id().notify_established();
             }

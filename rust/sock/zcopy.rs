@@ -147,7 +147,7 @@ impl Conn {
     }
 
     /// Waits until the fabric has released memory. After `limit_ms`, or when the caller is killed,
-    /// it waits for [`KILLED_MS`] more, and then breaks the connection. With the socket locked.
+    /// it waits for [`KILLED_MS`] more, and then breaks the connection.
     pub(super) fn wait_return(
         &self,
         s: &mut OpenGuard<'_, Sdp>,
@@ -165,7 +165,7 @@ impl Conn {
     }
 
     /// Whether what a call waits for `is_over`. If the socket was disconnected meanwhile nobody
-    /// wakes the call for it, so the connection is torn down here. Sleeps; with the socket locked.
+    /// wakes the call for it, so the connection is torn down here. Sleeps.
     pub(super) fn has_returned(&self, s: &Locked, is_over: impl Fn() -> bool) -> bool {
         if is_over() {
             return true;

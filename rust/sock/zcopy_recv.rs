@@ -115,8 +115,7 @@ impl Conn {
     }
 
     /// Handles the completion of an RDMA Read, and has its key invalidated. Tells whether the
-    /// machine has something to send. Under [`Connection::post`](super::conn::Connection::post),
-    /// which `post` is.
+    /// machine has something to send.
     pub(super) fn read_over(&self, post: &mut Post, ok: bool, stamp: Option<Stamp>) -> bool {
         let Some(buffer) = post.buffers.incoming(Stage::Busy) else {
             return false;
