@@ -13,7 +13,7 @@ use crate::{
     },
     rdma::cm::PeerParam,
     sock::{
-        addr::Names,
+        addr::AddrPair,
         conn::{
             Conn,
             Id, //
@@ -53,10 +53,10 @@ impl Conn {
         id: UnchargedId<Conn>,
         param: PeerParam,
         hello: &[u8],
-        names: Names,
+        addrs: AddrPair,
     ) {
         self.notes.lock().id = Some(id);
-        self.note_step(Step::Request(param, PrivateData::new(hello), names));
+        self.note_step(Step::Request(param, PrivateData::new(hello), addrs));
     }
 
     /// Takes the cm id of a new request, charges for it, and has it filtered, which a handler may
@@ -80,10 +80,10 @@ impl Conn {
     /// Has the programs of the listener's control group see what makes a connection of TCP. Sleeps.
     /// Fails with `EPERM` where they drop it, and with `ENOMEM`.
     fn filter_request(&self, id: &Id) -> Result {
-        let (Some(listener), Some(names)) = (self.charged_socket(), self.names()) else {
+        let (Some(listener), Some(addrs)) = (self.charged_socket(), self.addrs()) else {
             return Ok(());
         };
-        listener.filter_handshake(false, names.local, names.peer, id.interface())
+        listener.filter_handshake(false, addrs.local, addrs.peer, id.interface())
     }
 
     /// Rejects a request as busy that has waited too long for a place: its peer may be gone.

@@ -57,7 +57,7 @@ pub(super) fn with_device<T>(
 
 /// The addresses of a connection's ends, as programs see them.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Names {
+pub(super) struct AddrPair {
     /// This end's address and port; the port is 0 while it is not known.
     pub(super) local: SocketAddr,
     /// The peer's address and port.

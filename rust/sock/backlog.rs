@@ -27,7 +27,7 @@ use crate::{
         PeerParam, //
     },
     sock::{
-        addr::Names,
+        addr::AddrPair,
         binding::Sharing,
         conn::Conn,
         conn_options::ConnOptions,
@@ -283,7 +283,7 @@ impl Backlog {
         id: ChildId<'_>,
         param: PeerParam,
         hello: &[u8],
-        names: Names,
+        addrs: AddrPair,
     ) -> Result {
         let (request_seq, options) = {
             let mut queues = this.queues.lock();
@@ -301,7 +301,7 @@ impl Backlog {
             queues.next = request_seq.wrapping_add(1);
             (request_seq, queues.options)
         };
-        let child = Conn::accepting(&this.net, this.clone(), request_seq, names, options).and_then(
+        let child = Conn::accepting(&this.net, this.clone(), request_seq, addrs, options).and_then(
             |child| {
                 // From here on it may end.
                 child.number.list(&this.net, child.clone())?;
@@ -321,7 +321,7 @@ impl Backlog {
             }
         };
         match id.adopt(child.clone()) {
-            Ok(id) => child.adopt_request(UnchargedId::new(id, this.clone()), param, hello, names),
+            Ok(id) => child.adopt_request(UnchargedId::new(id, this.clone()), param, hello, addrs),
             Err(id) => {
                 id.reject(&REJECT_BUSY);
                 child.number.unlist(&this.net);

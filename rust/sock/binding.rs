@@ -10,7 +10,7 @@ use crate::{
         PeerParam, //
     },
     sock::{
-        addr::Names,
+        addr::AddrPair,
         types::Net, //
     },
 };
@@ -35,7 +35,7 @@ pub(super) trait Binding: Send + Sync {
 
     /// Takes the request of a peer for a connection between these addresses. In the handler of the
     /// port's cm id. An error refuses the peer.
-    fn request(&self, id: ChildId<'_>, param: PeerParam, hello: &[u8], names: Names) -> Result;
+    fn request(&self, id: ChildId<'_>, param: PeerParam, hello: &[u8], addrs: AddrPair) -> Result;
 }
 
 /// With whom a binding may share its address.

@@ -48,7 +48,7 @@ use crate::{
     },
     sock::{
         account::Account,
-        addr::Names,
+        addr::AddrPair,
         conn_options::ConnOptions,
         diag_list::Number,
         flow::{
@@ -205,7 +205,7 @@ impl Conn {
     /// with `ENOMEM`.
     pub(super) fn connecting(sk: &Socket, options: ConnOptions) -> Result<Arc<Self>> {
         let identity = Identity {
-            names: None,
+            addrs: None,
             uid: sk.uid(),
             cookie: Some(sk.cookie()),
         };
@@ -220,12 +220,12 @@ impl Conn {
         net: &Net,
         listener: Arc<dyn Listener<Conn>>,
         request_seq: u64,
-        names: Names,
+        addrs: AddrPair,
         options: ConnOptions,
     ) -> Result<Arc<Self>> {
         let (version, uid, inherited) = listener.inherited().ok_or(ECONNREFUSED)?;
         let identity = Identity {
-            names: Some(names),
+            addrs: Some(addrs),
             uid,
             cookie: None,
         };
@@ -292,8 +292,8 @@ impl Conn {
 
     /// The addresses of the connection's ends, as far as they are known. Any context, without
     /// [`Connection::flow`] and the locks after it.
-    pub(super) fn names(&self) -> Option<Names> {
-        self.flow.lock().identity.names
+    pub(super) fn addrs(&self) -> Option<AddrPair> {
+        self.flow.lock().identity.addrs
     }
 
     /// Sets these options in the machine. Any context, without the spinlocks.

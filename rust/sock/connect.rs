@@ -22,7 +22,7 @@ use crate::{
     sock::{
         addr::{
             self,
-            Names, //
+            AddrPair, //
         },
         bind,
         conn::Conn,
@@ -194,7 +194,7 @@ fn begin(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, peer: &SockAddr<'_>) -> Result
     let claim = match s.local.bound() {
         Some(bound) => {
             let local = route.source;
-            Some(bound.claim(Names { local, peer }, sk.interface())?)
+            Some(bound.claim(AddrPair { local, peer }, sk.interface())?)
         }
         // rdma_cm chooses from `net.ipv4.ip_local_port_range` alone.
         None if sk.has_fewer_ports() => {

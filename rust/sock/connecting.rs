@@ -24,7 +24,7 @@ use crate::{
     sock::{
         addr::{
             self,
-            Names, //
+            AddrPair, //
         },
         conn::{
             Conn,
@@ -98,7 +98,7 @@ impl Conn {
             again_at: None,
         });
         setup.claim = claim;
-        self.set_names(Names {
+        self.set_addrs(AddrPair {
             local: route.source,
             peer,
         });
@@ -111,9 +111,9 @@ impl Conn {
     }
 
     /// Sets the addresses, and those of the socket that has the connection.
-    fn set_names(&self, names: Names) {
-        self.flow.lock().identity.names = Some(names);
-        self.with_socket(|sk| sk.set_local(names.local));
+    fn set_addrs(&self, addrs: AddrPair) {
+        self.flow.lock().identity.addrs = Some(addrs);
+        self.with_socket(|sk| sk.set_local(addrs.local));
     }
 
     /// Resolves the peer's address, with a new cm id: a used one would wait for its handler.
@@ -163,7 +163,7 @@ impl Conn {
         if let Some(lookup) = &mut setup.lookup {
             lookup.route.source = local;
         }
-        self.set_names(Names { local, peer });
+        self.set_addrs(AddrPair { local, peer });
         Ok(())
     }
 
@@ -177,12 +177,12 @@ impl Conn {
     /// Has the programs of the socket's control group see what makes a connection of TCP. Sleeps.
     /// Fails with `EPERM` where they drop it, and with `ENOMEM`.
     fn filter_packets(&self, sk: &Socket, interface: u32) -> Result {
-        let names = self.names().ok_or(EINVAL)?;
+        let addrs = self.addrs().ok_or(EINVAL)?;
         let interface = match interface {
             0 => LOOPBACK_INTERFACE,
             index => index,
         };
-        sk.filter_handshake(true, names.local, names.peer, interface)
+        sk.filter_handshake(true, addrs.local, addrs.peer, interface)
     }
 
     /// A cm id bound to `addr`, and the address that it got. Sleeps. Fails as [`CmId::bind`] does.
@@ -222,10 +222,10 @@ impl Conn {
             0 => addr::with_port(source, from.port()),
             _ => source,
         };
-        let names = Names { local, peer };
-        setup.names = Some(names);
-        self.set_names(names);
-        let seen = Names {
+        let addrs = AddrPair { local, peer };
+        setup.addrs = Some(addrs);
+        self.set_addrs(addrs);
+        let seen = AddrPair {
             local: peer,
             peer: local,
         };

@@ -43,7 +43,7 @@ impl Visible<Sdp> for Conn {
             TcpState::SynSent if self.side == Side::Accepting => TcpState::SynRecv,
             state => state,
         };
-        let names = self.names()?;
+        let addrs = self.addrs()?;
         let (peer_closed, can_write) = self.inspect(|m| (m.peer_closed(), m.can_write()));
         let (uid, cookie) = match &sock {
             Some(sk) => (sk.uid(), Some(sk.cookie())),
@@ -65,8 +65,8 @@ impl Visible<Sdp> for Conn {
         Some(View {
             version: self.version,
             state,
-            local: names.local,
-            peer: names.peer,
+            local: addrs.local,
+            peer: addrs.peer,
             recv_queue: self.unread().saturating_add(self.advertised()),
             send_queue: self.queued(),
             shut: (

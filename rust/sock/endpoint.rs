@@ -17,7 +17,7 @@ use crate::{
     sock::{
         addr::{
             self,
-            Names, //
+            AddrPair, //
         },
         backlog::Backlog,
         binding::{
@@ -119,7 +119,8 @@ impl Bound {
         }
     }
 
-    /// Listens, or changes the backlog of a listener. Sleeps. Fails with `ENOBUFS` where no more may be charged, with `ENOMEM`, and as [`Port::listen`] does.
+    /// Listens, or changes the backlog of a listener. Sleeps. Fails with `ENOBUFS` where no more
+    /// may be charged, with `ENOMEM`, and as [`Port::listen`] does.
     pub(super) fn listen(&mut self, sk: &Socket, backlog: usize, options: ConnOptions) -> Result {
         self.charge_pages(sk, true)?;
         self.endpoint
@@ -179,7 +180,7 @@ impl Endpoint {
                 Err(e) if e == EADDRINUSE => continue,
                 done => done?,
             };
-            match this.claim(Names { local, peer }, sk.interface()) {
+            match this.claim(AddrPair { local, peer }, sk.interface()) {
                 Ok(claim) => return Ok((this, claim)),
                 Err(e) => {
                     this.close();
@@ -269,8 +270,8 @@ impl Endpoint {
     }
 
     /// [`Port::claim`] for a socket that is bound to this address.
-    pub(super) fn claim(&self, names: Names, interface: u32) -> Result<Claim> {
-        Port::claim(&self.port, names, interface)
+    pub(super) fn claim(&self, addrs: AddrPair, interface: u32) -> Result<Claim> {
+        Port::claim(&self.port, addrs, interface)
     }
 
     /// The address. Any context.
@@ -325,7 +326,7 @@ impl Binding for Endpoint {
         self.backlog.set_listening(on);
     }
 
-    fn request(&self, id: ChildId<'_>, param: PeerParam, hello: &[u8], names: Names) -> Result {
-        Backlog::request(&self.backlog, id, param, hello, names)
+    fn request(&self, id: ChildId<'_>, param: PeerParam, hello: &[u8], addrs: AddrPair) -> Result {
+        Backlog::request(&self.backlog, id, param, hello, addrs)
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     },
     rdma::buf::RecvBuf,
     sock::{
-        addr::Names,
+        addr::AddrPair,
         conn_options::ConnOptions,
         link::{
             Link,
@@ -45,7 +45,7 @@ pub(super) fn new_machine(config: Config) -> Result<KBox<Machine>> {
 /// What identifies a connection to diagnostics.
 pub(super) struct Identity {
     /// The addresses of its ends, as far as they are known.
-    pub(super) names: Option<Names>,
+    pub(super) addrs: Option<AddrPair>,
     /// The user that it belongs to while no socket has it.
     pub(super) uid: u32,
     /// The cookie of the socket that it was made for, or that has closed it.

@@ -89,17 +89,17 @@ pub(super) fn accept(sk: &OpenSocket, nonblock: bool) -> Result<(Child<Sdp>, boo
             c.set_keepopen(keepalive);
             c.slot.set(&child, Some(conn.clone()));
         }
-        if let Some(names) = conn.names() {
-            if let SocketAddr::V6(local) = names.local {
+        if let Some(addrs) = conn.addrs() {
+            if let SocketAddr::V6(local) = addrs.local {
                 if local.scope_id() > 0 {
                     child.set_interface(local.scope_id());
                 }
             }
-            child.set_local(names.local);
-            child.set_peer(names.peer);
+            child.set_local(addrs.local);
+            child.set_peer(addrs.peer);
             // As with TCP the child is bound to that address too, and keeps it when it is
             // disconnected.
-            let source = own.map(|_| addr::with_port(names.local, 0));
+            let source = own.map(|_| addr::with_port(addrs.local, 0));
             child.lock().local.set_source(source);
         }
         conn.attach(&child);

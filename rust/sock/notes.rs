@@ -10,7 +10,7 @@ use crate::{
     prelude::*,
     rdma::cm::PeerParam,
     sock::{
-        addr::Names,
+        addr::AddrPair,
         ports::{
             Claim,
             Expectation, //
@@ -75,7 +75,7 @@ pub(super) enum Step {
     /// The route is resolved, and with it the device known.
     Route,
     /// A peer asks for the connection between these addresses, with this Hello.
-    Request(PeerParam, PrivateData, Names),
+    Request(PeerParam, PrivateData, AddrPair),
     /// The connection is established; with the HelloAck of the peer if this end has connected.
     Established(PrivateData),
 }
@@ -160,7 +160,7 @@ pub(super) struct Setup<I> {
     /// What the listening port of this host was told to expect.
     pub(super) expectation: Option<Expectation>,
     /// The addresses of the ends, where the cm id has others (loopback, and requests).
-    pub(super) names: Option<Names>,
+    pub(super) addrs: Option<AddrPair>,
     /// rdma_connect() waits for the network, without the lock: what it uses stays, and the work
     /// goes on afterwards.
     pub(super) connecting: bool,
@@ -210,7 +210,7 @@ impl<I> Setup<I> {
             lookup: None,
             claim: None,
             expectation: None,
-            names: None,
+            addrs: None,
             connecting: false,
             confirm_by: None,
             fin_wait: None,

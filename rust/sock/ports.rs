@@ -43,7 +43,7 @@ use crate::{
         },
     },
     sock::{
-        addr::Names,
+        addr::AddrPair,
         binding::{
             conflict,
             is_asked_by,
@@ -113,7 +113,7 @@ pub(super) struct Port {
     /// The requests of this host that are expected: by the address and port that each comes from,
     /// the addresses of the connection, as the accepting end is to see them.
     #[pin]
-    expected: SpinLockBh<RBTree<SocketAddr, Names>>,
+    expected: SpinLockBh<RBTree<SocketAddr, AddrPair>>,
     /// The connections that were made from it.
     #[pin]
     claims: SpinLockBh<Ring<Claimed>>,
@@ -146,7 +146,7 @@ struct Space {
 /// A connection that was made from a port.
 #[derive(Clone, Copy)]
 struct Claimed {
-    names: Names,
+    addrs: AddrPair,
     /// The interface that its socket is bound to, or 0.
     interface: u32,
 }
@@ -385,9 +385,9 @@ impl Port {
     }
 
     /// Expects a request from `from`, an address of a device of this host, for a connection that
-    /// the accepting end is to see under `names`. Sleeps. Fails with `ENOMEM`.
-    pub(super) fn expect(this: Arc<Self>, from: SocketAddr, names: Names) -> Result<Expectation> {
-        let node = RBTreeNode::new(from, names, GFP_KERNEL_ACCOUNT)?;
+    /// the accepting end is to see under `addrs`. Sleeps. Fails with `ENOMEM`.
+    pub(super) fn expect(this: Arc<Self>, from: SocketAddr, addrs: AddrPair) -> Result<Expectation> {
+        let node = RBTreeNode::new(from, addrs, GFP_KERNEL_ACCOUNT)?;
         let replaced = this.expected.lock().insert(node);
         drop(replaced);
         Ok(Expectation { port: this, from })
@@ -396,13 +396,13 @@ impl Port {
     /// Claims a connection from the port between these addresses, for a socket that is bound to an
     /// interface, or to none (0). Sleeps. Fails with `EADDRNOTAVAIL` where there is one already, as
     /// with TCP, and with `ENOMEM`.
-    pub(super) fn claim(this: &Arc<Self>, names: Names, interface: u32) -> Result<Claim> {
-        let claimed = Claimed { names, interface };
+    pub(super) fn claim(this: &Arc<Self>, addrs: AddrPair, interface: u32) -> Result<Claim> {
+        let claimed = Claimed { addrs, interface };
         loop {
             Ring::reserve(&this.claims, |claims| claims)?;
             let mut claims = this.claims.lock();
             let is_same =
-                |other: &Claimed| other.names == names && [0, interface].contains(&other.interface);
+                |other: &Claimed| other.addrs == addrs && [0, interface].contains(&other.interface);
             if claims.iter().any(is_same) {
                 return Err(EADDRNOTAVAIL);
             }
@@ -418,31 +418,31 @@ impl Port {
 
     /// The addresses of a connection that is asked for, as the accepting end is to see them. Fails
     /// as [`ChildId::local_addr`] does.
-    fn names(&self, id: &ChildId<'_>) -> Result<Names> {
-        let names = Names {
+    fn addrs(&self, id: &ChildId<'_>) -> Result<AddrPair> {
+        let addrs = AddrPair {
             local: id.local_addr()?,
             peer: id.peer_addr()?,
         };
-        if names.peer.ip() != names.local.ip() || !id.is_own() {
-            return Ok(names);
+        if addrs.peer.ip() != addrs.local.ip() || !id.is_own() {
+            return Ok(addrs);
         }
-        let expected = self.expected.lock().get(&names.peer).copied();
-        Ok(expected.unwrap_or(names))
+        let expected = self.expected.lock().get(&addrs.peer).copied();
+        Ok(expected.unwrap_or(addrs))
     }
 
     fn request(&self, id: ChildId<'_>, param: PeerParam, hello: &[u8]) -> Result {
-        let names = self.names(&id)?;
-        let local = names.local.ip();
+        let addrs = self.addrs(&id)?;
+        let local = addrs.local.ip();
         // As with TCP, what the host sends to itself comes through the interface with the address.
         let from = match local.is_loopback() {
             true => LOOPBACK_INTERFACE,
             false => id.interface(),
         };
-        let Some(binding) = self.listener(&self.net, local, Some(from), names.peer) else {
+        let Some(binding) = self.listener(&self.net, local, Some(from), addrs.peer) else {
             id.reject(&REJECT_NOBODY);
             return Err(ECONNREFUSED);
         };
-        binding.request(id, param, hello, names)
+        binding.request(id, param, hello, addrs)
     }
 }
 
@@ -484,7 +484,7 @@ pub(super) struct Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         let own = self.claimed;
-        let is_own = |other: &Claimed| other.names == own.names && other.interface == own.interface;
+        let is_own = |other: &Claimed| other.addrs == own.addrs && other.interface == own.interface;
         self.port.claims.lock().remove(is_own);
     }
 }

@@ -19,7 +19,7 @@ use crate::{
         CmHandler, //
     },
     sock::{
-        addr::Names,
+        addr::AddrPair,
         conn::{
             Conn,
             Id, //
@@ -138,8 +138,8 @@ impl Conn {
         let done = match &step {
             Step::Address => self.find_route(setup),
             Step::Route => self.connect(setup),
-            Step::Request(param, hello, names) => {
-                setup.names = Some(*names);
+            Step::Request(param, hello, addrs) => {
+                setup.addrs = Some(*addrs);
                 self.accept(setup, *param, hello.get())
             }
             Step::Established(data) => self.handle_established(setup, data.get()),
@@ -195,17 +195,17 @@ impl Conn {
 
     fn handle_established(&self, setup: &mut Setup<Id>, private_data: &[u8]) -> Result {
         setup.expectation = None;
-        let names = match setup.names {
-            Some(names) => names,
+        let addrs = match setup.addrs {
+            Some(addrs) => addrs,
             None => {
                 let qp = self.qp(setup).ok_or(ENOTCONN)?;
-                Names {
+                AddrPair {
                     local: qp.id().local_addr()?,
                     peer: qp.id().peer_addr()?,
                 }
             }
         };
-        self.flow.lock().identity.names = Some(names);
+        self.flow.lock().identity.addrs = Some(addrs);
         if self.side == Side::Accepting {
             self.established();
             self.check_flushed();
@@ -215,8 +215,8 @@ impl Conn {
         }
         // Before anybody is told that it is established.
         self.with_socket(|sk| {
-            sk.set_local(names.local);
-            sk.set_peer(names.peer);
+            sk.set_local(addrs.local);
+            sk.set_peer(addrs.peer);
         });
         if let Err(violation) = self.hello_ack(private_data) {
             pr_debug!("the listener does not speak SDP: {violation:?}\n");

@@ -170,7 +170,8 @@ impl Conn {
     }
 
     /// Tells the peer that the connection ends. Its answer, or the CM's timeout, comes as an event.
-    /// Sleeps. Fails with `ENOTCONN` without a QP, or before a connect, and with the driver's error.
+    /// Sleeps. Fails with `ENOTCONN` without a QP, or before a connect, and with the driver's
+    /// error.
     fn disconnect(&self, setup: &Setup<Id>) -> Result {
         self.qp(setup).ok_or(ENOTCONN)?.disconnect()
     }
