@@ -20,8 +20,7 @@
 //!   charged (`charge`, `account`), and gives back (`idle`); its messages (`output`, and `input`
 //!   into `recv_buffers`, which `recv_refill` supplies), the `buffers` of large calls (`zcopy`,
 //!   `zcopy_send` and `zcopy_recv`, and what a peer writes `behind` a mark), and what the device
-//!   tells (`events`). `link`, `mark`, `ring` and `time` are parts of
-//!   it.
+//!   tells (`events`). `conn_state`, `mark`, `ring` and `time` are parts of it.
 //! - What each namespace has, `sdp_net`, and what an administrator sees: `diag_list`, `diag`,
 //!   `info` and `stats`.
 //! - The names of what `net` has for this protocol, `types`.
@@ -43,6 +42,7 @@ mod charge;
 mod conn;
 mod conn_options;
 mod conn_slot;
+mod conn_state;
 mod connect;
 mod connecting;
 mod diag;
@@ -55,7 +55,6 @@ mod info;
 mod input;
 mod inq;
 mod kept;
-mod link;
 mod listen;
 mod listener;
 mod local_addr;

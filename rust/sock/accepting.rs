@@ -18,7 +18,6 @@ use crate::{
             Conn,
             Id, //
         },
-        link::Link,
         listener::UnchargedId,
         notes::{
             PrivateData,
@@ -89,7 +88,7 @@ impl Conn {
     /// Rejects a request as busy that has waited too long for a place: its peer may be gone.
     /// Sleeps.
     pub(super) fn check_waiting(&self, setup: &mut Setup<Id>) {
-        if !self.awaits_place() || self.link() != Link::Up {
+        if !self.awaits_place() || !self.is_up() {
             return;
         }
         let Some(id) = &setup.id else { return };
@@ -106,7 +105,7 @@ impl Conn {
     /// Sleeps.
     pub(super) fn check_unconfirmed(&self, setup: &Setup<Id>) {
         let Some(by) = setup.confirm_by else { return };
-        if self.link() != Link::Up {
+        if !self.is_up() {
             return;
         }
         if self.now() < by {

@@ -10,7 +10,7 @@ use crate::{
             Parts, //
         },
         conn::Conn,
-        link::Link,
+        conn_state::Teardown,
         output::SEND_ORDER,
         recv_buffers::FIRST,
         slow_queue,
@@ -141,8 +141,8 @@ impl Conn {
         let mut parts = account.parts();
         {
             let mut flow = self.flow.lock();
-            let least = match flow.link {
-                Link::Closed => flow.recv.pages(),
+            let least = match flow.teardown {
+                Teardown::Done => flow.recv.pages(),
                 _ => flow.recv.least_pages(),
             };
             parts.recv = parts.recv.min(least);

@@ -31,10 +31,7 @@ use crate::{
             ConnQp,
             Id, //
         },
-        link::{
-            Link,
-            Progress, //
-        },
+        conn_state::SetupResult,
         notes::{
             End,
             Lookup,
@@ -279,8 +276,8 @@ impl Conn {
     /// Ends a connect that has timed out.
     pub(super) fn check_connecting(&self) {
         let is_connecting = self.side == Side::Connecting
-            && self.progress() == Progress::SettingUp
-            && self.link() == Link::Up;
+            && self.setup_result() == SetupResult::Pending
+            && self.is_up();
         if !is_connecting {
             return;
         }
@@ -297,7 +294,7 @@ impl Conn {
             return;
         };
         let Some(at) = lookup.again_at else { return };
-        if self.link() != Link::Up {
+        if !self.is_up() {
             return;
         }
         if self.now() < at {
@@ -347,7 +344,7 @@ impl Conn {
                 }
                 has_route
             };
-            if !has_route || self.link() != Link::Up {
+            if !has_route || !self.is_up() {
                 return self.queue();
             }
             let prepared = self.prepare(setup);
@@ -376,7 +373,7 @@ impl Conn {
         self.make_qp(setup)?;
         self.fill_first()?;
         let hello = self.with(Machine::hello);
-        if self.link() != Link::Up {
+        if !self.is_up() {
             // Closed meanwhile: on iWARP the work must not wait for a connection that nobody wants.
             return Err(ECONNABORTED);
         }

@@ -23,8 +23,8 @@ use crate::{
             Conn,
             Owner, //
         },
+        conn_state::Teardown,
         endpoint::Endpoint,
-        link::Link,
         listener::Listener,
         shutdown,
         types::Sdp, //
@@ -93,12 +93,12 @@ impl Visible<Sdp> for Conn {
             return Err(ENOENT);
         }
         if self.fail_setup(ECONNABORTED) {
-            self.set_link(Link::Disconnected);
+            self.advance_teardown(Teardown::Disconnected);
             return Ok(());
         }
         self.flow.lock().failure.note(ECONNABORTED);
         self.with(Machine::abort);
-        self.set_link(Link::Disconnect);
+        self.advance_teardown(Teardown::DisconnectNeeded);
         Ok(())
     }
 }

@@ -21,9 +21,9 @@ use crate::{
     sock::{
         charge::SEND_CHARGE,
         conn::Conn,
-        link::{
-            Link,
-            Progress, //
+        conn_state::{
+            SetupResult,
+            Teardown, //
         },
         post::Request,
         shared, //
@@ -82,11 +82,11 @@ impl Conn {
             }
         }
         if events.contains(Events::DISCONNECT) {
-            self.set_link(Link::Disconnect);
+            self.advance_teardown(Teardown::DisconnectNeeded);
         }
         if events.contains(Events::ABORTED) {
             // A failure before the connection is established is reported with that.
-            if self.progress() == Progress::Established {
+            if self.setup_result() == SetupResult::Established {
                 self.report_failure();
             }
         }
@@ -133,7 +133,7 @@ impl Conn {
             flow.machine.disconnected();
             flow.machine.take_events()
         };
-        self.set_link(Link::Disconnect);
+        self.advance_teardown(Teardown::DisconnectNeeded);
         self.dispatch(events);
     }
 
@@ -228,7 +228,7 @@ impl Completions for Arc<Conn> {
             let mut flow = self.flow.lock();
             flow.machine.set_now(now);
             flow.buffer_used(buf.page_count());
-            let (recycle, early) = if flow.progress == Progress::Established {
+            let (recycle, early) = if flow.setup_result == SetupResult::Established {
                 (self.take_in(&mut flow, buf, terms), false)
             } else if self.side == Side::Connecting {
                 (flow.early.push(buf).err(), false)
@@ -275,7 +275,7 @@ impl Conn {
                     let mut flow = self.flow.lock();
                     flow.flushed = true;
                     // During set-up the CM reports the outcome.
-                    flow.progress != Progress::SettingUp && flow.machine.state() != State::Closed
+                    flow.setup_result != SetupResult::Pending && flow.machine.state() != State::Closed
                 };
                 if lost {
                     self.fail(ECONNRESET);

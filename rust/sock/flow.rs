@@ -14,9 +14,9 @@ use crate::{
     sock::{
         addr::AddrPair,
         conn_options::ConnOptions,
-        link::{
-            Link,
-            Progress, //
+        conn_state::{
+            SetupResult,
+            Teardown, //
         },
         mark::Urgent,
         recv_buffers::{
@@ -110,10 +110,10 @@ pub(super) struct Flow {
     pub(super) urgent_unreported: bool,
     /// Urgent bytes that a reader who stands at one of them is not to have.
     pub(super) skip: Range<u64>,
-    /// What became of the set-up; changed by `Conn::decide_setup` only.
-    pub(super) progress: Progress,
-    /// How far the connection is from its end; changed by `Conn::set_link` only.
-    pub(super) link: Link,
+    /// The result of the set-up; changed by `Conn::decide_setup` only.
+    pub(super) setup_result: SetupResult,
+    /// How far the teardown is; changed by `Conn::advance_teardown` only.
+    pub(super) teardown: Teardown,
     /// What diagnostics show of it.
     pub(super) identity: Identity,
     /// The options of the socket, or for a child those of the listener.
@@ -143,6 +143,11 @@ pub(super) struct Flow {
 }
 
 impl Flow {
+    /// Whether the teardown has not begun.
+    pub(super) fn is_up(&self) -> bool {
+        self.teardown == Teardown::NotBegun
+    }
+
     /// That of a connection of which nothing is set up.
     pub(super) fn new(machine: KBox<Machine>, identity: Identity, options: ConnOptions) -> Self {
         Self {
@@ -152,8 +157,8 @@ impl Flow {
             urgent_unreported: false,
             skip: 0..0,
             recv: RecvBuffers::new(Limits::NONE),
-            progress: Progress::SettingUp,
-            link: Link::Up,
+            setup_result: SetupResult::Pending,
+            teardown: Teardown::NotBegun,
             identity,
             options,
             iwarp: false,

@@ -11,7 +11,7 @@ use crate::{
     },
     sock::{
         conn::Conn,
-        link::Progress, //
+        conn_state::SetupResult, //
     },
 };
 use kernel::page::PAGE_SIZE;
@@ -20,7 +20,7 @@ impl Conn {
     /// What is known of all that TCP tells, but for what is the socket's. Any context, without the
     /// spinlocks.
     pub(super) fn info(&self) -> TcpInfo {
-        let is_there = self.progress() == Progress::Established;
+        let is_there = self.setup_result() == SetupResult::Established;
         let unread = self.unread();
         let in_flight = self.inspect(Machine::in_flight) as u64;
         let acked = self.stats.sent().saturating_sub(self.copied() as u64);

@@ -9,9 +9,9 @@ use crate::{
         conn::Conn,
         conn_options::ConnOptions,
         conn_slot::ConnSlot,
-        link::{
-            Link,
-            Progress, //
+        conn_state::{
+            SetupResult,
+            Teardown, //
         },
         local_addr::LocalAddr,
         settings,
@@ -59,10 +59,10 @@ impl SocketState {
     /// context.
     pub(super) fn of(conn: Option<&Conn>, backlog: Option<&Backlog>) -> Self {
         match (conn, backlog) {
-            (Some(conn), _) => match conn.progress() {
-                Progress::SettingUp => Self::Connecting,
-                Progress::Established => Self::Connected,
-                Progress::Failed => Self::Failed,
+            (Some(conn), _) => match conn.setup_result() {
+                SetupResult::Pending => Self::Connecting,
+                SetupResult::Established => Self::Connected,
+                SetupResult::Failed => Self::Failed,
             },
             (None, Some(backlog)) if backlog.is_listening() => Self::Listening,
             (None, _) => Self::Idle,
@@ -112,13 +112,13 @@ impl Locked {
         self.slot.has(conn)
     }
 
-    /// Gives up the connection, which goes on to `link` without the socket. `sk` is the socket that
-    /// this is of. Sleeps.
-    pub(super) fn drop_conn(&mut self, sk: &Socket, link: Link) {
+    /// Gives up the connection, which goes on to `teardown` without the socket. `sk` is the socket
+    /// that this is of. Sleeps.
+    pub(super) fn drop_conn(&mut self, sk: &Socket, teardown: Teardown) {
         if let Some(conn) = self.slot.set(sk, None) {
             sk.shared().lock().unshut();
             conn.detach();
-            conn.set_link(link);
+            conn.advance_teardown(teardown);
             conn.drop_unread(core::mem::replace(&mut self.stream, Stream::new()).rx);
             self.slot.retire(conn);
         }
@@ -134,7 +134,7 @@ impl Locked {
     /// of. Sleeps.
     pub(super) fn forget_failed(&mut self, sk: &Socket) {
         if matches!(self.state(), SocketState::Failed) {
-            self.drop_conn(sk, Link::Disconnected);
+            self.drop_conn(sk, Teardown::Disconnected);
         }
     }
 }

@@ -17,9 +17,9 @@ use crate::{
             Conn,
             Owner, //
         },
-        link::{
-            Link,
-            Progress, //
+        conn_state::{
+            SetupResult,
+            Teardown, //
         },
         listener::ChildState,
         orphan::{
@@ -232,13 +232,13 @@ impl Conn {
     pub(super) fn abandon(&self) {
         self.detach();
         // Before the abort, with which the work fails what is being set up.
-        let progress = self.progress();
+        let setup_result = self.setup_result();
         self.with(Machine::abort);
         // The peer of a failed connection need not be told. That of one being set up may have it
         // already.
-        self.set_link(match progress {
-            Progress::Established | Progress::SettingUp => Link::Disconnect,
-            Progress::Failed => Link::Disconnected,
+        self.advance_teardown(match setup_result {
+            SetupResult::Established | SetupResult::Pending => Teardown::DisconnectNeeded,
+            SetupResult::Failed => Teardown::Disconnected,
         });
     }
 

@@ -21,7 +21,6 @@ use crate::{
         account::Parts,
         conn::Conn,
         flow::Flow,
-        link::Link,
         recv_buffers::{
             FEW,
             FIRST,
@@ -161,7 +160,7 @@ impl Conn {
     /// once. Any context.
     fn takes_buffer(&self) -> bool {
         let flow = self.flow.lock();
-        flow.recv.lacks() && flow.link == Link::Up && !flow.flushed
+        flow.recv.lacks() && flow.is_up() && !flow.flushed
     }
 
     /// Makes and posts a buffer, if one is missing. False where it cannot be posted. Sleeps. Fails

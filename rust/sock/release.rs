@@ -11,9 +11,9 @@ use crate::{
     proto::Machine,
     sock::{
         conn::Conn,
-        link::{
-            Link,
-            Progress, //
+        conn_state::{
+            SetupResult,
+            Teardown, //
         },
         locked::SocketState,
         orphan,
@@ -65,7 +65,7 @@ fn close(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, conn: &Conn) {
     }
     if orphan::are_too_many(sk.net(), 1) {
         conn.with(Machine::abort);
-        return conn.set_link(Link::Disconnect);
+        return conn.advance_teardown(Teardown::DisconnectNeeded);
     }
     conn.with(|m| {
         m.shutdown_receive();
@@ -74,14 +74,14 @@ fn close(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, conn: &Conn) {
     if let Some(mut timeout) = linger {
         // However the wait ends, the connection does the rest.
         let _ = s.wait(&mut timeout, |_| {
-            conn.queued() == 0 || conn.link() != Link::Up
+            conn.queued() == 0 || !conn.is_up()
         });
     }
 }
 
 /// Takes a connection from the socket, to end by itself.
 fn leave_to_itself(conn: &Conn) {
-    if conn.progress() == Progress::Established {
+    if conn.setup_result() == SetupResult::Established {
         conn.detach();
         conn.update_state();
         conn.wait_for_fin();

@@ -24,9 +24,9 @@ use crate::{
             Conn,
             Id, //
         },
-        link::{
-            Link,
-            Progress, //
+        conn_state::{
+            SetupResult,
+            Teardown, //
         },
         notes::{
             End,
@@ -156,13 +156,13 @@ impl Conn {
     pub(super) fn abort_setup(&self, e: Error) {
         pr_debug!("no connection: {e:?}\n");
         self.fail_setup(e);
-        self.set_link(Link::Disconnected);
+        self.advance_teardown(Teardown::Disconnected);
     }
 
     /// Handles an end that the CM has reported: the peer is asked again, or the set-up or the
     /// connection fails. Sleeps.
     pub(super) fn handle_end(&self, setup: &mut Setup<Id>, end: End) {
-        if self.progress() == Progress::SettingUp {
+        if self.setup_result() == SetupResult::Pending {
             let error = match end {
                 End::NoAnswer => match self.resolve_again(setup) {
                     Ok(()) => return,
@@ -190,7 +190,7 @@ impl Conn {
         } else if matches!(end, End::Removed) {
             self.fail(ENODEV);
         }
-        self.set_link(Link::Disconnected);
+        self.advance_teardown(Teardown::Disconnected);
     }
 
     fn handle_established(&self, setup: &mut Setup<Id>, private_data: &[u8]) -> Result {
@@ -222,11 +222,11 @@ impl Conn {
             pr_debug!("the listener does not speak SDP: {violation:?}\n");
             // The peer has a connection that nobody here wants, and is told so.
             self.fail_setup(EPROTO);
-            self.set_link(Link::Disconnect);
+            self.advance_teardown(Teardown::DisconnectNeeded);
             return Ok(());
         }
         // Otherwise a call has ended it meanwhile.
-        if self.progress() == Progress::Established {
+        if self.setup_result() == SetupResult::Established {
             self.check_flushed();
         }
         Ok(())

@@ -7,7 +7,7 @@ use crate::{
     prelude::*,
     proto::Machine,
     sock::{
-        link::Link,
+        conn_state::Teardown,
         locked::{
             Locked,
             SocketState, //
@@ -57,7 +57,7 @@ pub(super) fn shutdown(sk: &Socket, read: bool, write: bool) -> Result {
         }
         SocketState::Connected => {
             let conn = s.conn().cloned().ok_or(ENOTCONN)?;
-            if conn.link() != Link::Up {
+            if !conn.is_up() {
                 sk.state_change();
                 return Err(ENOTCONN);
             }
@@ -122,7 +122,7 @@ pub(super) fn disconnect(sk: &OpenSocket) {
         SocketState::Listening => stop_listening(sk, &mut s),
         SocketState::Connected => {
             if let Some(conn) = s.conn().cloned() {
-                let was_up = conn.link() == Link::Up;
+                let was_up = conn.is_up();
                 send_zcopy::give_up_kept(&s, &conn);
                 recv_zcopy::give_up_kept(&mut s, &conn);
                 conn.with(Machine::abort);
@@ -130,7 +130,7 @@ pub(super) fn disconnect(sk: &OpenSocket) {
                     // As TCP tells who used it at the time.
                     sk.set_error(ECONNRESET);
                 }
-                s.drop_conn(sk, Link::Disconnect);
+                s.drop_conn(sk, Teardown::DisconnectNeeded);
             }
             sk.state_change();
         }

@@ -15,11 +15,11 @@ use crate::{
             Conn,
             Owner, //
         },
-        flow::Flow,
-        link::{
-            Link,
-            Progress, //
+        conn_state::{
+            SetupResult,
+            Teardown, //
         },
+        flow::Flow,
         ring::Ring, //
     }, //
 };
@@ -28,12 +28,12 @@ impl Flow {
     /// The state that the socket shows.
     fn tcp_state(&self) -> TcpState {
         let machine = &self.machine;
-        match (self.progress, machine.state()) {
-            (Progress::SettingUp, _) => TcpState::SynSent,
-            (Progress::Failed, _) | (_, State::Aborting | State::Disconnecting | State::Closed) => {
+        match (self.setup_result, machine.state()) {
+            (SetupResult::Pending, _) => TcpState::SynSent,
+            (SetupResult::Failed, _) | (_, State::Aborting | State::Disconnecting | State::Closed) => {
                 TcpState::Close
             }
-            _ if self.link != Link::Up => TcpState::Close,
+            _ if !self.is_up() => TcpState::Close,
             (_, State::DisConnDone) => TcpState::FinWait2,
             _ => match (machine.can_write(), machine.peer_closed()) {
                 (true, false) => TcpState::Established,
@@ -46,23 +46,28 @@ impl Flow {
 }
 
 impl Conn {
-    /// How far the connection is from its end. Any context.
-    pub(super) fn link(&self) -> Link {
-        self.flow.lock().link
+    /// Whether its teardown has not begun. Any context, as for the next.
+    pub(super) fn is_up(&self) -> bool {
+        self.flow.lock().is_up()
     }
 
-    /// Advances the connection towards its end: the one place where that changes. Traces it, and
-    /// wakes the work, which takes the next step, and the calls that wait for it. Any context,
-    /// without the spinlocks.
-    pub(super) fn set_link(&self, link: Link) {
+    /// How far its teardown is.
+    pub(super) fn teardown(&self) -> Teardown {
+        self.flow.lock().teardown
+    }
+
+    /// Advances the teardown: the one place where that changes. Traces it, and wakes the work,
+    /// which takes the next step, and the calls that wait for it. Any context, without the
+    /// spinlocks.
+    pub(super) fn advance_teardown(&self, teardown: Teardown) {
         {
             let mut flow = self.flow.lock();
-            if flow.link >= link {
+            if flow.teardown >= teardown {
                 return;
             }
-            pr_debug!("link: {} -> {link}\n", flow.link);
-            flow.link = link;
-            if link == Link::Closed {
+            pr_debug!("teardown: {} -> {teardown}\n", flow.teardown);
+            flow.teardown = teardown;
+            if teardown == Teardown::Done {
                 // There is no next step, and nothing is earlier, so that no timer is armed.
                 flow.timers.armed = Some(0);
                 self.cancel_later();
@@ -73,17 +78,17 @@ impl Conn {
             sk.set_state(self.tcp_state());
             sk.wake_calls();
         });
-        if link != Link::Closed {
+        if teardown != Teardown::Done {
             self.queue();
         }
     }
 
-    /// What became of the set-up. Any context.
-    pub(super) fn progress(&self) -> Progress {
-        self.flow.lock().progress
+    /// The result of the set-up. Any context.
+    pub(super) fn setup_result(&self) -> SetupResult {
+        self.flow.lock().setup_result
     }
 
-    /// Decides what becomes of the set-up: the one place where that changes. `decide` says so under
+    /// Decides the result of the set-up: the one place where that changes. `decide` says so under
     /// [`Connection::flow`], with the error that connect reports, or leaves it open. Traces it, has
     /// the socket show it, and wakes calls and who polls. False where it stays open, or was decided
     /// before. Any context, without [`Connection::owner`] and the locks after it.
@@ -98,16 +103,16 @@ impl Conn {
         };
         let result = {
             let flow = &mut *self.flow.lock();
-            let decided = decide(flow).filter(|_| flow.progress == Progress::SettingUp);
+            let decided = decide(flow).filter(|_| flow.setup_result == SetupResult::Pending);
             let Some(result) = decided else {
                 return false;
             };
-            let progress = match result {
-                Ok(()) => Progress::Established,
-                Err(_) => Progress::Failed,
+            let setup_result = match result {
+                Ok(()) => SetupResult::Established,
+                Err(_) => SetupResult::Failed,
             };
-            pr_debug!("set-up: {} -> {progress}\n", flow.progress);
-            flow.progress = progress;
+            pr_debug!("set-up: {} -> {setup_result}\n", flow.setup_result);
+            flow.setup_result = setup_result;
             // Who finds it decided finds the rest.
             if let Some(sk) = socket {
                 if let Err(e) = result {
@@ -140,7 +145,7 @@ impl Conn {
         self.decide_setup(|flow| {
             flow.machine.set_now(now);
             result = flow.machine.hello_ack_received(private_data);
-            if result.is_err() || flow.progress != Progress::SettingUp {
+            if result.is_err() || flow.setup_result != SetupResult::Pending {
                 return None;
             }
             core::mem::swap(&mut recycle, &mut flow.early);

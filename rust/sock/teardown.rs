@@ -17,9 +17,9 @@ use crate::{
             Conn,
             Id, //
         },
-        link::{
-            Link,
-            Progress, //
+        conn_state::{
+            SetupResult,
+            Teardown, //
         },
         notes::{
             FinWait,
@@ -40,7 +40,7 @@ impl Conn {
     /// is free when this returns, unless rdma_connect() still waits. Sleeps; with no lock but a
     /// socket's.
     pub(super) fn finish(&self) {
-        self.end_link(&mut self.setup.lock(), true);
+        self.run_teardown(&mut self.setup.lock(), true);
     }
 
     /// Ends a connection that was not established, and that nobody wants. Its port is free when
@@ -48,7 +48,7 @@ impl Conn {
     /// lock but a socket's.
     pub(super) fn discard(&self) {
         self.detach();
-        self.set_link(Link::Disconnected);
+        self.advance_teardown(Teardown::Disconnected);
         if !self.awaits_answer() {
             self.finish();
         }
@@ -58,7 +58,7 @@ impl Conn {
     /// abort, or to close its half. Sleeps; with no lock but a socket's.
     pub(super) fn wait_for_fin(&self) {
         let mut setup = self.setup.lock();
-        if self.link() != Link::Up {
+        if !self.is_up() {
             return;
         }
         let queued = self.queued();
@@ -88,7 +88,7 @@ impl Conn {
         let Some(wait) = &mut setup.fin_wait else {
             return;
         };
-        if self.link() != Link::Up {
+        if !self.is_up() {
             setup.fin_wait = None;
             return;
         }
@@ -103,32 +103,32 @@ impl Conn {
         setup.fin_wait = None;
         self.with(Machine::abort);
         // Also where the abort's own message cannot be sent.
-        self.set_link(Link::Disconnect);
+        self.advance_teardown(Teardown::DisconnectNeeded);
     }
 
     /// Whether destroying the cm id may wait for the network: on iWARP, where a connect has no
     /// answer yet. Any context.
     pub(super) fn ends_slowly(&self) -> bool {
         let is_connect = self.side == Side::Connecting && self.awaits_answer();
-        is_connect && self.progress() != Progress::Established && self.link() != Link::Up
+        is_connect && self.setup_result() != SetupResult::Established && !self.is_up()
     }
 
     /// Brings a connection that is not up any more to its end; in a `hurry`, without waiting for
     /// the peer's answer, but as long as the device does. Sleeps.
-    pub(super) fn end_link(&self, setup: &mut Setup<Id>, hurry: bool) {
+    pub(super) fn run_teardown(&self, setup: &mut Setup<Id>, hurry: bool) {
         if setup.connecting {
             return;
         }
         let may_wait = hurry;
         let hurry = hurry || self.is_surplus();
-        let link = self.link();
+        let teardown = self.teardown();
         // A connection that ended before it was established has no peer to tell; its program is
         // told the reason.
         let cause = self.flow.lock().failure.cause;
-        let unmade = link > Link::Up && self.fail_setup(cause.unwrap_or(ECONNRESET));
-        match link {
-            Link::Up => return,
-            Link::Closed => {
+        let unmade = teardown > Teardown::NotBegun && self.fail_setup(cause.unwrap_or(ECONNRESET));
+        match teardown {
+            Teardown::NotBegun => return,
+            Teardown::Done => {
                 // The listener closed before the request had its cm id.
                 if setup.id.is_some() {
                     self.destroy_id(setup);
@@ -137,7 +137,7 @@ impl Conn {
             }
             // The CM would reject the peer, once. A reject that overtakes the answer is lost, and
             // the peer's connection would stay for good.
-            Link::Disconnect if setup.confirm_by.is_some() && !hurry => {
+            Teardown::DisconnectNeeded if setup.confirm_by.is_some() && !hurry => {
                 let now = self.now();
                 let by = *setup
                     .disconnect_by
@@ -146,22 +146,22 @@ impl Conn {
                     return self.work_at(by);
                 }
             }
-            Link::Disconnect if unmade => {}
-            Link::Disconnect => {
+            Teardown::DisconnectNeeded if unmade => {}
+            Teardown::DisconnectNeeded => {
                 if self.disconnect(setup).is_ok() && !hurry {
                     let by = self.now().saturating_add(ms(DISCONNECT_MS));
                     setup.disconnect_by = Some(by);
-                    self.set_link(Link::Disconnecting);
+                    self.advance_teardown(Teardown::Disconnecting);
                     return self.work_at(by);
                 }
             }
-            Link::Disconnecting => {
+            Teardown::Disconnecting => {
                 let left = setup.disconnect_by.filter(|by| self.now() < *by);
                 if let Some(by) = left.filter(|_| !hurry) {
                     return self.work_at(by);
                 }
             }
-            Link::Disconnected => {}
+            Teardown::Disconnected => {}
         }
         if !may_wait && self.ends_slowly() {
             return self.queue_connect(setup.slow_queue());
@@ -226,7 +226,7 @@ impl Conn {
         self.release_finished();
         // A close that lingers waits for bytes that the peer did not take, and a call for its
         // buffers: neither is left.
-        self.set_link(Link::Closed);
+        self.advance_teardown(Teardown::Done);
         let events = self.flow.lock().machine.take_events();
         // If both ends had closed, nothing changes for the program.
         if events.contains(Events::ABORTED) {

@@ -20,7 +20,6 @@ use crate::{
     sock::{
         conn::Conn,
         flow::Flow,
-        link::Link,
         locked::SocketState,
         mark::{
             distance,
@@ -153,7 +152,7 @@ fn pending(sk: &Socket, s: &SockGuard<'_, Sdp>) -> Result<(Arc<Conn>, Urgent)> {
     match conn.urgent() {
         Urgent::None | Urgent::Read(_) => Err(EINVAL),
         _ if sk.is_oob_inline() => Err(EINVAL),
-        _ if conn.link() != Link::Up && !conn.inspect(|m| m.peer_closed()) => Err(ENOTCONN),
+        _ if !conn.is_up() && !conn.inspect(|m| m.peer_closed()) => Err(ENOTCONN),
         urgent => Ok((conn, urgent)),
     }
 }

@@ -20,9 +20,9 @@ use crate::{
             Connection,
             Id, //
         },
-        link::{
-            Link,
-            Progress, //
+        conn_state::{
+            SetupResult,
+            Teardown, //
         },
         notes::{
             Setup,
@@ -55,7 +55,7 @@ impl Conn {
     /// connection.
     fn advance(&self) {
         // An end does not wait for memory.
-        let ends = self.link() != Link::Up || self.notes.lock().end.is_some();
+        let ends = !self.is_up() || self.notes.lock().end.is_some();
         match self.reclaim_queue().filter(|_| !ends) {
             Some(queue) => self.queue_reclaim(queue),
             None => self.advance_in(&mut self.setup.lock()),
@@ -92,7 +92,7 @@ impl Conn {
             setup.confirm_by = None;
         }
         if let Some(step) = step {
-            if self.link() == Link::Up {
+            if self.is_up() {
                 self.run_step(setup, step);
             }
         }
@@ -106,13 +106,13 @@ impl Conn {
         self.check_deferred();
         self.serve(setup);
         self.check_fin_wait(setup);
-        self.end_link(setup, false);
+        self.run_teardown(setup, false);
     }
 
     /// Begins a run of the work, which arms the timer anew for everything that still needs it.
     fn begin_work(&self) {
         let mut flow = self.flow.lock();
-        if flow.link != Link::Closed {
+        if flow.teardown != Teardown::Done {
             flow.timers.armed = None;
         }
     }
@@ -121,7 +121,7 @@ impl Conn {
     /// receive buffers, gives back idle memory, and runs the machine's timers. Sleeps.
     fn serve(&self, setup: &Setup<Id>) {
         self.release_finished();
-        let unfinished = self.progress() != Progress::Established;
+        let unfinished = self.setup_result() != SetupResult::Established;
         if self.comm_est.load(Relaxed) && self.side == Side::Accepting && unfinished {
             if let Some(qp) = self.qp(setup) {
                 // If the CM cannot take it now, the RTU or the next message says it again.
@@ -131,7 +131,7 @@ impl Conn {
         if self.fatal.load(Relaxed) {
             self.fail(self.link_error());
         }
-        if self.link() == Link::Up {
+        if self.is_up() {
             self.uncharge_unused();
             self.decide_resize();
             self.adjust_recv_buffers();
