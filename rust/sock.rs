@@ -11,8 +11,8 @@
 //!   share (`binding`), with what waits for accept (`backlog`); its state as calls see it
 //!   (`locked`): its address (`local_addr`) and connection (`conn_slot`), the options that its
 //!   connection goes by (`conn_options`, `timeouts`), what calls share (`stream`, `turn`), and
-//!   buffers that they left (`kept`); what poll sees of that (`shared`), and the input queue
-//!   (`inq`).
+//!   buffers that they left (`retry_buffer`); what poll sees of that (`shared`), and the input
+//!   queue (`inq`).
 //! - A connection, `conn`: what two of its locks guard, `flow`, with the machine, and `post`, with
 //!   the QP; what it knows of its `listener`. Its `work` (on a `slow_queue` where that may wait),
 //!   from `setup` (of the end that is `connecting` or `accepting`, by `resources`, with `notes` of
@@ -54,7 +54,6 @@ mod idle;
 mod info;
 mod input;
 mod inq;
-mod kept;
 mod listen;
 mod listener;
 mod local_addr;
@@ -75,6 +74,7 @@ mod recv_refill;
 mod recv_zcopy;
 mod release;
 mod resources;
+mod retry_buffer;
 mod ring;
 mod sdp_net;
 mod send;

@@ -133,7 +133,7 @@ fn ahead<F>(s: &SockGuard<'_, Sdp, F>) -> Option<(Ahead, bool)> {
         shared
             .recv_turn
             .ask()
-            .then_some(shared.kept_recv.is_none())?
+            .then_some(shared.retry_recv.is_none())?
     };
     Some((s.conn()?.ahead(s.sock()), fetches))
 }
@@ -160,7 +160,7 @@ pub(super) fn unread_to_mark<F>(s: &SockGuard<'_, Sdp, F>) -> usize {
 pub(super) fn fetchable<F>(s: &SockGuard<'_, Sdp, F>) -> usize {
     let advertised = s.conn().map_or(0, |conn| conn.advertised());
     let mut shared = s.sock().shared().lock();
-    if advertised > 0 && shared.kept_recv.is_none() && shared.recv_turn.ask() {
+    if advertised > 0 && shared.retry_recv.is_none() && shared.recv_turn.ask() {
         advertised
     } else {
         0

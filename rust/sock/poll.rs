@@ -58,7 +58,7 @@ fn pending_events(sk: &Socket) -> u32 {
             } else if readable {
                 events |= EPOLLIN | EPOLLRDNORM;
             }
-            let room = || match &shared.kept_send {
+            let room = || match &shared.retry_send {
                 Some(_) => conn.is_call_over(),
                 None => conn.writable(sk),
             };

@@ -40,7 +40,7 @@ use crate::{
             deliver,
             Stop, //
         },
-        recv_zcopy::check_kept,
+        recv_zcopy::check_retry,
         stream::More,
         types::{
             OpenSocket,
@@ -163,7 +163,7 @@ impl Receiving<'_, '_, '_> {
         loop {
             // What another call fetches, or waits for with its own memory, comes first.
             self.await_turn()?;
-            check_kept(self.s, conn)?;
+            check_retry(self.s, conn)?;
             if !self.s.has(conn) {
                 // Another thread has disconnected the socket.
                 return Err(EPIPE);

@@ -24,10 +24,10 @@ use crate::{
             fetchable,
             unread, //
         },
-        kept::Kept,
         mark::distance,
         recv_buffers::Unread,
         recv_call::Receiving,
+        retry_buffer::RetryBuffer,
         ring::Ring,
         stats::Counter,
         types::Sdp,
@@ -50,20 +50,20 @@ impl Receiving<'_, '_, '_> {
         self.await_turn()?;
         let (addr, len) = (pages::dest_address(self.msg.data), self.msg.data.len());
         let shared = self.sk.shared();
-        let kept = shared.lock().kept_recv.clone();
-        let is_own = |kept: &Kept| kept.is_of(addr, len) && self.msg.flags & flags::PEEK == 0;
-        let Some(kept) = kept.filter(is_own) else {
-            return check_kept(self.s, self.conn);
+        let retry = shared.lock().retry_recv.clone();
+        let is_own = |retry: &RetryBuffer| retry.is_of(addr, len) && self.msg.flags & flags::PEEK == 0;
+        let Some(retry) = retry.filter(is_own) else {
+            return check_retry(self.s, self.conn);
         };
         if !self.may_sleep && !self.conn.finds_reads_over() {
             return Err(EAGAIN);
         }
-        self.msg.data.advance(kept.lent);
+        self.msg.data.advance(retry.lent);
         // Dropped without the spinlock.
-        let _kept = {
+        let _retry = {
             let mut shared = shared.lock();
             shared.recv_turn.take();
-            shared.kept_recv.take()
+            shared.retry_recv.take()
         };
         self.has_turn = true;
         self.finish();
@@ -276,8 +276,8 @@ impl Receiving<'_, '_, '_> {
                 let lent = room.saturating_sub(self.msg.data.len());
                 self.msg.revert(lent);
                 let addr = pages::dest_address(self.msg.data);
-                let kept = Kept::new(addr, room, lent);
-                self.sk.shared().lock().kept_recv = Some(kept);
+                let retry = RetryBuffer::new(addr, room, lent);
+                self.sk.shared().lock().retry_recv = Some(retry);
                 return Err(EAGAIN);
             }
             Ok(self.finish())
@@ -376,9 +376,9 @@ fn store(parts: &[Pages], to: usize, message: &Unread, len: usize) -> usize {
 
 /// Takes back a buffer that a call left here (`SDP_ZCOPY_RETRY`), when the socket is closed or
 /// disconnected. That breaks the connection. Sleeps.
-pub(super) fn give_up_kept(s: &mut OpenGuard<'_, Sdp>, conn: &Conn) {
-    let kept = s.sock().shared().lock().kept_recv.take();
-    if kept.is_some() {
+pub(super) fn cancel_retry(s: &mut OpenGuard<'_, Sdp>, conn: &Conn) {
+    let retry = s.sock().shared().lock().retry_recv.take();
+    if retry.is_some() {
         conn.count(Counter::CancelsRetry, 1);
         conn.fail(ECONNRESET);
         while conn.is_reading() {
@@ -391,14 +391,14 @@ pub(super) fn give_up_kept(s: &mut OpenGuard<'_, Sdp>, conn: &Conn) {
 
 /// Fails with `EBUSY` while a buffer is left here. One of a process that is gone is taken back:
 /// what came to it is lost, and so the connection. Sleeps.
-pub(super) fn check_kept(s: &mut OpenGuard<'_, Sdp>, conn: &Conn) -> Result {
-    let kept = s.sock().shared().lock().kept_recv.clone();
-    match kept {
+pub(super) fn check_retry(s: &mut OpenGuard<'_, Sdp>, conn: &Conn) -> Result {
+    let retry = s.sock().shared().lock().retry_recv.clone();
+    match retry {
         None => return Ok(()),
-        Some(kept) if !kept.is_abandoned() => return Err(EBUSY),
+        Some(retry) if !retry.is_abandoned() => return Err(EBUSY),
         Some(_) => {}
     }
-    give_up_kept(s, conn);
+    cancel_retry(s, conn);
     // What came behind is not to be taken for what is lost.
     conn.drop_unread(core::mem::replace(&mut s.stream.rx, Ring::empty()));
     Ok(())

@@ -55,8 +55,8 @@ pub(super) fn release(sk: &OpenSocket) {
 }
 
 fn close(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, conn: &Conn) {
-    send_zcopy::give_up_kept(s, conn);
-    recv_zcopy::give_up_kept(s, conn);
+    send_zcopy::cancel_retry(s, conn);
+    recv_zcopy::cancel_retry(s, conn);
     let linger = sk.linger();
     let unread = conn.unread() > 0 || conn.advertised() > 0;
     if unread || linger.is_some_and(|timeout| timeout.is_zero()) {

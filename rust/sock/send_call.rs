@@ -217,6 +217,6 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
 /// Whether bytes from the peer are unread here, those included that were fetched into a buffer
 /// which a call left here.
 fn is_unread(s: &OpenGuard<'_, Sdp>, conn: &Conn) -> bool {
-    let has_kept = s.sock().shared().lock().kept_recv.is_some();
-    inq::unread(s) > 0 || (has_kept && conn.are_reads_over())
+    let has_retry = s.sock().shared().lock().retry_recv.is_some();
+    inq::unread(s) > 0 || (has_retry && conn.are_reads_over())
 }

@@ -25,7 +25,7 @@ use crate::{
     sock::{
         buffers::Waiter,
         conn::Conn,
-        kept::Kept,
+        retry_buffer::RetryBuffer,
         send_call::{
             Lending,
             Sending, //
@@ -45,26 +45,26 @@ impl Sending<'_, '_, '_> {
     /// Continues a call that left its buffer here. Fails with `EBUSY` if this is another call.
     pub(super) fn resume(&mut self) -> Result {
         let (addr, len) = (pages::source_address(self.msg.data), self.msg.data.len());
-        let kept = self.sk.shared().lock().kept_send.clone();
-        let kept = match kept {
+        let retry = self.sk.shared().lock().retry_send.clone();
+        let retry = match retry {
             None => {
                 self.conn.begin_call();
                 return Ok(());
             }
             // What is lent is not urgent.
-            Some(kept) if kept.is_of(addr, len) && !self.is_urgent() => kept,
-            Some(kept) if !kept.is_abandoned() => return Err(EBUSY),
+            Some(retry) if retry.is_of(addr, len) && !self.is_urgent() => retry,
+            Some(retry) if !retry.is_abandoned() => return Err(EBUSY),
             Some(_) => {
                 // Of a process that is gone: what the peer has not fetched does not go.
-                give_up_kept(self.s, self.conn);
+                cancel_retry(self.s, self.conn);
                 self.conn.begin_call();
                 return Ok(());
             }
         };
         // Dropped without the spinlock.
-        let _kept = self.sk.shared().lock().kept_send.take();
-        self.msg.data.advance(kept.lent);
-        self.lent = kept.lent;
+        let _retry = self.sk.shared().lock().retry_send.take();
+        self.msg.data.advance(retry.lent);
+        self.lent = retry.lent;
         if self.timeout.is_zero() {
             self.lending = Lending::Retry;
         }
@@ -145,8 +145,8 @@ impl Sending<'_, '_, '_> {
             let lent = core::mem::take(&mut self.lent);
             self.msg.revert(lent);
             let addr = pages::source_address(self.msg.data);
-            let kept = Kept::new(addr, self.msg.data.len(), lent);
-            self.sk.shared().lock().kept_send = Some(kept);
+            let retry = RetryBuffer::new(addr, self.msg.data.len(), lent);
+            self.sk.shared().lock().retry_send = Some(retry);
             return Err(EAGAIN);
         }
         let waited = self.wait_for_peer(Timeout::from_ms(LEND_TIMEOUT_MS), || {
@@ -178,9 +178,9 @@ impl Sending<'_, '_, '_> {
 
 /// Takes back a buffer that a call left here (`SDP_ZCOPY_RETRY`), when the socket is closed or
 /// disconnected.
-pub(super) fn give_up_kept(s: &OpenGuard<'_, Sdp>, conn: &Conn) {
-    let kept = s.sock().shared().lock().kept_send.take();
-    if kept.is_some() {
+pub(super) fn cancel_retry(s: &OpenGuard<'_, Sdp>, conn: &Conn) {
+    let retry = s.sock().shared().lock().retry_send.take();
+    if retry.is_some() {
         conn.count(Counter::CancelsRetry, 1);
         if let Some(first) = conn.call().first {
             conn.with(|m| m.withdraw_send(first));

@@ -15,8 +15,8 @@
 use crate::sock::{
     backlog::Backlog,
     conn::Conn,
-    kept::Kept,
     locked::SocketState,
+    retry_buffer::RetryBuffer,
     turn::Turn,
     types::Socket, //
 };
@@ -35,9 +35,9 @@ pub(crate) struct Shared {
     /// That of the send half, of which the peer is not told.
     pub(super) send_shut: bool,
     /// The buffer that a non-blocking send left (`SDP_ZCOPY_RETRY`).
-    pub(super) kept_send: Option<Kept>,
+    pub(super) retry_send: Option<RetryBuffer>,
     /// The buffer that a non-blocking receive left.
-    pub(super) kept_recv: Option<Kept>,
+    pub(super) retry_recv: Option<RetryBuffer>,
     /// The turn of the calls that send.
     pub(super) send_turn: Turn,
     /// The turn of the receives that fetch what the peer advertises, or offer memory.
@@ -46,8 +46,8 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// Whether a call has left its buffer here. Any context.
-    pub(super) fn keeps(&self) -> bool {
-        self.kept_send.is_some() || self.kept_recv.is_some()
+    pub(super) fn has_retry_buffer(&self) -> bool {
+        self.retry_send.is_some() || self.retry_recv.is_some()
     }
 
     /// Forgets that it was shut, with the connection. Any context.
@@ -67,7 +67,7 @@ impl Shared {
         let Some(conn) = &self.conn else {
             return false;
         };
-        match self.kept_recv {
+        match self.retry_recv {
             Some(_) => conn.are_reads_over(),
             None => self.recv_turn.ask() && conn.ahead(sk).is_enough(sk),
         }

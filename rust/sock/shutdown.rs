@@ -123,8 +123,8 @@ pub(super) fn disconnect(sk: &OpenSocket) {
         SocketState::Connected => {
             if let Some(conn) = s.conn().cloned() {
                 let was_up = conn.is_up();
-                send_zcopy::give_up_kept(&s, &conn);
-                recv_zcopy::give_up_kept(&mut s, &conn);
+                send_zcopy::cancel_retry(&s, &conn);
+                recv_zcopy::cancel_retry(&mut s, &conn);
                 conn.with(Machine::abort);
                 if was_up {
                     // As TCP tells who used it at the time.

@@ -159,7 +159,7 @@ pub(super) fn set(sk: &Socket, name: c_int, value: OptionValue<'_>) -> Result {
         }
         SDP_ZCOPY_RETRY => {
             s.options.zcopy_retry = match value {
-                0 if sk.shared().lock().keeps() => return Err(EBUSY),
+                0 if sk.shared().lock().has_retry_buffer() => return Err(EBUSY),
                 0 => false,
                 1 => true,
                 _ => return Err(EINVAL),

@@ -50,7 +50,7 @@ pub(super) fn splice_read(
             // Another thread has disconnected the socket.
             return Err(EPIPE);
         }
-        recv_zcopy::check_kept(&mut s, &conn)?;
+        recv_zcopy::check_retry(&mut s, &conn)?;
         let next = s.stream.take_over(&conn, sk)?;
         let before = next
             .advertised

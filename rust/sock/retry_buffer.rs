@@ -10,7 +10,7 @@ use kernel::{
 
 /// A buffer that was left with the socket.
 #[derive(Clone)]
-pub(super) struct Kept {
+pub(super) struct RetryBuffer {
     /// The address space of the process. The reference keeps another from being mistaken for it.
     mm: Option<ARef<Mm>>,
     /// Where the buffer starts in that.
@@ -21,7 +21,7 @@ pub(super) struct Kept {
     pub(super) lent: usize,
 }
 
-impl Kept {
+impl RetryBuffer {
     /// What a call of the current process leaves, of `len` bytes at `addr`, of which the first
     /// `lent` are lent.
     pub(super) fn new(addr: usize, len: usize, lent: usize) -> Self {
