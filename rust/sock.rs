@@ -10,7 +10,7 @@
 //! - What a socket is made of: its address (`endpoint`, `addr`) at a port (`ports`), which it may
 //!   share (`binding`), with what waits for accept (`backlog`); its state as calls see it
 //!   (`locked`): its address (`local_addr`) and connection (`conn_slot`), the options that its
-//!   connection goes by (`conn_options`, `timeouts`), what calls share (`stream`, `turn`), and
+//!   connection goes by (`conn_options`, `timeouts`), what calls share (`stream`, `iolock`), and
 //!   buffers that they left (`retry_buffer`); what poll sees of that (`shared`), and the input
 //!   queue (`inq`).
 //! - A connection, `conn`: what two of its locks guard, `flow`, with the machine, and `post`, with
@@ -54,6 +54,7 @@ mod idle;
 mod info;
 mod input;
 mod inq;
+mod iolock;
 mod listen;
 mod listener;
 mod local_addr;
@@ -93,7 +94,6 @@ mod stream;
 mod teardown;
 mod time;
 mod timeouts;
-mod turn;
 mod types;
 mod urgent;
 mod work;

@@ -125,14 +125,13 @@ impl Ahead {
     }
 }
 
-/// What there is to be read, if no other call has the turn, and whether what the peer advertises
-/// can be fetched. Who finds none for that reason is woken when the turn ends.
+/// What there is to be read, if no other call has the I/O lock, and whether what the peer
+/// advertises can be fetched. Who finds none for that reason is woken when that is released.
 fn ahead<F>(s: &SockGuard<'_, Sdp, F>) -> Option<(Ahead, bool)> {
     let fetches = {
         let mut shared = s.sock().shared().lock();
         shared
-            .recv_turn
-            .ask()
+            .recv_iolock.is_free()
             .then_some(shared.retry_recv.is_none())?
     };
     Some((s.conn()?.ahead(s.sock()), fetches))
@@ -145,7 +144,7 @@ pub(super) fn is_starved<F>(s: &SockGuard<'_, Sdp, F>) -> bool {
 }
 
 /// Bytes that can be read without waiting for the peer's program; none while another call has the
-/// turn.
+/// I/O lock.
 pub(super) fn unread<F>(s: &SockGuard<'_, Sdp, F>) -> usize {
     ahead(s).map_or(0, |(ahead, fetches)| ahead.unread(fetches))
 }
@@ -160,7 +159,7 @@ pub(super) fn unread_to_mark<F>(s: &SockGuard<'_, Sdp, F>) -> usize {
 pub(super) fn fetchable<F>(s: &SockGuard<'_, Sdp, F>) -> usize {
     let advertised = s.conn().map_or(0, |conn| conn.advertised());
     let mut shared = s.sock().shared().lock();
-    if advertised > 0 && shared.retry_recv.is_none() && shared.recv_turn.ask() {
+    if advertised > 0 && shared.retry_recv.is_none() && shared.recv_iolock.is_free() {
         advertised
     } else {
         0

@@ -35,7 +35,7 @@ fn pending_events(sk: &Socket) -> u32 {
     let readable = shared.is_readable(sk);
     // A send that sleeps blocks others. After one that left its buffer here, the socket is writable
     // once the fabric is done with that.
-    let may_send = shared.send_turn.ask();
+    let may_send = shared.send_iolock.is_free();
     let mut events = 0;
     match (shared.state(), &shared.conn, &shared.backlog) {
         (SocketState::Listening, _, backlog) => {

@@ -137,7 +137,7 @@ fn receive(sk: &OpenSocket, msg: &mut RecvMsg<'_>) -> Result<Received> {
         msg,
         timeout,
         target,
-        has_turn: false,
+        has_iolock: false,
         copied: 0,
         stamp: None,
         peeked: sk.peek_offset(flags & flags::PEEK != 0),
@@ -162,7 +162,7 @@ impl Receiving<'_, '_, '_> {
         let peek = self.msg.flags & flags::PEEK != 0;
         loop {
             // What another call fetches, or waits for with its own memory, comes first.
-            self.await_turn()?;
+            self.wait_iolock()?;
             check_retry(self.s, conn)?;
             if !self.s.has(conn) {
                 // Another thread has disconnected the socket.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A call that receives, which takes turns with others.
+//! A call that receives, which has the I/O lock of its direction while it sleeps without the socket
+//! lock.
 
 use crate::{
     net::{
@@ -32,8 +33,8 @@ pub(super) struct Receiving<'a, 'g, 'm> {
     pub(super) may_sleep: bool,
     /// Bytes that it waits for.
     pub(super) target: usize,
-    /// It has the turn.
-    pub(super) has_turn: bool,
+    /// It has the I/O lock.
+    pub(super) has_iolock: bool,
     /// Bytes that it returns.
     pub(super) copied: usize,
     /// When the last of them came, where the program has asked.
@@ -43,25 +44,25 @@ pub(super) struct Receiving<'a, 'g, 'm> {
 }
 
 impl Receiving<'_, '_, '_> {
-    /// Waits until no other call has the turn. Fails as a wait does.
-    pub(super) fn await_turn(&mut self) -> Result {
+    /// Waits until no other call has the I/O lock. Fails as a wait does.
+    pub(super) fn wait_iolock(&mut self) -> Result {
         let shared = self.sk.shared();
-        let turn = self
+        let locked = self
             .s
-            .wait(&mut self.timeout, |_| shared.lock().recv_turn.ask());
-        self.timeout.check(turn)
+            .wait(&mut self.timeout, |_| shared.lock().recv_iolock.is_free());
+        self.timeout.check(locked)
     }
 
-    /// Takes the turn, if the call has not got it: before it sleeps without the socket lock, or
+    /// Takes the I/O lock, if the call has not got it: before it sleeps without the socket lock, or
     /// changes what others find to be read.
-    pub(super) fn take_turn(&mut self) {
-        if !core::mem::replace(&mut self.has_turn, true) {
-            self.sk.shared().lock().recv_turn.take();
+    pub(super) fn acquire_iolock(&mut self) {
+        if !core::mem::replace(&mut self.has_iolock, true) {
+            self.sk.shared().lock().recv_iolock.acquire();
         }
     }
 
-    pub(super) fn end_turn(&mut self) {
-        if core::mem::replace(&mut self.has_turn, false) && self.sk.shared().lock().recv_turn.end()
+    pub(super) fn release_iolock(&mut self) {
+        if core::mem::replace(&mut self.has_iolock, false) && self.sk.shared().lock().recv_iolock.release()
         {
             shared::notify_readers(self.sk);
         }

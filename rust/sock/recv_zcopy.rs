@@ -47,7 +47,7 @@ impl Receiving<'_, '_, '_> {
     /// Continues a call that left its buffer here. Fails with `EBUSY` if this is another call, and
     /// with `EAGAIN` while the fabric uses the buffer.
     pub(super) fn resume(&mut self) -> Result {
-        self.await_turn()?;
+        self.wait_iolock()?;
         let (addr, len) = (pages::dest_address(self.msg.data), self.msg.data.len());
         let shared = self.sk.shared();
         let retry = shared.lock().retry_recv.clone();
@@ -62,12 +62,12 @@ impl Receiving<'_, '_, '_> {
         // Dropped without the spinlock.
         let _retry = {
             let mut shared = shared.lock();
-            shared.recv_turn.take();
+            shared.recv_iolock.acquire();
             shared.retry_recv.take()
         };
-        self.has_turn = true;
+        self.has_iolock = true;
         self.finish();
-        self.end_turn();
+        self.release_iolock();
         Ok(())
     }
 
@@ -113,7 +113,7 @@ impl Receiving<'_, '_, '_> {
             self.s.stream.last_was_zcopy = false;
             return Ok(false);
         }
-        self.take_turn();
+        self.acquire_iolock();
         let sk = self.sk;
         let woken = self.s.wait_data(&mut self.timeout, |s| {
             conn.is_offer_due(target)
@@ -131,7 +131,7 @@ impl Receiving<'_, '_, '_> {
         self.copied = self.copied.saturating_add(received);
         self.s.stream.last_was_zcopy = received > 0;
         self.s.stream.receives = self.s.stream.receives.wrapping_add(u64::from(received > 0));
-        self.end_turn();
+        self.release_iolock();
         match woken {
             // A message that took the offer back is there to be read.
             Err(_) if self.copied == 0 && unread(self.s) == 0 => {
@@ -282,7 +282,7 @@ impl Receiving<'_, '_, '_> {
             }
             Ok(self.finish())
         });
-        self.end_turn();
+        self.release_iolock();
         result
     }
 
@@ -304,7 +304,7 @@ impl Receiving<'_, '_, '_> {
             let memory = conn.register_pinned(pages, Access::ReadSink);
             let refused = match memory {
                 Ok(memory) => {
-                    self.take_turn();
+                    self.acquire_iolock();
                     match conn.read_memory(memory, after) {
                         Ok(()) => continue,
                         // The peer has cancelled it meanwhile.

@@ -42,10 +42,10 @@ const CHUNK_MIN: usize = 512;
 pub(super) fn sendmsg(sk: &OpenSocket, msg: SendMsg<'_>) -> Result<usize> {
     let mut timeout = sk.send_timeout(msg.nonblock());
     let mut s = sk.lock();
-    let turn = s.wait(&mut timeout, |s| {
-        !matches!(s.state(), SocketState::Connecting) && sk.shared().lock().send_turn.ask()
+    let locked = s.wait(&mut timeout, |s| {
+        !matches!(s.state(), SocketState::Connecting) && sk.shared().lock().send_iolock.is_free()
     });
-    timeout.check(turn)?;
+    timeout.check(locked)?;
     let conn = match (s.state(), s.conn()) {
         (SocketState::Connected, Some(conn)) if !sk.shared().lock().send_shut => conn.clone(),
         _ => return Err(EPIPE),
@@ -54,7 +54,7 @@ pub(super) fn sendmsg(sk: &OpenSocket, msg: SendMsg<'_>) -> Result<usize> {
     let mut call = Sending::new(sk, &mut s, &conn, msg, timeout);
     // The reason of a failure is reported before the EPIPE that follows it.
     let result = call.run().inspect_err(|_| conn.report_failure());
-    call.end_turn();
+    call.release_iolock();
     result
 }
 

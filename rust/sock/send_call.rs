@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A call that sends, which takes turns with others, and waits for the peer.
+//! A call that sends, which has the I/O lock of its direction while it sleeps without the socket
+//! lock, and waits for the peer.
 
 use crate::{
     mm::pages,
@@ -57,8 +58,8 @@ pub(super) struct Sending<'a, 'g, 'm> {
     pub(super) msg: SendMsg<'m>,
     pub(super) timeout: Timeout,
     pub(super) lending: Lending,
-    /// It has the turn.
-    pub(super) has_turn: bool,
+    /// It has the I/O lock.
+    pub(super) has_iolock: bool,
     /// The least piece that is lent.
     pub(super) least: usize,
     /// Bytes that were copied, or that the peer has fetched.
@@ -102,7 +103,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             msg,
             timeout,
             lending,
-            has_turn: false,
+            has_iolock: false,
             least,
             sent: 0,
             lent: 0,
@@ -124,15 +125,15 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         }
     }
 
-    /// Takes the turn, if the call has not got it: before it sleeps without the socket lock.
-    pub(super) fn take_turn(&mut self) {
-        if !core::mem::replace(&mut self.has_turn, true) {
-            self.sk.shared().lock().send_turn.take();
+    /// Takes the I/O lock, if the call has not got it: before it sleeps without the socket lock.
+    pub(super) fn acquire_iolock(&mut self) {
+        if !core::mem::replace(&mut self.has_iolock, true) {
+            self.sk.shared().lock().send_iolock.acquire();
         }
     }
 
-    pub(super) fn end_turn(&mut self) {
-        if core::mem::replace(&mut self.has_turn, false) && self.sk.shared().lock().send_turn.end()
+    pub(super) fn release_iolock(&mut self) {
+        if core::mem::replace(&mut self.has_iolock, false) && self.sk.shared().lock().send_iolock.release()
         {
             self.sk.wake_calls();
             self.conn.notify_all_writers(self.sk);
@@ -169,7 +170,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         done: impl Fn() -> bool,
     ) -> Result<bool, WaitError> {
         let conn = self.conn;
-        self.take_turn();
+        self.acquire_iolock();
         conn.arm_timer();
         loop {
             let before = conn.queued();

@@ -7,23 +7,23 @@
 //! and who changes what it looks at does so before it wakes:
 //!
 //! - What is here is looked at, and changed, under this lock; so is how far the reader of the
-//!   stream is while no call has its turn.
-//! - Who finds that a call has the turn says so ([`Turn::ask`]), and is told when that ends. Data
-//!   that comes meanwhile is told then ([`notify_readers`]).
+//!   stream is while no call has its I/O lock.
+//! - Who finds that a call has the I/O lock says so ([`IoLock::is_free`]), and is told when that
+//!   ends. Data that comes meanwhile is told then ([`notify_readers`]).
 //! - The rest is the connection's, under its own spinlocks, and told by its events.
 
 use crate::sock::{
     backlog::Backlog,
     conn::Conn,
+    iolock::IoLock,
     locked::SocketState,
     retry_buffer::RetryBuffer,
-    turn::Turn,
     types::Socket, //
 };
 use kernel::sync::Arc;
 
-/// What poll reads. It changes with the socket locked as well, but for [`Turn::ask`], so that a
-/// call finds it as it was.
+/// What poll reads. It changes with the socket locked as well, but for [`IoLock::is_free`], so that
+/// a call finds it as it was.
 #[derive(Default)]
 pub(crate) struct Shared {
     /// The connection, that of [`Locked::conn`](super::locked::Locked::conn).
@@ -38,10 +38,10 @@ pub(crate) struct Shared {
     pub(super) retry_send: Option<RetryBuffer>,
     /// The buffer that a non-blocking receive left.
     pub(super) retry_recv: Option<RetryBuffer>,
-    /// The turn of the calls that send.
-    pub(super) send_turn: Turn,
-    /// The turn of the receives that fetch what the peer advertises, or offer memory.
-    pub(super) recv_turn: Turn,
+    /// The I/O lock of the calls that send.
+    pub(super) send_iolock: IoLock,
+    /// The I/O lock of the receives that fetch what the peer advertises, or offer memory.
+    pub(super) recv_iolock: IoLock,
 }
 
 impl Shared {
@@ -62,21 +62,21 @@ impl Shared {
     }
 
     /// Whether there is as much to be read as readers of `sk`, which this is of, wait for; who
-    /// finds that a call has the turn is told when that ends. Any context.
+    /// finds that a call has the I/O lock is told when that ends. Any context.
     pub(super) fn is_readable(&mut self, sk: &Socket) -> bool {
         let Some(conn) = &self.conn else {
             return false;
         };
         match self.retry_recv {
             Some(_) => conn.are_reads_over(),
-            None => self.recv_turn.ask() && conn.ahead(sk).is_enough(sk),
+            None => self.recv_iolock.is_free() && conn.ahead(sk).is_enough(sk),
         }
     }
 }
 
 /// Tells readers of `sk` that something came. Who polls, or gets SIGIO, is told as TCP does: once
-/// it is as much as readers wait for, or urgent, or the end; while a call has the turn, when that
-/// ends. Any context, without the spinlocks of a connection but [`Connection::owner`].
+/// it is as much as readers wait for, or urgent, or the end; while a call has the I/O lock, when
+/// that ends. Any context, without the spinlocks of a connection but [`Connection::owner`].
 ///
 /// [`Connection::owner`]: super::conn::Connection::owner
 pub(super) fn notify_readers(sk: &Socket) {

@@ -44,8 +44,8 @@ pub(super) fn splice_read(
     };
     loop {
         // What another call fetches, or waits for with its own memory, comes first.
-        let turn = s.wait(&mut timeout, |_| sk.shared().lock().recv_turn.ask());
-        timeout.check(turn)?;
+        let locked = s.wait(&mut timeout, |_| sk.shared().lock().recv_iolock.is_free());
+        timeout.check(locked)?;
         if !s.has(&conn) {
             // Another thread has disconnected the socket.
             return Err(EPIPE);

@@ -112,7 +112,8 @@ impl Conn {
         self.queue();
     }
 
-    /// Begins a call that will wait for its buffers, of which it has none yet. Calls take turns.
+    /// Begins a call that will wait for its buffers, of which it has none yet. Calls take turns by
+    /// the I/O lock.
     pub(super) fn begin_call(&self) {
         self.post.lock().buffers.call = Call::default();
     }
