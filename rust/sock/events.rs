@@ -275,7 +275,8 @@ impl Conn {
                     let mut flow = self.flow.lock();
                     flow.flushed = true;
                     // During set-up the CM reports the outcome.
-                    flow.setup_result != SetupResult::Pending && flow.machine.state() != State::Closed
+                    flow.setup_result != SetupResult::Pending
+                        && flow.machine.state() != State::Closed
                 };
                 if lost {
                     self.fail(ECONNRESET);

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// What a reader has before it, behind urgent bytes that it is not to have.
-pub(super) struct Ahead {
+pub(super) struct Inq {
     /// Where the reader stands, as `Stream::consumed` counts.
     at: u64,
     /// Payload bytes of messages that it has not read.
@@ -38,7 +38,7 @@ pub(super) struct Ahead {
 
 impl Flow {
     /// What a reader has before it who has not read so many bytes.
-    fn ahead(&self, unread: usize, inline: bool) -> Ahead {
+    fn inq(&self, unread: usize, inline: bool) -> Inq {
         let mut received = unread;
         let mut at = self.machine.received_bytes().wrapping_sub(received as u64);
         if !inline && self.skip.contains(&at) {
@@ -46,7 +46,7 @@ impl Flow {
             at = at.wrapping_add(left as u64);
             received = received.saturating_sub(left);
         }
-        Ahead {
+        Inq {
             at,
             received,
             next: self.machine.readable(),
@@ -60,14 +60,14 @@ impl Flow {
 impl Conn {
     /// What the reader, `sk`, has before it. Any context, without
     /// [`Connection::flow`](super::conn::Connection::flow) and the locks after it.
-    pub(super) fn ahead(&self, sk: &Socket) -> Ahead {
+    pub(super) fn inq(&self, sk: &Socket) -> Inq {
         let inline = sk.is_oob_inline();
         let flow = self.flow.lock();
-        flow.ahead(self.unread(), inline)
+        flow.inq(self.unread(), inline)
     }
 }
 
-impl Ahead {
+impl Inq {
     /// Unread bytes before what the peer advertises.
     fn before(&self, next: Readable) -> usize {
         distance(Some(next.after), self.at).unwrap_or(usize::MAX)
@@ -127,31 +127,32 @@ impl Ahead {
 
 /// What there is to be read, if no other call has the I/O lock, and whether what the peer
 /// advertises can be fetched. Who finds none for that reason is woken when that is released.
-fn ahead<F>(s: &SockGuard<'_, Sdp, F>) -> Option<(Ahead, bool)> {
+fn inq<F>(s: &SockGuard<'_, Sdp, F>) -> Option<(Inq, bool)> {
     let fetches = {
         let mut shared = s.sock().shared().lock();
         shared
-            .recv_iolock.is_free()
+            .recv_iolock
+            .is_free()
             .then_some(shared.retry_recv.is_none())?
     };
-    Some((s.conn()?.ahead(s.sock()), fetches))
+    Some((s.conn()?.inq(s.sock()), fetches))
 }
 
 /// Whether something has to be read before more can come, however little that is: messages take up
 /// buffers, not bytes.
 pub(super) fn is_starved<F>(s: &SockGuard<'_, Sdp, F>) -> bool {
-    ahead(s).is_some_and(|(ahead, fetches)| ahead.is_starved(fetches))
+    inq(s).is_some_and(|(inq, fetches)| inq.is_starved(fetches))
 }
 
 /// Bytes that can be read without waiting for the peer's program; none while another call has the
 /// I/O lock.
 pub(super) fn unread<F>(s: &SockGuard<'_, Sdp, F>) -> usize {
-    ahead(s).map_or(0, |(ahead, fetches)| ahead.unread(fetches))
+    inq(s).map_or(0, |(inq, fetches)| inq.unread(fetches))
 }
 
 /// As [`unread`], but only up to an urgent byte that is not read in line.
 pub(super) fn unread_to_mark<F>(s: &SockGuard<'_, Sdp, F>) -> usize {
-    ahead(s).map_or(0, |(ahead, fetches)| ahead.unread_to_mark(fetches))
+    inq(s).map_or(0, |(inq, fetches)| inq.unread_to_mark(fetches))
 }
 
 /// Bytes that the peer advertises next; none while another call is fetching them. Who finds none

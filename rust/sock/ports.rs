@@ -386,7 +386,11 @@ impl Port {
 
     /// Expects a request from `from`, an address of a device of this host, for a connection that
     /// the accepting end is to see under `addrs`. Sleeps. Fails with `ENOMEM`.
-    pub(super) fn expect(this: Arc<Self>, from: SocketAddr, addrs: AddrPair) -> Result<Expectation> {
+    pub(super) fn expect(
+        this: Arc<Self>,
+        from: SocketAddr,
+        addrs: AddrPair,
+    ) -> Result<Expectation> {
         let node = RBTreeNode::new(from, addrs, GFP_KERNEL_ACCOUNT)?;
         let replaced = this.expected.lock().insert(node);
         drop(replaced);

@@ -62,7 +62,8 @@ impl Receiving<'_, '_, '_> {
     }
 
     pub(super) fn release_iolock(&mut self) {
-        if core::mem::replace(&mut self.has_iolock, false) && self.sk.shared().lock().recv_iolock.release()
+        if core::mem::replace(&mut self.has_iolock, false)
+            && self.sk.shared().lock().recv_iolock.release()
         {
             shared::notify_readers(self.sk);
         }

@@ -51,7 +51,8 @@ impl Receiving<'_, '_, '_> {
         let (addr, len) = (pages::dest_address(self.msg.data), self.msg.data.len());
         let shared = self.sk.shared();
         let retry = shared.lock().retry_recv.clone();
-        let is_own = |retry: &RetryBuffer| retry.is_of(addr, len) && self.msg.flags & flags::PEEK == 0;
+        let is_own =
+            |retry: &RetryBuffer| retry.is_of(addr, len) && self.msg.flags & flags::PEEK == 0;
         let Some(retry) = retry.filter(is_own) else {
             return check_retry(self.s, self.conn);
         };

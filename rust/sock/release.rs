@@ -73,9 +73,7 @@ fn close(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, conn: &Conn) {
     });
     if let Some(mut timeout) = linger {
         // However the wait ends, the connection does the rest.
-        let _ = s.wait(&mut timeout, |_| {
-            conn.queued() == 0 || !conn.is_up()
-        });
+        let _ = s.wait(&mut timeout, |_| conn.queued() == 0 || !conn.is_up());
     }
 }
 

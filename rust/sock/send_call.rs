@@ -133,7 +133,8 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
     }
 
     pub(super) fn release_iolock(&mut self) {
-        if core::mem::replace(&mut self.has_iolock, false) && self.sk.shared().lock().send_iolock.release()
+        if core::mem::replace(&mut self.has_iolock, false)
+            && self.sk.shared().lock().send_iolock.release()
         {
             self.sk.wake_calls();
             self.conn.notify_all_writers(self.sk);

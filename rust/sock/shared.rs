@@ -69,7 +69,7 @@ impl Shared {
         };
         match self.retry_recv {
             Some(_) => conn.are_reads_over(),
-            None => self.recv_iolock.is_free() && conn.ahead(sk).is_enough(sk),
+            None => self.recv_iolock.is_free() && conn.inq(sk).is_enough(sk),
         }
     }
 }

@@ -316,9 +316,7 @@ pub(super) fn ioctl(sk: &Socket, cmd: u32) -> Result<c_int> {
             return Err(EINVAL)
         }
         SIOCINQ => inq::unread_to_mark(&s),
-        SIOCATMARK => s
-            .conn()
-            .map_or(0, |conn| conn.ahead(sk).is_at_mark().into()),
+        SIOCATMARK => s.conn().map_or(0, |conn| conn.inq(sk).is_at_mark().into()),
         SIOCOUTQ => s.conn().map_or(0, |conn| conn.queued()),
         SIOCOUTQNSD => s.conn().map_or(0, |conn| conn.inspect(Machine::unsent)),
         _ => return Err(ENOIOCTLCMD),

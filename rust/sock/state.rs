@@ -30,9 +30,8 @@ impl Flow {
         let machine = &self.machine;
         match (self.setup_result, machine.state()) {
             (SetupResult::Pending, _) => TcpState::SynSent,
-            (SetupResult::Failed, _) | (_, State::Aborting | State::Disconnecting | State::Closed) => {
-                TcpState::Close
-            }
+            (SetupResult::Failed, _)
+            | (_, State::Aborting | State::Disconnecting | State::Closed) => TcpState::Close,
             _ if !self.is_up() => TcpState::Close,
             (_, State::DisConnDone) => TcpState::FinWait2,
             _ => match (machine.can_write(), machine.peer_closed()) {
