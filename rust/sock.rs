@@ -11,7 +11,7 @@
 //!   share (`binding`), with what waits for accept (`backlog`); its state as calls see it
 //!   (`locked`): its address (`local_addr`) and connection (`conn_slot`), the options that its
 //!   connection goes by (`conn_options`, `timeouts`), what calls share (`stream`, `iolock`), and
-//!   buffers that they left (`retry_buffer`); what poll sees of that (`shared`), and the input
+//!   buffers that they left (`retry_buffer`); what poll sees of that (`poll_state`), and the input
 //!   queue (`inq`).
 //! - A connection, `conn`: what two of its locks guard, `flow`, with the machine, and `post`, with
 //!   the QP; what it knows of its `listener`. Its `work` (on a `slow_queue` where that may wait),
@@ -26,7 +26,7 @@
 //! - The names of what `net` has for this protocol, `types`.
 //!
 //! State is in two places: that of a socket, as its program sees it, is [`Locked`], under
-//! `lock_sock()`, but for what poll reads, [`Shared`], under a spinlock; that of a connection,
+//! `lock_sock()`, but for what poll reads, [`PollState`], under a spinlock; that of a connection,
 //! which outlives its socket, is in [`conn`]. The order of all locks is in
 //! Documentation/architecture.rst.
 
@@ -65,6 +65,7 @@ mod orphan;
 mod output;
 mod owner;
 mod poll;
+mod poll_state;
 mod ports;
 mod post;
 mod recv;
@@ -83,7 +84,6 @@ mod send_call;
 mod send_zcopy;
 mod settings;
 mod setup;
-mod shared;
 mod shutdown;
 mod slow_queue;
 mod sockopt;
@@ -129,8 +129,8 @@ use crate::{
     },
     sock::{
         locked::Locked,
+        poll_state::PollState,
         sdp_net::SdpNet,
-        shared::Shared,
         types::{
             Net,
             OpenSocket,
@@ -146,7 +146,7 @@ static FAMILY6: Family<Sdp> = Family::new(c"SDPv6", IpVersion::V6);
 
 impl Protocol for Sdp {
     type Locked = Locked;
-    type Shared = Shared;
+    type PollState = PollState;
     type Global = Registration;
     type PerNet = SdpNet;
 

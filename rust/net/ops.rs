@@ -57,7 +57,7 @@ pub(crate) trait Protocol: Sized + 'static {
 
     /// What else is known of a socket, under a spinlock: for who does not wait for that lock, which
     /// a program may hold asleep.
-    type Shared: Default + Send;
+    type PollState: Default + Send;
 
     /// What it has while the module is loaded.
     type Global: Send + Sync;

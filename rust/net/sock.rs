@@ -75,7 +75,7 @@ pub(super) struct Layout<P: Protocol> {
     /// Where inet code looks for the state of a socket over IPv6.
     pinet6: bindings::ipv6_pinfo,
     locked: UnsafeCell<P::Locked>,
-    shared: SpinLockBh<P::Shared>,
+    poll_state: SpinLockBh<P::PollState>,
     /// As long as the socket has a file.
     stand_in: UnsafeCell<Option<StandIn>>,
     forward_alloc: SpinLockBh<()>,
@@ -99,8 +99,8 @@ pub(super) const fn pinet6_offset<P: Protocol>() -> c_uint {
 #[repr(transparent)]
 pub(crate) struct Sock<P: Protocol>(Opaque<Layout<P>>);
 
-// SAFETY: The locked and the shared part are `Send` and behind locks, and the C object may be used
-// and freed on any thread.
+// SAFETY: Both parts of the state are `Send` and behind locks, and the C object may be used and
+// freed on any thread.
 unsafe impl<P: Protocol> Send for Sock<P> {}
 // SAFETY: As above.
 unsafe impl<P: Protocol> Sync for Sock<P> {}
@@ -187,10 +187,10 @@ impl<P: Protocol> Sock<P> {
             let slot: *mut SpinLockBh<()> = addr_of_mut!((*l).forward_alloc);
             let slot: &'static mut MaybeUninit<SpinLockBh<()>> = &mut *slot.cast();
             let Ok(_) = slot.write_pin_init(new_spinlock_bh!((), "sdp::Sock::forward_alloc"));
-            let slot: *mut SpinLockBh<P::Shared> = addr_of_mut!((*l).shared);
-            let slot: &'static mut MaybeUninit<SpinLockBh<P::Shared>> = &mut *slot.cast();
-            let shared = new_spinlock_bh!(P::Shared::default(), "sdp::Sock::shared");
-            let Ok(_) = slot.write_pin_init(shared);
+            let slot: *mut SpinLockBh<P::PollState> = addr_of_mut!((*l).poll_state);
+            let slot: &'static mut MaybeUninit<SpinLockBh<P::PollState>> = &mut *slot.cast();
+            let poll_state = new_spinlock_bh!(P::PollState::default(), "sdp::Sock::poll_state");
+            let Ok(_) = slot.write_pin_init(poll_state);
         }
         // SAFETY: `sk` is freshly allocated and `sock` is NULL or being made.
         unsafe {
@@ -247,7 +247,7 @@ impl<P: Protocol> Sock<P> {
         // which were initialised before `sk_destruct` was set.
         unsafe {
             core::ptr::drop_in_place(addr_of_mut!((*layout).locked));
-            core::ptr::drop_in_place(addr_of_mut!((*layout).shared));
+            core::ptr::drop_in_place(addr_of_mut!((*layout).poll_state));
             // Nothing: it went with the file, since this may not sleep.
             core::ptr::drop_in_place(addr_of_mut!((*layout).stand_in));
             core::ptr::drop_in_place(addr_of_mut!((*layout).forward_alloc));
@@ -282,9 +282,9 @@ impl<P: Protocol> Sock<P> {
     }
 
     /// What is known of it without [`Self::lock`]. Any context.
-    pub(crate) fn shared(&self) -> &SpinLockBh<P::Shared> {
+    pub(crate) fn poll_state(&self) -> &SpinLockBh<P::PollState> {
         // SAFETY: The sock is live and the lock initialised.
-        unsafe { &*addr_of!((*self.0.get()).shared) }
+        unsafe { &*addr_of!((*self.0.get()).poll_state) }
     }
 
     /// The lock of `sk_forward_alloc`.

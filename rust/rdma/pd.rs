@@ -117,7 +117,7 @@ impl Pd {
 /// # Invariants
 ///
 /// `pd` is live. Where it is not `shared` only this value deallocates it; otherwise it is in
-/// [`SHARED`], with this value as one of its users.
+/// [`SHARED_PDS`], with this value as one of its users.
 struct RawPd {
     pd: NonNull<bindings::ib_pd>,
     shared: bool,
@@ -141,7 +141,7 @@ impl RawPd {
         if !INIT_ENDED.load(Acquire) {
             return Err(ENODEV);
         }
-        let mut list = SHARED.lock();
+        let mut list = SHARED_PDS.lock();
         let known = list.iter_mut().find(|entry| {
             // SAFETY: A domain in the list is live.
             unsafe { (*entry.pd.as_ptr()).device == device.as_ptr() }
@@ -155,7 +155,7 @@ impl RawPd {
                 list.reserve(1, GFP_KERNEL)?;
                 let pd = alloc(device)?;
                 // There is room for it.
-                let _ = list.push_within_capacity(Shared { pd, users: 1 });
+                let _ = list.push_within_capacity(SharedPd { pd, users: 1 });
                 pd
             }
         };
@@ -167,7 +167,7 @@ impl RawPd {
 impl Drop for RawPd {
     fn drop(&mut self) {
         if self.shared {
-            let mut list = SHARED.lock();
+            let mut list = SHARED_PDS.lock();
             if let Some(entry) = list.iter_mut().find(|entry| entry.pd == self.pd) {
                 // OVERFLOW: By the type invariants this value is among them.
                 entry.users -= 1;
@@ -193,17 +193,17 @@ fn alloc(device: &Device) -> Result<NonNull<bindings::ib_pd>> {
 }
 
 /// A domain that several connections share.
-struct Shared {
+struct SharedPd {
     pd: NonNull<bindings::ib_pd>,
     users: usize,
 }
 
 // SAFETY: As for `RawPd`.
-unsafe impl Send for Shared {}
+unsafe impl Send for SharedPd {}
 
 global_lock! {
     // SAFETY: `init` initialises it once, and `RawPd::shared` does not lock it before.
-    unsafe(uninit) static SHARED: Mutex<KVec<Shared>> = KVec::new();
+    unsafe(uninit) static SHARED_PDS: Mutex<KVec<SharedPd>> = KVec::new();
 }
 
 static INIT_BEGAN: AtomicFlag = AtomicFlag::new(false);
@@ -213,7 +213,7 @@ static INIT_ENDED: AtomicFlag = AtomicFlag::new(false);
 pub(crate) fn init() {
     if !INIT_BEGAN.xchg(true, Full) {
         // SAFETY: The flag lets only one caller come here.
-        unsafe { SHARED.init() };
+        unsafe { SHARED_PDS.init() };
         INIT_ENDED.store(true, Release);
     }
 }

@@ -307,14 +307,14 @@ impl<R> Sent<R> {
 ///
 /// # Invariants
 ///
-/// `shared` is where this lies, in its list for the queue that `cqe` is for.
+/// `context` is where this lies, in its list for the queue that `cqe` is for.
 #[repr(C)]
 struct Cqe<D: Completions> {
     cqe: bindings::ib_cqe,
-    shared: NonNull<Shared<D>>,
+    context: NonNull<QpContext<D>>,
 }
 
-// SAFETY: The pointer is followed in completions only, and `Shared` may be shared by threads.
+// SAFETY: The pointer is followed in completions only, and `QpContext` may be shared by threads.
 unsafe impl<D: Completions> Send for Cqe<D> {}
 // SAFETY: As above.
 unsafe impl<D: Completions> Sync for Cqe<D> {}
@@ -404,7 +404,7 @@ impl<T> Slots<T> {
 
 /// The part of a QP that completions use. It is pinned until the QP has been drained.
 #[pin_data]
-struct Shared<D: Completions> {
+struct QpContext<D: Completions> {
     caps: Caps,
     cq: Cq,
     pd: Arc<Pd>,
@@ -418,7 +418,7 @@ struct Shared<D: Completions> {
     completions: D,
 }
 
-impl<D: Completions> Shared<D> {
+impl<D: Completions> QpContext<D> {
     fn new(pd: Arc<Pd>, caps: Caps, cq: Cq, completions: D) -> Result<Pin<KBox<Self>>> {
         KBox::try_pin_init(
             try_pin_init!(&this in Self {
@@ -426,8 +426,8 @@ impl<D: Completions> Shared<D> {
                 cq,
                 headers: Headers::new(&pd, caps.send_wr)?,
                 pd,
-                sends <- new_spinlock_bh!(Slots::new(caps.send_wr)?, "sdp::Shared::sends"),
-                recvs <- new_spinlock_bh!(Slots::new(caps.recv_wr)?, "sdp::Shared::recvs"),
+                sends <- new_spinlock_bh!(Slots::new(caps.send_wr)?, "sdp::QpContext::sends"),
+                recvs <- new_spinlock_bh!(Slots::new(caps.recv_wr)?, "sdp::QpContext::recvs"),
                 send_cqes: Self::cqes(this, send_done::<D>, caps.send_wr)?,
                 recv_cqes: Self::cqes(this, recv_done::<D>, caps.recv_wr)?,
                 completions,
@@ -443,7 +443,7 @@ impl<D: Completions> Shared<D> {
     }
 
     fn cqes(
-        shared: NonNull<Self>,
+        context: NonNull<Self>,
         done: unsafe extern "C" fn(*mut bindings::ib_cq, *mut bindings::ib_wc),
         len: u32,
     ) -> Result<KVVec<Cqe<D>>> {
@@ -452,8 +452,8 @@ impl<D: Completions> Shared<D> {
         let mut cqes = KVVec::with_capacity(len, GFP_KERNEL)?;
         for _ in 0..len {
             let cqe = bindings::ib_cqe { done: Some(done) };
-            // INVARIANT: It becomes an entry of that list of `shared`.
-            cqes.push(Cqe { cqe, shared }, GFP_KERNEL)?;
+            // INVARIANT: It becomes an entry of that list of `context`.
+            cqes.push(Cqe { cqe, context }, GFP_KERNEL)?;
         }
         Ok(cqes)
     }
@@ -467,16 +467,16 @@ impl<D: Completions> Shared<D> {
 ///
 /// # Invariants
 ///
-/// The QP of `id` is live until this is dropped; its completions and events go to `shared`.
+/// The QP of `id` is live until this is dropped; its completions and events go to `context`.
 pub(crate) struct Qp<C: CmHandler, D: Completions> {
     // Fields are dropped in this order.
-    shared: ManuallyDrop<Pin<KBox<Shared<D>>>>,
+    context: ManuallyDrop<Pin<KBox<QpContext<D>>>>,
     id: CmId<C>,
 }
 
 // SAFETY: The verbs of a QP may be called from any thread, and so may all else that is in it.
 unsafe impl<C: CmHandler, D: Completions> Send for Qp<C, D> {}
-// SAFETY: Posting is synchronised by the locks in `Shared` and by the driver.
+// SAFETY: Posting is synchronised by the locks in `QpContext` and by the driver.
 unsafe impl<C: CmHandler, D: Completions> Sync for Qp<C, D> {}
 
 impl<C: CmHandler, D: Completions> Qp<C, D> {
@@ -493,8 +493,8 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         completions: D,
     ) -> Result<Self, (Error, CmId<C>)> {
         match Self::create(&id, pd, caps, completions) {
-            Ok(shared) => Ok(Self {
-                shared: ManuallyDrop::new(shared),
+            Ok(context) => Ok(Self {
+                context: ManuallyDrop::new(context),
                 id,
             }),
             Err(e) => Err((e, id)),
@@ -506,7 +506,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         pd: &Arc<Pd>,
         caps: Caps,
         completions: D,
-    ) -> Result<Pin<KBox<Shared<D>>>> {
+    ) -> Result<Pin<KBox<QpContext<D>>>> {
         let caps = caps.clamp(pd.device());
         if caps.send_wr == 0 || caps.recv_wr == 0 || caps.recv_sge == 0 {
             return Err(EINVAL);
@@ -515,12 +515,12 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         // OVERFLOW: The device's limit leaves room for one more in each queue.
         let (send_wr, recv_wr) = (caps.send_wr + 1, caps.recv_wr + 1);
         let cq = Cq::get(pd.device(), send_wr.saturating_add(recv_wr))?;
-        let shared = Shared::new(pd.clone(), caps, cq, completions)?;
+        let context = QpContext::new(pd.clone(), caps, cq, completions)?;
         let mut attr = bindings::ib_qp_init_attr {
             event_handler: Some(qp_event::<D>),
-            qp_context: (&raw const *shared).cast_mut().cast(),
-            send_cq: shared.cq.as_ptr(),
-            recv_cq: shared.cq.as_ptr(),
+            qp_context: (&raw const *context).cast_mut().cast(),
+            send_cq: context.cq.as_ptr(),
+            recv_cq: context.cq.as_ptr(),
             cap: bindings::ib_qp_cap {
                 max_send_wr: send_wr,
                 max_recv_wr: recv_wr,
@@ -546,7 +546,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
             let name = &raw mut (*(*id.as_ptr()).qp).res.kern_name;
             ptr::write_volatile(name, OWNER.as_char_ptr());
         }
-        Ok(shared)
+        Ok(context)
     }
 
     /// The C queue pair, live as long as `self`.
@@ -562,12 +562,12 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
 
     /// The protection domain, to which all memory that is posted has to belong. Any context.
     pub(crate) fn pd(&self) -> &Arc<Pd> {
-        &self.shared.pd
+        &self.context.pd
     }
 
     /// The size of the QP: what was asked for, as far as the device supports it. Any context.
     pub(crate) fn caps(&self) -> &Caps {
-        &self.shared.caps
+        &self.context.caps
     }
 
     /// Maps `payload`, so that it can be posted. Any context.
@@ -576,10 +576,10 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
     /// memory of another domain. What is not posted is unmapped when it is dropped.
     pub(crate) fn map(&self, payload: &Payload) -> Result<Ready<'_>> {
         // CAST: `usize` has at least 32 bits.
-        if payload.count > self.shared.caps.payload_sge as usize {
+        if payload.count > self.context.caps.payload_sge as usize {
             return Err(EINVAL);
         }
-        Ready::map(&self.shared.pd, payload)
+        Ready::map(&self.context.pd, payload)
     }
 
     /// Posts a message. Any context.
@@ -631,10 +631,10 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
     /// Posts an RDMA Read of no bytes. As [`Self::post_send`].
     pub(crate) fn post_read_nothing(&self, from: Remote, request: D::Request) -> Result {
         let mut rdma = rdma_wr(bindings::ib_wr_opcode_IB_WR_RDMA_READ, from);
-        let mut nothing = Ready::new(&self.shared.pd);
+        let mut nothing = Ready::new(&self.context.pd);
         // On iWARP it needs one piece of memory to store to.
         let [place, ..] = &mut nothing.sges;
-        place.lkey = self.shared.pd.lkey();
+        place.lkey = self.context.pd.lkey();
         nothing.count = 1;
         // SAFETY: It is the request that the opcode says.
         unsafe { self.post((&raw mut rdma).cast(), None, Some(nothing), request) }
@@ -645,14 +645,14 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
     ///
     /// [`Device::repeats_registrations`]: super::device::Device::repeats_registrations
     pub(crate) fn delays_registration(&self) -> bool {
-        self.shared.pd.device().repeats_registrations() && self.shared.is_sending()
+        self.context.pd.device().repeats_registrations() && self.context.is_sending()
     }
 
     /// Posts the registration of `memory`, whose key is valid for the requests after this one. As
     /// [`Self::post_send`], and with `EINVAL` for memory of another domain, or that was registered
     /// before. The caller keeps the memory until the request has completed.
     pub(crate) fn post_register(&self, memory: &Arc<Memory>, request: D::Request) -> Result {
-        if !memory.is_of(&self.shared.pd) {
+        if !memory.is_of(&self.context.pd) {
             return Err(EINVAL);
         }
         let mut reg = bindings::ib_reg_wr {
@@ -664,7 +664,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
             key: memory.key(),
             access: memory.access_flags(),
         };
-        let held = Ready::holding(&self.shared.pd, Held::Registering(memory.clone()));
+        let held = Ready::holding(&self.context.pd, Held::Registering(memory.clone()));
         // SAFETY: It is the request that the opcode says.
         unsafe { self.post((&raw mut reg).cast(), None, Some(held), request) }
     }
@@ -673,7 +673,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
     /// memory of another domain, or that was not registered. The caller keeps the memory until the
     /// request has completed.
     pub(crate) fn post_invalidate(&self, memory: &Arc<Memory>, request: D::Request) -> Result {
-        if !memory.is_of(&self.shared.pd) {
+        if !memory.is_of(&self.context.pd) {
             return Err(EINVAL);
         }
         let mut wr = bindings::ib_send_wr {
@@ -682,7 +682,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         };
         // SAFETY: All members of the union are plain data.
         unsafe { *wr.ex.invalidate_rkey.as_mut() = memory.key() };
-        let held = Ready::holding(&self.shared.pd, Held::Ending(memory.clone()));
+        let held = Ready::holding(&self.context.pd, Held::Ending(memory.clone()));
         // SAFETY: It is the request that the opcode says.
         unsafe { self.post(&raw mut wr, None, Some(held), request) }
     }
@@ -699,9 +699,9 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         payload: Option<Ready<'_>>,
         request: D::Request,
     ) -> Result {
-        let shared = &**self.shared;
-        let mut payload = payload.unwrap_or_else(|| Ready::new(&shared.pd));
-        if !ptr::eq(payload.pd, &*shared.pd) {
+        let context = &**self.context;
+        let mut payload = payload.unwrap_or_else(|| Ready::new(&context.pd));
+        if !ptr::eq(payload.pd, &*context.pd) {
             return Err(EINVAL);
         }
         let mut sges: [bindings::ib_sge; MAX_PAYLOAD + 1] = Default::default();
@@ -709,7 +709,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         rest.swap_with_slice(&mut payload.sges);
 
         // The lock is held while posting, so that once the queue is closed nobody is still posting.
-        let mut sends = shared.sends.lock();
+        let mut sends = context.sends.lock();
         let slot = sends.vacant()?;
         // A key that ends, and is then used again, would not be known to be valid.
         match &payload.held {
@@ -722,11 +722,11 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         let mut list = rest.as_mut_ptr();
         if let Some(header) = header {
             // SAFETY: The slot is vacant, so the device reads no header there.
-            *first = unsafe { shared.headers.write(slot, header) }?;
+            *first = unsafe { context.headers.write(slot, header) }?;
             list = sges.as_mut_ptr();
             count += 1;
         }
-        let cqe = cqe(&shared.send_cqes, slot)?;
+        let cqe = cqe(&context.send_cqes, slot)?;
         // SAFETY: By the contract it is valid; all members of the union are plain data.
         unsafe {
             (*wr).sg_list = list;
@@ -758,24 +758,24 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
     /// On failure the buffer is given back: with `EINVAL` for more than [`Caps::recv_sge`] pages,
     /// `ENOMEM` where it cannot be mapped, otherwise as [`Self::post_send`].
     pub(crate) fn post_recv(&self, mut buf: RecvBuf) -> Result<(), (Error, RecvBuf)> {
-        let shared = &**self.shared;
+        let context = &**self.context;
         let mut sges: [bindings::ib_sge; MAX_RECV_PAGES] = Default::default();
         // CAST: `usize` has at least 32 bits.
-        let room = sges.get_mut(..shared.caps.recv_sge as usize);
-        let count = match buf.map(&shared.pd, room.unwrap_or(&mut [])) {
+        let room = sges.get_mut(..context.caps.recv_sge as usize);
+        let count = match buf.map(&context.pd, room.unwrap_or(&mut [])) {
             Ok(count) => count,
             Err(error) => return Err((error, buf)),
         };
         // SAFETY: Where this is called, the device was not given the buffer.
         let back = |mut buf: RecvBuf| unsafe {
-            buf.unmap(&shared.pd, 0);
+            buf.unmap(&context.pd, 0);
             buf
         };
         // The lock is held while posting, so that once the queue is closed nobody is still posting.
-        let mut recvs = shared.recvs.lock();
+        let mut recvs = context.recvs.lock();
         let (slot, cqe) = match recvs
             .vacant()
-            .and_then(|slot| Ok((slot, cqe(&shared.recv_cqes, slot)?)))
+            .and_then(|slot| Ok((slot, cqe(&context.recv_cqes, slot)?)))
         {
             Ok(found) => found,
             Err(error) => return Err((error, back(buf))),
@@ -809,7 +809,7 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
         // iWARP disconnects a QP through the SQD state, which is for QPs with an empty send queue.
         // siw then never completes requests that are in the queue because the TCP connection had
         // ended. On a direct transition to the error state it does.
-        if self.shared.is_sending() {
+        if self.context.is_sending() {
             let mut attr = bindings::ib_qp_attr {
                 qp_state: bindings::ib_qp_state_IB_QPS_ERR,
                 ..Default::default()
@@ -825,8 +825,8 @@ impl<C: CmHandler, D: Completions> Qp<C, D> {
     /// Puts the QP into the error state and waits until all posted requests have completed. Nothing
     /// can be posted afterwards. Sleeps.
     fn drain(&mut self) {
-        self.shared.sends.lock().open = false;
-        self.shared.recvs.lock().open = false;
+        self.context.sends.lock().open = false;
+        self.context.recvs.lock().open = false;
         // SAFETY: The QP is live, each queue of it and its CQ have room for one more request, and
         // nobody else posts.
         unsafe { bindings::ib_drain_qp(self.as_ptr()) };
@@ -838,22 +838,22 @@ impl<C: CmHandler, D: Completions> Drop for Qp<C, D> {
         self.drain();
         // SAFETY: By the type invariants the identifier has a QP, which nobody uses any more.
         unsafe { bindings::rdma_destroy_qp(self.id.as_ptr()) };
-        let receiving = self.shared.recvs.lock().used().count() != 0;
-        if self.shared.is_sending() || receiving {
+        let receiving = self.context.recvs.lock().used().count() != 0;
+        if self.context.is_sending() || receiving {
             // A driver that failed to drain may still use what was posted.
             pr_err!("a QP could not be drained; its buffers are lost\n");
             return;
         }
         // Requests that could not be posted are still there.
-        let sends = mem::replace(&mut self.shared.sends.lock().slots, KVVec::new());
+        let sends = mem::replace(&mut self.context.sends.lock().slots, KVVec::new());
         for slot in sends {
             if let Slot::Used(sent) = slot {
                 // SAFETY: The QP is destroyed.
-                unsafe { sent.unmap(&self.shared.pd) };
+                unsafe { sent.unmap(&self.context.pd) };
             }
         }
         // SAFETY: It is not used again; no work request is left that could complete.
-        unsafe { ManuallyDrop::drop(&mut self.shared) };
+        unsafe { ManuallyDrop::drop(&mut self.context) };
     }
 }
 
@@ -879,19 +879,19 @@ fn cqe<D: Completions>(cqes: &[Cqe<D>], slot: usize) -> Result<*mut bindings::ib
 ///
 /// # Safety
 ///
-/// `wc` is the completion of a request that was posted with an entry of `cqes` of a `Shared<D>`.
+/// `wc` is the completion of a request that was posted with an entry of `cqes` of a `QpContext<D>`.
 unsafe fn posted<'a, D: Completions>(
     wc: &bindings::ib_wc,
-    cqes: impl Fn(&Shared<D>) -> &[Cqe<D>],
-) -> (&'a Shared<D>, usize) {
+    cqes: impl Fn(&QpContext<D>) -> &[Cqe<D>],
+) -> (&'a QpContext<D>, usize) {
     // SAFETY: By the contract it is the member of a `Cqe`, which says where it is, and which is in
     // the list. All of it stays until the QP has been drained, and that waits for this completion.
     unsafe {
         let cqe = container_of!(*wc.__bindgen_anon_1.wr_cqe.as_ref(), Cqe<D>, cqe);
-        let shared = (*cqe).shared.as_ref();
-        let slot = cqe.cast_const().offset_from(cqes(shared).as_ptr());
+        let context = (*cqe).context.as_ref();
+        let slot = cqe.cast_const().offset_from(cqes(context).as_ptr());
         // CAST: It is an index.
-        (shared, slot as usize)
+        (context, slot as usize)
     }
 }
 
@@ -899,7 +899,7 @@ unsafe fn posted<'a, D: Completions>(
 ///
 /// # Safety
 ///
-/// The CQ calls it, for a request posted with one of the `send_cqes` of a `Shared<D>`.
+/// The CQ calls it, for a request posted with one of the `send_cqes` of a `QpContext<D>`.
 unsafe extern "C" fn send_done<D: Completions>(
     _cq: *mut bindings::ib_cq,
     wc: *mut bindings::ib_wc,
@@ -907,8 +907,8 @@ unsafe extern "C" fn send_done<D: Completions>(
     // SAFETY: By the contract the completion is valid.
     let wc = unsafe { &*wc };
     // SAFETY: By the contract.
-    let (shared, slot) = unsafe { posted::<D>(wc, |shared| &shared.send_cqes) };
-    let Some(mut sent) = shared.sends.lock().take(slot) else {
+    let (context, slot) = unsafe { posted::<D>(wc, |context| &context.send_cqes) };
+    let Some(mut sent) = context.sends.lock().take(slot) else {
         return;
     };
     let (request, result) = (sent.request.take(), WcStatus::of(wc));
@@ -916,9 +916,9 @@ unsafe extern "C" fn send_done<D: Completions>(
         memory.end();
     }
     // SAFETY: It has completed.
-    unsafe { sent.unmap(&shared.pd) };
+    unsafe { sent.unmap(&context.pd) };
     if let Some(request) = request {
-        shared.completions.sent(request, result);
+        context.completions.sent(request, result);
     }
 }
 
@@ -926,7 +926,7 @@ unsafe extern "C" fn send_done<D: Completions>(
 ///
 /// # Safety
 ///
-/// The CQ calls it, for a request posted with one of the `recv_cqes` of a `Shared<D>`.
+/// The CQ calls it, for a request posted with one of the `recv_cqes` of a `QpContext<D>`.
 unsafe extern "C" fn recv_done<D: Completions>(
     _cq: *mut bindings::ib_cq,
     wc: *mut bindings::ib_wc,
@@ -934,8 +934,8 @@ unsafe extern "C" fn recv_done<D: Completions>(
     // SAFETY: By the contract the completion is valid.
     let wc = unsafe { &*wc };
     // SAFETY: By the contract.
-    let (shared, slot) = unsafe { posted::<D>(wc, |shared| &shared.recv_cqes) };
-    let Some(mut buf) = shared.recvs.lock().take(slot) else {
+    let (context, slot) = unsafe { posted::<D>(wc, |context| &context.recv_cqes) };
+    let Some(mut buf) = context.recvs.lock().take(slot) else {
         return;
     };
     let result = WcStatus::of(wc).and_then(|()| {
@@ -949,23 +949,23 @@ unsafe extern "C" fn recv_done<D: Completions>(
     });
     // SAFETY: The device is done with the buffer. Where the peer's send succeeded it wrote that
     // much.
-    unsafe { buf.unmap(&shared.pd, result.as_ref().map_or(0, |len| *len)) };
-    shared.completions.received(buf, result.map(|_| ()));
+    unsafe { buf.unmap(&context.pd, result.as_ref().map_or(0, |len| *len)) };
+    context.completions.received(buf, result.map(|_| ()));
 }
 
 /// Handles an event of the QP.
 ///
 /// # Safety
 ///
-/// The driver calls it, with a valid event, for a QP whose context is a `Shared<D>`. It does so no
-/// more once the QP is destroyed.
+/// The driver calls it, with a valid event, for a QP whose context is a `QpContext<D>`. It does so
+/// no more once the QP is destroyed.
 unsafe extern "C" fn qp_event<D: Completions>(
     event: *mut bindings::ib_event,
     context: *mut c_void,
 ) {
     // SAFETY: By the contract.
-    let (event, shared) = unsafe { ((*event).event, &*context.cast::<Shared<D>>()) };
-    shared.completions.qp_event(match event {
+    let (event, context) = unsafe { ((*event).event, &*context.cast::<QpContext<D>>()) };
+    context.completions.qp_event(match event {
         bindings::ib_event_type_IB_EVENT_COMM_EST => QpEvent::CommEst,
         bindings::ib_event_type_IB_EVENT_QP_FATAL
         | bindings::ib_event_type_IB_EVENT_QP_REQ_ERR

@@ -35,7 +35,7 @@ impl ConnSlot {
     /// Gives `sk`, which this is of, another connection, or none; poll finds it too. Wakes the
     /// calls that wait for the one before, which does not wake them any more. Returns that.
     pub(super) fn set(&mut self, sk: &Socket, conn: Option<Arc<Conn>>) -> Option<Arc<Conn>> {
-        let before = core::mem::replace(&mut sk.shared().lock().conn, conn.clone());
+        let before = core::mem::replace(&mut sk.poll_state().lock().conn, conn.clone());
         // Not the last reference.
         drop(before);
         let before = core::mem::replace(&mut self.conn, conn);

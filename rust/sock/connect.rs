@@ -207,7 +207,8 @@ fn begin(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, peer: &SockAddr<'_>) -> Result
     // An error that an earlier connection left is not this one's.
     let _ = sk.take_error();
     let begun = Conn::connecting(sk, s.options).and_then(|conn| {
-        conn.recv_shut.store(sk.shared().lock().recv_shut, Relaxed);
+        conn.recv_shut
+            .store(sk.poll_state().lock().recv_shut, Relaxed);
         sk.set_state(TcpState::SynSent);
         // Before it may be established, which poll is to tell.
         s.slot.set(sk, Some(conn.clone()));

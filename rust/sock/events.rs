@@ -25,8 +25,8 @@ use crate::{
             SetupResult,
             Teardown, //
         },
-        post::Request,
-        shared, //
+        poll_state,
+        post::Request, //
     }, //
 };
 use kernel::sync::{
@@ -113,7 +113,7 @@ impl Conn {
                 sk.wake_async_end(self.send_closed());
             }
             if events.contains(Events::READABLE) && !is_over {
-                shared::notify_readers(sk);
+                poll_state::notify_readers(sk);
             }
             if events.contains(Events::WRITABLE) {
                 self.notify_writers(sk);

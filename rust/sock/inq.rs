@@ -129,11 +129,11 @@ impl Inq {
 /// advertises can be fetched. Who finds none for that reason is woken when that is released.
 fn inq<F>(s: &SockGuard<'_, Sdp, F>) -> Option<(Inq, bool)> {
     let fetches = {
-        let mut shared = s.sock().shared().lock();
-        shared
+        let mut poll_state = s.sock().poll_state().lock();
+        poll_state
             .recv_iolock
             .is_free()
-            .then_some(shared.retry_recv.is_none())?
+            .then_some(poll_state.retry_recv.is_none())?
     };
     Some((s.conn()?.inq(s.sock()), fetches))
 }
@@ -159,8 +159,8 @@ pub(super) fn unread_to_mark<F>(s: &SockGuard<'_, Sdp, F>) -> usize {
 /// for that reason is woken.
 pub(super) fn fetchable<F>(s: &SockGuard<'_, Sdp, F>) -> usize {
     let advertised = s.conn().map_or(0, |conn| conn.advertised());
-    let mut shared = s.sock().shared().lock();
-    if advertised > 0 && shared.retry_recv.is_none() && shared.recv_iolock.is_free() {
+    let mut poll_state = s.sock().poll_state().lock();
+    if advertised > 0 && poll_state.retry_recv.is_none() && poll_state.recv_iolock.is_free() {
         advertised
     } else {
         0

@@ -2,8 +2,8 @@
 
 //! The I/O lock of a direction, which serialises calls on a socket that sleep without its lock.
 //!
-//! It is a flag under [`super::shared`], like the `iolock` of a Unix socket, but waited for as data
-//! is: without the socket lock, and only as long as the call may wait.
+//! It is a flag under [`super::poll_state`], like the `iolock` of a Unix socket, but waited for as
+//! data is: without the socket lock, and only as long as the call may wait.
 
 /// Whether one of the calls sleeps so, or is about to.
 #[derive(Default)]

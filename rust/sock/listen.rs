@@ -42,7 +42,11 @@ pub(super) fn listen(sk: &Socket, backlog: c_int) -> Result {
     }
     let bound = s.local.bound_mut().ok_or(EINVAL)?;
     // Before a connection may come that poll is to tell of.
-    let former = sk.shared().lock().backlog.replace(bound.backlog.clone());
+    let former = sk
+        .poll_state()
+        .lock()
+        .backlog
+        .replace(bound.backlog.clone());
     drop(former);
     bound.listen(sk, usize::try_from(backlog).unwrap_or(0), options)?;
     sk.set_state(TcpState::Listen);

@@ -116,7 +116,7 @@ impl Locked {
     /// that this is of. Sleeps.
     pub(super) fn drop_conn(&mut self, sk: &Socket, teardown: Teardown) {
         if let Some(conn) = self.slot.set(sk, None) {
-            sk.shared().lock().unshut();
+            sk.poll_state().lock().unshut();
             conn.detach();
             conn.advance_teardown(teardown);
             conn.drop_unread(core::mem::replace(&mut self.stream, Stream::new()).rx);

@@ -31,13 +31,13 @@ pub(super) fn poll(sk: &Socket) -> u32 {
 }
 
 fn pending_events(sk: &Socket) -> u32 {
-    let mut shared = sk.shared().lock();
-    let readable = shared.is_readable(sk);
+    let mut poll_state = sk.poll_state().lock();
+    let readable = poll_state.is_readable(sk);
     // A send that sleeps blocks others. After one that left its buffer here, the socket is writable
     // once the fabric is done with that.
-    let may_send = shared.send_iolock.is_free();
+    let may_send = poll_state.send_iolock.is_free();
     let mut events = 0;
-    match (shared.state(), &shared.conn, &shared.backlog) {
+    match (poll_state.state(), &poll_state.conn, &poll_state.backlog) {
         (SocketState::Listening, _, backlog) => {
             if backlog.as_ref().is_some_and(|backlog| backlog.has_ready()) {
                 events |= EPOLLIN | EPOLLRDNORM;
@@ -46,7 +46,7 @@ fn pending_events(sk: &Socket) -> u32 {
         (SocketState::Connecting, ..) => {}
         (SocketState::Connected, Some(conn), _) => {
             let recv_closed = conn.is_over();
-            let send_closed = shared.send_shut || conn.send_closed();
+            let send_closed = poll_state.send_shut || conn.send_closed();
             if recv_closed && send_closed {
                 events |= EPOLLHUP;
             }
@@ -58,7 +58,7 @@ fn pending_events(sk: &Socket) -> u32 {
             } else if readable {
                 events |= EPOLLIN | EPOLLRDNORM;
             }
-            let room = || match &shared.retry_send {
+            let room = || match &poll_state.retry_send {
                 Some(_) => conn.is_call_over(),
                 None => conn.writable(sk),
             };
@@ -73,7 +73,7 @@ fn pending_events(sk: &Socket) -> u32 {
         }
         (SocketState::Idle | SocketState::Connected, ..) => {
             events |= EPOLLOUT | EPOLLWRNORM | EPOLLHUP;
-            if shared.recv_shut {
+            if poll_state.recv_shut {
                 events |= EPOLLIN | EPOLLRDNORM | EPOLLRDHUP;
             }
         }

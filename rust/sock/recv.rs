@@ -103,7 +103,7 @@ pub(super) fn connection(
     match (s.state(), s.conn()) {
         (SocketState::Connected, Some(conn)) => Ok(Some(conn.clone())),
         (state, _) => {
-            let is_shut = s.sock().shared().lock().recv_shut && state == SocketState::Idle;
+            let is_shut = s.sock().poll_state().lock().recv_shut && state == SocketState::Idle;
             s.sock().take_error()?;
             if is_shut {
                 Ok(None)

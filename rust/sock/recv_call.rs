@@ -13,7 +13,7 @@ use crate::{
     prelude::*,
     sock::{
         conn::Conn,
-        shared,
+        poll_state,
         types::{
             Sdp,
             Socket, //
@@ -46,10 +46,10 @@ pub(super) struct Receiving<'a, 'g, 'm> {
 impl Receiving<'_, '_, '_> {
     /// Waits until no other call has the I/O lock. Fails as a wait does.
     pub(super) fn wait_iolock(&mut self) -> Result {
-        let shared = self.sk.shared();
-        let locked = self
-            .s
-            .wait(&mut self.timeout, |_| shared.lock().recv_iolock.is_free());
+        let poll_state = self.sk.poll_state();
+        let locked = self.s.wait(&mut self.timeout, |_| {
+            poll_state.lock().recv_iolock.is_free()
+        });
         self.timeout.check(locked)
     }
 
@@ -57,15 +57,15 @@ impl Receiving<'_, '_, '_> {
     /// changes what others find to be read.
     pub(super) fn acquire_iolock(&mut self) {
         if !core::mem::replace(&mut self.has_iolock, true) {
-            self.sk.shared().lock().recv_iolock.acquire();
+            self.sk.poll_state().lock().recv_iolock.acquire();
         }
     }
 
     pub(super) fn release_iolock(&mut self) {
         if core::mem::replace(&mut self.has_iolock, false)
-            && self.sk.shared().lock().recv_iolock.release()
+            && self.sk.poll_state().lock().recv_iolock.release()
         {
-            shared::notify_readers(self.sk);
+            poll_state::notify_readers(self.sk);
         }
     }
 }

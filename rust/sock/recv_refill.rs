@@ -21,6 +21,7 @@ use crate::{
         account::Parts,
         conn::Conn,
         flow::Flow,
+        poll_state,
         recv_buffers::{
             FEW,
             FIRST,
@@ -28,8 +29,7 @@ use crate::{
             RETRY_MS, //
         },
         ring::Ring,
-        settings,
-        shared, //
+        settings, //
     }, //
 };
 use kernel::page::PAGE_SIZE;
@@ -220,7 +220,7 @@ impl Conn {
 
     /// Tells readers who wait for more bytes than can come. Any context, without the spinlocks.
     pub(super) fn wake_reader(&self) {
-        self.with_socket(shared::notify_readers);
+        self.with_socket(poll_state::notify_readers);
     }
 
     /// Wants more buffers for a peer that is short of credit, where no message came that would: for

@@ -49,8 +49,8 @@ impl Receiving<'_, '_, '_> {
     pub(super) fn resume(&mut self) -> Result {
         self.wait_iolock()?;
         let (addr, len) = (pages::dest_address(self.msg.data), self.msg.data.len());
-        let shared = self.sk.shared();
-        let retry = shared.lock().retry_recv.clone();
+        let poll_state = self.sk.poll_state();
+        let retry = poll_state.lock().retry_recv.clone();
         let is_own =
             |retry: &RetryBuffer| retry.is_of(addr, len) && self.msg.flags & flags::PEEK == 0;
         let Some(retry) = retry.filter(is_own) else {
@@ -62,9 +62,9 @@ impl Receiving<'_, '_, '_> {
         self.msg.data.advance(retry.lent);
         // Dropped without the spinlock.
         let _retry = {
-            let mut shared = shared.lock();
-            shared.recv_iolock.acquire();
-            shared.retry_recv.take()
+            let mut poll_state = poll_state.lock();
+            poll_state.recv_iolock.acquire();
+            poll_state.retry_recv.take()
         };
         self.has_iolock = true;
         self.finish();
@@ -278,7 +278,7 @@ impl Receiving<'_, '_, '_> {
                 self.msg.revert(lent);
                 let addr = pages::dest_address(self.msg.data);
                 let retry = RetryBuffer::new(addr, room, lent);
-                self.sk.shared().lock().retry_recv = Some(retry);
+                self.sk.poll_state().lock().retry_recv = Some(retry);
                 return Err(EAGAIN);
             }
             Ok(self.finish())
@@ -378,7 +378,7 @@ fn store(parts: &[Pages], to: usize, message: &Unread, len: usize) -> usize {
 /// Takes back a buffer that a call left here (`SDP_ZCOPY_RETRY`), when the socket is closed or
 /// disconnected. That breaks the connection. Sleeps.
 pub(super) fn cancel_retry(s: &mut OpenGuard<'_, Sdp>, conn: &Conn) {
-    let retry = s.sock().shared().lock().retry_recv.take();
+    let retry = s.sock().poll_state().lock().retry_recv.take();
     if retry.is_some() {
         conn.count(Counter::CancelsRetry, 1);
         conn.fail(ECONNRESET);
@@ -393,7 +393,7 @@ pub(super) fn cancel_retry(s: &mut OpenGuard<'_, Sdp>, conn: &Conn) {
 /// Fails with `EBUSY` while a buffer is left here. One of a process that is gone is taken back:
 /// what came to it is lost, and so the connection. Sleeps.
 pub(super) fn check_retry(s: &mut OpenGuard<'_, Sdp>, conn: &Conn) -> Result {
-    let retry = s.sock().shared().lock().retry_recv.clone();
+    let retry = s.sock().poll_state().lock().retry_recv.clone();
     match retry {
         None => return Ok(()),
         Some(retry) if !retry.is_abandoned() => return Err(EBUSY),

@@ -44,7 +44,7 @@ pub(super) fn release(sk: &OpenSocket) {
     }
     s.orphan();
     s.slot.drop_former();
-    let backlog = sk.shared().lock().backlog.take();
+    let backlog = sk.poll_state().lock().backlog.take();
     drop(backlog);
     s.local.unbind();
     if let Some(conn) = s.slot.set(sk, None) {

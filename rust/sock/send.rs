@@ -43,11 +43,12 @@ pub(super) fn sendmsg(sk: &OpenSocket, msg: SendMsg<'_>) -> Result<usize> {
     let mut timeout = sk.send_timeout(msg.nonblock());
     let mut s = sk.lock();
     let locked = s.wait(&mut timeout, |s| {
-        !matches!(s.state(), SocketState::Connecting) && sk.shared().lock().send_iolock.is_free()
+        !matches!(s.state(), SocketState::Connecting)
+            && sk.poll_state().lock().send_iolock.is_free()
     });
     timeout.check(locked)?;
     let conn = match (s.state(), s.conn()) {
-        (SocketState::Connected, Some(conn)) if !sk.shared().lock().send_shut => conn.clone(),
+        (SocketState::Connected, Some(conn)) if !sk.poll_state().lock().send_shut => conn.clone(),
         _ => return Err(EPIPE),
     };
     msg.check_control(sk)?;

@@ -128,13 +128,13 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
     /// Takes the I/O lock, if the call has not got it: before it sleeps without the socket lock.
     pub(super) fn acquire_iolock(&mut self) {
         if !core::mem::replace(&mut self.has_iolock, true) {
-            self.sk.shared().lock().send_iolock.acquire();
+            self.sk.poll_state().lock().send_iolock.acquire();
         }
     }
 
     pub(super) fn release_iolock(&mut self) {
         if core::mem::replace(&mut self.has_iolock, false)
-            && self.sk.shared().lock().send_iolock.release()
+            && self.sk.poll_state().lock().send_iolock.release()
         {
             self.sk.wake_calls();
             self.conn.notify_all_writers(self.sk);
@@ -219,6 +219,6 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
 /// Whether bytes from the peer are unread here, those included that were fetched into a buffer
 /// which a call left here.
 fn is_unread(s: &OpenGuard<'_, Sdp>, conn: &Conn) -> bool {
-    let has_retry = s.sock().shared().lock().retry_recv.is_some();
+    let has_retry = s.sock().poll_state().lock().retry_recv.is_some();
     inq::unread(s) > 0 || (has_retry && conn.are_reads_over())
 }

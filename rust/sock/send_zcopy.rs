@@ -45,7 +45,7 @@ impl Sending<'_, '_, '_> {
     /// Continues a call that left its buffer here. Fails with `EBUSY` if this is another call.
     pub(super) fn resume(&mut self) -> Result {
         let (addr, len) = (pages::source_address(self.msg.data), self.msg.data.len());
-        let retry = self.sk.shared().lock().retry_send.clone();
+        let retry = self.sk.poll_state().lock().retry_send.clone();
         let retry = match retry {
             None => {
                 self.conn.begin_call();
@@ -62,7 +62,7 @@ impl Sending<'_, '_, '_> {
             }
         };
         // Dropped without the spinlock.
-        let _retry = self.sk.shared().lock().retry_send.take();
+        let _retry = self.sk.poll_state().lock().retry_send.take();
         self.msg.data.advance(retry.lent);
         self.lent = retry.lent;
         if self.timeout.is_zero() {
@@ -146,7 +146,7 @@ impl Sending<'_, '_, '_> {
             self.msg.revert(lent);
             let addr = pages::source_address(self.msg.data);
             let retry = RetryBuffer::new(addr, self.msg.data.len(), lent);
-            self.sk.shared().lock().retry_send = Some(retry);
+            self.sk.poll_state().lock().retry_send = Some(retry);
             return Err(EAGAIN);
         }
         let waited = self.wait_for_peer(Timeout::from_ms(LEND_TIMEOUT_MS), || {
@@ -179,7 +179,7 @@ impl Sending<'_, '_, '_> {
 /// Takes back a buffer that a call left here (`SDP_ZCOPY_RETRY`), when the socket is closed or
 /// disconnected.
 pub(super) fn cancel_retry(s: &OpenGuard<'_, Sdp>, conn: &Conn) {
-    let retry = s.sock().shared().lock().retry_send.take();
+    let retry = s.sock().poll_state().lock().retry_send.take();
     if retry.is_some() {
         conn.count(Counter::CancelsRetry, 1);
         if let Some(first) = conn.call().first {

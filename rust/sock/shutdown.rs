@@ -29,9 +29,9 @@ pub(super) fn shutdown(sk: &Socket, read: bool, write: bool) -> Result {
         SocketState::Idle => {
             // It is shut nevertheless, and so is the connection that it gets.
             {
-                let mut shared = sk.shared().lock();
-                shared.recv_shut |= read;
-                shared.send_shut |= write;
+                let mut poll_state = sk.poll_state().lock();
+                poll_state.recv_shut |= read;
+                poll_state.send_shut |= write;
             }
             sk.state_change();
             return Err(ENOTCONN);
@@ -106,7 +106,7 @@ pub(super) fn disconnect(sk: &OpenSocket) {
     let mut s = sk.lock();
     s.slot.count_disconnect();
     match s.state() {
-        SocketState::Idle => sk.shared().lock().unshut(),
+        SocketState::Idle => sk.poll_state().lock().unshut(),
         SocketState::Failed => s.forget_failed(sk),
         SocketState::Connecting => {
             let Some(conn) = s.conn().cloned() else {

@@ -63,8 +63,8 @@ use crate::{
             SocketState, //
         },
         owner::recv_limit,
+        poll_state,
         settings,
-        shared,
         stats::Counters,
         types::Socket, //
     }, //
@@ -159,7 +159,7 @@ pub(super) fn set(sk: &Socket, name: c_int, value: OptionValue<'_>) -> Result {
         }
         SDP_ZCOPY_RETRY => {
             s.options.zcopy_retry = match value {
-                0 if sk.shared().lock().has_retry_buffer() => return Err(EBUSY),
+                0 if sk.poll_state().lock().has_retry_buffer() => return Err(EBUSY),
                 0 => false,
                 1 => true,
                 _ => return Err(EINVAL),
@@ -179,10 +179,10 @@ pub(super) fn set(sk: &Socket, name: c_int, value: OptionValue<'_>) -> Result {
 /// Tells readers where what is there is enough now, with the socket locked.
 pub(super) fn low_water_set(sk: &Socket) {
     // The socket keeps it.
-    let conn = sk.shared().lock().conn.clone();
+    let conn = sk.poll_state().lock().conn.clone();
     if let Some(conn) = conn {
         conn.want_more(recv_limit(sk));
-        shared::notify_readers(sk);
+        poll_state::notify_readers(sk);
     }
 }
 

@@ -44,7 +44,9 @@ pub(super) fn splice_read(
     };
     loop {
         // What another call fetches, or waits for with its own memory, comes first.
-        let locked = s.wait(&mut timeout, |_| sk.shared().lock().recv_iolock.is_free());
+        let locked = s.wait(&mut timeout, |_| {
+            sk.poll_state().lock().recv_iolock.is_free()
+        });
         timeout.check(locked)?;
         if !s.has(&conn) {
             // Another thread has disconnected the socket.

@@ -25,7 +25,7 @@ use kernel::sync::Arc;
 /// What poll reads. It changes with the socket locked as well, but for [`IoLock::is_free`], so that
 /// a call finds it as it was.
 #[derive(Default)]
-pub(crate) struct Shared {
+pub(crate) struct PollState {
     /// The connection, that of [`Locked::conn`](super::locked::Locked::conn).
     pub(super) conn: Option<Arc<Conn>>,
     /// The connections that wait for accept, of a socket that listens or has listened.
@@ -44,7 +44,7 @@ pub(crate) struct Shared {
     pub(super) recv_iolock: IoLock,
 }
 
-impl Shared {
+impl PollState {
     /// Whether a call has left its buffer here. Any context.
     pub(super) fn has_retry_buffer(&self) -> bool {
         self.retry_send.is_some() || self.retry_recv.is_some()
@@ -81,12 +81,12 @@ impl Shared {
 /// [`Connection::owner`]: super::conn::Connection::owner
 pub(super) fn notify_readers(sk: &Socket) {
     let is_due = {
-        let mut shared = sk.shared().lock();
-        let is_told_at_once = shared.conn.as_ref().is_some_and(|conn| {
+        let mut poll_state = sk.poll_state().lock();
+        let is_told_at_once = poll_state.conn.as_ref().is_some_and(|conn| {
             let urgent_unreported = conn.take_urgent_unreported();
             urgent_unreported || conn.recv_closed()
         });
-        is_told_at_once || shared.is_readable(sk)
+        is_told_at_once || poll_state.is_readable(sk)
     };
     if is_due {
         sk.data_ready();
