@@ -5,7 +5,7 @@
 //!
 //! Guarded by [`Connection::post`](super::conn::Connection), which every method here presumes. A
 //! buffer goes through its [`Stage`]s in softirq, but is released by a task, since that sleeps: the
-//! memory of a buffer that is over is taken out, and dropped without spinlocks.
+//! memory of a buffer that is done is taken out, and dropped without spinlocks.
 
 use crate::{
     net::{
@@ -51,9 +51,9 @@ pub(super) enum Stage {
     /// The protocol, or the device, uses it.
     Busy,
     /// Its key is being invalidated.
-    Ending,
+    Invalidating,
     /// Nobody but its owner can access it any more.
-    Over,
+    Done,
 }
 
 impl Stage {
@@ -61,7 +61,11 @@ impl Stage {
     /// invalidated; a new buffer's was never valid.
     fn finish(&mut self) -> bool {
         let valid = *self != Stage::New;
-        self.set(if valid { Stage::Ending } else { Stage::Over });
+        self.set(if valid {
+            Stage::Invalidating
+        } else {
+            Stage::Done
+        });
         valid
     }
 
@@ -79,8 +83,8 @@ impl fmt::Display for Stage {
         f.write_str(match self {
             Self::New => "new",
             Self::Busy => "busy",
-            Self::Ending => "ending",
-            Self::Over => "over",
+            Self::Invalidating => "invalidating",
+            Self::Done => "done",
         })
     }
 }
@@ -269,10 +273,10 @@ impl Call {
 impl Buffers {
     /// Whether the protocol has finished with the buffers of the call, so that they can be
     /// released.
-    pub(super) fn is_call_over(&self) -> bool {
+    pub(super) fn is_call_done(&self) -> bool {
         let sent = self.outgoing.iter().flatten();
-        let over = sent.filter(|b| b.waiter.is_call() && b.stage == Stage::Over);
-        self.call.left == over.count()
+        let done = sent.filter(|b| b.waiter.is_call() && b.stage == Stage::Done);
+        self.call.left == done.count()
     }
 
     /// Whether another buffer can be sent.
@@ -316,7 +320,7 @@ impl Buffers {
     }
 
     /// Notes that the protocol has finished with a buffer that was sent. Gives its memory if its
-    /// key is to be invalidated; a buffer whose key was never valid is over.
+    /// key is to be invalidated; a buffer whose key was never valid is done.
     pub(super) fn finish_send(&mut self, finished: Finished) -> Option<Arc<Memory>> {
         let buffer = self.outgoing(finished.id)?;
         buffer.bytes = finished.bytes;
@@ -370,11 +374,11 @@ impl Buffers {
         Ok(payload)
     }
 
-    /// Takes out a buffer that was sent and is over.
+    /// Takes out a buffer that was sent and is done.
     pub(super) fn take_sent(&mut self) -> Option<Outgoing> {
-        let over =
-            |place: &&mut Option<Outgoing>| place.as_ref().is_some_and(|b| b.stage == Stage::Over);
-        self.outgoing.iter_mut().find(over)?.take()
+        let done =
+            |place: &&mut Option<Outgoing>| place.as_ref().is_some_and(|b| b.stage == Stage::Done);
+        self.outgoing.iter_mut().find(done)?.take()
     }
 
     /// Leaves the buffers of the last call to the work: nobody waits for them any more.
@@ -398,16 +402,16 @@ impl Buffers {
         self.incoming.iter().any(Option::is_some)
     }
 
-    /// Whether the oldest read is over, or there is none.
-    pub(super) fn is_read_over(&self) -> bool {
+    /// Whether the oldest read is done, or there is none.
+    pub(super) fn is_read_done(&self) -> bool {
         let oldest = self.incoming.first().and_then(Option::as_ref);
-        oldest.is_none_or(|read| read.stage == Stage::Over)
+        oldest.is_none_or(|read| read.stage == Stage::Done)
     }
 
     /// Whether no read is in flight.
-    pub(super) fn are_reads_over(&self) -> bool {
+    pub(super) fn are_reads_done(&self) -> bool {
         let mut reads = self.incoming.iter().flatten();
-        reads.all(|read| read.stage == Stage::Over)
+        reads.all(|read| read.stage == Stage::Done)
     }
 
     /// Adds a buffer to be filled; gives it back where there is no place.
@@ -430,10 +434,10 @@ impl Buffers {
             .find(|b| b.stage == stage)
     }
 
-    /// Takes out the oldest buffer to be filled, once it is over.
+    /// Takes out the oldest buffer to be filled, once it is done.
     pub(super) fn take_read(&mut self) -> Option<Incoming> {
         let oldest = self.incoming.first_mut()?;
-        let read = oldest.take_if(|read| read.stage == Stage::Over)?;
+        let read = oldest.take_if(|read| read.stage == Stage::Done)?;
         self.incoming.rotate_left(1);
         Some(read)
     }
@@ -449,8 +453,8 @@ impl Buffers {
     }
 
     /// The oldest of them whose key is being invalidated.
-    pub(super) fn ending_offer(&mut self) -> Option<&mut Offered> {
-        self.offered_mut().find(|b| b.stage == Stage::Ending)
+    pub(super) fn invalidating_offer(&mut self) -> Option<&mut Offered> {
+        self.offered_mut().find(|b| b.stage == Stage::Invalidating)
     }
 
     /// Adds a buffer that is offered; gives it back where there is no place.
@@ -465,23 +469,23 @@ impl Buffers {
         }
     }
 
-    /// Takes out the buffers that were offered, oldest first, once all are over.
+    /// Takes out the buffers that were offered, oldest first, once all are done.
     pub(super) fn take_offered(&mut self) -> Option<[Option<Offered>; BUFFERS]> {
-        let all_over = self.offered().all(|offered| offered.stage == Stage::Over);
-        all_over.then(|| core::mem::take(&mut self.offered))
+        let all_done = self.offered().all(|offered| offered.stage == Stage::Done);
+        all_done.then(|| core::mem::take(&mut self.offered))
     }
 
-    /// Ends all buffers: the QP is gone, so that nothing uses them any more. Gives the memory of
+    /// Flushes all buffers: the QP is gone, so that nothing uses them any more. Gives the memory of
     /// those that calls take out, since a call may come late or never. It is to be released, and
-    /// then [`Self::ended`] called.
-    pub(super) fn end(&mut self) -> [[Option<Arc<Memory>>; BUFFERS]; 2] {
+    /// then [`Self::flushed`] called.
+    pub(super) fn flush(&mut self) -> [[Option<Arc<Memory>>; BUFFERS]; 2] {
         for buffer in self.outgoing.iter_mut().flatten() {
-            buffer.stage.set(Stage::Over);
+            buffer.stage.set(Stage::Done);
         }
-        // They are over once they are released: then the caller may use its memory again.
+        // They are done once they are released: then the caller may use its memory again.
         let offered = self.offered.each_mut().map(|place| {
             let buffer = place.as_mut()?;
-            buffer.stage.set(Stage::Ending);
+            buffer.stage.set(Stage::Invalidating);
             buffer.memory.take()
         });
         let incoming = self.incoming.each_mut().map(|place| {
@@ -489,19 +493,19 @@ impl Buffers {
             if buffer.stage <= Stage::Busy {
                 buffer.bytes = 0;
             }
-            buffer.stage.set(Stage::Ending);
+            buffer.stage.set(Stage::Invalidating);
             buffer.memory.take()
         });
         [offered, incoming]
     }
 
-    /// Notes that what [`Self::end`] gave was released.
-    pub(super) fn ended(&mut self) {
+    /// Notes that what [`Self::flush`] gave was released.
+    pub(super) fn flushed(&mut self) {
         for buffer in self.offered_mut() {
-            buffer.stage.set(Stage::Over);
+            buffer.stage.set(Stage::Done);
         }
         for buffer in self.incoming.iter_mut().flatten() {
-            buffer.stage.set(Stage::Over);
+            buffer.stage.set(Stage::Done);
         }
     }
 }

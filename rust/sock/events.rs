@@ -150,7 +150,7 @@ impl Conn {
 
     /// Whether no more payload comes, or none is wanted. Some that came may be unread. Any context,
     /// as for the next.
-    pub(super) fn is_over(&self) -> bool {
+    pub(super) fn is_recv_done(&self) -> bool {
         self.recv_shut.load(Relaxed) || self.recv_closed()
     }
 
@@ -184,16 +184,16 @@ impl Completions for Arc<Conn> {
             ) {
                 post.messages = post.messages.saturating_sub(1);
             }
-            let is_read_over = match request {
+            let is_read_done = match request {
                 Request::Probe => {
                     post.is_probing = false;
                     false
                 }
-                Request::Read => self.read_over(&mut post, result.is_ok(), stamp),
+                Request::Read => self.read_completed(&mut post, result.is_ok(), stamp),
                 _ => false,
             };
             // The next request may have waited for this one.
-            is_read_over || post.is_full
+            is_read_done || post.is_full
         };
         match (request, &result) {
             (Request::Message(tag), Ok(())) => {
@@ -204,9 +204,9 @@ impl Completions for Arc<Conn> {
                 }
             }
             (Request::Probe, Ok(())) => self.with(Machine::probed),
-            (Request::EndSend(id), _) => self.send_ended(id),
-            (Request::EndRead, _) => self.read_ended(),
-            (Request::EndOffer, _) => self.offer_ended(),
+            (Request::InvalidateSend(id), _) => self.send_invalidated(id),
+            (Request::InvalidateRead, _) => self.read_invalidated(),
+            (Request::InvalidateOffer, _) => self.offer_invalidated(),
             _ => {}
         }
         if wanted {

@@ -45,7 +45,7 @@ fn pending_events(sk: &Socket) -> u32 {
         }
         (SocketState::Connecting, ..) => {}
         (SocketState::Connected, Some(conn), _) => {
-            let recv_closed = conn.is_over();
+            let recv_closed = conn.is_recv_done();
             let send_closed = poll_state.send_shut || conn.send_closed();
             if recv_closed && send_closed {
                 events |= EPOLLHUP;
@@ -59,7 +59,7 @@ fn pending_events(sk: &Socket) -> u32 {
                 events |= EPOLLIN | EPOLLRDNORM;
             }
             let room = || match &poll_state.retry_send {
-                Some(_) => conn.is_call_over(),
+                Some(_) => conn.is_call_done(),
                 None => conn.writable(sk),
             };
             if send_closed || (may_send && conn.finds_room(sk, room)) {

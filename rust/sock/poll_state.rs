@@ -68,7 +68,7 @@ impl PollState {
             return false;
         };
         match self.retry_recv {
-            Some(_) => conn.are_reads_over(),
+            Some(_) => conn.are_reads_done(),
             None => self.recv_iolock.is_free() && conn.inq(sk).is_enough(sk),
         }
     }

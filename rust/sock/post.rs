@@ -84,10 +84,10 @@ pub(super) enum Request {
     Register,
     /// An RDMA Read into the oldest buffer that is busy.
     Read,
-    /// The end of the key of a buffer that is sent.
-    EndSend(BufferId),
-    /// The end of the key of the oldest buffer that was read.
-    EndRead,
-    /// The end of the key of the oldest buffer that was offered.
-    EndOffer,
+    /// The invalidation of the key of a buffer that is sent.
+    InvalidateSend(BufferId),
+    /// The invalidation of the key of the oldest buffer that was read.
+    InvalidateRead,
+    /// The invalidation of the key of the oldest buffer that was offered.
+    InvalidateOffer,
 }

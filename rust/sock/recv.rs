@@ -229,7 +229,7 @@ impl Receiving<'_, '_, '_> {
                 !s.has(conn)
                     || unread(s) > peeked
                     || (peek && copied > 0 && is_starved(s))
-                    || conn.is_over()
+                    || conn.is_recv_done()
                     || sk.has_error()
             });
             self.timeout.check(woken)?;

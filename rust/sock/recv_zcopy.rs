@@ -56,7 +56,7 @@ impl Receiving<'_, '_, '_> {
         let Some(retry) = retry.filter(is_own) else {
             return check_retry(self.s, self.conn);
         };
-        if !self.may_sleep && !self.conn.finds_reads_over() {
+        if !self.may_sleep && !self.conn.finds_reads_done() {
             return Err(EAGAIN);
         }
         self.msg.data.advance(retry.lent);
@@ -122,9 +122,9 @@ impl Receiving<'_, '_, '_> {
                 || !s.has(conn)
                 || sk.has_error()
         });
-        if !conn.are_offers_over() {
+        if !conn.are_offers_done() {
             conn.with(Machine::cancel_offers);
-            conn.wait_return(self.s, RETURN_MS, || conn.are_offers_over());
+            conn.wait_return(self.s, RETURN_MS, || conn.are_offers_done());
         }
         let received = self.gather(&parts);
         let asked = parts.iter().map(Pages::len).fold(0, usize::saturating_add);
@@ -160,7 +160,7 @@ impl Receiving<'_, '_, '_> {
         offered
     }
 
-    /// Moves together what came while `parts` of the caller's memory were offered, which are over.
+    /// Moves together what came while `parts` of the caller's memory were offered, which are done.
     /// Returns the number of bytes.
     ///
     /// A part that the peer did not fill leaves a gap (`B-47`), and a message with payload takes
@@ -174,7 +174,7 @@ impl Receiving<'_, '_, '_> {
         while !conn.take_offered(written) {
             // The connection is being torn down, which releases the memory.
             self.s.wait_through(Timeout::FOREVER, |s| {
-                conn.has_returned(s, || conn.are_offers_over())
+                conn.has_returned(s, || conn.are_offers_done())
             });
         }
         let inline = self.sk.is_oob_inline();
@@ -273,7 +273,7 @@ impl Receiving<'_, '_, '_> {
         }
         let room = self.msg.data.len();
         let result = self.start().and_then(|()| {
-            if !self.may_sleep && !self.conn.finds_reads_over() {
+            if !self.may_sleep && !self.conn.finds_reads_done() {
                 let lent = room.saturating_sub(self.msg.data.len());
                 self.msg.revert(lent);
                 let addr = pages::dest_address(self.msg.data);
@@ -332,7 +332,7 @@ impl Receiving<'_, '_, '_> {
         }
     }
 
-    /// Waits until all RDMA Reads that were started are over: the device uses the caller's memory
+    /// Waits until all RDMA Reads that were started are done: the device uses the caller's memory
     /// until then. Tells whether they brought anything.
     fn finish(&mut self) -> bool {
         let conn = self.conn;
@@ -350,7 +350,7 @@ impl Receiving<'_, '_, '_> {
                 }
                 continue;
             }
-            conn.wait_return(self.s, READ_MS, || conn.is_read_over());
+            conn.wait_return(self.s, READ_MS, || conn.is_read_done());
         }
         self.msg.revert(missing);
         self.s.stream.last_was_zcopy |= any;
@@ -384,7 +384,7 @@ pub(super) fn cancel_retry(s: &mut OpenGuard<'_, Sdp>, conn: &Conn) {
         conn.fail(ECONNRESET);
         while conn.is_reading() {
             if conn.take_read().is_none() {
-                s.wait_through(Timeout::FOREVER, |_| conn.is_read_over());
+                s.wait_through(Timeout::FOREVER, |_| conn.is_read_done());
             }
         }
     }

@@ -220,5 +220,5 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
 /// which a call left here.
 fn is_unread(s: &OpenGuard<'_, Sdp>, conn: &Conn) -> bool {
     let has_retry = s.sock().poll_state().lock().retry_recv.is_some();
-    inq::unread(s) > 0 || (has_retry && conn.are_reads_over())
+    inq::unread(s) > 0 || (has_retry && conn.are_reads_done())
 }

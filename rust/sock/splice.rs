@@ -79,7 +79,7 @@ pub(super) fn splice_read(
             };
         }
         let woken = s.wait_data(&mut timeout, |s| {
-            !s.has(&conn) || inq::unread(s) > 0 || conn.is_over() || sk.has_error()
+            !s.has(&conn) || inq::unread(s) > 0 || conn.is_recv_done() || sk.has_error()
         });
         timeout.check(woken)?;
         if s.has(&conn) && sk.has_error() && !conn.recv_closed() {

@@ -70,7 +70,7 @@ impl Stream {
     /// What a call that has read all that was taken over finds behind it. At the end of the stream
     /// it fails with the error of the socket, unless the call `has_bytes` to return.
     pub(super) fn more(&self, conn: &Conn, sk: &Socket, has_bytes: bool) -> Result<More> {
-        if !conn.is_over() {
+        if !conn.is_recv_done() {
             return Ok(More::Later);
         }
         if conn.has_more() {

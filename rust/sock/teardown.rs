@@ -216,13 +216,13 @@ impl Conn {
             let mut post = self.post.lock();
             let tx = core::mem::replace(&mut post.tx, Ring::empty());
             let unsent = (tx, post.waiting.take(), post.chunk.take());
-            (post.buffers.end(), unsent)
+            (post.buffers.flush(), unsent)
         };
         drop(unsent);
         for memory in buffers.into_iter().flatten().flatten() {
             self.release_memory(memory);
         }
-        self.post.lock().buffers.ended();
+        self.post.lock().buffers.flushed();
         self.release_finished();
         // A close that lingers waits for bytes that the peer did not take, and a call for its
         // buffers: neither is left.
@@ -244,6 +244,6 @@ impl Conn {
                 ..Parts::default()
             };
         });
-        self.with_socket(|sk| self.notify_reads_over(sk));
+        self.with_socket(|sk| self.notify_reads_done(sk));
     }
 }

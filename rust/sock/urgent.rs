@@ -125,7 +125,7 @@ pub(super) fn recv_urgent(sk: &Socket, msg: &mut RecvMsg<'_>) -> Result<usize> {
             }
             byte
         }
-        _ if conn.is_over() => return Ok(0),
+        _ if conn.is_recv_done() => return Ok(0),
         _ => return Err(EAGAIN),
     };
     msg.set_flags(flags::OOB);

@@ -109,7 +109,7 @@ impl Conn {
     /// Invalidates the keys of buffers that the protocol has finished with. Any context, without
     /// the spinlocks.
     pub(super) fn invalidate_finished(&self) {
-        let mut over = false;
+        let mut done = false;
         {
             let mut guard = self.post.lock();
             let post = &mut *guard;
@@ -119,8 +119,8 @@ impl Conn {
                 finished.map(|finished| (finished, flow.offer_stamp))
             } {
                 match post.buffers.finish_offer(finished, stamp) {
-                    Some(memory) => post.end_key(&memory, Request::EndOffer),
-                    None => over = true,
+                    Some(memory) => post.invalidate_key(&memory, Request::InvalidateOffer),
+                    None => done = true,
                 }
             }
             while let Some(finished) = {
@@ -128,12 +128,14 @@ impl Conn {
                 finished
             } {
                 match post.buffers.finish_send(finished) {
-                    Some(memory) => post.end_key(&memory, Request::EndSend(finished.id)),
-                    None => over = true,
+                    Some(memory) => {
+                        post.invalidate_key(&memory, Request::InvalidateSend(finished.id))
+                    }
+                    None => done = true,
                 }
             }
         }
-        if over {
+        if done {
             self.with_socket(|sk| sk.wake_calls());
             self.queue();
         }
@@ -152,36 +154,36 @@ impl Conn {
         &self,
         s: &mut OpenGuard<'_, Sdp>,
         limit_ms: u32,
-        is_over: impl Fn() -> bool,
+        is_done: impl Fn() -> bool,
     ) {
         let limit = Timeout::from_ms(limit_ms);
         let killed = Timeout::from_ms(KILLED_MS);
-        let is_over = |s: &mut OpenGuard<'_, Sdp>| self.has_returned(s, &is_over);
-        if s.wait_killable(limit, is_over) || s.wait_through(killed, is_over) {
+        let is_done = |s: &mut OpenGuard<'_, Sdp>| self.has_returned(s, &is_done);
+        if s.wait_killable(limit, is_done) || s.wait_through(killed, is_done) {
             return;
         }
         self.fail(ETIMEDOUT);
-        s.wait_through(Timeout::FOREVER, is_over);
+        s.wait_through(Timeout::FOREVER, is_done);
     }
 
-    /// Whether what a call waits for `is_over`. If the socket was disconnected meanwhile nobody
+    /// Whether what a call waits for `is_done`. If the socket was disconnected meanwhile nobody
     /// wakes the call for it, so the connection is torn down here. Sleeps.
-    pub(super) fn has_returned(&self, s: &Locked, is_over: impl Fn() -> bool) -> bool {
-        if is_over() {
+    pub(super) fn has_returned(&self, s: &Locked, is_done: impl Fn() -> bool) -> bool {
+        if is_done() {
             return true;
         }
         if s.has(self) {
             return false;
         }
         self.finish();
-        is_over()
+        is_done()
     }
 }
 
 impl Post {
     /// Posts the invalidation of a buffer's key. If that fails the QP has failed, and teardown
     /// deregisters the region.
-    pub(super) fn end_key(&mut self, memory: &Arc<Memory>, request: Request) {
+    pub(super) fn invalidate_key(&mut self, memory: &Arc<Memory>, request: Request) {
         let _ = self.request(|qp| qp.post_invalidate(memory, request));
     }
 }

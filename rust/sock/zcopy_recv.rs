@@ -93,17 +93,17 @@ impl Conn {
         self.post.lock().buffers.is_reading()
     }
 
-    /// Whether the oldest read is over, or there is none.
-    pub(super) fn is_read_over(&self) -> bool {
-        self.post.lock().buffers.is_read_over()
+    /// Whether the oldest read is done, or there is none.
+    pub(super) fn is_read_done(&self) -> bool {
+        self.post.lock().buffers.is_read_done()
     }
 
     /// Whether no read is in flight.
-    pub(super) fn are_reads_over(&self) -> bool {
-        self.post.lock().buffers.are_reads_over()
+    pub(super) fn are_reads_done(&self) -> bool {
+        self.post.lock().buffers.are_reads_done()
     }
 
-    /// Releases the buffer of the oldest read, once that is over, and returns how many bytes were
+    /// Releases the buffer of the oldest read, once that is done, and returns how many bytes were
     /// asked for, how many came, and when. Sleeps; without the spinlocks.
     pub(super) fn take_read(&self) -> Option<(usize, usize, Option<Stamp>)> {
         let read = self.post.lock().buffers.take_read()?;
@@ -116,12 +116,12 @@ impl Conn {
 
     /// Handles the completion of an RDMA Read, and has its key invalidated. Tells whether the
     /// machine has something to send.
-    pub(super) fn read_over(&self, post: &mut Post, ok: bool, stamp: Option<Stamp>) -> bool {
+    pub(super) fn read_completed(&self, post: &mut Post, ok: bool, stamp: Option<Stamp>) -> bool {
         let Some(buffer) = post.buffers.incoming(Stage::Busy) else {
             return false;
         };
         let memory = buffer.memory.clone();
-        buffer.stage.set(Stage::Ending);
+        buffer.stage.set(Stage::Invalidating);
         if ok {
             self.flow.lock().machine.read_done(buffer.bytes);
             buffer.stamp = stamp;
@@ -129,40 +129,40 @@ impl Conn {
             buffer.bytes = 0;
         }
         if let Some(memory) = memory {
-            post.end_key(&memory, Request::EndRead);
+            post.invalidate_key(&memory, Request::InvalidateRead);
         }
         ok
     }
 
     /// Handles the invalidation of the oldest buffer that was read into. Any context, without the
     /// spinlocks.
-    pub(super) fn read_ended(&self) {
-        if let Some(buffer) = self.post.lock().buffers.incoming(Stage::Ending) {
-            buffer.stage.set(Stage::Over);
+    pub(super) fn read_invalidated(&self) {
+        if let Some(buffer) = self.post.lock().buffers.incoming(Stage::Invalidating) {
+            buffer.stage.set(Stage::Done);
         }
         self.with_socket(|sk| {
             sk.wake_calls();
-            self.notify_reads_over(sk);
+            self.notify_reads_done(sk);
         });
     }
 
     /// Whether no read is in flight; who finds some without waiting for them is told when they are
-    /// over, as readers are. Any context.
-    pub(super) fn finds_reads_over(&self) -> bool {
+    /// done, as readers are. Any context.
+    pub(super) fn finds_reads_done(&self) -> bool {
         self.reads_left.store(true, Relaxed);
         // They may just have ended; who ends them looks at the flag behind the same lock.
-        let over = self.are_reads_over();
-        if over {
+        let done = self.are_reads_done();
+        if done {
             self.reads_left.store(false, Relaxed);
         }
-        over
+        done
     }
 
     /// Tells a reader that left its buffer here that it is free. Any context, without the
     /// spinlocks.
-    pub(super) fn notify_reads_over(&self, sk: &Socket) {
+    pub(super) fn notify_reads_done(&self, sk: &Socket) {
         let left = &self.reads_left;
-        if left.load(Relaxed) && self.are_reads_over() && left.xchg(false, Relaxed) {
+        if left.load(Relaxed) && self.are_reads_done() && left.xchg(false, Relaxed) {
             sk.data_ready();
         }
     }
@@ -243,20 +243,20 @@ impl Conn {
         Ok(())
     }
 
-    /// Whether all that was offered is over.
-    pub(super) fn are_offers_over(&self) -> bool {
+    /// Whether all that was offered is done.
+    pub(super) fn are_offers_done(&self) -> bool {
         let post = self.post.lock();
         let mut offered = post.buffers.offered();
-        offered.all(|offered| offered.stage == Stage::Over)
+        offered.all(|offered| offered.stage == Stage::Done)
     }
 
-    /// Whether the caller that offered should wait no longer: all is over, or `target` bytes came,
+    /// Whether the caller that offered should wait no longer: all is done, or `target` bytes came,
     /// or a write did not fill its buffer, so that no more is expected.
     pub(super) fn is_offer_due(&self, target: usize) -> bool {
         let post = self.post.lock();
-        let (mut over, mut short, mut received) = (true, false, 0usize);
+        let (mut done, mut short, mut received) = (true, false, 0usize);
         for offered in post.buffers.offered() {
-            over &= offered.stage == Stage::Over;
+            done &= offered.stage == Stage::Done;
             if offered.stage > Stage::Busy {
                 // CAST: `usize` has at least 32 bits.
                 let bytes = offered.bytes as usize;
@@ -264,11 +264,11 @@ impl Conn {
                 short |= bytes < offered.len;
             }
         }
-        over || short || received >= target
+        done || short || received >= target
     }
 
     /// Releases the buffers that were offered, and stores in `written` how many bytes came to each,
-    /// and when, oldest first. False if not all are over. Sleeps; without the spinlocks.
+    /// and when, oldest first. False if not all are done. Sleeps; without the spinlocks.
     pub(super) fn take_offered(&self, written: &mut [(usize, Option<Stamp>)]) -> bool {
         let offered = {
             let mut post = self.post.lock();
@@ -298,9 +298,9 @@ impl Conn {
 
     /// Handles the invalidation of the oldest offered buffer whose key is being invalidated. Any
     /// context, without the spinlocks.
-    pub(super) fn offer_ended(&self) {
-        if let Some(offered) = self.post.lock().buffers.ending_offer() {
-            offered.stage.set(Stage::Over);
+    pub(super) fn offer_invalidated(&self) {
+        if let Some(offered) = self.post.lock().buffers.invalidating_offer() {
+            offered.stage.set(Stage::Done);
         }
         self.with_socket(|sk| sk.wake_calls());
     }

@@ -79,7 +79,7 @@ impl Conn {
         Ok(())
     }
 
-    /// Releases the sent buffers that are over, which may make room for writers. Sleeps; without
+    /// Releases the sent buffers that are done, which may make room for writers. Sleeps; without
     /// the spinlocks.
     pub(super) fn release_finished(&self) {
         let mut any = false;
@@ -118,7 +118,7 @@ impl Conn {
         self.post.lock().buffers.call = Call::default();
     }
 
-    /// How far the buffers of the call are, after releasing those that are over. Sleeps; without
+    /// How far the buffers of the call are, after releasing those that are done. Sleeps; without
     /// the spinlocks.
     pub(super) fn call(&self) -> Call {
         self.release_finished();
@@ -127,18 +127,18 @@ impl Conn {
 
     /// Whether the fabric has finished with the buffers of the call. Any context, without the
     /// spinlocks.
-    pub(super) fn is_call_over(&self) -> bool {
-        self.post.lock().buffers.is_call_over()
+    pub(super) fn is_call_done(&self) -> bool {
+        self.post.lock().buffers.is_call_done()
     }
 
     /// Handles the invalidation of a buffer that was sent. Any context, without the spinlocks.
-    pub(super) fn send_ended(&self, id: BufferId) {
+    pub(super) fn send_invalidated(&self, id: BufferId) {
         let is_call = {
             let mut post = self.post.lock();
             let Some(buffer) = post.buffers.outgoing(id) else {
                 return;
             };
-            buffer.stage.set(Stage::Over);
+            buffer.stage.set(Stage::Done);
             buffer.waiter.is_call()
         };
         if is_call {
