@@ -16,11 +16,11 @@
 //! - A connection, `conn`: what two of its locks guard, `flow`, with the machine, and `post`, with
 //!   the QP; what it knows of its `listener`. Its `work` (on a `slow_queue` where that may wait),
 //!   from `setup` (of the end that is `connecting` or `accepting`, by `resources`, with `notes` of
-//!   what the CM told) to `teardown` (and as an `orphan`); its `owner` and `state`; what it is
+//!   what the CM reported) to `teardown` (and as an `orphan`); its `owner` and `state`; what it is
 //!   charged (`charge`, `account`), and gives back (`idle`); its messages (`output`, and `input`
 //!   into `recv_buffers`, which `recv_refill` supplies), the `buffers` of large calls (`zcopy`,
 //!   `zcopy_send` and `zcopy_recv`, and what a peer writes `behind` a mark), and what the device
-//!   tells (`events`). `conn_state`, `mark`, `ring` and `time` are parts of it.
+//!   reports (`events`). `conn_state`, `mark`, `ring` and `time` are parts of it.
 //! - What each namespace has, `sdp_net`, and what an administrator sees: `diag_list`, `diag`,
 //!   `info` and `stats`.
 //! - The names of what `net` has for this protocol, `types`.

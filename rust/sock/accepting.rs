@@ -34,7 +34,7 @@ use crate::{
 const WAIT_MS: u32 = 127_000;
 
 /// How long a request may wait for a place on iWARP, in milliseconds. Devices drop it after ten
-/// seconds, without telling the peer why.
+/// seconds, without reporting the reason to the peer.
 const IWARP_WAIT_MS: u32 = 5000;
 
 /// How long a peer may take to confirm the accept, in milliseconds, while others wait for its
@@ -92,7 +92,7 @@ impl Conn {
             return;
         }
         let Some(id) = &setup.id else { return };
-        // Its time began when the request came.
+        // Its time began when the request arrived.
         let until = ms(if is_iwarp(id) { IWARP_WAIT_MS } else { WAIT_MS });
         if self.now() < until {
             return self.work_at(until);

@@ -5,7 +5,7 @@
 //! A request is a connection from the start, but nothing of it is set up before it has a place in
 //! the backlog. Without a place it waits; if too many wait it is refused as busy.
 //!
-//! Locks: see Documentation/architecture.rst. Neither is held while a connection is told something.
+//! Locks: see Documentation/architecture.rst. Neither is held while a connection is notified.
 
 use crate::{
     net::{
@@ -52,7 +52,7 @@ use kernel::sync::{
     Arc, //
 };
 
-/// Limit of the requests that are not charged yet; beyond it peers are told to try again.
+/// Limit of the requests that are not charged yet; beyond it peers are asked to try again.
 const MAX_UNCHARGED: usize = 256;
 
 /// The connections that wait for accept at one listener.
@@ -277,7 +277,7 @@ impl Backlog {
 
     /// Takes the request of a peer for a connection between these addresses. In the handler of the
     /// port's cm id. Fails with `ECONNREFUSED` where nobody listens, and with `EAGAIN` and
-    /// `ENOMEM`, where the peer was told to come again.
+    /// `ENOMEM`, where the peer was asked to come again.
     pub(super) fn request(
         this: &Arc<Self>,
         id: ChildId<'_>,

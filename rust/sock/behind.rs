@@ -116,7 +116,7 @@ impl Conn {
         Ok(())
     }
 
-    /// A buffer for bytes that came in no message. Sleeps. Fails with `ENOMEM` and `ENOBUFS`.
+    /// A buffer for bytes that arrived in no message. Sleeps. Fails with `ENOMEM` and `ENOBUFS`.
     fn spare_buffer(&self) -> Result<RecvBuf> {
         self.reclaim();
         let (pages, all) = {

@@ -57,7 +57,7 @@ pub(super) enum Stage {
 }
 
 impl Stage {
-    /// Advances a buffer with which the protocol has finished. Tells whether its key is to be
+    /// Advances a buffer with which the protocol has finished. Returns whether its key is to be
     /// invalidated; a new buffer's was never valid.
     fn finish(&mut self) -> bool {
         let valid = *self != Stage::New;
@@ -135,7 +135,7 @@ pub(super) struct Incoming {
     pub(super) from: Remote,
     /// Bytes to be read, and once it is no longer busy those that were.
     pub(super) bytes: u32,
-    /// When they came, where the program has asked.
+    /// When they arrived, where the program has asked.
     pub(super) stamp: Option<Stamp>,
 }
 
@@ -151,7 +151,7 @@ pub(super) struct Offered {
     pub(super) stage: Stage,
     /// Bytes that the peer has written, once it is no longer busy.
     pub(super) bytes: u32,
-    /// When the peer told so, where the program has asked.
+    /// When the peer reported it, where the program has asked.
     pub(super) stamp: Option<Stamp>,
 }
 
@@ -162,7 +162,7 @@ const PAUSE: u8 = 16;
 /// How the peer writes to offered buffers: a receive offers by what the ones before it have seen.
 ///
 /// A write ends the offer that it goes to. So several offers at a time take several writes if each
-/// is as long as a write; otherwise what came has to be moved together.
+/// is as long as a write; otherwise what arrived has to be moved together.
 #[derive(Default)]
 pub(super) struct WritePattern {
     /// Bytes of the last write.
@@ -328,7 +328,7 @@ impl Buffers {
         buffer.stage.finish().then_some(memory)
     }
 
-    /// As [`Self::finish_send`], for a buffer that was offered, whose bytes came at `stamp`.
+    /// As [`Self::finish_send`], for a buffer that was offered, whose bytes arrived at `stamp`.
     pub(super) fn finish_offer(
         &mut self,
         finished: Finished,

@@ -154,11 +154,11 @@ pub(super) struct Connection {
     pub(super) side: Side,
     /// The version of IP of its socket.
     pub(super) version: IpVersion,
-    /// The number of the request at its listener, from which it came; 0 for one that connects.
+    /// The number of the request at its listener, from which it was made; 0 for one that connects.
     pub(super) request_seq: u64,
     /// The options that a child has when it is accepted.
     pub(super) inherited: Option<Inherited>,
-    /// The CPU on which the last message came, or the request for it (`SO_INCOMING_CPU`).
+    /// The CPU on which the last message arrived, or the request for it (`SO_INCOMING_CPU`).
     pub(super) cpu: AtomicI32,
     /// When it was made: the zero of the machine's time.
     pub(super) made: Instant<Monotonic>,
@@ -166,21 +166,21 @@ pub(super) struct Connection {
     pub(super) stats: Counters,
     /// Its number in the list of diagnostics.
     pub(super) number: Number,
-    /// Payload bytes of messages that came and were not read, in [`Flow::rx`] and in the queue of
+    /// Payload bytes of received messages that were not read, in [`Flow::rx`] and in the queue of
     /// the reader (`Stream::rx`): where the reader stands. Grows under [`Connection::flow`].
     pub(super) unread: AtomicUsize,
     /// The receive half was shut down (`shutdown(2)`).
     pub(super) recv_shut: AtomicFlag,
-    /// A writer has found no room, and is told when there is some.
+    /// A writer has found no room, and is notified when there is some.
     pub(super) no_room: AtomicFlag,
-    /// A reader has left its buffer here, and is told when the fabric uses it no more.
+    /// A reader has left its buffer here, and is notified when the fabric uses it no more.
     pub(super) reads_left: AtomicFlag,
-    /// For the work: data came on a connection that the CM does not know to be established, since
-    /// the RTU is late or lost (B-9).
+    /// For the work: data arrived on a connection that the CM does not know to be established,
+    /// since the RTU is late or lost (B-9).
     pub(super) comm_est: AtomicFlag,
     /// For the work: the device failed the QP.
     pub(super) fatal: AtomicFlag,
-    /// What the CM told; process context only.
+    /// What the CM reported; process context only.
     #[pin]
     pub(super) notes: SpinLock<Notes<UnchargedId<Conn>>>,
     /// Set-up and teardown.
@@ -189,7 +189,7 @@ pub(super) struct Connection {
     /// What it is charged.
     #[pin]
     pub(super) account: Mutex<Account>,
-    /// Who is told; held while that is told. Any context.
+    /// Who is notified; held meanwhile. Any context.
     #[pin]
     pub(super) owner: SpinLockBh<Owner>,
     /// Held from asking the machine for a message until that is posted. Any context.
@@ -332,7 +332,7 @@ impl Conn {
         self.net.own().stats.add(counter, n);
     }
 
-    /// Tells the machine the time, runs `f` on it, and then does what it wants done.
+    /// Sets the time of the machine, runs `f` on it, and then does what it wants done.
     ///
     /// Any context, without the spinlocks.
     pub(super) fn with<R>(&self, f: impl FnOnce(&mut Machine) -> R) -> R {
@@ -363,7 +363,7 @@ impl Conn {
         Some(post.qp.as_ref()?.pd().clone())
     }
 
-    /// The peer's memory that is to be fetched before anything that came behind it. Any context.
+    /// The peer's memory that is to be fetched before anything that arrived behind it. Any context.
     pub(super) fn readable(&self) -> Option<Readable> {
         self.inspect(Machine::readable)
     }

@@ -39,7 +39,7 @@ pub(super) struct ConnOptions {
     pub(super) defer_accept: u32,
     /// `TCP_NOTSENT_LOWAT` in bytes, or 0 for none.
     pub(super) notsent_lowat: u32,
-    /// `TCP_INQ`: a receive tells how much is left.
+    /// `TCP_INQ`: a receive reports how much is left.
     pub(super) inq: bool,
     /// `TCP_FASTOPEN`. As between TCP peers without it, no data goes with a request.
     pub(super) fastopen: c_int,
@@ -47,7 +47,7 @@ pub(super) struct ConnOptions {
     pub(super) fastopen_connect: bool,
     /// `TCP_FASTOPEN_NO_COOKIE`.
     pub(super) fastopen_no_cookie: bool,
-    /// `TCP_CONGESTION`, which the program is told again; all zeroes before it is set.
+    /// `TCP_CONGESTION`, which the program gets again; all zeroes before it is set.
     pub(super) congestion: [u8; 16],
     /// `TCP_WINDOW_CLAMP`: the most bytes of receive buffers, or 0 for what `SO_RCVBUF` says.
     pub(super) window_clamp: u32,

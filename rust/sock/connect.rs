@@ -210,7 +210,7 @@ fn begin(sk: &Socket, s: &mut OpenGuard<'_, Sdp>, peer: &SockAddr<'_>) -> Result
         conn.recv_shut
             .store(sk.poll_state().lock().recv_shut, Relaxed);
         sk.set_state(TcpState::SynSent);
-        // Before it may be established, which poll is to tell.
+        // Before it may be established, which poll is to report.
         s.slot.set(sk, Some(conn.clone()));
         conn.begin(sk, route, peer, claim).inspect_err(|_| {
             s.slot.set(sk, None);

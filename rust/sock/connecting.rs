@@ -231,7 +231,7 @@ impl Conn {
         id.resolve_addr(&from, &addr::with_port(from, peer.port()), ADDRESS_MS)
     }
 
-    /// Resolves the peer's address again, which it did not tell in time. Sleeps. Fails with
+    /// Resolves the peer's address again, which was not resolved in time. Sleeps. Fails with
     /// `EHOSTUNREACH` after the last attempt.
     pub(super) fn resolve_again(&self, setup: &mut Setup<Id>) -> Result {
         // Frees the port, where the socket is bound to one.

@@ -38,7 +38,7 @@ use kernel::sync::{
 };
 
 impl Conn {
-    /// Posts what is to be sent, and tells the socket what happened. Any context, without the
+    /// Posts what is to be sent, and notifies the socket of what happened. Any context, without the
     /// spinlocks.
     pub(super) fn kick(&self) {
         if let Err(e) = self.transmit() {
@@ -48,7 +48,7 @@ impl Conn {
         self.dispatch(events);
     }
 
-    /// Does what the machine asks for, and tells the socket. Any context, without the spinlocks.
+    /// Does what the machine asks for, and notifies the socket. Any context, without the spinlocks.
     pub(super) fn dispatch(&self, events: Events) {
         if events.is_empty() {
             return;
@@ -148,8 +148,8 @@ impl Conn {
         });
     }
 
-    /// Whether no more payload comes, or none is wanted. Some that came may be unread. Any context,
-    /// as for the next.
+    /// Whether no more payload comes, or none is wanted. Some that arrived may be unread. Any
+    /// context, as for the next.
     pub(super) fn is_recv_done(&self) -> bool {
         self.recv_shut.load(Relaxed) || self.recv_closed()
     }

@@ -82,7 +82,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// Notes a cause, of which the first is told.
+    /// Notes a cause, of which the first is reported.
     pub(super) fn note(&mut self, cause: Error) {
         self.cause.get_or_insert(cause);
     }
@@ -94,7 +94,8 @@ pub(super) struct Offers {
     /// Buffers are offered to the peer, or are to be, and nothing has come yet that belongs behind
     /// what the peer writes to them.
     pub(super) open: bool,
-    /// A call offered buffers, and has not collected what came for them: messages are not joined.
+    /// A call offered buffers, and has not collected what arrived for them: messages are not
+    /// joined.
     pub(super) gathering: bool,
 }
 
@@ -106,7 +107,7 @@ pub(super) struct Flow {
     pub(super) rx: Ring<Unread>,
     /// The peer's urgent byte.
     pub(super) urgent: Urgent,
-    /// It came, and readers were not told yet.
+    /// It arrived, and readers were not notified yet.
     pub(super) urgent_unreported: bool,
     /// Urgent bytes that a reader who stands at one of them is not to have.
     pub(super) skip: Range<u64>,
@@ -128,7 +129,7 @@ pub(super) struct Flow {
     pub(super) deferred: Option<u64>,
     /// The receive buffers.
     pub(super) recv: RecvBuffers,
-    /// Messages that came before the HelloAck was seen.
+    /// Messages that arrived before the HelloAck was seen.
     pub(super) early: Ring<RecvBuf>,
     /// The QP was taken down: it returns at once what is posted.
     pub(super) flushed: bool,
@@ -138,7 +139,7 @@ pub(super) struct Flow {
     pub(super) failure: Failure,
     /// Whether buffers are offered to the peer.
     pub(super) offers: Offers,
-    /// When the last message came while buffers were offered, where the program has asked.
+    /// When the last message arrived while buffers were offered, where the program has asked.
     pub(super) offer_stamp: Option<Stamp>,
 }
 

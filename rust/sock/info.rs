@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `TCP_INFO` tells of a connection.
+//! What `TCP_INFO` reports of a connection.
 
 use crate::{
     net::tcp_info::TcpInfo,
@@ -17,8 +17,8 @@ use crate::{
 use kernel::page::PAGE_SIZE;
 
 impl Conn {
-    /// What is known of all that TCP tells, but for what is the socket's. Any context, without the
-    /// spinlocks.
+    /// What is known of all that TCP reports, but for what is the socket's. Any context, without
+    /// the spinlocks.
     pub(super) fn info(&self) -> TcpInfo {
         let is_there = self.setup_result() == SetupResult::Established;
         let unread = self.unread();

@@ -37,7 +37,7 @@ const SMALL: usize = 1024;
 
 impl Flow {
     /// Takes in one message, where `unread` bytes are unread. Gives the buffer back if it holds
-    /// nothing for the reader, and the number of bytes that came for the reader.
+    /// nothing for the reader, and the number of bytes that arrived for the reader.
     fn take_in(
         &mut self,
         buf: RecvBuf,
@@ -55,7 +55,7 @@ impl Flow {
             self.offers.open = false;
         }
         if self.offers.gathering {
-            // The message may tell of what the peer wrote.
+            // The message may report what the peer wrote.
             self.offer_stamp = terms.stamp;
         }
         if let Ok(received) = &received {
@@ -75,19 +75,19 @@ impl Flow {
                     range: received.payload,
                     stamp: terms.stamp,
                 };
-                let came = next.len();
-                if self.may_join(came, terms.limit, unread.saturating_add(came)) {
+                let added = next.len();
+                if self.may_join(added, terms.limit, unread.saturating_add(added)) {
                     if let Some(last) = self.rx.back_mut() {
                         last.join(&mut next);
                     }
                 }
                 if next.is_empty() {
-                    return (Some(next.buf), came);
+                    return (Some(next.buf), added);
                 }
                 // The ring has room for every buffer.
                 match self.rx.push(next) {
-                    Ok(()) => (None, came),
-                    Err(lost) => (Some(lost.buf), came.saturating_sub(lost.range.len())),
+                    Ok(()) => (None, added),
+                    Err(lost) => (Some(lost.buf), added.saturating_sub(lost.range.len())),
                 }
             }
             // A violation is reported by the machine's events.
@@ -133,13 +133,13 @@ impl Conn {
         buf: RecvBuf,
         terms: RecvTerms,
     ) -> Option<RecvBuf> {
-        let (recycle, came) = flow.take_in(buf, self.unread(), terms);
-        self.unread.fetch_add(came, Ordering::Relaxed);
+        let (recycle, added) = flow.take_in(buf, self.unread(), terms);
+        self.unread.fetch_add(added, Ordering::Relaxed);
         recycle
     }
 
-    /// Payload bytes of messages that came and were not read. Under
-    /// [`Connection::flow`](super::conn::Connection) it goes with what came: the others may only
+    /// Payload bytes of received messages that were not read. Under
+    /// [`Connection::flow`](super::conn::Connection) it goes with what arrived: the others may only
     /// have been read meanwhile. Any context.
     pub(super) fn unread(&self) -> usize {
         self.unread.load(Ordering::Relaxed)

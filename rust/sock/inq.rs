@@ -26,7 +26,7 @@ pub(super) struct Inq {
     at: u64,
     /// Payload bytes of messages that it has not read.
     received: usize,
-    /// The peer's memory that is to be fetched before anything that came behind it.
+    /// The peer's memory that is to be fetched before anything that arrived behind it.
     next: Option<Readable>,
     /// The state of the peer's urgent byte.
     pub(super) urgent: Urgent,
@@ -86,7 +86,7 @@ impl Inq {
     /// Bytes that can be read without waiting for the peer's program; those that it advertises only
     /// where the reader `fetches`.
     pub(super) fn unread(&self, fetches: bool) -> usize {
-        // What came behind has to wait for what is advertised. Bytes before that which have not
+        // What arrived behind has to wait for what is advertised. Bytes before that which have not
         // come will come by message.
         let received = self
             .next

@@ -41,7 +41,7 @@ pub(super) fn listen(sk: &Socket, backlog: c_int) -> Result {
         s.local.bind(bound);
     }
     let bound = s.local.bound_mut().ok_or(EINVAL)?;
-    // Before a connection may come that poll is to tell of.
+    // Before a connection may come that poll is to report.
     let former = sk
         .poll_state()
         .lock()
@@ -53,7 +53,7 @@ pub(super) fn listen(sk: &Socket, backlog: c_int) -> Result {
     Ok(())
 }
 
-/// `accept(2)`, which also tells whether more connections wait.
+/// `accept(2)`, which also returns whether more connections wait.
 ///
 /// The child's sock is made here, by the accepting task, whose cgroup is charged for it. Sleeps.
 pub(super) fn accept(sk: &OpenSocket, nonblock: bool) -> Result<(Child<Sdp>, bool)> {

@@ -36,7 +36,7 @@ pub(super) enum SocketState {
     Listening,
     /// Its connection is being made.
     Connecting,
-    /// The connection was not made; connect tells why, once.
+    /// The connection was not made; connect reports why, once.
     Failed,
     /// It has, or had, a connection.
     Connected,

@@ -15,7 +15,7 @@ pub(super) enum Urgent {
     None,
     /// It was announced, and has not come.
     Announced,
-    /// It came, has this mark, and is this byte.
+    /// It arrived, has this mark, and is this byte.
     Here(u64, u8),
     /// The same; it was read out of the stream's order.
     Read(u64),
@@ -61,7 +61,7 @@ impl Urgent {
 
 /// What a reader may have next.
 pub(super) struct Upcoming {
-    /// The peer's memory that is to be fetched before anything that came behind it.
+    /// The peer's memory that is to be fetched before anything that arrived behind it.
     pub(super) advertised: Option<Readable>,
     /// Where reads stop.
     pub(super) mark: Option<u64>,
@@ -70,6 +70,6 @@ pub(super) struct Upcoming {
 /// How many bytes come before `mark`, if a reader at `at` has not passed it.
 pub(super) fn distance(mark: Option<u64>, at: u64) -> Option<usize> {
     let bytes = mark?.wrapping_sub(at);
-    // The stream is far shorter than half of what the number can tell.
+    // The stream is far shorter than half of what the number can count.
     usize::try_from(i64::try_from(bytes).ok()?).ok()
 }

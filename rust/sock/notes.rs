@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the RDMA CM told of a connection, and the state of its set-up and teardown.
+//! What the RDMA CM reported of a connection, and the state of its set-up and teardown.
 //!
 //! `I` is the type of its cm id. The connection is the handler of that, and imports this file, so
 //! the type cannot be named here.
@@ -21,7 +21,7 @@ use crate::{
 use core::net::SocketAddr;
 use kernel::fmt;
 
-/// What the CM told, until the work or a waiting task takes it. Guarded by `Connection::notes`.
+/// What the CM reported, until the work or a waiting task takes it. Guarded by `Connection::notes`.
 pub(super) struct Notes<I> {
     /// The cm id of a new request, which is not charged.
     pub(super) id: Option<I>,
@@ -34,7 +34,7 @@ pub(super) struct Notes<I> {
 }
 
 impl<I> Notes<I> {
-    /// Before anything was told.
+    /// Before anything was reported.
     pub(super) fn new() -> Self {
         Self {
             id: None,
@@ -157,7 +157,7 @@ pub(super) struct Setup<I> {
     pub(super) lookup: Option<Lookup>,
     /// Its addresses at the port that its socket is bound to, until its end.
     pub(super) claim: Option<Claim>,
-    /// What the listening port of this host was told to expect.
+    /// What the listening port of this host is to expect.
     pub(super) expectation: Option<Expectation>,
     /// The addresses of the ends, where the cm id has others (loopback, and requests).
     pub(super) addrs: Option<AddrPair>,

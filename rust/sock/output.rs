@@ -196,8 +196,8 @@ impl Conn {
         flow.machine.unsent().saturating_mul(times) < limit
     }
 
-    /// Whether there is `room`; a writer that finds none is told when there is some. In a call on
-    /// the file of `sk`, or in poll.
+    /// Whether there is `room`; a writer that finds none is notified when there is some. In a call
+    /// on the file of `sk`, or in poll.
     pub(super) fn finds_room(&self, sk: &Socket, room: impl Fn() -> bool) -> bool {
         if room() {
             return true;
@@ -208,7 +208,7 @@ impl Conn {
         room()
     }
 
-    /// Tells writers, if some have found no room and there is some. That is once, lest those who
+    /// Notifies writers, if some have found no room and there is some. That is once, lest those who
     /// wait for the edge (`EPOLLET`) hear of each message that was sent. Any context, without the
     /// spinlocks.
     pub(super) fn notify_writers(&self, sk: &Socket) {
@@ -247,7 +247,7 @@ impl Conn {
                     break;
                 }
                 let (memory, read) = new.begin();
-                // Before any message that tells of the key, or needs it.
+                // Before any message that advertises the key, or needs it.
                 qp.post_register(&memory, Request::Register)?;
                 post.messages = post.messages.saturating_add(1);
                 if let Some((from, len)) = read {
@@ -353,8 +353,8 @@ impl Conn {
         Ok(())
     }
 
-    /// Posts an RDMA Write of no bytes, so that the peer's device looks at what came before (B-9a).
-    /// Any context, without the spinlocks. Fails with the driver's error.
+    /// Posts an RDMA Write of no bytes, so that the peer's device looks at what arrived before
+    /// (B-9a). Any context, without the spinlocks. Fails with the driver's error.
     pub(super) fn nudge(&self) -> Result {
         let mut guard = self.post.lock();
         let post = &mut *guard;

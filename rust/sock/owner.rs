@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The owner of a connection, who is told of it.
+//! The owner of a connection, who is notified of it.
 
 use crate::{
     net::{
@@ -98,7 +98,7 @@ impl Conn {
         self.owner.lock().stamp()
     }
 
-    /// Notes that something for the socket came on this CPU.
+    /// Notes that something for the socket arrived on this CPU.
     pub(super) fn note_cpu(&self) {
         self.note_cpu_in(&self.owner.lock());
     }
@@ -234,8 +234,8 @@ impl Conn {
         // Before the abort, with which the work fails what is being set up.
         let setup_result = self.setup_result();
         self.with(Machine::abort);
-        // The peer of a failed connection need not be told. That of one being set up may have it
-        // already.
+        // The peer of a failed connection need not be notified. That of one being set up may have
+        // it already.
         self.advance_teardown(match setup_result {
             SetupResult::Established | SetupResult::Pending => Teardown::DisconnectNeeded,
             SetupResult::Failed => Teardown::Disconnected,

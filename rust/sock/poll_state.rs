@@ -8,9 +8,9 @@
 //!
 //! - What is here is looked at, and changed, under this lock; so is how far the reader of the
 //!   stream is while no call has its I/O lock.
-//! - Who finds that a call has the I/O lock says so ([`IoLock::is_free`]), and is told when that
-//!   ends. Data that comes meanwhile is told then ([`notify_readers`]).
-//! - The rest is the connection's, under its own spinlocks, and told by its events.
+//! - Who finds that a call has the I/O lock says so ([`IoLock::is_free`]), and is notified when
+//!   that ends. Data that arrives meanwhile is reported then ([`notify_readers`]).
+//! - The rest is the connection's, under its own spinlocks, and reported by its events.
 
 use crate::sock::{
     backlog::Backlog,
@@ -32,7 +32,7 @@ pub(crate) struct PollState {
     pub(super) backlog: Option<Arc<Backlog>>,
     /// `shutdown(2)` of the receive half before there was a connection.
     pub(super) recv_shut: bool,
-    /// That of the send half, of which the peer is not told.
+    /// That of the send half, of which the peer is not notified.
     pub(super) send_shut: bool,
     /// The buffer that a non-blocking send left (`SDP_ZCOPY_RETRY`).
     pub(super) retry_send: Option<RetryBuffer>,
@@ -62,7 +62,7 @@ impl PollState {
     }
 
     /// Whether there is as much to be read as readers of `sk`, which this is of, wait for; who
-    /// finds that a call has the I/O lock is told when that ends. Any context.
+    /// finds that a call has the I/O lock is notified when that ends. Any context.
     pub(super) fn is_readable(&mut self, sk: &Socket) -> bool {
         let Some(conn) = &self.conn else {
             return false;
@@ -74,19 +74,20 @@ impl PollState {
     }
 }
 
-/// Tells readers of `sk` that something came. Who polls, or gets SIGIO, is told as TCP does: once
-/// it is as much as readers wait for, or urgent, or the end; while a call has the I/O lock, when
-/// that ends. Any context, without the spinlocks of a connection but [`Connection::owner`].
+/// Notifies readers of `sk` that something arrived. Who polls, or gets SIGIO, is notified as TCP
+/// does: once it is as much as readers wait for, or urgent, or the end; while a call has the I/O
+/// lock, when that ends. Any context, without the spinlocks of a connection but
+/// [`Connection::owner`].
 ///
 /// [`Connection::owner`]: super::conn::Connection::owner
 pub(super) fn notify_readers(sk: &Socket) {
     let is_due = {
         let mut poll_state = sk.poll_state().lock();
-        let is_told_at_once = poll_state.conn.as_ref().is_some_and(|conn| {
+        let is_due_at_once = poll_state.conn.as_ref().is_some_and(|conn| {
             let urgent_unreported = conn.take_urgent_unreported();
             urgent_unreported || conn.recv_closed()
         });
-        is_told_at_once || poll_state.is_readable(sk)
+        is_due_at_once || poll_state.is_readable(sk)
     };
     if is_due {
         sk.data_ready();

@@ -8,8 +8,8 @@
 //! rules ([`Binding`]), and so is which of them gets a request.
 //!
 //! A connection of the host with itself uses the address of a device, whatever addresses the
-//! programs use. Where one of those is a loopback address, the end that connects tells the
-//! listening port which request to expect: [`Port::expect`].
+//! programs use. Where one of those is a loopback address, the end that connects notifies the
+//! listening port of the request: [`Port::expect`].
 //!
 //! rdma_cm lets all connections from a port of ours have any peer, so the port knows them too:
 //! [`Port::claim`].

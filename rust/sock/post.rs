@@ -64,7 +64,7 @@ impl<Q> Post<Q> {
     }
 }
 
-/// A message, or an RDMA Write with the message that tells of it, and the bytes that it carries.
+/// A message, or an RDMA Write with the message that reports it, and the bytes that it carries.
 pub(super) struct Outbound {
     /// As the machine gave it.
     pub(super) transmit: Transmit,
@@ -76,7 +76,7 @@ pub(super) struct Outbound {
 pub(super) enum Request {
     /// A message.
     Message(SendTag),
-    /// An RDMA Write, of which the next message tells, or one of no bytes (`Conn::nudge`).
+    /// An RDMA Write, which the next message reports, or one of no bytes (`Conn::nudge`).
     Write,
     /// A request without bytes that the peer's device has to answer.
     Probe,

@@ -3,8 +3,8 @@
 //! recvmsg: by copy out of received messages ([`super::recv_copy`]), or by fetching what the peer
 //! advertises straight into the caller's pages ([`super::recv_zcopy`]).
 //!
-//! What is advertised has its place in the stream: bytes that came behind it wait until it was
-//! fetched, or was declined and came by messages after all.
+//! What is advertised has its place in the stream: bytes that arrived behind it wait until it was
+//! fetched, or was declined and arrived by messages after all.
 
 use crate::{
     net::{
@@ -69,14 +69,14 @@ pub(super) fn recvmsg(sk: &OpenSocket, mut msg: RecvMsg<'_>) -> Result<usize> {
 /// What a call received.
 struct Received {
     bytes: usize,
-    /// When the last of them came, where the program has asked.
+    /// When the last of them arrived, where the program has asked.
     stamp: Option<Stamp>,
     /// Where somebody wants to know, how many are left, and whether that is the program.
     left: Option<(c_int, bool)>,
 }
 
 impl Received {
-    /// So many bytes that do not belong to the stream, of which nothing else is told.
+    /// So many bytes that do not belong to the stream, of which nothing else is reported.
     fn aside(bytes: usize) -> Self {
         Self {
             bytes,
@@ -251,7 +251,7 @@ impl Receiving<'_, '_, '_> {
 
     /// Whether a peek has found something, and no more can come.
     fn is_all(&mut self) -> bool {
-        // What came just now is peeked at first.
+        // What arrived just now is peeked at first.
         self.copied > 0 && is_starved(self.s) && unread(self.s) <= self.peeked
     }
 }

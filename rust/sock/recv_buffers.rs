@@ -60,14 +60,14 @@ pub(super) const RETRY_MS: u32 = 100;
 
 /// Received payload that its reader has not finished.
 pub(super) struct Unread {
-    /// The buffer that it came in.
+    /// The buffer that it arrived in.
     pub(super) buf: RecvBuf,
     /// It was copied there, from memory that the peer wrote to: the buffer is none of those that
     /// are posted.
     pub(super) is_copy: bool,
     /// The bytes of the buffer which are still to be read.
     pub(super) range: Range<usize>,
-    /// When the last of them came, where the program has asked.
+    /// When the last of them arrived, where the program has asked.
     pub(super) stamp: Option<Stamp>,
 }
 
@@ -196,12 +196,12 @@ pub(super) struct RecvBuffers {
     pub(super) posted: u16,
     /// Pages of these.
     posted_pages: usize,
-    /// How many of the posted ones, the oldest, have the former size: the peer is told of the new
-    /// one when none is left (`B-64`).
+    /// How many of the posted ones, the oldest, have the former size: the peer is notified of the
+    /// new one when none is left (`B-64`).
     pub(super) smaller: u16,
-    /// The peer asked for the present size, and has not been told of it yet.
+    /// The peer asked for the present size, and has not been notified of it yet.
     pub(super) resizing: bool,
-    /// Messages that came since [`Self::take_idle`] was last called.
+    /// Messages that arrived since [`Self::take_idle`] was last called.
     arrivals: u16,
     /// The peer was short of credit because of `SO_RCVBUF` when it last was.
     limited: bool,
@@ -290,15 +290,15 @@ impl RecvBuffers {
         self.posted_pages = self.posted_pages.saturating_sub(pages);
     }
 
-    /// Counts a message that came in the oldest posted buffer, of `pages` pages.
+    /// Counts a message that arrived in the oldest posted buffer, of `pages` pages.
     pub(super) fn used(&mut self, pages: usize) {
         self.unpost(pages);
         self.smaller = self.smaller.saturating_sub(1);
         self.arrivals = self.arrivals.saturating_add(1);
     }
 
-    /// Whether every buffer is posted, and no more messages came than there are buffers since this
-    /// was last called.
+    /// Whether every buffer is posted, and no more messages arrived than there are buffers since
+    /// this was last called.
     pub(super) fn take_idle(&mut self) -> bool {
         core::mem::take(&mut self.arrivals) <= self.count && self.posted == self.count
     }
@@ -424,7 +424,7 @@ impl RecvBuffers {
         }
     }
 
-    /// Notes that the reader has read everything that came.
+    /// Notes that the reader has read everything that arrived.
     pub(super) fn note_read(&mut self) {
         self.caught_up |= core::mem::take(&mut self.limited);
     }

@@ -37,7 +37,7 @@ pub(super) struct Receiving<'a, 'g, 'm> {
     pub(super) has_iolock: bool,
     /// Bytes that it returns.
     pub(super) copied: usize,
-    /// When the last of them came, where the program has asked.
+    /// When the last of them arrived, where the program has asked.
     pub(super) stamp: Option<Stamp>,
     /// Bytes that a peek has already returned, or leaves out (`SO_PEEK_OFF`).
     pub(super) peeked: usize,

@@ -33,7 +33,7 @@ pub(super) struct Stop {
 
 /// Copies what there is before `stop` to the caller, or drops it for `MSG_TRUNC`. Returns the
 /// number of bytes, and whether all that fits could be stored; `stamp` is when the last of them
-/// came.
+/// arrived.
 pub(super) fn deliver(
     s: &mut Locked,
     conn: &Conn,
@@ -77,7 +77,7 @@ pub(super) fn deliver(
 
 /// Copies what there is behind the first `skip` bytes and before `stop` to the caller, for
 /// `MSG_PEEK`. Returns the number of bytes, how many urgent bytes were left out, and whether all
-/// that fits could be stored; `stamp` is when the last of them came.
+/// that fits could be stored; `stamp` is when the last of them arrived.
 pub(super) fn copy_peeked(
     s: &Locked,
     msg: &mut RecvMsg<'_>,

@@ -40,7 +40,7 @@ impl Flow {
         self.recv.posted.saturating_add(returning) <= FEW && self.machine.peer_is_short()
     }
 
-    /// Counts a buffer of `pages` pages that came back from the device with a message, before that
+    /// Counts a buffer of `pages` pages that returned from the device with a message, before that
     /// is taken in.
     pub(super) fn buffer_used(&mut self, pages: usize) {
         self.recv.used(pages);
@@ -63,7 +63,7 @@ impl Flow {
         }
     }
 
-    /// Tells the peer of larger buffers, once it has used up the smaller ones that were posted.
+    /// Notifies the peer of larger buffers, once it has used up the smaller ones that were posted.
     fn answer_resize(&mut self) {
         if self.recv.resizing && self.recv.smaller == 0 {
             self.recv.resizing = false;
@@ -71,7 +71,7 @@ impl Flow {
         }
     }
 
-    /// Tells the peer the present size of its buffers.
+    /// Reports the present size of its buffers to the peer.
     fn answer_size(&mut self) {
         let size = u32::try_from(self.recv.size()).unwrap_or(0);
         self.machine.resized(size);
@@ -218,13 +218,13 @@ impl Conn {
         }
     }
 
-    /// Tells readers who wait for more bytes than can come. Any context, without the spinlocks.
+    /// Notifies readers who wait for more bytes than can come. Any context, without the spinlocks.
     pub(super) fn wake_reader(&self) {
         self.with_socket(poll_state::notify_readers);
     }
 
-    /// Wants more buffers for a peer that is short of credit, where no message came that would: for
-    /// a `limit` that has grown, or behind those that came early. Any context, without the
+    /// Wants more buffers for a peer that is short of credit, where no message arrived that would:
+    /// for a `limit` that has grown, or behind those that arrived early. Any context, without the
     /// spinlocks.
     pub(super) fn want_more(&self, limit: Option<usize>) {
         let mut flow = self.flow.lock();
@@ -259,9 +259,9 @@ impl Conn {
         self.flow.lock().recv.remove(pages);
     }
 
-    /// Posts a buffer and tells the machine, or frees one that is not of the present size, or not
-    /// wanted. Any context, without [`Connection::post`](super::conn::Connection) and the locks
-    /// after it. Fails with `ENOMEM`, and with other errors where the QP takes no more.
+    /// Posts a buffer and reports it to the machine, or frees one that is not of the present size,
+    /// or not wanted. Any context, without [`Connection::post`](super::conn::Connection) and the
+    /// locks after it. Fails with `ENOMEM`, and with other errors where the QP takes no more.
     fn repost(&self, buf: RecvBuf) -> Result {
         let pages = buf.page_count();
         let posted = self.post_buffer(buf);

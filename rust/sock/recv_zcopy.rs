@@ -73,7 +73,8 @@ impl Receiving<'_, '_, '_> {
     }
 
     /// Whether the caller's memory is to be offered to the peer: it is large, nothing is there to
-    /// be read, what came last came without a copy, and the call need not be filled (B-46).
+    /// be read, what was received last arrived without a copy, and the call need not be filled
+    /// (B-46).
     pub(super) fn may_offer(&mut self) -> bool {
         // CAST: `usize` has at least 32 bits.
         let threshold = self.s.options.zcopy_threshold as usize;
@@ -89,7 +90,7 @@ impl Receiving<'_, '_, '_> {
     }
 
     /// Offers the caller's memory, and waits until the peer has written to it or the caller waits
-    /// no longer. Tells whether it was offered. Fails as a wait does.
+    /// no longer. Returns whether it was offered. Fails as a wait does.
     pub(super) fn offer(&mut self) -> Result<bool> {
         let (conn, target) = (self.conn, self.target);
         // CAST: `usize` has at least 32 bits.
@@ -160,8 +161,8 @@ impl Receiving<'_, '_, '_> {
         offered
     }
 
-    /// Moves together what came while `parts` of the caller's memory were offered, which are done.
-    /// Returns the number of bytes.
+    /// Moves together what arrived while `parts` of the caller's memory were offered, which are
+    /// done. Returns the number of bytes.
     ///
     /// A part that the peer did not fill leaves a gap (`B-47`), and a message with payload takes
     /// the place of the part that it used up (`B-48`). What the peer wrote behind these is moved
@@ -255,8 +256,8 @@ impl Receiving<'_, '_, '_> {
         to
     }
 
-    /// Fetches what the peer advertises, or declines it. Tells whether something was fetched. Fails
-    /// with `EAGAIN` where the call leaves its buffer here.
+    /// Fetches what the peer advertises, or declines it. Returns whether something was fetched.
+    /// Fails with `EAGAIN` where the call leaves its buffer here.
     pub(super) fn fetch(&mut self) -> Result<bool> {
         let advertised = fetchable(self.s);
         let room = pages::dest_extent(self.msg.data).min(advertised);
@@ -333,7 +334,7 @@ impl Receiving<'_, '_, '_> {
     }
 
     /// Waits until all RDMA Reads that were started are done: the device uses the caller's memory
-    /// until then. Tells whether they brought anything.
+    /// until then. Returns whether they brought anything.
     fn finish(&mut self) -> bool {
         let conn = self.conn;
         let (mut any, mut missing) = (false, 0usize);
@@ -391,7 +392,7 @@ pub(super) fn cancel_retry(s: &mut OpenGuard<'_, Sdp>, conn: &Conn) {
 }
 
 /// Fails with `EBUSY` while a buffer is left here. One of a process that is gone is taken back:
-/// what came to it is lost, and so the connection. Sleeps.
+/// what it received is lost, and so the connection. Sleeps.
 pub(super) fn check_retry(s: &mut OpenGuard<'_, Sdp>, conn: &Conn) -> Result {
     let retry = s.sock().poll_state().lock().retry_recv.clone();
     match retry {
@@ -400,7 +401,7 @@ pub(super) fn check_retry(s: &mut OpenGuard<'_, Sdp>, conn: &Conn) -> Result {
         Some(_) => {}
     }
     cancel_retry(s, conn);
-    // What came behind is not to be taken for what is lost.
+    // What arrived behind is not to be taken for what is lost.
     conn.drop_unread(core::mem::replace(&mut s.stream.rx, Ring::empty()));
     Ok(())
 }

@@ -57,7 +57,7 @@ use kernel::{
 };
 
 /// Pages that the set-up of a connection takes, beside its buffers and the device's queue of them:
-/// measured on rxe, where `make connections` tells what a connection takes, and how much of that is
+/// measured on rxe, where `make connections` shows what a connection takes, and how much of that is
 /// charged.
 const FIXED_PAGES: usize = 5;
 

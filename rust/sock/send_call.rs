@@ -163,7 +163,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
     }
 
     /// Waits until it is `done`, or the peer has made no progress for `patience`, or for
-    /// [`CROSSED_MS`] while bytes from it are unread here. Tells whether it was done. Every sleep
+    /// [`CROSSED_MS`] while bytes from it are unread here. Returns whether it was done. Every sleep
     /// without the socket lock begins with this one.
     pub(super) fn wait_for_peer(
         &mut self,

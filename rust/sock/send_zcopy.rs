@@ -132,7 +132,7 @@ impl Sending<'_, '_, '_> {
         Ok(())
     }
 
-    /// Waits until nothing is lent any more: the peer has fetched it, or was told to give it up,
+    /// Waits until nothing is lent any more: the peer has fetched it, or was asked to give it up,
     /// because it made no progress or the caller waits no longer. Fails with `EAGAIN` where a call
     /// leaves its buffer here, and as a wait does.
     pub(super) fn finish_lending(&mut self) -> Result {

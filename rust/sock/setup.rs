@@ -113,8 +113,8 @@ impl Conn {
         }
     }
 
-    /// Takes the step that can be taken now, and the end that was told after it: both at once, so
-    /// that no end overtakes its step. A step that may wait for the network is left to
+    /// Takes the step that can be taken now, and the end that was reported after it: both at once,
+    /// so that no end overtakes its step. A step that may wait for the network is left to
     /// [`Self::connect_slowly`].
     pub(super) fn next_notes(&self, setup: &mut Setup<Id>) -> (Option<Step>, Option<End>) {
         // First, since a request that is admitted later queues the work.
@@ -213,14 +213,14 @@ impl Conn {
             self.check_deferred();
             return Ok(());
         }
-        // Before anybody is told that it is established.
+        // Before anybody is notified that it is established.
         self.with_socket(|sk| {
             sk.set_local(addrs.local);
             sk.set_peer(addrs.peer);
         });
         if let Err(violation) = self.hello_ack(private_data) {
             pr_debug!("the listener does not speak SDP: {violation:?}\n");
-            // The peer has a connection that nobody here wants, and is told so.
+            // The peer has a connection that nobody here wants, and is notified.
             self.fail_setup(EPROTO);
             self.advance_teardown(Teardown::DisconnectNeeded);
             return Ok(());

@@ -70,7 +70,7 @@ pub(super) fn shutdown(sk: &Socket, read: bool, write: bool) -> Result {
                 conn.recv_shut.store(true, Relaxed);
             }
             if conn.recv_shut.load(Relaxed) && conn.inspect(Machine::send_shut) {
-                // Who sends now does so to nobody, and is told.
+                // Who sends now does so to nobody, and is notified.
                 conn.with(Machine::shutdown_receive);
             }
             sk.state_change();
@@ -127,7 +127,7 @@ pub(super) fn disconnect(sk: &OpenSocket) {
                 recv_zcopy::cancel_retry(&mut s, &conn);
                 conn.with(Machine::abort);
                 if was_up {
-                    // As TCP tells who used it at the time.
+                    // As TCP reports to who used it at the time.
                     sk.set_error(ECONNRESET);
                 }
                 s.drop_conn(sk, Teardown::DisconnectNeeded);

@@ -122,7 +122,7 @@ pub(super) fn set(sk: &Socket, name: c_int, value: OptionValue<'_>) -> Result {
         },
         TCP_LINGER2 => s.options.linger2 = value.clamp(-1, TCP_LINGER2_MAX),
         TCP_DEFER_ACCEPT => s.options.defer_accept = defer_seconds(value),
-        // A device acknowledges at once, whatever it is told.
+        // A device acknowledges at once, whatever is set.
         TCP_QUICKACK => {}
         TCP_WINDOW_CLAMP if value == 0 && !is_closed => return Err(EINVAL),
         TCP_WINDOW_CLAMP => {
@@ -176,7 +176,7 @@ pub(super) fn set(sk: &Socket, name: c_int, value: OptionValue<'_>) -> Result {
     Ok(())
 }
 
-/// Tells readers where what is there is enough now, with the socket locked.
+/// Notifies readers where what is there is enough now, with the socket locked.
 pub(super) fn low_water_set(sk: &Socket) {
     // The socket keeps it.
     let conn = sk.poll_state().lock().conn.clone();
@@ -291,7 +291,7 @@ fn max_seg(s: &Locked) -> u32 {
     }
 }
 
-/// What is known of all that TCP tells.
+/// What is known of all that TCP reports.
 fn info(sk: &Socket, s: &Locked) -> TcpInfo {
     let known = match (s.conn(), s.local.bound()) {
         (Some(conn), _) => conn.info(),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! splice: received messages go to a pipe in the pages in which they came.
+//! splice: received messages go to a pipe in the pages in which they arrived.
 
 use crate::{
     net::pipe::{

@@ -134,7 +134,7 @@ impl Conn {
     }
 
     /// Handles the HelloAck, which establishes the connection of the connecting side, and takes in
-    /// what came early. Process context, without the spinlocks. Fails where that is no valid
+    /// what arrived early. Process context, without the spinlocks. Fails where that is no valid
     /// HelloAck.
     pub(super) fn hello_ack(&self, private_data: &[u8]) -> Result<(), Violation> {
         let mut recycle = Ring::empty();
@@ -167,8 +167,8 @@ impl Conn {
         result
     }
 
-    /// Establishes the connection of the accepting side; what came early may have ended it already.
-    /// Process context, without the spinlocks.
+    /// Establishes the connection of the accepting side; what arrived early may have ended it
+    /// already. Process context, without the spinlocks.
     pub(super) fn established(&self) {
         self.decide_setup(|_| Some(Ok(())));
         self.with(Machine::established);

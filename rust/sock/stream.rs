@@ -25,13 +25,13 @@ pub(super) struct Stream {
     pub(super) receives: u64,
     /// `receives` when a send found that both ends wait in a send: they do until more is received.
     pub(super) crossed_at: Option<u64>,
-    /// What was received last came without a copy, so what is next is expected to.
+    /// What was received last arrived without a copy, so what is next is expected to.
     pub(super) last_was_zcopy: bool,
 }
 
 /// What comes behind the bytes that were taken over.
 pub(super) enum More {
-    /// Some came just now.
+    /// Some arrived just now.
     Here,
     /// Some may come.
     Later,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The end of a connection: what the peer is told, how long its answer is waited for, and what is
-//! freed.
+//! The end of a connection: what is reported to the peer, how long its answer is waited for, and
+//! what is freed.
 
 use crate::{
     prelude::*,
@@ -122,8 +122,8 @@ impl Conn {
         let may_wait = hurry;
         let hurry = hurry || self.is_surplus();
         let teardown = self.teardown();
-        // A connection that ended before it was established has no peer to tell; its program is
-        // told the reason.
+        // A connection that ended before it was established has no peer to notify; its program is
+        // notified of the reason.
         let cause = self.flow.lock().failure.cause;
         let unmade = teardown > Teardown::NotBegun && self.fail_setup(cause.unwrap_or(ECONNRESET));
         match teardown {
@@ -169,9 +169,9 @@ impl Conn {
         self.tear_down(setup);
     }
 
-    /// Tells the peer that the connection ends. Its answer, or the CM's timeout, comes as an event.
-    /// Sleeps. Fails with `ENOTCONN` without a QP, or before a connect, and with the driver's
-    /// error.
+    /// Notifies the peer that the connection ends. Its answer, or the CM's timeout, comes as an
+    /// event. Sleeps. Fails with `ENOTCONN` without a QP, or before a connect, and with the
+    /// driver's error.
     fn disconnect(&self, setup: &Setup<Id>) -> Result {
         self.qp(setup).ok_or(ENOTCONN)?.disconnect()
     }
@@ -181,7 +181,7 @@ impl Conn {
         // Dropped last: what is freed under the lock below must not be the last to hold the domain.
         let _pd = self.pd();
         let qp = self.post.lock().qp.take();
-        // This flushes the completions, which take in what came before the end.
+        // This flushes the completions, which take in what arrived before the end.
         drop(qp);
         let mut early = Ring::empty();
         core::mem::swap(&mut early, &mut self.flow.lock().early);

@@ -3,9 +3,9 @@
 //! The peer's urgent byte (`B-77` to `B-80`), with what TCP makes of it.
 //!
 //! One is known at a time. It has a place in the stream, the mark, at which reads stop, and which
-//! is told as the number of payload bytes of messages before it: what moves without a copy is never
-//! urgent. A read that begins at the mark leaves the byte out, unless the program wants it in line.
-//! Once a read has passed the mark the byte is forgotten.
+//! is counted as the number of payload bytes of messages before it: what moves without a copy is
+//! never urgent. A read that begins at the mark leaves the byte out, unless the program wants it in
+//! line. Once a read has passed the mark the byte is forgotten.
 
 use crate::{
     net::{
@@ -37,7 +37,7 @@ use crate::{
 use kernel::sync::Arc;
 
 impl Flow {
-    /// Takes in what a message said of an urgent byte, which is its last: `last`. Before it came
+    /// Takes in what a message said of an urgent byte, which is its last: `last`. Before it arrived
     /// `unread` bytes were unread.
     pub(super) fn note_urgent(&mut self, received: &Received, last: Option<u8>, unread: usize) {
         let end = self.machine.received_bytes();
@@ -80,7 +80,7 @@ impl Conn {
         self.flow.lock().urgent
     }
 
-    /// Whether the urgent byte came since this was last called. Any context, as for the next.
+    /// Whether the urgent byte arrived since this was last called. Any context, as for the next.
     pub(super) fn take_urgent_unreported(&self) -> bool {
         core::mem::take(&mut self.flow.lock().urgent_unreported)
     }
@@ -99,7 +99,7 @@ impl Conn {
 }
 
 impl Stream {
-    /// Takes over what came of the stream for `sk`. Sleeps; fails as [`Conn::take_unread`] does.
+    /// Takes over what arrived of the stream for `sk`. Sleeps; fails as [`Conn::take_unread`] does.
     pub(super) fn take_over(&mut self, conn: &Conn, sk: &Socket) -> Result<Upcoming> {
         let (upcoming, skip) = conn.take_unread(sk, &mut self.rx)?;
         while !sk.is_oob_inline() && skip.contains(&self.consumed) && !self.rx.is_empty() {

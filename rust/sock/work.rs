@@ -51,7 +51,7 @@ impl Run for Connection {
 }
 
 impl Conn {
-    /// Handles what the CM and the device told, and what is due. Sleeps; without the locks of a
+    /// Handles what the CM and the device reported, and what is due. Sleeps; without the locks of a
     /// connection.
     fn advance(&self) {
         // An end does not wait for memory.
@@ -117,8 +117,8 @@ impl Conn {
         }
     }
 
-    /// Handles what the device told, releases finished buffers, corrects the charge, makes missing
-    /// receive buffers, gives back idle memory, and runs the machine's timers. Sleeps.
+    /// Handles what the device reported, releases finished buffers, corrects the charge, makes
+    /// missing receive buffers, gives back idle memory, and runs the machine's timers. Sleeps.
     fn serve(&self, setup: &Setup<Id>) {
         self.release_finished();
         let unfinished = self.setup_result() != SetupResult::Established;

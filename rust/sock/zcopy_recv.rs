@@ -104,7 +104,7 @@ impl Conn {
     }
 
     /// Releases the buffer of the oldest read, once that is done, and returns how many bytes were
-    /// asked for, how many came, and when. Sleeps; without the spinlocks.
+    /// asked for, how many arrived, and when. Sleeps; without the spinlocks.
     pub(super) fn take_read(&self) -> Option<(usize, usize, Option<Stamp>)> {
         let read = self.post.lock().buffers.take_read()?;
         self.count(Counter::RecvRead, read.bytes.into());
@@ -114,7 +114,7 @@ impl Conn {
         Some((read.len, read.bytes as usize, read.stamp))
     }
 
-    /// Handles the completion of an RDMA Read, and has its key invalidated. Tells whether the
+    /// Handles the completion of an RDMA Read, and has its key invalidated. Returns whether the
     /// machine has something to send.
     pub(super) fn read_completed(&self, post: &mut Post, ok: bool, stamp: Option<Stamp>) -> bool {
         let Some(buffer) = post.buffers.incoming(Stage::Busy) else {
@@ -146,8 +146,8 @@ impl Conn {
         });
     }
 
-    /// Whether no read is in flight; who finds some without waiting for them is told when they are
-    /// done, as readers are. Any context.
+    /// Whether no read is in flight; who finds some without waiting for them is notified when they
+    /// are done, as readers are. Any context.
     pub(super) fn finds_reads_done(&self) -> bool {
         self.reads_left.store(true, Relaxed);
         // They may just have ended; who ends them looks at the flag behind the same lock.
@@ -158,7 +158,7 @@ impl Conn {
         done
     }
 
-    /// Tells a reader that left its buffer here that it is free. Any context, without the
+    /// Notifies a reader that left its buffer here that it is free. Any context, without the
     /// spinlocks.
     pub(super) fn notify_reads_done(&self, sk: &Socket) {
         let left = &self.reads_left;
@@ -250,8 +250,8 @@ impl Conn {
         offered.all(|offered| offered.stage == Stage::Done)
     }
 
-    /// Whether the caller that offered should wait no longer: all is done, or `target` bytes came,
-    /// or a write did not fill its buffer, so that no more is expected.
+    /// Whether the caller that offered should wait no longer: all is done, or `target` bytes
+    /// arrived, or a write did not fill its buffer, so that no more is expected.
     pub(super) fn is_offer_due(&self, target: usize) -> bool {
         let post = self.post.lock();
         let (mut done, mut short, mut received) = (true, false, 0usize);
@@ -267,8 +267,8 @@ impl Conn {
         done || short || received >= target
     }
 
-    /// Releases the buffers that were offered, and stores in `written` how many bytes came to each,
-    /// and when, oldest first. False if not all are done. Sleeps; without the spinlocks.
+    /// Releases the buffers that were offered, and stores in `written` how many bytes each
+    /// received, and when, oldest first. False if not all are done. Sleeps; without the spinlocks.
     pub(super) fn take_offered(&self, written: &mut [(usize, Option<Stamp>)]) -> bool {
         let offered = {
             let mut post = self.post.lock();
@@ -291,7 +291,7 @@ impl Conn {
         true
     }
 
-    /// Notes that what came while buffers were offered was collected. Any context.
+    /// Notes that what arrived while buffers were offered was collected. Any context.
     pub(super) fn gathered(&self) {
         self.flow.lock().offers.gathering = false;
     }

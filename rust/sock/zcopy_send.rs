@@ -144,7 +144,7 @@ impl Conn {
         if is_call {
             self.with_socket(|sk| sk.wake_calls());
         }
-        // A call that left it here is told by poll, once it is released.
+        // A call that left it here is notified by poll, once it is released.
         if !is_call || self.no_room.load(Relaxed) {
             self.queue();
         }
