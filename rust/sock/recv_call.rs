@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A call that receives, which has the I/O lock of its direction while it sleeps without the socket
-//! lock.
+//! A call that receives, and its I/O lock.
 
 use crate::{
     net::{
@@ -24,10 +23,15 @@ use kernel::sync::Arc;
 
 /// A call that receives.
 pub(super) struct Receiving<'a, 'g, 'm> {
+    /// The socket.
     pub(super) sk: &'a Socket,
+    /// Its lock.
     pub(super) s: &'a mut OpenGuard<'g, Sdp>,
+    /// The connection that it receives from.
     pub(super) conn: &'a Arc<Conn>,
+    /// What the call was given.
     pub(super) msg: &'a mut RecvMsg<'m>,
+    /// How much longer it may wait.
     pub(super) timeout: Timeout,
     /// Whether the call may sleep at all.
     pub(super) may_sleep: bool,
@@ -61,6 +65,7 @@ impl Receiving<'_, '_, '_> {
         }
     }
 
+    /// Releases the I/O lock, if the call has it, and notifies who has found it held.
     pub(super) fn release_iolock(&mut self) {
         if core::mem::replace(&mut self.has_iolock, false)
             && self.sk.poll_state().lock().recv_iolock.release()

@@ -24,8 +24,9 @@ use crate::{
 pub(super) struct Stop {
     /// The peer's memory that is to be fetched first.
     pub(super) before: Option<Readable>,
-    /// The urgent byte, which is read in line or left out.
+    /// The urgent byte.
     pub(super) mark: Option<u64>,
+    /// Whether it is read in line.
     pub(super) inline: bool,
     /// The call has bytes already, and ends at the mark.
     pub(super) copied: bool,

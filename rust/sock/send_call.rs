@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A call that sends, which has the I/O lock of its direction while it sleeps without the socket
-//! lock, and waits for the peer.
+//! A call that sends: how it lends its memory, its I/O lock, and how it waits for the peer.
 
 use crate::{
     mm::pages,
@@ -52,11 +51,17 @@ pub(super) enum Lending {
 
 /// A call that sends.
 pub(super) struct Sending<'a, 'g, 'm> {
+    /// The socket.
     pub(super) sk: &'a Socket,
+    /// Its lock.
     pub(super) s: &'a mut OpenGuard<'g, Sdp>,
+    /// The connection that it sends to.
     pub(super) conn: &'a Arc<Conn>,
+    /// What the call was given.
     pub(super) msg: SendMsg<'m>,
+    /// How much longer it may wait.
     pub(super) timeout: Timeout,
+    /// Whether what comes next is lent.
     pub(super) lending: Lending,
     /// It has the I/O lock.
     pub(super) has_iolock: bool,
@@ -66,12 +71,14 @@ pub(super) struct Sending<'a, 'g, 'm> {
     pub(super) sent: usize,
     /// Bytes that are lent until the call returns.
     pub(super) lent: usize,
+    /// The notice of `MSG_ZEROCOPY`, once it is needed.
     pub(super) notice: Option<Notice>,
     /// Both ends wait in a send, each for the other to read.
     pub(super) crossed: bool,
 }
 
 impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
+    /// A call that has sent nothing yet, and finds how it lends.
     pub(super) fn new(
         sk: &'a Socket,
         s: &'a mut OpenGuard<'g, Sdp>,
@@ -132,6 +139,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         }
     }
 
+    /// Releases the I/O lock, if the call has it, and notifies who has found it held.
     pub(super) fn release_iolock(&mut self) {
         if core::mem::replace(&mut self.has_iolock, false)
             && self.sk.poll_state().lock().send_iolock.release()
@@ -141,10 +149,12 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
         }
     }
 
+    /// Whether the last byte is urgent (`MSG_OOB`).
     pub(super) fn is_urgent(&self) -> bool {
         self.msg.flags & flags::OOB != 0
     }
 
+    /// Whether the stream takes no more bytes.
     pub(super) fn is_closed(&self) -> bool {
         !self.s.has(self.conn) || self.sk.has_error() || self.conn.send_closed()
     }

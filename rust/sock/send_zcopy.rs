@@ -71,6 +71,7 @@ impl Sending<'_, '_, '_> {
         Ok(())
     }
 
+    /// Whether the next piece is lent.
     pub(super) fn lends_next(&mut self) -> bool {
         self.lending != Lending::No && pages::source_extent(self.msg.data) >= self.least
     }
