@@ -2,9 +2,12 @@
 
 //! The connection that a socket has, and what is left of the one before.
 
-use crate::sock::{
-    conn::Conn,
-    types::Socket, //
+use crate::{
+    prelude::*,
+    sock::{
+        conn::Conn,
+        types::Socket, //
+    }, //
 };
 use kernel::sync::Arc;
 
@@ -38,6 +41,10 @@ impl ConnSlot {
         let before = core::mem::replace(&mut sk.poll_state().lock().conn, conn.clone());
         // Not the last reference.
         drop(before);
+        pr_debug!(
+            "socket: {} connection\n",
+            if conn.is_some() { "a" } else { "no" }
+        );
         let before = core::mem::replace(&mut self.conn, conn);
         if before.is_some() {
             // They look once the socket lock is released.
