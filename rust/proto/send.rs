@@ -754,7 +754,7 @@ mod tests {
     fn b_22_nodelay_joins_what_is_behind_a_few() {
         let mut half = half();
         half.nodelay = true;
-        let mut write = |half: &mut SendHalf| {
+        let write = |half: &mut SendHalf| {
             half.write(3, 0);
             half.push();
         };
