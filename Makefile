@@ -68,7 +68,7 @@ connections: build ## tell what connections cost in the VM, memory and time, and
 	@$(run) --plain --memory 3072 --deadline 3600 -- build/cargo/release/sdp_connections --count 5000 --parallel 64 --limit 64 --charged 95
 
 .PHONY: compare
-compare: ## measure throughput and latency against the module of another revision, in one VM: BASE=<revision> ROUNDS=5
+compare: ## measure throughput and latency against the module of another revision, in one VM: BASE=<revision> ROUNDS=3
 	@tools/vm/prepare release
 	@tools/compare $(or $(BASE),HEAD~1) $(ROUNDS)
 
