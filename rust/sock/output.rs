@@ -5,7 +5,10 @@
 use crate::{
     prelude::*,
     proto::{
-        wire::mid,
+        wire::{
+            mid,
+            BASE_LEN, //
+        },
         Machine,
         Source, //
     },
@@ -88,8 +91,8 @@ impl Conn {
             }
             let (size, peer) = (m.peer_recv_size(), &mut flow.peer_buffers);
             peer.wrote = true;
-            // Larger messages are worth it if there is more to send than fits one.
-            let asked = m.unsent() > size as usize
+            // Larger messages are worth it if there is more to send than fits one. CAST: It is 16.
+            let asked = m.unsent() > size.saturating_sub(BASE_LEN as u32) as usize
                 && size < peer.message_size
                 && m.ask_resize(peer.message_size);
             if asked {

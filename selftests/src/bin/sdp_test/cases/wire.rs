@@ -503,6 +503,10 @@ fn wire_recv_size() {
 fn wire_resize_refused() {
     let talk = send_to_peer(101, 200_000);
     check!(talk.resizes, 1);
+    step!("a write that fits a message, and one that does not");
+    let most = RECV_SIZE - HEADER;
+    check!(send_to_peer(103, most).resizes, 0);
+    check!(send_to_peer(104, most + 1).resizes, 1);
 }
 
 /// Sends single bytes until a ChRcvBufAck comes: how many, and the size that it says.
