@@ -169,6 +169,9 @@ pub(super) struct Connection {
     /// Payload bytes of received messages that were not read, in [`Flow::rx`] and in the queue of
     /// the reader (`Stream::rx`): where the reader stands. Grows under [`Connection::flow`].
     pub(super) unread: AtomicUsize,
+    /// Its set-up has succeeded: spares calls a look at [`Flow::setup_result`], which does not
+    /// change any more then. Changes with that, under [`Connection::flow`].
+    pub(super) was_established: AtomicFlag,
     /// The receive half was shut down (`shutdown(2)`).
     pub(super) recv_shut: AtomicFlag,
     /// A writer has found no room, and is notified when there is some.
@@ -273,6 +276,7 @@ impl Conn {
             stats: Counters::new(),
             number: Number::none(),
             unread: AtomicUsize::new(0),
+            was_established: AtomicFlag::new(false),
             recv_shut: AtomicFlag::new(false),
             no_room: AtomicFlag::new(false),
             reads_left: AtomicFlag::new(false),

@@ -41,10 +41,10 @@ impl Conn {
     /// Posts what is to be sent, and notifies the socket of what happened. Any context, without the
     /// spinlocks.
     pub(super) fn kick(&self) {
-        if let Err(e) = self.transmit() {
+        let mut events = Events::default();
+        if let Err(e) = self.transmit(&mut events) {
             self.post_failed(e);
         }
-        let events = self.flow.lock().machine.take_events();
         self.dispatch(events);
     }
 
@@ -197,8 +197,11 @@ impl Completions for Arc<Conn> {
         };
         match (request, &result) {
             (Request::Message(tag), Ok(())) => {
-                self.with(|m| m.sent(tag));
-                if self.inspect(Machine::send_shut) {
+                let is_shut = self.with(|m| {
+                    m.sent(tag);
+                    m.send_shut()
+                });
+                if is_shut {
                     // It may have been the DisConn.
                     self.update_state();
                 }
@@ -224,7 +227,7 @@ impl Completions for Arc<Conn> {
         }
         let terms = self.note_arrival();
         let now = self.now();
-        let (recycle, early) = {
+        let (recycle, early, lacks) = {
             let mut flow = self.flow.lock();
             flow.machine.set_now(now);
             flow.buffer_used(buf.page_count());
@@ -236,15 +239,19 @@ impl Completions for Arc<Conn> {
                 (self.take_in(&mut flow, buf, terms), true)
             };
             flow.want_buffers(terms.limit, self.unread(), recycle.is_some());
-            (recycle, early)
+            (recycle, early, flow.takes_buffer())
         };
-        if let Some(buf) = recycle {
-            self.recycle(buf);
-        }
         if early {
             self.note(&self.comm_est);
         }
-        self.fill_later();
+        match recycle {
+            Some(buf) => {
+                self.recycle(buf);
+                self.fill_later();
+            }
+            None if lacks => self.queue(),
+            None => {}
+        }
         self.kick();
     }
 

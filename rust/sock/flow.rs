@@ -72,6 +72,13 @@ pub(super) struct Timers {
     pub(super) idle_at: Option<u64>,
 }
 
+impl Timers {
+    /// Whether a time, as those above, is before the timer expires.
+    pub(super) fn is_before(&self, at: u64) -> bool {
+        self.armed.is_none_or(|armed| at < armed)
+    }
+}
+
 /// Why the connection failed, if it did.
 #[derive(Default)]
 pub(super) struct Failure {

@@ -167,7 +167,10 @@ impl Conn {
                 Err(_) => {}
             }
         }
-        let limit = recv_limit(sk);
+        let limit = match to.is_empty() {
+            true => None,
+            false => recv_limit(sk),
+        };
         let mut flow = self.flow.lock();
         // A reader that only looks takes over each message as it comes.
         let joined = to
@@ -199,10 +202,16 @@ impl Conn {
             return self.uncharge_unused();
         }
         self.recycle(unread.buf);
-        if self.flow.lock().recv.lacks() {
+        let (lacks, starved) = {
+            let recv = &self.flow.lock().recv;
+            (recv.lacks(), recv.starved)
+        };
+        if lacks {
             self.reclaim();
         }
-        self.adjust_recv_buffers();
+        if lacks || starved {
+            self.adjust_recv_buffers();
+        }
         self.kick();
     }
 

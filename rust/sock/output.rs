@@ -5,6 +5,7 @@
 use crate::{
     prelude::*,
     proto::{
+        Events,
         wire::{
             mid,
             BASE_LEN, //
@@ -66,12 +67,26 @@ pub(super) const FIRST_PIECES: usize = 8;
 const SEND_PIECES: usize = 1024;
 
 impl Conn {
-    /// Appends written bytes, of which the last may be urgent, to the send stream, or gives them
-    /// back where that has no room for another piece. Any context, without the spinlocks.
-    pub(super) fn write(&self, bytes: Sge, urgent: bool) -> Result<(), Sge> {
+    /// Appends written bytes to the send stream, of which the last may be `urgent`, or the last
+    /// that the program writes for now (`push`); or gives them back where there is no room for
+    /// another piece. Keeps their chunk for the next ones, as [`Self::keep_chunk`] does. Any
+    /// context, without the spinlocks.
+    pub(super) fn write(
+        &self,
+        bytes: Sge,
+        chunk: SendBuf,
+        urgent: bool,
+        push: bool,
+    ) -> Result<(), Sge> {
         let len = bytes.len();
+        let is_large = chunk.room() > 0 && chunk.size() > PAGE_SIZE;
+        let mut chunk = (chunk.room() > 0).then_some(chunk);
         {
             let mut post = self.post.lock();
+            if post.qp.is_some() {
+                // What is not kept is dropped without the lock.
+                core::mem::swap(&mut post.chunk, &mut chunk);
+            }
             let rest = match post.tx.back_mut() {
                 Some(last) => last.join(bytes),
                 None => Err(bytes),
@@ -80,14 +95,18 @@ impl Conn {
                 post.tx.push(bytes)?;
             }
         }
+        drop(chunk);
         let now = self.now();
-        let asked = {
+        let check_at = {
             let flow = &mut *self.flow.lock();
             let m = &mut flow.machine;
             m.set_now(now);
             m.write(len);
             if urgent {
                 m.mark_urgent();
+            }
+            if push {
+                m.push();
             }
             let (size, peer) = (m.peer_recv_size(), &mut flow.peer_buffers);
             peer.wrote = true;
@@ -98,10 +117,12 @@ impl Conn {
             if asked {
                 peer.before.get_or_insert(size);
             }
-            asked
+            (asked || is_large)
+                .then(|| now.saturating_add(self.idle_timeout()))
+                .filter(|at| flow.timers.is_before(*at))
         };
-        if asked {
-            self.work_at(now.saturating_add(self.idle_timeout()));
+        if let Some(at) = check_at {
+            self.work_at(at);
         }
         self.kick();
         Ok(())
@@ -183,20 +204,31 @@ impl Conn {
         self.copied().saturating_add(buffered)
     }
 
+    /// How many more bytes may be written: as many as `limit` leaves, and none while too many are
+    /// unsent (`TCP_NOTSENT_LOWAT`).
+    pub(super) fn room(&self, limit: usize) -> usize {
+        let flow = self.flow.lock();
+        let unsent = flow.machine.unsent();
+        if unsent >= flow.options.notsent_limit() {
+            return 0;
+        }
+        limit.saturating_sub(unsent.saturating_add(flow.machine.in_flight()))
+    }
+
     /// Whether writers are to be woken: as with TCP, once a third of the send buffer is free, and
     /// less than half of `TCP_NOTSENT_LOWAT` is unsent.
     pub(super) fn writable(&self, sk: &Socket) -> bool {
         let third = sk.send_buffer() / 3;
         self.copied() <= sk.send_buffer().saturating_sub(third)
             && self.has_buffer_place()
-            && self.may_add(2)
+            && self.is_mostly_sent()
     }
 
-    /// Whether so many times the bytes that are not on their way are below `TCP_NOTSENT_LOWAT`.
-    pub(super) fn may_add(&self, times: usize) -> bool {
+    /// Whether the bytes that are unsent are less than half of `TCP_NOTSENT_LOWAT`.
+    fn is_mostly_sent(&self) -> bool {
         let flow = self.flow.lock();
         let limit = flow.options.notsent_limit();
-        flow.machine.unsent().saturating_mul(times) < limit
+        flow.machine.unsent().saturating_mul(2) < limit
     }
 
     /// Whether there is `room`; a writer that finds none is notified when there is some. In a call
@@ -233,12 +265,16 @@ impl Conn {
         self.inspect(|m| !m.can_write())
     }
 
-    /// Posts what the machine wants sent, as long as the send queue has room. Any context, without
-    /// the spinlocks. Fails with the driver's error, after which no message can be sent any more.
-    pub(super) fn transmit(&self) -> Result {
+    /// Posts what the machine wants sent, as long as the send queue has room, and adds what has
+    /// happened to `events`. Any context, without the spinlocks. Fails with the driver's error,
+    /// after which no message can be sent any more.
+    pub(super) fn transmit(&self, events: &mut Events) -> Result {
         let mut guard = self.post.lock();
         let post = &mut *guard;
-        let Some(qp) = &post.qp else { return Ok(()) };
+        let Some(qp) = &post.qp else {
+            *events |= self.flow.lock().machine.take_events();
+            return Ok(());
+        };
         let slots = message_slots(qp);
         let pieces = qp.caps().payload_sge as usize;
         post.is_full = false;
@@ -259,10 +295,10 @@ impl Conn {
                 continue;
             }
             let next = match post.waiting.take() {
-                None => self.next_message(&mut post.tx, &mut post.buffers, pieces)?,
+                None => self.next_message(&mut post.tx, &mut post.buffers, pieces, events)?,
                 waiting => waiting,
             };
-            let Some(next) = next else { break };
+            let Some(next) = next else { return Ok(()) };
             let transmit = &next.transmit;
             let mut payload = match qp.map(&next.payload) {
                 Ok(payload) => Some(payload),
@@ -293,17 +329,19 @@ impl Conn {
             }
         }
         post.is_full |= post.messages.saturating_add(1) >= slots;
+        *events |= self.flow.lock().machine.take_events();
         Ok(())
     }
 
     /// What the machine wants sent next, if anything, with the bytes that it carries, of a buffer
-    /// or of at most so many pieces of the send stream. Fails as [`take_payload`] and
-    /// [`Buffers::payload`] do.
+    /// or of at most so many pieces of the send stream. Adds what has happened to `events`. Fails
+    /// as [`take_payload`] and [`Buffers::payload`] do.
     fn next_message(
         &self,
         tx: &mut Ring<Sge>,
         buffers: &mut Buffers,
         pieces: usize,
+        events: &mut Events,
     ) -> Result<Option<Outbound>> {
         // What one message can carry of the stream, which lies in pieces.
         let gather = (0..pieces)
@@ -314,7 +352,9 @@ impl Conn {
             let machine = &mut self.flow.lock().machine;
             machine.set_now(now);
             machine.set_gather(u32::try_from(gather).unwrap_or(u32::MAX));
-            machine.poll_transmit()
+            let transmit = machine.poll_transmit();
+            *events |= machine.take_events();
+            transmit
         };
         let Some(transmit) = transmit else {
             return Ok(None);

@@ -35,6 +35,12 @@ use crate::{
 use kernel::page::PAGE_SIZE;
 
 impl Flow {
+    /// Whether a buffer is missing, and the QP keeps it: after it was taken down it returns each at
+    /// once.
+    pub(super) fn takes_buffer(&self) -> bool {
+        self.recv.lacks() && self.is_up() && !self.flushed
+    }
+
     /// Whether the peer is short of credit, even when so many more buffers are posted.
     pub(super) fn is_short(&self, returning: u16) -> bool {
         self.recv.posted.saturating_add(returning) <= FEW && self.machine.peer_is_short()
@@ -146,7 +152,7 @@ impl Conn {
         if gives_up {
             self.wake_reader();
         }
-        while self.takes_buffer() {
+        while self.flow.lock().takes_buffer() {
             match self.add_buffer() {
                 Ok(true) => {}
                 // The QP takes no more of them.
@@ -154,13 +160,6 @@ impl Conn {
                 Err(_) => return self.work_in(RETRY_MS),
             }
         }
-    }
-
-    /// Whether a buffer is missing, and the QP keeps it: after it was taken down it returns each at
-    /// once. Any context.
-    fn takes_buffer(&self) -> bool {
-        let flow = self.flow.lock();
-        flow.recv.lacks() && flow.is_up() && !flow.flushed
     }
 
     /// Makes and posts a buffer, if one is missing. False where it cannot be posted. Sleeps. Fails
@@ -308,7 +307,7 @@ impl Conn {
     /// Has the work make missing buffers. Any context, without
     /// [`Connection::flow`](super::conn::Connection) and the locks after it.
     pub(super) fn fill_later(&self) {
-        if self.takes_buffer() {
+        if self.flow.lock().takes_buffer() {
             self.queue();
         }
     }

@@ -42,13 +42,18 @@ const CHUNK_MIN: usize = 512;
 pub(super) fn sendmsg(sk: &OpenSocket, msg: SendMsg<'_>) -> Result<usize> {
     let mut timeout = sk.send_timeout(msg.nonblock());
     let mut s = sk.lock();
+    let mut is_shut = false;
     let locked = s.wait(&mut timeout, |s| {
-        !matches!(s.state(), SocketState::Connecting)
-            && sk.poll_state().lock().send_iolock.is_free()
+        if matches!(s.state(), SocketState::Connecting) {
+            return false;
+        }
+        let mut poll_state = sk.poll_state().lock();
+        is_shut = poll_state.send_shut;
+        poll_state.send_iolock.is_free()
     });
     timeout.check(locked)?;
     let conn = match (s.state(), s.conn()) {
-        (SocketState::Connected, Some(conn)) if !sk.poll_state().lock().send_shut => conn.clone(),
+        (SocketState::Connected, Some(conn)) if !is_shut => conn.clone(),
         _ => return Err(EPIPE),
     };
     msg.check_control(sk)?;
@@ -74,7 +79,7 @@ impl Sending<'_, '_, '_> {
             // So it is of one that ends early for another reason, unless that byte has left.
             self.conn.with(Machine::mark_urgent);
         }
-        if self.msg.flags & flags::MORE == 0 {
+        if self.msg.flags & flags::MORE == 0 && !self.pushed {
             self.conn.with(Machine::push);
         }
         self.conn.arm_timer();
@@ -86,6 +91,9 @@ impl Sending<'_, '_, '_> {
 
     fn send(&mut self) -> Result {
         loop {
+            if self.msg.data.is_empty() && self.lent == 0 && self.sent > 0 {
+                return Ok(());
+            }
             if self.is_closed() {
                 return Err(EPIPE);
             }
@@ -118,8 +126,8 @@ impl Sending<'_, '_, '_> {
                 self.finish_lending()?;
                 continue;
             }
-            let room = self.limit().saturating_sub(self.conn.copied());
-            if room > 0 && self.conn.may_add(1) && self.conn.make_place()? {
+            let room = self.conn.room(self.limit());
+            if room > 0 && self.conn.make_place()? {
                 match self.copy(room) {
                     // There is memory again when what was written has been sent.
                     Err(e) if e == ENOBUFS && self.conn.copied() > 0 => {
@@ -200,15 +208,19 @@ impl Sending<'_, '_, '_> {
             Lending::No => room,
             _ => room.min(pages::source_extent(self.msg.data).max(1)),
         };
-        let piece = chunk.append_iter(self.msg.data, room);
-        self.conn.keep_chunk(chunk);
-        let piece = piece.ok_or(EFAULT)?;
+        let Some(piece) = chunk.append_iter(self.msg.data, room) else {
+            self.conn.keep_chunk(chunk);
+            return Err(EFAULT);
+        };
         let len = piece.len();
         // There is a place for it, unless the connection has ended: nobody else adds any.
         // As with TCP, of a call that ends for want of room it is the last that was taken.
         let ends = self.msg.data.is_empty() || (len == room && self.timeout.is_zero());
         let urgent = self.is_urgent() && ends;
-        self.conn.write(piece, urgent).map_err(|_| EPIPE)?;
+        self.pushed = self.msg.data.is_empty() && self.msg.flags & flags::MORE == 0;
+        self.conn
+            .write(piece, chunk, urgent, self.pushed)
+            .map_err(|_| EPIPE)?;
         self.conn.count(Counter::SentCopied, len as u64);
         self.sent = self.sent.saturating_add(len);
         Ok(())

@@ -75,6 +75,8 @@ pub(super) struct Sending<'a, 'g, 'm> {
     pub(super) notice: Option<Notice>,
     /// Both ends wait in a send, each for the other to read.
     pub(super) crossed: bool,
+    /// The machine knows that nothing follows what was copied last.
+    pub(super) pushed: bool,
 }
 
 impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
@@ -116,6 +118,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             lent: 0,
             notice: None,
             crossed: false,
+            pushed: false,
         };
         if call.s.stream.crossed_at == Some(call.s.stream.receives) && call.is_unread() {
             call.cross();

@@ -23,6 +23,7 @@ use crate::{
         ring::Ring, //
     }, //
 };
+use kernel::sync::atomic::Relaxed;
 
 impl Flow {
     /// The state that the socket shows.
@@ -84,6 +85,9 @@ impl Conn {
 
     /// The result of the set-up. Any context.
     pub(super) fn setup_result(&self) -> SetupResult {
+        if self.was_established.load(Relaxed) {
+            return SetupResult::Established;
+        }
         self.flow.lock().setup_result
     }
 
@@ -112,6 +116,9 @@ impl Conn {
             };
             pr_debug!("set-up: {} -> {setup_result}\n", flow.setup_result);
             flow.setup_result = setup_result;
+            if result.is_ok() {
+                self.was_established.store(true, Relaxed);
+            }
             // Who finds it decided finds the rest.
             if let Some(sk) = socket {
                 if let Err(e) = result {

@@ -10,10 +10,7 @@
 
 use crate::{
     net::work::Run,
-    proto::{
-        Machine,
-        Side, //
-    },
+    proto::Side,
     sock::{
         conn::{
             Conn,
@@ -155,7 +152,12 @@ impl Conn {
     /// Arms the timer for the machine's next deadline: bytes held back by `TCP_CORK` or `MSG_MORE`,
     /// keepalive, user timeout. Any context.
     pub(super) fn arm_timer(&self) {
-        if let Some(at) = self.inspect(Machine::deadline) {
+        let due = {
+            let flow = self.flow.lock();
+            let deadline = flow.machine.deadline();
+            deadline.filter(|at| flow.timers.is_before(*at))
+        };
+        if let Some(at) = due {
             self.work_at(at);
         }
     }
@@ -168,7 +170,7 @@ impl Conn {
     /// Runs the work at a time of [`Self::now`], or before. Any context.
     pub(super) fn work_at(&self, at: u64) {
         let mut flow = self.flow.lock();
-        if flow.timers.armed.is_none_or(|armed| at < armed) {
+        if flow.timers.is_before(at) {
             flow.timers.armed = Some(at);
             let ms = at.saturating_sub(self.now()).div_ceil(1_000_000);
             // Under the lock, so that the timer is what `armed` says.
