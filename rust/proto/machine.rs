@@ -1472,6 +1472,21 @@ impl Machine {
         self.send.in_flight()
     }
 
+    /// How far the stream of written bytes goes, without those of buffers that were taken back.
+    pub fn written(&self) -> u64 {
+        self.send.written()
+    }
+
+    /// Up to where that is in messages, or advertised to the peer.
+    pub fn posted_bytes(&self) -> u64 {
+        self.send.posted()
+    }
+
+    /// Up to where it has reached the peer; of a buffer nothing has before it is finished.
+    pub fn arrived_bytes(&self) -> u64 {
+        self.send.arrived()
+    }
+
     /// Messages that the peer has buffers for (`B-14`).
     pub fn credits(&self) -> u32 {
         self.credits.available()

@@ -38,6 +38,10 @@ const SRC_AH_LEN: u32 = 16;
 /// is a page on most machines (`B-27`).
 const INLINE_ALIGN: u64 = 4096;
 
+fn wide(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
 /// What [`Machine::sent`](super::Machine::sent) wants back of a [`Transmit`](super::Transmit).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SendTag {
@@ -175,6 +179,8 @@ pub(super) struct SendHalf {
     in_flight: usize,
     /// Messages with fewer bytes of the stream than `limit` that have not reached the peer.
     partials: u16,
+    /// All bytes of the stream, except those of buffers that were taken back.
+    written: u64,
     /// The last write said that more will follow.
     more: bool,
     cancel: Cancel,
@@ -198,6 +204,7 @@ impl SendHalf {
             overdue: false,
             in_flight: 0,
             partials: 0,
+            written: 0,
             more: false,
             cancel: Cancel::No,
             urgent: Urgent::default(),
@@ -269,6 +276,7 @@ impl SendHalf {
             self.since = now;
         }
         self.tail = self.tail.saturating_add(bytes);
+        self.written = self.written.saturating_add(wide(bytes));
         self.more = true;
     }
 
@@ -286,9 +294,36 @@ impl SendHalf {
         });
         if added {
             self.tail = 0;
+            self.written = self.written.saturating_add(region.len.into());
             self.more = false;
         }
         added
+    }
+
+    /// How far the stream goes.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Up to where the stream is in messages, or advertised.
+    pub(super) fn posted(&self) -> u64 {
+        self.before_all(self.unsent(), |buffer| match buffer.state {
+            BufferState::Waiting | BufferState::Copying => buffer.left(),
+            BufferState::Advertised | BufferState::Done => 0,
+        })
+    }
+
+    /// Up to where the stream has reached the peer; of a buffer nothing has before it is finished.
+    pub(super) fn arrived(&self) -> u64 {
+        let copied = self.unsent().saturating_add(self.in_flight);
+        self.before_all(copied, |buffer| buffer.region.len)
+    }
+
+    /// Where the stream's last bytes begin: so many copied ones, and of each buffer a part.
+    fn before_all(&self, copied: usize, part: impl Fn(&Buffer) -> u32) -> u64 {
+        let parts = self.buffers.iter().map(|buffer| u64::from(part(buffer)));
+        let last = parts.fold(wide(copied), u64::saturating_add);
+        self.written.saturating_sub(last)
     }
 
     pub(super) fn push(&mut self) {
@@ -530,6 +565,7 @@ impl SendHalf {
             None => &mut self.tail,
         };
         *behind = behind.saturating_add(buffer.before);
+        self.written = self.written.saturating_sub(buffer.left().into());
         Some(Finished {
             id: buffer.id,
             bytes: buffer.done,
@@ -844,5 +880,51 @@ mod tests {
         assert_eq!((half.unsent(), half.in_flight()), (30, 100));
         half.sent(first);
         assert_eq!((half.unsent(), half.in_flight()), (30, 0));
+    }
+
+    const REGION: Region = Region {
+        len: 1000,
+        rkey: 1,
+        va: 0,
+    };
+
+    fn positions(half: &SendHalf) -> (u64, u64, u64) {
+        (half.arrived(), half.posted(), half.written())
+    }
+
+    #[test]
+    fn tells_how_far_the_stream_is() {
+        let mut half = half();
+        half.write(130, 0);
+        half.push();
+        assert_eq!(positions(&half), (0, 0, 130));
+        let first = send(&mut half, 1);
+        assert_eq!(positions(&half), (0, 100, 130));
+        assert!(half.add(BufferId(1), REGION));
+        half.write(7, 0);
+        assert_eq!(positions(&half), (0, 100, 1137));
+        half.sent(first);
+        let second = send(&mut half, 2);
+        half.sent(second);
+        assert_eq!(positions(&half), (130, 130, 1137));
+        // Its advertisement carries some of it.
+        let advert = send(&mut half, 3);
+        assert_eq!(positions(&half), (130, 1130, 1137));
+        half.sent(advert);
+        let left = half.buffers.iter().next().map(Buffer::left).unwrap();
+        half.read(left).unwrap();
+        assert_eq!(positions(&half), (130, 1130, 1137));
+        assert!(half.finished().is_some());
+        assert_eq!(positions(&half), (1130, 1130, 1137));
+    }
+
+    #[test]
+    fn what_is_taken_back_was_not_written() {
+        let mut half = half();
+        half.write(10, 0);
+        assert!(half.add(BufferId(1), REGION));
+        half.withdraw(BufferId(1));
+        assert!(half.finished().is_some());
+        assert_eq!(half.written(), 10);
     }
 }
