@@ -350,13 +350,78 @@ void sdp_helper_set_busy_poll(struct sock *sk, const struct sdp_busy_poll *all)
 #endif
 }
 
-/* The control messages of a send: checked as TCP does, and without effect. */
+/*
+ * The control messages of a send, checked as TCP does: the SOF_TIMESTAMPING_*
+ * that it has with them, or an error. The others have no effect.
+ */
 int sdp_helper_sock_cmsg_send(struct sock *sk, struct msghdr *msg)
 {
 	struct sockcm_cookie sockc;
+	int ret;
 
 	sockcm_init(&sockc, sk);
-	return sock_cmsg_send(sk, msg, &sockc);
+	ret = sock_cmsg_send(sk, msg, &sockc);
+	if (ret)
+		return ret;
+	/* A stream has keys of its own. */
+	if (sockc.tsflags & SOCKCM_FLAG_TS_OPT_ID)
+		return -EINVAL;
+	return sockc.tsflags & SOF_TIMESTAMPING_MASK;
+}
+
+/* What TCP tells of a connection with a stamp (SOF_TIMESTAMPING_OPT_STATS). */
+static struct sk_buff *tx_stats(const struct tcp_info *info, u32 queued)
+{
+	struct sk_buff *skb;
+
+	skb = alloc_skb(4 * nla_total_size_64bit(sizeof(u64)) +
+			3 * nla_total_size(sizeof(u32)), GFP_ATOMIC);
+	if (!skb)
+		return NULL;
+	nla_put_u64_64bit(skb, TCP_NLA_BUSY, info->tcpi_busy_time, TCP_NLA_PAD);
+	nla_put_u64_64bit(skb, TCP_NLA_RWND_LIMITED, info->tcpi_rwnd_limited,
+			  TCP_NLA_PAD);
+	nla_put_u64_64bit(skb, TCP_NLA_DATA_SEGS_OUT, info->tcpi_data_segs_out,
+			  TCP_NLA_PAD);
+	nla_put_u32(skb, TCP_NLA_SND_CWND, info->tcpi_snd_cwnd);
+	nla_put_u32(skb, TCP_NLA_SNDQ_SIZE, queued);
+	nla_put_u64_64bit(skb, TCP_NLA_BYTES_SENT, info->tcpi_bytes_sent,
+			  TCP_NLA_PAD);
+	nla_put_u32(skb, TCP_NLA_BYTES_NOTSENT, info->tcpi_notsent_bytes);
+	return skb;
+}
+
+/*
+ * Tells in the error queue that a byte was sent, now, in a stage SCM_TSTAMP_*;
+ * with the copy of a struct tcp_info and how much is queued, or NULL. As with
+ * TCP the program does not hear of it where the queue has no room.
+ */
+void sdp_helper_put_tx_stamp(struct sock *sk, u32 stage, u32 key,
+			     const void *stats, u32 queued)
+{
+	struct sock_exterr_skb *serr;
+	struct tcp_info info;
+	struct sk_buff *skb;
+
+	if (stats) {
+		memcpy(&info, stats, sizeof(info));
+		skb = tx_stats(&info, queued);
+	} else {
+		skb = alloc_skb(0, GFP_ATOMIC);
+	}
+	if (!skb)
+		return;
+	__net_timestamp(skb);
+	serr = SKB_EXT_ERR(skb);
+	memset(serr, 0, sizeof(*serr));
+	serr->ee.ee_errno = ENOMSG;
+	serr->ee.ee_origin = SO_EE_ORIGIN_TIMESTAMPING;
+	serr->ee.ee_info = stage;
+	if (READ_ONCE(sk->sk_tsflags) & SOF_TIMESTAMPING_OPT_ID)
+		serr->ee.ee_data = key;
+	serr->opt_stats = !!stats;
+	if (sock_queue_err_skb(sk, skb))
+		kfree_skb(skb);
 }
 
 long sdp_helper_sock_sndtimeo(const struct sock *sk, bool noblock)
@@ -402,6 +467,7 @@ int sdp_helper_recv_error(struct sock *sk, struct msghdr *msg, int len,
 		kfree_skb(skb);
 		return err;
 	}
+	sock_recv_timestamp(msg, sk, skb);
 	notice.ee = SKB_EXT_ERR(skb)->ee;
 	if (is_v6)
 		put_cmsg(msg, SOL_IPV6, IPV6_RECVERR,

@@ -83,6 +83,8 @@ struct sdp_busy_poll {
 struct sdp_busy_poll sdp_helper_busy_poll(const struct sock *sk);
 void sdp_helper_set_busy_poll(struct sock *sk, const struct sdp_busy_poll *all);
 int sdp_helper_sock_cmsg_send(struct sock *sk, struct msghdr *msg);
+void sdp_helper_put_tx_stamp(struct sock *sk, u32 stage, u32 key,
+			     const void *stats, u32 queued);
 int sdp_helper_sock_rcvlowat(const struct sock *sk, int waitall, int len);
 int sdp_helper_sock_intr_errno(long timeo);
 int sdp_helper_recv_error(struct sock *sk, struct msghdr *msg, int len,

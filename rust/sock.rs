@@ -19,8 +19,9 @@
 //!   what the CM reported) to `teardown` (and as an `orphan`); its `owner` and `state`; what it is
 //!   charged (`charge`, `account`), and gives back (`idle`); its messages (`output`, and `input`
 //!   into `recv_buffers`, which `recv_refill` supplies), the `buffers` of large calls (`zcopy`,
-//!   `zcopy_send` and `zcopy_recv`, and what a peer writes `behind` a mark), and what the device
-//!   reports (`events`). `conn_state`, `mark`, `ring` and `time` are parts of it.
+//!   `zcopy_send` and `zcopy_recv`, and what a peer writes `behind` a mark), what the device
+//!   reports (`events`), and the `stamps` of what was sent. `conn_state`, `mark`, `ring` and `time`
+//!   are parts of it.
 //! - What each namespace has, `sdp_net`, and what an administrator sees: `diag_list`, `diag`,
 //!   `info` and `stats`.
 //! - The names of what `net` has for this protocol, `types`.
@@ -89,6 +90,7 @@ mod slow_queue;
 mod sockopt;
 mod splice;
 mod state;
+mod stamps;
 mod stats;
 mod stream;
 mod teardown;
@@ -208,6 +210,9 @@ impl Protocol for Sdp {
         sockopt::set_keepalive(s, on);
     }
 
+    fn number_sent(sk: &Socket, from_next: bool) {
+        sockopt::number_sent(sk, from_next);
+    }
     fn ioctl(sk: &Socket, cmd: u32) -> Result<c_int> {
         sockopt::ioctl(sk, cmd)
     }

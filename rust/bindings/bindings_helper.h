@@ -3,6 +3,7 @@
  * The headers that bindgen reads for rust/bindings.rs.
  */
 #include <asm/ioctls.h>
+#include <linux/errqueue.h>
 #include <linux/net.h>
 #include <linux/netdevice.h>
 #include <linux/socket.h>

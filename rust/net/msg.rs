@@ -8,6 +8,7 @@ use crate::{
         ops::Protocol,
         sock::Sock,
         sockaddr::SockAddr,
+        stamp::Stages,
         uapi::{
             IPPROTO_TCP,
             TCP_INQ, //
@@ -19,12 +20,9 @@ use core::{
     ffi::c_void,
     ptr::null_mut, //
 };
-use kernel::{
-    error::to_result,
-    iov::{
-        IovIterDest,
-        IovIterSource, //
-    },
+use kernel::iov::{
+    IovIterDest,
+    IovIterSource, //
 };
 
 /// What a sendmsg call sends.
@@ -80,16 +78,18 @@ impl<'a> SendMsg<'a> {
         }
     }
 
-    /// Checks the control messages, as TCP does: what they ask for is about packets. Fails with
-    /// `EINVAL` and `EPERM`.
-    pub(crate) fn check_control<P: Protocol>(&self, sk: &Sock<P>) -> Result {
+    /// Checks the control messages, as TCP does, and tells of which stages the program wants to
+    /// hear. Fails with `EINVAL` and `EPERM`.
+    pub(crate) fn control<P: Protocol>(&self, sk: &Sock<P>) -> Result<Stages> {
         // SAFETY: The message is valid, and its control messages are not changed.
-        unsafe {
+        let flags = unsafe {
             if (*self.msg).msg_controllen == 0 {
-                return Ok(());
+                return Ok(sk.stages());
             }
-            to_result(bindings::sdp_helper_sock_cmsg_send(sk.as_ptr(), self.msg))
-        }
+            bindings::sdp_helper_sock_cmsg_send(sk.as_ptr(), self.msg)
+        };
+        let flags = u32::try_from(flags).map_err(|_| Error::from_errno(flags))?;
+        Ok(Stages::of(flags))
     }
 
     /// Takes back the last `n` bytes by which `data` was advanced, or all of them.

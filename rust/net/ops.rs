@@ -104,6 +104,10 @@ pub(crate) trait Protocol: Sized + 'static {
     /// `SO_RCVLOWAT` was set, and `SO_RCVBUF` may have grown. The socket is locked.
     fn low_water_set(sk: &Sock<Self>);
 
+    /// `SOF_TIMESTAMPING_OPT_ID` is about to be set: the next byte that is written has the number
+    /// 0, or the first one that has not reached the peer.
+    fn number_sent(sk: &Sock<Self>, from_next: bool);
+
     /// `SO_KEEPALIVE` is set. The socket is locked.
     fn set_keepalive(s: &mut Self::Locked, on: bool);
 

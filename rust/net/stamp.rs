@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! When bytes came, for programs that ask by `SO_TIMESTAMP`, `SO_TIMESTAMPNS` or `SO_TIMESTAMPING`.
+//! When bytes came, for programs that ask by `SO_TIMESTAMP`, `SO_TIMESTAMPNS` or `SO_TIMESTAMPING`,
+//! and when they were sent.
 
 use crate::{
     bindings,
@@ -11,12 +12,16 @@ use crate::{
             Sock,
             STAMPS, //
         },
+        tcp_info::TcpInfo, //
     },
     prelude::*, //
 };
 use core::{
     num::NonZeroI64,
-    ptr::addr_of, //
+    ptr::{
+        addr_of,
+        null, //
+    },
 };
 use kernel::time::{
     ClockSource,
@@ -44,6 +49,114 @@ impl<P: Protocol> Sock<P> {
     }
 }
 
+/// A stage on the way of a byte that is sent.
+#[derive(Clone, Copy)]
+pub(crate) enum Stage {
+    /// It was taken from the program.
+    Queued,
+    /// It was given to the device.
+    Sent,
+    /// It has reached the peer.
+    Arrived,
+}
+
+impl Stage {
+    /// All, in the order in which they come.
+    pub(crate) const ALL: [Self; 3] = [Self::Queued, Self::Sent, Self::Arrived];
+
+    fn flag(self) -> u32 {
+        match self {
+            Self::Queued => bindings::SOF_TIMESTAMPING_TX_SCHED,
+            Self::Sent => bindings::SOF_TIMESTAMPING_TX_SOFTWARE,
+            Self::Arrived => bindings::SOF_TIMESTAMPING_TX_ACK,
+        }
+    }
+
+    fn number(self) -> u32 {
+        match self {
+            Self::Queued => bindings::SCM_TSTAMP_SCHED,
+            Self::Sent => bindings::SCM_TSTAMP_SND,
+            Self::Arrived => bindings::SCM_TSTAMP_ACK,
+        }
+    }
+}
+
+/// The stages of which a program wants to hear.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Stages(u32);
+
+impl Stages {
+    /// Those of `SOF_TIMESTAMPING_*`. Software takes no part in the others.
+    pub(super) fn of(flags: u32) -> Self {
+        Self(
+            flags
+                & Stage::ALL
+                    .into_iter()
+                    .fold(0, |all, stage| all | stage.flag()),
+        )
+    }
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether this is one.
+    pub(crate) fn has(self, stage: Stage) -> bool {
+        self.0 & stage.flag() != 0
+    }
+
+    /// Adds others.
+    pub(crate) fn add(&mut self, others: Self) {
+        self.0 |= others.0;
+    }
+
+    /// Removes one.
+    pub(crate) fn remove(&mut self, stage: Stage) {
+        self.0 &= !stage.flag();
+    }
+}
+
+impl<P: Protocol> Sock<P> {
+    fn stamp_flags(&self) -> u32 {
+        // SAFETY: The sock is live; the field is an integer.
+        unsafe { addr_of!((*self.as_ptr()).sk_tsflags).read_volatile() }
+    }
+
+    /// Of which stages the program wants to hear, of what it sends (`SO_TIMESTAMPING`). Any
+    /// context, as for those that follow.
+    pub(crate) fn stages(&self) -> Stages {
+        Stages::of(self.stamp_flags())
+    }
+
+    /// Whether it wants to be told of the connection too.
+    pub(crate) fn wants_stats(&self) -> bool {
+        let both = bindings::SOF_TIMESTAMPING_OPT_STATS | bindings::SOF_TIMESTAMPING_OPT_TSONLY;
+        self.stamp_flags() & both == both
+    }
+
+    /// Tells the program that a byte has reached a stage, now, by the error queue; and of the
+    /// connection, with the bytes that are queued there. The entry counts as received memory: where
+    /// `SO_RCVBUF` has no room for it the program does not hear of it, as with TCP.
+    pub(crate) fn put_stage(&self, stage: Stage, key: u32, stats: Option<(TcpInfo, u32)>) {
+        let stats = stats.map(|(info, queued)| (info.to_bytes(), queued));
+        let (info, queued) = match &stats {
+            Some((info, queued)) => (info.as_ptr(), *queued),
+            None => (null(), 0),
+        };
+        // SAFETY: The sock is live; the information is a `struct tcp_info`, of any alignment.
+        unsafe {
+            bindings::sdp_helper_put_tx_stamp(
+                self.as_ptr(),
+                stage.number(),
+                key,
+                info.cast(),
+                queued,
+            );
+        }
+    }
+}
+
 impl RecvMsg<'_> {
     /// Tells the caller when the last of its bytes came, by the control messages that the options
     /// of `sk` ask for. Without the socket lock.
@@ -64,8 +177,7 @@ impl RecvMsg<'_> {
             let fraction = if is_ns { nanos } else { nanos / 1000 };
             self.put_times(name, is_new, [seconds, fraction]);
         }
-        // SAFETY: The sock is live; the field is an integer.
-        let flags = unsafe { addr_of!((*sk.as_ptr()).sk_tsflags).read_volatile() };
+        let flags = sk.stamp_flags();
         let is_set = |flag| flags & flag != 0;
         if is_set(bindings::SOF_TIMESTAMPING_SOFTWARE)
             && (is_set(bindings::SOF_TIMESTAMPING_RX_SOFTWARE)

@@ -178,6 +178,8 @@ pub(super) struct Connection {
     pub(super) no_room: AtomicFlag,
     /// A reader has left its buffer here, and is notified when the fabric uses it no more.
     pub(super) reads_left: AtomicFlag,
+    /// Stamps of what was sent are still to be reported (`SO_TIMESTAMPING`).
+    pub(super) awaits_stamps: AtomicFlag,
     /// For the work: data arrived on a connection that the CM does not know to be established,
     /// since the RTU is late or lost (B-9).
     pub(super) comm_est: AtomicFlag,
@@ -280,6 +282,7 @@ impl Conn {
             recv_shut: AtomicFlag::new(false),
             no_room: AtomicFlag::new(false),
             reads_left: AtomicFlag::new(false),
+            awaits_stamps: AtomicFlag::new(false),
             comm_est: AtomicFlag::new(false),
             fatal: AtomicFlag::new(false),
             notes <- new_spinlock!(Notes::new(), "sdp::Connection::notes"),

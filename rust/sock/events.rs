@@ -46,6 +46,9 @@ impl Conn {
             self.post_failed(e);
         }
         self.dispatch(events);
+        if self.awaits_stamps.load(Relaxed) {
+            self.report_stamps();
+        }
     }
 
     /// Does what the machine asks for, and notifies the socket. Any context, without the spinlocks.

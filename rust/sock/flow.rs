@@ -24,7 +24,8 @@ use crate::{
             RecvBuffers,
             Unread, //
         },
-        ring::Ring, //
+        ring::Ring,
+        stamps::SentStamps, //
     }, //
 };
 use core::ops::Range;
@@ -148,6 +149,8 @@ pub(super) struct Flow {
     pub(super) offers: Offers,
     /// When the last message arrived while buffers were offered, where the program has asked.
     pub(super) offer_stamp: Option<Stamp>,
+    /// What is to be reported to programs of what they sent.
+    pub(super) stamps: SentStamps,
 }
 
 impl Flow {
@@ -179,6 +182,7 @@ impl Flow {
             failure: Failure::default(),
             offers: Offers::default(),
             offer_stamp: None,
+            stamps: SentStamps::new(),
         }
     }
 }

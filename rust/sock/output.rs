@@ -3,6 +3,7 @@
 //! Output: from the send stream to messages in the send queue.
 
 use crate::{
+    net::stamp::Stages,
     prelude::*,
     proto::{
         Events,
@@ -43,6 +44,10 @@ use crate::{
         },
         recv_buffers::RETRY_MS,
         ring::Ring,
+        stamps::{
+            self,
+            SentStamps, //
+        },
         stats::Counter,
         types::Socket, //
     }, //
@@ -68,15 +73,15 @@ const SEND_PIECES: usize = 1024;
 
 impl Conn {
     /// Appends written bytes to the send stream, of which the last may be `urgent`, or the last
-    /// that the program writes for now (`push`); or gives them back where there is no room for
-    /// another piece. Keeps their chunk for the next ones, as [`Self::keep_chunk`] does. Any
-    /// context, without the spinlocks.
+    /// that the program writes for now (`push`), and is reported in these stages; or gives them
+    /// back where there is no room for another piece. Keeps their chunk for the next ones, as
+    /// [`Self::keep_chunk`] does. Any context, without the spinlocks.
     pub(super) fn write(
         &self,
         bytes: Sge,
         chunk: SendBuf,
-        urgent: bool,
-        push: bool,
+        (urgent, push): (bool, bool),
+        stages: Stages,
     ) -> Result<(), Sge> {
         let len = bytes.len();
         let is_large = chunk.room() > 0 && chunk.size() > PAGE_SIZE;
@@ -108,6 +113,7 @@ impl Conn {
             if push {
                 m.push();
             }
+            self.await_stamp(&mut flow.stamps, m.written(), stages);
             let (size, peer) = (m.peer_recv_size(), &mut flow.peer_buffers);
             peer.wrote = true;
             // Larger messages are worth it if there is more to send than fits one. CAST: It is 16.
@@ -409,6 +415,68 @@ impl Conn {
             post.messages = post.messages.saturating_add(1);
         }
         Ok(())
+    }
+}
+
+impl Conn {
+    /// Makes room for the stamps of another call. Where there is no memory for it not all are
+    /// reported. Sleeps.
+    pub(super) fn reserve_stamp(&self) {
+        if self.flow.lock().stamps.awaited.len() < stamps::MOST {
+            let _ = Ring::reserve(&self.flow, |flow| &mut flow.stamps.awaited);
+        }
+    }
+
+    /// Has these stages of the byte that ends the stream now reported. Under
+    /// [`Connection::flow`](super::conn::Connection::flow), which guards `stamps`.
+    pub(super) fn await_stamp(&self, stamps: &mut SentStamps, end: u64, stages: Stages) {
+        if !stages.is_empty() {
+            stamps.add(end, stages);
+            self.awaits_stamps.store(true, Relaxed);
+        }
+    }
+
+    /// Has these stages of the last byte that was written reported, if none are yet: its call has
+    /// ended early. Any context, without the spinlocks, as for those that follow.
+    pub(super) fn stamp_last(&self, stages: Stages) {
+        {
+            let flow = &mut *self.flow.lock();
+            let end = flow.machine.written();
+            if flow.stamps.last == end {
+                return;
+            }
+            self.await_stamp(&mut flow.stamps, end, stages);
+        }
+        self.report_stamps();
+    }
+
+    /// Begins to number the bytes: with the next one that is written, or the first that has not
+    /// reached the peer.
+    pub(super) fn number_sent(&self, from_next: bool) {
+        let flow = &mut *self.flow.lock();
+        flow.stamps.first = match from_next {
+            true => flow.machine.written(),
+            false => flow.machine.arrived_bytes(),
+        };
+    }
+
+    /// Reports the stages that are due. The socket is held meanwhile, so that they come in order.
+    #[cold]
+    pub(super) fn report_stamps(&self) {
+        self.with_socket(|sk| {
+            while let Some((stage, number)) = {
+                let flow = &mut *self.flow.lock();
+                let next = flow.stamps.next(&flow.machine);
+                self.awaits_stamps.store(!flow.stamps.is_idle(), Relaxed);
+                next
+            } {
+                let stats = sk.wants_stats().then(|| {
+                    let queued = u32::try_from(self.queued()).unwrap_or(u32::MAX);
+                    (self.info(), queued)
+                });
+                sk.put_stage(stage, number, stats);
+            }
+        });
     }
 }
 

@@ -143,6 +143,15 @@ impl<T> Ring<T> {
         self.slots.get(self.slot(at))?.as_ref()
     }
 
+    /// As [`Self::get`].
+    pub(super) fn get_mut(&mut self, at: usize) -> Option<&mut T> {
+        if at >= self.len {
+            return None;
+        }
+        let slot = self.slot(at);
+        self.slots.get_mut(slot)?.as_mut()
+    }
+
     /// The first element.
     pub(super) fn front_mut(&mut self) -> Option<&mut T> {
         self.slots.get_mut(self.head)?.as_mut()

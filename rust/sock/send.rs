@@ -56,8 +56,12 @@ pub(super) fn sendmsg(sk: &OpenSocket, msg: SendMsg<'_>) -> Result<usize> {
         (SocketState::Connected, Some(conn)) if !is_shut => conn.clone(),
         _ => return Err(EPIPE),
     };
-    msg.check_control(sk)?;
+    let stages = msg.control(sk)?;
+    if !stages.is_empty() {
+        conn.reserve_stamp();
+    }
     let mut call = Sending::new(sk, &mut s, &conn, msg, timeout);
+    call.stages = stages;
     // The reason of a failure is reported before the EPIPE that follows it.
     let result = call.run().inspect_err(|_| conn.report_failure());
     call.release_iolock();
@@ -78,6 +82,9 @@ impl Sending<'_, '_, '_> {
         if self.is_urgent() && self.sent > 0 && !self.msg.data.is_empty() {
             // So it is of one that ends early for another reason, unless that byte has left.
             self.conn.with(Machine::mark_urgent);
+        }
+        if self.sent > 0 && !self.stages.is_empty() {
+            self.conn.stamp_last(self.stages);
         }
         if self.msg.flags & flags::MORE == 0 && !self.pushed {
             self.conn.with(Machine::push);
@@ -219,7 +226,7 @@ impl Sending<'_, '_, '_> {
         let urgent = self.is_urgent() && ends;
         self.pushed = self.msg.data.is_empty() && self.msg.flags & flags::MORE == 0;
         self.conn
-            .write(piece, chunk, urgent, self.pushed)
+            .write(piece, chunk, (urgent, self.pushed), self.stages_at_end())
             .map_err(|_| EPIPE)?;
         self.conn.count(Counter::SentCopied, len as u64);
         self.sent = self.sent.saturating_add(len);

@@ -13,6 +13,7 @@ use crate::{
             Timeout,
             WaitError, //
         },
+        stamp::Stages,
         wait::OpenGuard,
         zerocopy::Notice, //
     },
@@ -73,6 +74,8 @@ pub(super) struct Sending<'a, 'g, 'm> {
     pub(super) lent: usize,
     /// The notice of `MSG_ZEROCOPY`, once it is needed.
     pub(super) notice: Option<Notice>,
+    /// The stages of its last byte that are to be reported.
+    pub(super) stages: Stages,
     /// Both ends wait in a send, each for the other to read.
     pub(super) crossed: bool,
     /// The machine knows that nothing follows what was copied last.
@@ -117,6 +120,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             sent: 0,
             lent: 0,
             notice: None,
+            stages: Stages::default(),
             crossed: false,
             pushed: false,
         };
@@ -155,6 +159,14 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
     /// Whether the last byte is urgent (`MSG_OOB`).
     pub(super) fn is_urgent(&self) -> bool {
         self.msg.flags & flags::OOB != 0
+    }
+
+    /// [`Self::stages`], if what was just taken from the call ends it.
+    pub(super) fn stages_at_end(&self) -> Stages {
+        match self.msg.data.is_empty() {
+            true => self.stages,
+            false => Stages::default(),
+        }
     }
 
     /// Whether the stream takes no more bytes.

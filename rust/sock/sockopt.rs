@@ -70,6 +70,14 @@ use crate::{
     }, //
 };
 
+/// Begins to number the bytes that are sent: with the next one, or the first that has not reached
+/// the peer. Sleeps.
+pub(super) fn number_sent(sk: &Socket, from_next: bool) {
+    if let Some(conn) = sk.lock().conn() {
+        conn.number_sent(from_next);
+    }
+}
+
 /// `setsockopt(2)`, with the errors of TCP. Sleeps. Fails with `ENOPROTOOPT` for what a stream over
 /// RDMA does not have.
 pub(super) fn set(sk: &Socket, name: c_int, value: OptionValue<'_>) -> Result {

@@ -124,7 +124,9 @@ impl Conn {
                 }
             }
             while let Some(finished) = {
-                let finished = self.flow.lock().machine.finished();
+                let flow = &mut *self.flow.lock();
+                let finished = flow.machine.finished();
+                flow.stamps.cut(flow.machine.written());
                 finished
             } {
                 match post.buffers.finish_send(finished) {

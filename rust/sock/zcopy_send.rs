@@ -5,6 +5,7 @@
 //! Locks and references are those of [`Conn`].
 
 use crate::{
+    net::stamp::Stages,
     prelude::*,
     proto::{
         BufferId,
@@ -34,13 +35,14 @@ impl Conn {
         self.post.lock().buffers.has_place()
     }
 
-    /// Queues all of `memory`, which the peer may read, to be sent behind what was written.
-    /// [`Self::release_finished`] releases it. Gives it back if it cannot be taken now. Process
-    /// context, without the spinlocks.
+    /// Queues all of `memory`, which the peer may read, to be sent behind what was written; these
+    /// stages of its last byte are to be reported. [`Self::release_finished`] releases it. Gives it
+    /// back if it cannot be taken now. Process context, without the spinlocks.
     pub(super) fn send_memory(
         &self,
         memory: Arc<Memory>,
         waiter: Waiter,
+        stages: Stages,
     ) -> Result<(), Arc<Memory>> {
         let pages = memory.page_count() as u64;
         {
@@ -60,7 +62,11 @@ impl Conn {
                     // So that the link does not idle between them, or the peer can offer memory.
                     machine.want_mode(Mode::Pipelined);
                 }
-                machine.send_buffer(region(&memory))
+                let id = machine.send_buffer(region(&memory));
+                if id.is_some() {
+                    self.await_stamp(&mut flow.stamps, machine.written(), stages);
+                }
+                id
             };
             let Some(id) = id else {
                 return Err(memory);

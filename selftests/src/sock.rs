@@ -462,7 +462,11 @@ impl Sock {
             )
         })?;
         // SAFETY: The kernel left whole control messages in the buffer, whose length it told.
-        let header = unsafe { libc::CMSG_FIRSTHDR(&message).as_ref() };
+        let mut header = unsafe { libc::CMSG_FIRSTHDR(&message).as_ref() };
+        while let Some(time) = header.filter(|header| header.cmsg_level == libc::SOL_SOCKET) {
+            // SAFETY: As above.
+            header = unsafe { libc::CMSG_NXTHDR(&message, time).as_ref() };
+        }
         let header = header.expect("the error queue gives a control message");
         let kind = (header.cmsg_level, header.cmsg_type);
         assert!(

@@ -33,16 +33,12 @@ impl<P: Protocol> Sock<P> {
     /// as for TCP. False where it does, and is to set it.
     ///
     /// `EOPNOTSUPP` says that a program would wait for what does not come: a filter sees packets,
-    /// of which there are none, and nothing tells when bytes were sent.
+    /// of which there are none.
     pub(in crate::net) fn set_socket_option(
         &self,
         name: c_int,
         value: OptionValue<'_>,
     ) -> Result<bool> {
-        const TIMESTAMP_SENT: u32 = bindings::SOF_TIMESTAMPING_TX_HARDWARE
-            | bindings::SOF_TIMESTAMPING_TX_SOFTWARE
-            | bindings::SOF_TIMESTAMPING_TX_SCHED
-            | bindings::SOF_TIMESTAMPING_TX_ACK;
         // CAST: They are small.
         match name as u32 {
             bindings::SO_ZEROCOPY => {
@@ -73,13 +69,12 @@ impl<P: Protocol> Sock<P> {
                 // SAFETY: The sock is live; the field is an integer.
                 let set = unsafe { addr_of!((*self.as_ptr()).sk_tsflags).read_volatile() };
                 let numbers = flags & !set & bindings::SOF_TIMESTAMPING_OPT_ID != 0;
-                if numbers
-                    && [TcpState::Close as u8, TcpState::Listen as u8].contains(&self.state())
-                {
-                    return Err(EINVAL);
-                }
-                if flags & TIMESTAMP_SENT != 0 {
-                    return Err(EOPNOTSUPP);
+                if numbers {
+                    if [TcpState::Close as u8, TcpState::Listen as u8].contains(&self.state()) {
+                        return Err(EINVAL);
+                    }
+                    let is_tcp = flags & bindings::SOF_TIMESTAMPING_OPT_ID_TCP != 0;
+                    P::number_sent(self, is_tcp);
                 }
                 return Ok(false);
             }

@@ -88,6 +88,7 @@ pub(crate) fn run(sides: &Sides, record: &mut Record) {
     control_sent(sides, record);
     control_received(sides, record);
     notices(sides, record);
+    stamps(sides, record);
 }
 
 /// Receives what is there, without waiting.
@@ -293,4 +294,63 @@ fn notices(sides: &Sides, record: &mut Record) {
         record.note(format!("notice {what}"), got);
     }
     let _ = rest(&b, 0);
+}
+
+/// What the error queue says of the stages of what was sent, except for the time.
+fn stamps(sides: &Sides, record: &mut Record) {
+    const SO_TIMESTAMPING_NEW: c_int = 65;
+    const SO_TIMESTAMPING_OLD: c_int = 37;
+    const SENT: c_int = 1 << 1;
+    const SOFTWARE: c_int = 1 << 4;
+    const NUMBERS: c_int = 1 << 7;
+    const QUEUED: c_int = 1 << 8;
+    const ARRIVED: c_int = 1 << 9;
+    const ALONE: c_int = 1 << 11;
+    const TOLD: c_int = SOFTWARE | ALONE;
+    const NUMBERS_TCP: c_int = NUMBERS | (1 << 16);
+    for (what, option, flags) in [
+        ("none", SO_TIMESTAMPING_NEW, TOLD),
+        ("hardware", SO_TIMESTAMPING_NEW, TOLD | 1),
+        ("completion", SO_TIMESTAMPING_NEW, TOLD | (1 << 18)),
+        ("queued", SO_TIMESTAMPING_NEW, TOLD | QUEUED),
+        ("sent", SO_TIMESTAMPING_NEW, TOLD | SENT),
+        ("sent by old", SO_TIMESTAMPING_OLD, TOLD | SENT),
+        ("arrived", SO_TIMESTAMPING_NEW, TOLD | ARRIVED),
+        ("without a time", SO_TIMESTAMPING_NEW, ALONE | ARRIVED),
+        (
+            "with numbers",
+            SO_TIMESTAMPING_NEW,
+            TOLD | ARRIVED | NUMBERS,
+        ),
+        (
+            "all with numbers",
+            SO_TIMESTAMPING_NEW,
+            TOLD | QUEUED | SENT | ARRIVED | NUMBERS_TCP,
+        ),
+    ] {
+        let (a, b) = sides.pair();
+        let set = a.set(libc::SOL_SOCKET, option, flags);
+        record.note(format!("stamp {what} set"), set);
+        for bytes in [10, 3] {
+            let sent = a.send(&vec![7; bytes], 0);
+            let arrived = becomes(|| b.ioctl(libc::FIONREAD) == Ok(bytes as c_int));
+            sleep(MOMENT);
+            let came = a.poll(0, MOMENT);
+            record.note(format!("stamp {what} sent {bytes}"), (sent, arrived, came));
+            let mut all = Vec::new();
+            while let Ok(got) = raw::receive(&a, 64, 256, libc::MSG_ERRQUEUE) {
+                let control = got.control.into_iter().map(|(level, kind, payload)| {
+                    let shown = match level {
+                        // Times.
+                        libc::SOL_SOCKET => Vec::new(),
+                        _ => payload.0.clone(),
+                    };
+                    (level, kind, payload.0.len(), shown)
+                });
+                all.push((got.len, got.flags, control.collect::<Vec<_>>()));
+            }
+            record.note(format!("stamp {what} {bytes}"), format!("{all:?}"));
+            let _ = b.recv_bytes(bytes);
+        }
+    }
 }

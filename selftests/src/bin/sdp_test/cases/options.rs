@@ -14,7 +14,8 @@ use crate::{
         check,
         join,
         must,
-        spawn, //
+        spawn,
+        step, //
     },
     peers::{
         becomes,
@@ -28,7 +29,10 @@ use crate::{
     zcopy::counted,
 };
 use sdp_selftests::{
-    errno::Errno,
+    errno::{
+        Errno,
+        Result, //
+    },
     sock::{
         Shut,
         Sock, //
@@ -47,6 +51,7 @@ cases! {
     option_rcvlowat_wakes(10) "a reader whose SO_RCVLOWAT is lowered to what is there wakes",
     option_inq(10) "TCP_INQ: each receive tells how much is left, and of the end",
     option_stamps(20) "SO_TIMESTAMPNS and SO_TIMESTAMPING: when the last of the bytes came, by copy or not",
+    option_stamps_sent(30) "SO_TIMESTAMPING: when the last byte of a call was queued, sent and acknowledged",
     option_notsent_lowat(20) "TCP_NOTSENT_LOWAT: poll and send take no more than that unsent",
     option_defer_accept(20) "TCP_DEFER_ACCEPT: a connection is accepted with its data, or after the time",
     option_linger2(30) "TCP_LINGER2: a closed socket waits for its peer's end no longer",
@@ -129,9 +134,9 @@ pub(super) type Control = (i32, i32, Vec<u8>);
 /// Receives into `room` bytes: how much, and with which control messages.
 pub(super) fn recv_with_control(sock: &Sock, room: usize, flags: i32) -> (usize, Vec<Control>) {
     #[repr(C, align(8))]
-    struct Control([u8; 256]);
+    struct Control([u8; 1024]);
     let mut bytes = vec![0u8; room];
-    let mut control = Control([0; 256]);
+    let mut control = Control([0; 1024]);
     let mut piece = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),
         iov_len: room,
@@ -280,6 +285,161 @@ fn option_stamps() {
     must!(b.set(libc::SOL_SOCKET, SO_TIMESTAMPING_NEW, 0));
     check!(a.send(b"x", 0), Ok(1));
     check!(recv_with_control(&b, 1, 0), (1, vec![]));
+}
+
+/// A stamp of the error queue: the stage, `SCM_TSTAMP_*`, and the number of the byte; its time; and
+/// what came with it of the connection.
+type SentStamp = ((u32, u32), i128, Vec<u8>);
+
+/// Takes a stamp from the error queue, which has to come.
+fn sent_stamp(sock: &Sock) -> SentStamp {
+    const SO_TIMESTAMPING_NEW: i32 = 65;
+    const OPT_STATS: i32 = 54;
+    check!(
+        sock.poll(0, patience(5))
+            .map(|events| events & libc::POLLERR),
+        Ok(libc::POLLERR)
+    );
+    let (_, control) = recv_with_control(sock, 256, libc::MSG_ERRQUEUE);
+    let of = |level: i32, kind: i32| {
+        control
+            .iter()
+            .find(|(l, k, _)| (*l, *k) == (level, kind))
+            .cloned()
+    };
+    let stamp = of(libc::SOL_SOCKET, SO_TIMESTAMPING_NEW).expect("a time");
+    let error = of(libc::SOL_IP, libc::IP_RECVERR)
+        .or_else(|| of(libc::SOL_IPV6, libc::IPV6_RECVERR))
+        .expect("what it is of")
+        .2;
+    let number = |at: usize| {
+        let bytes = error
+            .get(at..at + 4)
+            .and_then(|bytes| bytes.try_into().ok());
+        bytes.map_or(u32::MAX, u32::from_ne_bytes)
+    };
+    // ENOMSG, of time stamps.
+    check!((number(0), number(4) & 0xff), (libc::ENOMSG as u32, 4));
+    let stats = of(libc::SOL_SOCKET, OPT_STATS).map(|(_, _, stats)| stats);
+    (
+        (number(8), number(12)),
+        time(&stamp),
+        stats.unwrap_or_default(),
+    )
+}
+
+/// The attribute of a kind in such statistics, of 64 bits.
+fn attribute(mut stats: &[u8], kind: u16) -> Option<u64> {
+    while let Some((header, _)) = stats.split_first_chunk::<4>() {
+        let len = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let found = u16::from_ne_bytes([header[2], header[3]]);
+        if found == kind {
+            return stats.get(4..12)?.try_into().ok().map(u64::from_ne_bytes);
+        }
+        stats = stats.get(len.max(4).next_multiple_of(4)..)?;
+    }
+    None
+}
+
+fn option_stamps_sent() {
+    const SO_TIMESTAMPING_NEW: i32 = 65;
+    const TX_SOFTWARE: i32 = 1 << 1;
+    const SOFTWARE: i32 = 1 << 4;
+    const OPT_ID: i32 = 1 << 7;
+    const TX_SCHED: i32 = 1 << 8;
+    const TX_ACK: i32 = 1 << 9;
+    const OPT_TSONLY: i32 = 1 << 11;
+    const OPT_STATS: i32 = 1 << 12;
+    const OPT_ID_TCP: i32 = 1 << 16;
+    const SND: u32 = 0;
+    const SCHED: u32 = 1;
+    const ACK: u32 = 2;
+    const BYTES_SENT: u16 = 18;
+    let set = |sock: &Sock, flags| sock.set(libc::SOL_SOCKET, SO_TIMESTAMPING_NEW, flags);
+    let told = SOFTWARE | OPT_TSONLY;
+    let all = told | TX_SOFTWARE | TX_SCHED | TX_ACK;
+    let numbered = OPT_ID | OPT_ID_TCP;
+    check!(set(&A.socket(), all | OPT_ID), Err(Errno::EINVAL));
+    check!(set(&A.socket(), all), Ok(()));
+    let (a, b) = pair();
+    check!(a.send(b"before", 0), Ok(6));
+    check!(b.recv_bytes(6), Ok(b"before".to_vec()));
+    must!(set(&a, all | numbered));
+    let mut next = 0;
+    for bytes in [10, 3] {
+        let since = now();
+        next += bytes;
+        check!(a.send(&vec![7; bytes as usize], 0), Ok(bytes as usize));
+        let mut last = since;
+        for stage in [SCHED, SND, ACK] {
+            let (of, time, _) = sent_stamp(&a);
+            check!(of, (stage, next - 1));
+            assert!((last..=now()).contains(&time), "{} ns later", time - last);
+            last = time;
+        }
+        check!(a.notice().map(drop), Err(Errno::EAGAIN));
+        check!(b.recv_bytes(bytes as usize), Ok(vec![7; bytes as usize]));
+    }
+
+    step!("without numbers");
+    must!(set(&a, told | TX_ACK));
+    check!(a.send(b"x", 0), Ok(1));
+    check!(sent_stamp(&a).0, (ACK, 0));
+    step!("numbered from here");
+    must!(set(&a, told | numbered));
+    check!(a.send(b"y", 0), Ok(1));
+    step!("as a control message wants it");
+    let kind = (libc::SOL_SOCKET, SO_TIMESTAMPING_NEW);
+    let with = |bytes: &[u8], flags: i32| send_with_control(&a, bytes, kind, flags as u32, 20);
+    check!(with(b"z", TX_ACK), Ok(1));
+    check!(sent_stamp(&a).0, (ACK, 1));
+    check!(with(b"z", OPT_ID), Err(Errno::EINVAL));
+    must!(set(&a, all | numbered));
+    check!(with(b"z", 0), Ok(1));
+    check!(b.recv_bytes(4), Ok(b"xyzz".to_vec()));
+    thread::sleep(moment());
+    check!(a.notice().map(drop), Err(Errno::EAGAIN));
+
+    step!("large calls");
+    const LARGE: usize = 1 << 20;
+    must!(set(&a, told | numbered | TX_ACK));
+    for round in 0..2 {
+        let sender = must!(a.dup());
+        let sends = spawn("sender", move || {
+            check!(sender.send(&vec![7; LARGE], 0), Ok(LARGE));
+        });
+        check!(b.recv_bytes(LARGE), Ok(vec![7; LARGE]));
+        join(sends);
+        let number = 3 + (round + 1) * LARGE as u32 - 1;
+        check!(sent_stamp(&a).0, (ACK, number));
+    }
+
+    step!("what the connection has sent");
+    must!(set(&a, told | TX_ACK | OPT_STATS));
+    check!(a.send(b"x", 0), Ok(1));
+    let (of, _, stats) = sent_stamp(&a);
+    check!(of, (ACK, 0));
+    // The last one may not be counted yet, and TCP may have sent some twice.
+    let sent = attribute(&stats, BYTES_SENT).expect("the bytes that were sent");
+    assert!(sent >= 6 + 13 + 4 + 2 * LARGE as u64, "{sent} bytes");
+    check!(b.recv_bytes(1), Ok(b"x".to_vec()));
+
+    step!("no more than SO_RCVBUF are kept");
+    must!(a.set(libc::SOL_SOCKET, libc::SO_RCVBUF, 4096));
+    must!(set(&a, told | TX_ACK));
+    for _ in 0..64 {
+        check!(a.send(b"x", 0), Ok(1));
+        check!(b.recv_bytes(1), Ok(b"x".to_vec()));
+    }
+    thread::sleep(moment());
+    let kept = std::iter::from_fn(|| a.notice().ok()).count();
+    assert!((1..32).contains(&kept), "{kept} are kept");
+    step!("none are asked for");
+    must!(set(&a, 0));
+    check!(a.send(b"x", 0), Ok(1));
+    check!(b.recv_bytes(1), Ok(b"x".to_vec()));
+    thread::sleep(moment());
+    check!(a.notice().map(drop), Err(Errno::EAGAIN));
 }
 
 fn option_inq() {
@@ -602,26 +762,36 @@ fn option_window_clamp() {
     check!(new.get(libc::SOL_TCP, libc::TCP_WINDOW_CLAMP), Ok(1152));
 }
 
+/// Sends bytes with one control message, of which `len` is told: 20 for one of four bytes.
+fn send_with_control(
+    sock: &Sock,
+    bytes: &[u8],
+    (level, kind): (i32, i32),
+    value: u32,
+    len: usize,
+) -> Result<usize> {
+    let mut control = [0u8; 24];
+    control[..8].copy_from_slice(&len.to_ne_bytes());
+    control[8..12].copy_from_slice(&level.to_ne_bytes());
+    control[12..16].copy_from_slice(&kind.to_ne_bytes());
+    control[16..20].copy_from_slice(&value.to_ne_bytes());
+    let mut piece = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: All-zero bytes are a valid `msghdr`.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &mut piece;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = control.len();
+    // SAFETY: The piece is memory to read, and so is the control buffer.
+    Errno::check_len(unsafe { libc::sendmsg(sock.fd(), &message, 0) })
+}
+
 fn option_control() {
     let (a, b) = pair();
-    let send = |level: i32, kind: i32, len: usize| {
-        let mut control = [0u8; 24];
-        control[..8].copy_from_slice(&len.to_ne_bytes());
-        control[8..12].copy_from_slice(&level.to_ne_bytes());
-        control[12..16].copy_from_slice(&kind.to_ne_bytes());
-        let mut piece = libc::iovec {
-            iov_base: b"x".as_ptr().cast_mut().cast(),
-            iov_len: 1,
-        };
-        // SAFETY: All-zero bytes are a valid `msghdr`.
-        let mut message: libc::msghdr = unsafe { mem::zeroed() };
-        message.msg_iov = &mut piece;
-        message.msg_iovlen = 1;
-        message.msg_control = control.as_mut_ptr().cast();
-        message.msg_controllen = control.len();
-        // SAFETY: The piece is memory to read, and so is the control buffer.
-        Errno::check_len(unsafe { libc::sendmsg(a.fd(), &message, 0) })
-    };
+    let send = |level, kind, len| send_with_control(&a, b"x", (level, kind), 0, len);
     check!(send(libc::SOL_IP, libc::IP_PKTINFO, 20), Ok(1));
     check!(send(libc::SOL_SOCKET, libc::SO_MARK, 20), Ok(1));
     check!(
