@@ -25,6 +25,7 @@
 #include <net/netns/generic.h>
 #include <net/proto_memory.h>
 #include <net/route.h>
+#include <net/sock_reuseport.h>
 
 /* net */
 
@@ -64,6 +65,62 @@ void sdp_helper_sock_valbool_flag(struct sock *sk, enum sock_flags bit,
 	sock_valbool_flag(sk, bit, valbool);
 }
 
+/*
+ * The SYN with which TCP would ask for a connection between these addresses,
+ * of which those of IPv4 are mapped; with @ack the answer to one.
+ */
+static struct sk_buff *make_syn(const struct sdp_end *from,
+				const struct sdp_end *to, bool ack, u8 tos,
+				gfp_t gfp)
+{
+	bool is_v4 = ipv6_addr_v4mapped(&to->ip);
+	struct sk_buff *skb;
+	struct tcphdr *th;
+
+	skb = alloc_skb(MAX_TCP_HEADER, gfp);
+	if (!skb)
+		return NULL;
+	skb_reserve(skb, MAX_TCP_HEADER - sizeof(*th));
+	th = skb_put_zero(skb, sizeof(*th));
+	skb_reset_transport_header(skb);
+	th->source = from->port;
+	th->dest = to->port;
+	th->doff = sizeof(*th) / 4;
+	th->syn = 1;
+	th->ack = ack;
+	if (is_v4) {
+		struct iphdr *iph = skb_push(skb, sizeof(*iph));
+
+		*iph = (struct iphdr){
+			.version = 4,
+			.ihl = sizeof(*iph) / 4,
+			.tos = tos,
+			.tot_len = htons(skb->len),
+			.frag_off = htons(IP_DF),
+			.ttl = IPDEFTTL,
+			.protocol = IPPROTO_TCP,
+			.saddr = from->ip.s6_addr32[3],
+			.daddr = to->ip.s6_addr32[3],
+		};
+		ip_send_check(iph);
+	} else {
+		struct ipv6hdr *ip6h = skb_push(skb, sizeof(*ip6h));
+
+		*ip6h = (struct ipv6hdr){
+			.version = 6,
+			.payload_len = htons(sizeof(*th)),
+			.nexthdr = IPPROTO_TCP,
+			.hop_limit = IPV6_DEFAULT_HOPLIMIT,
+			.saddr = from->ip,
+			.daddr = to->ip,
+		};
+	}
+	skb_reset_network_header(skb);
+	skb->protocol = is_v4 ? htons(ETH_P_IP) : htons(ETH_P_IPV6);
+	skb->ip_summed = CHECKSUM_UNNECESSARY;
+	return skb;
+}
+
 #ifdef CONFIG_CGROUP_BPF
 bool sdp_helper_cgroup_bpf_sock_enabled(struct sock *sk,
 					enum cgroup_bpf_attach_type type)
@@ -81,57 +138,26 @@ int sdp_helper_filter_syn(struct sock *sk, bool egress, bool ack, int interface)
 	enum cgroup_bpf_attach_type type = egress ? CGROUP_INET_EGRESS :
 						    CGROUP_INET_INGRESS;
 	const struct inet_sock *inet = inet_sk(sk);
-	bool is_v4 = sk->sk_family == AF_INET ||
-		     ipv6_addr_v4mapped(&sk->sk_v6_daddr);
+	struct sdp_end own = { .port = inet->inet_sport };
+	struct sdp_end peer = { .port = inet->inet_dport };
 	struct sk_buff *skb;
-	struct tcphdr *th;
 	int ret;
 
 	if (!cgroup_bpf_sock_enabled(sk, type))
 		return 0;
-	skb = alloc_skb(MAX_TCP_HEADER, GFP_KERNEL);
+	if (sk->sk_family == AF_INET || ipv6_addr_v4mapped(&sk->sk_v6_daddr)) {
+		ipv6_addr_set_v4mapped(inet->inet_saddr, &own.ip);
+		ipv6_addr_set_v4mapped(inet->inet_daddr, &peer.ip);
+	} else {
+		own.ip = sk->sk_v6_rcv_saddr;
+		peer.ip = sk->sk_v6_daddr;
+	}
+	skb = make_syn(egress ? &own : &peer, egress ? &peer : &own, ack,
+		       inet->tos, GFP_KERNEL);
 	if (!skb)
 		return -ENOMEM;
-	skb_reserve(skb, MAX_TCP_HEADER - sizeof(*th));
-	th = skb_put_zero(skb, sizeof(*th));
-	skb_reset_transport_header(skb);
-	th->source = egress ? inet->inet_sport : inet->inet_dport;
-	th->dest = egress ? inet->inet_dport : inet->inet_sport;
-	th->doff = sizeof(*th) / 4;
-	th->syn = 1;
-	th->ack = ack;
-	if (is_v4) {
-		struct iphdr *iph = skb_push(skb, sizeof(*iph));
-
-		*iph = (struct iphdr){
-			.version = 4,
-			.ihl = sizeof(*iph) / 4,
-			.tos = inet->tos,
-			.tot_len = htons(skb->len),
-			.frag_off = htons(IP_DF),
-			.ttl = IPDEFTTL,
-			.protocol = IPPROTO_TCP,
-			.saddr = egress ? inet->inet_saddr : inet->inet_daddr,
-			.daddr = egress ? inet->inet_daddr : inet->inet_saddr,
-		};
-		ip_send_check(iph);
-	} else {
-		struct ipv6hdr *ip6h = skb_push(skb, sizeof(*ip6h));
-
-		*ip6h = (struct ipv6hdr){
-			.version = 6,
-			.payload_len = htons(sizeof(*th)),
-			.nexthdr = IPPROTO_TCP,
-			.hop_limit = IPV6_DEFAULT_HOPLIMIT,
-			.saddr = egress ? sk->sk_v6_rcv_saddr : sk->sk_v6_daddr,
-			.daddr = egress ? sk->sk_v6_daddr : sk->sk_v6_rcv_saddr,
-		};
-	}
-	skb_reset_network_header(skb);
-	skb->protocol = is_v4 ? htons(ETH_P_IP) : htons(ETH_P_IPV6);
 	skb->priority = READ_ONCE(sk->sk_priority);
 	skb->mark = READ_ONCE(sk->sk_mark);
-	skb->ip_summed = CHECKSUM_UNNECESSARY;
 	skb->skb_iif = egress ? 0 : interface;
 	rcu_read_lock();
 	skb->dev = dev_get_by_index_rcu(sock_net(sk), interface);
@@ -142,6 +168,52 @@ int sdp_helper_filter_syn(struct sock *sk, bool egress, bool ack, int interface)
 	return ret == NET_XMIT_SUCCESS || ret == NET_XMIT_CN ? 0 : -EPERM;
 }
 #endif
+
+/*
+ * Has a sock that begins to listen join the group of another that listens at
+ * its address, or begin one.
+ */
+int sdp_helper_reuseport_join(struct sock *sk, struct sock *other, bool any)
+{
+	/* Who selects looks at the members under RCU. */
+	sock_set_flag(sk, SOCK_RCU_FREE);
+	return other ? reuseport_add_sock(sk, other, any) :
+		       reuseport_alloc(sk, any);
+}
+
+/*
+ * The member of the group of a listening sock to which its program gives a SYN
+ * that comes by an interface, or @hash where it gives that to none; NULL
+ * without a program. It may be gone already.
+ */
+const void *sdp_helper_reuseport_select(struct sock *sk,
+					const struct sdp_end *peer,
+					const struct sdp_end *own,
+					int interface, u32 hash)
+{
+	const struct sock_reuseport *reuse;
+	struct sock *chosen = NULL;
+	struct sk_buff *skb;
+
+	rcu_read_lock();
+	reuse = rcu_dereference(sk->sk_reuseport_cb);
+	if (!reuse || !rcu_access_pointer(reuse->prog))
+		goto out;
+	skb = make_syn(peer, own, false, 0, GFP_ATOMIC);
+	if (!skb)
+		goto out;
+	skb->skb_iif = interface;
+	skb->dev = dev_get_by_index_rcu(sock_net(sk), interface);
+	skb_set_hash(skb, hash, PKT_HASH_TYPE_L4);
+	/* TCP has the program look at what follows its header. */
+	__skb_pull(skb, skb_transport_offset(skb));
+	chosen = reuseport_select_sock(sk, hash, skb, sizeof(struct tcphdr));
+	skb->dev = NULL;
+	kfree_skb(skb);
+out:
+	rcu_read_unlock();
+	return IS_ERR(chosen) ? NULL : chosen;
+}
 
 struct net *sdp_helper_sock_net(const struct sock *sk)
 {

@@ -73,6 +73,18 @@ int sdp_helper_sock_max_rmem(const struct sock *sk);
 u8 sdp_helper_pmtudisc(const struct net *net);
 bool sdp_helper_is_fastopen_client(const struct net *net);
 
+/* An end of a connection; an address of IPv4 is mapped to IPv6. */
+struct sdp_end {
+	struct in6_addr ip;
+	__be16 port;
+};
+
+int sdp_helper_reuseport_join(struct sock *sk, struct sock *other, bool any);
+const void *sdp_helper_reuseport_select(struct sock *sk,
+					const struct sdp_end *peer,
+					const struct sdp_end *own,
+					int interface, u32 hash);
+
 /* What SO_BUSY_POLL and its like set. */
 struct sdp_busy_poll {
 	unsigned int usecs;

@@ -21,6 +21,7 @@ pub(crate) mod optval;
 pub(crate) mod pernet;
 pub(crate) mod pipe;
 mod proc;
+pub(crate) mod reuseport;
 pub(crate) mod sk_mem;
 pub(crate) mod sock;
 pub(crate) mod sockaddr;

@@ -22,6 +22,7 @@
 #include <net/inet_sock.h>
 #include <net/ip.h>
 #include <net/sock.h>
+#include <net/sock_reuseport.h>
 #include <net/tcp.h>
 #include <net/net_namespace.h>
 #include <net/netlink.h>

@@ -427,7 +427,15 @@ unsafe extern "C" fn setsockopt<P: Protocol>(
             SOL_SOCKET => {
                 if !sk.set_socket_option(name, option)? {
                     // SAFETY: As said above.
-                    return Ok(unsafe { bindings::sock_setsockopt(sock, level, name, value, len) });
+                    let set = unsafe { bindings::sock_setsockopt(sock, level, name, value, len) };
+                    // The kernel attaches some programs to sockets of TCP and UDP only, and says so
+                    // by an error that is none of a program's.
+                    return Ok(match set == ENOTSUPP.to_errno() {
+                        true if name == bindings::SO_ATTACH_REUSEPORT_EBPF as c_int => {
+                            EOPNOTSUPP.to_errno()
+                        }
+                        _ => set,
+                    });
                 }
             }
             SOL_IP => {

@@ -132,6 +132,7 @@ impl Backlog {
         owner.as_ref().map_or(Sharing::default(), |sk| Sharing {
             reuseaddr: sk.reuseaddr(),
             reuseport: sk.reuseport().then(|| sk.uid()),
+            has_group: sk.has_group(),
             interface: sk.interface(),
             connects: false,
         })

@@ -11,10 +11,14 @@ use crate::{
     },
     sock::{
         addr::AddrPair,
-        types::Net, //
+        types::{
+            Net,
+            Socket, //
+        }, //
     },
 };
 use core::net::IpAddr;
+use kernel::sync::aref::ARef;
 
 /// A socket that has an address at a port.
 pub(super) trait Binding: Send + Sync {
@@ -29,6 +33,9 @@ pub(super) trait Binding: Send + Sync {
 
     /// Whether it listens. Any context.
     fn is_listening(&self) -> bool;
+
+    /// The socket itself, until it is closed. Any context.
+    fn socket(&self) -> Option<ARef<Socket>>;
 
     /// Sets whether it listens. Any context.
     fn set_listening(&self, on: bool);
@@ -46,6 +53,8 @@ pub(super) struct Sharing {
     /// With others that have this set too and are of this user (`SO_REUSEPORT`): they share the
     /// requests.
     pub(super) reuseport: Option<u32>,
+    /// It is in a group of its own already: it joins no other.
+    pub(super) has_group: bool,
     /// With all that are bound to another interface, if it is bound to one (`SO_BINDTODEVICE`); 0
     /// is none.
     pub(super) interface: u32,
@@ -110,11 +119,21 @@ pub(super) fn overlap(a: &dyn Binding, b: &dyn Binding) -> bool {
     a.ip() == b.ip() || has_all_of(a, b) || has_all_of(b, a)
 }
 
+/// Whether both, if they listen, share the requests for one address.
+pub(super) fn is_group(a: &dyn Binding, b: &dyn Binding) -> bool {
+    let (one, other) = (a.sharing(), b.sharing());
+    a.ip() == b.ip()
+        && a.is_v6only() == b.is_v6only()
+        && one.is_group(&other)
+        && one.interface == other.interface
+}
+
 /// Whether `new` must not be bound beside `bound`: their addresses overlap, they can be reached
 /// through one interface, and nothing of [`Sharing`] allows it.
 pub(super) fn conflict(net: &Net, new: &dyn Binding, bound: &dyn Binding) -> bool {
     let (own, other) = (new.sharing(), bound.sharing());
     let may_share =
         own.connects && other.connects || own.reuseaddr && other.reuseaddr && !bound.is_listening();
-    overlap(new, bound) && own.meets(&other, net) && !may_share && !own.is_group(&other)
+    let may_join = own.is_group(&other) && !own.has_group;
+    overlap(new, bound) && own.meets(&other, net) && !may_share && !may_join
 }

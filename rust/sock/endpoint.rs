@@ -26,6 +26,7 @@ use crate::{
         },
         conn_options::ConnOptions,
         diag_list::Number,
+        listener::Listener,
         ports::{
             self,
             Claim,
@@ -46,6 +47,7 @@ use core::{
     ops::Deref,
 };
 use kernel::sync::{
+    aref::ARef,
     Arc,
     UniqueArc, //
 };
@@ -290,15 +292,27 @@ impl Endpoint {
     }
 
     fn stop(&self) {
+        self.leave_group();
         self.backlog.close();
         Port::stop(&self.port, &self.net);
     }
 
     fn close(&self) {
         self.number.unlist(&self.net);
+        self.leave_group();
         self.backlog.disown();
         self.backlog.close();
         Port::remove(&self.port, &self.net, self);
+    }
+
+    /// One that only waits to listen keeps the program that it was given.
+    fn leave_group(&self) {
+        if !self.is_listening() {
+            return;
+        }
+        if let Some(sk) = self.socket() {
+            sk.leave_group();
+        }
     }
 }
 
@@ -320,6 +334,10 @@ impl Binding for Endpoint {
 
     fn is_listening(&self) -> bool {
         self.backlog.is_listening()
+    }
+
+    fn socket(&self) -> Option<ARef<Socket>> {
+        self.backlog.socket()
     }
 
     fn set_listening(&self, on: bool) {

@@ -6,11 +6,11 @@ use crate::{
     net::stamp::Stages,
     prelude::*,
     proto::{
-        Events,
         wire::{
             mid,
             BASE_LEN, //
         },
+        Events,
         Machine,
         Source, //
     },

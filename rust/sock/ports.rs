@@ -47,6 +47,7 @@ use crate::{
         binding::{
             conflict,
             is_asked_by,
+            is_group,
             overlap,
             versions,
             Binding,
@@ -250,6 +251,9 @@ impl Port {
         let mut cm = this.cm.lock();
         let sharing = binding.sharing();
         let takes = |other: &Arc<dyn Binding>| {
+            if sharing.has_group && !is_same(other, binding) {
+                return conflict(net, binding, &**other);
+            }
             other.is_listening()
                 && overlap(binding, &**other)
                 && sharing.meets(&other.sharing(), net)
@@ -258,14 +262,33 @@ impl Port {
         if this.holders.lock().iter().any(takes) {
             return Err(EADDRINUSE);
         }
+        let sk = binding.socket().filter(|_| sharing.reuseport.is_some());
+        if let Some(sk) = &sk {
+            let member = this
+                .member_of_group(binding)
+                .and_then(|other| other.socket());
+            sk.join_group(member.as_deref(), binding.ip().is_unspecified())?;
+        }
         // Requests may come before rdma_listen() returns.
         binding.set_listening(true);
         versions(binding)
             .try_for_each(|version| Self::listen_below(this, net, &mut cm, version))
             .inspect_err(|_| {
+                if let Some(sk) = &sk {
+                    sk.leave_group();
+                }
                 binding.set_listening(false);
                 Self::stop_below(this, net, &mut cm);
             })
+    }
+
+    /// Another that listens and shares the requests with `binding`.
+    fn member_of_group(&self, binding: &dyn Binding) -> Option<Arc<dyn Binding>> {
+        let holders = self.holders.lock();
+        let found = holders
+            .iter()
+            .find(|other| other.is_listening() && is_group(binding, &***other));
+        found.cloned()
     }
 
     fn listen_below(this: &Arc<Self>, net: &Net, cm: &mut Cm, version: IpVersion) -> Result {
@@ -319,8 +342,7 @@ impl Port {
     /// Removes a binding, which does not listen any more. Sleeps.
     pub(super) fn remove(this: &Arc<Self>, net: &Net, binding: &dyn Binding) {
         let mut cm = this.cm.lock();
-        let is_it = |other: &Arc<dyn Binding>| core::ptr::addr_eq(&raw const **other, binding);
-        let removed = this.holders.lock().remove(is_it);
+        let removed = this.holders.lock().remove(|other| is_same(other, binding));
         drop(removed);
         if this.holders.lock().is_empty() {
             this.retire(net, &mut cm);
@@ -339,7 +361,8 @@ impl Port {
     }
 
     /// The binding that listens at an address for what comes through an interface, or through any
-    /// if that is not known; of a group the one that `peer` is hashed to. Any context.
+    /// if that is not known; of a group the one that its program selects, or `peer` is hashed to.
+    /// Any context.
     fn listener(
         &self,
         net: &Net,
@@ -348,6 +371,7 @@ impl Port {
         peer: SocketAddr,
     ) -> Option<Arc<dyn Binding>> {
         let holders = self.holders.lock();
+        let ip_asked = ip;
         let at = |ip: IpAddr, is_of_both: bool| {
             let hears = |sharing: &Sharing| from.is_none_or(|from| sharing.hears(from, net));
             let there = || {
@@ -367,8 +391,21 @@ impl Port {
                     theirs.is_group(&sharing) && theirs.interface == sharing.interface
                 })
             };
-            let at = share(self.number, peer, group().count());
-            Some(group().nth(at).unwrap_or(first).clone())
+            let hash = share(self.number, peer);
+            let selected = || {
+                let local = SocketAddr::new(ip_asked, self.number);
+                // CAST: A half is as good as the whole.
+                let selected = first.socket()?.select(peer, local, from?, hash as u32)?;
+                let is_it = |other: &&Arc<dyn Binding>| {
+                    (other.socket()).is_some_and(|sk| sk.is_selected(&selected))
+                };
+                group().find(is_it)
+            };
+            let hashed = || {
+                let at = hash.checked_rem(u64::try_from(group().count()).unwrap_or(0));
+                group().nth(usize::try_from(at.unwrap_or(0)).unwrap_or(0))
+            };
+            Some(selected().or_else(hashed).unwrap_or(first).clone())
         };
         at(ip, false)
             .or_else(|| at(IpVersion::of(ip).any(), false))
@@ -493,6 +530,10 @@ impl Drop for Claim {
     }
 }
 
+fn is_same(one: &Arc<dyn Binding>, other: &dyn Binding) -> bool {
+    core::ptr::addr_eq(&raw const **one, other)
+}
+
 /// Pages that a binding takes: for the port and its cm ids, and while it `listens` for the requests
 /// that iWARP devices queue for each of these. Any context.
 pub(super) fn pages(binding: &dyn Binding, listens: bool) -> usize {
@@ -505,16 +546,14 @@ pub(super) fn pages(binding: &dyn Binding, listens: bool) -> usize {
         .saturating_mul(requests.saturating_add(1))
 }
 
-/// Which of `count` listeners gets the requests of `peer`: always the same while their number does
-/// not change, and not predictable by the peer.
-fn share(number: u16, peer: SocketAddr, count: usize) -> usize {
+/// A number by which listeners share the requests of peers: always the same for one peer, which
+/// cannot predict it.
+fn share(number: u16, peer: SocketAddr) -> u64 {
     let ip = match peer.ip() {
         IpAddr::V4(ip) => u128::from(u32::from(ip)),
         IpAddr::V6(ip) => u128::from(ip),
     };
     let ports = u64::from(number) << 16 | u64::from(peer.port());
     // CAST: Halves.
-    let hash = hash([ip as u64, (ip >> 64) as u64, ports]);
-    let count = u64::try_from(count).unwrap_or(0);
-    usize::try_from(hash.checked_rem(count).unwrap_or(0)).unwrap_or(0)
+    hash([ip as u64, (ip >> 64) as u64, ports])
 }

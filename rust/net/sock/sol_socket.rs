@@ -56,11 +56,7 @@ impl<P: Protocol> Sock<P> {
             // rdma_cm looks for routes without a mark, and filters see packets, of which there are
             // none.
             bindings::SO_MARK if value.int()? == 0 => return Ok(false),
-            bindings::SO_MARK
-            | bindings::SO_ATTACH_FILTER
-            | bindings::SO_ATTACH_BPF
-            | bindings::SO_ATTACH_REUSEPORT_CBPF
-            | bindings::SO_ATTACH_REUSEPORT_EBPF => {
+            bindings::SO_MARK | bindings::SO_ATTACH_FILTER | bindings::SO_ATTACH_BPF => {
                 return Err(self.refusal(SOL_SOCKET, name, value, EOPNOTSUPP));
             }
             bindings::SO_TIMESTAMPING_OLD | bindings::SO_TIMESTAMPING_NEW => {

@@ -157,6 +157,38 @@ fn bpf<T>(command: i64, attr: &T) -> Result<i32> {
     Errno::check(ret as i32)
 }
 
+/// Loads a program of a kind, `enum bpf_prog_type`, to be attached for a use.
+pub(crate) fn load(kind: u32, expected: u32, program: &[Insn]) -> OwnedFd {
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        count: u32,
+        insns: u64,
+        license: u64,
+        log: [u64; 2],
+        version: u32,
+        flags: u32,
+        name: [u8; 16],
+        interface: u32,
+        expected: u32,
+    }
+    let load = Load {
+        kind,
+        count: program.len() as u32,
+        insns: program.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        log: [0; 2],
+        version: 0,
+        flags: 0,
+        name: [0; 16],
+        interface: 0,
+        expected,
+    };
+    let fd = must!(bpf(5, &load));
+    // SAFETY: The kernel just gave us this descriptor, and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
 /// A map of one socket.
 pub(crate) struct SocketMap(OwnedFd);
 
@@ -219,19 +251,6 @@ impl Group {
     /// Attaches a program.
     pub(crate) fn attach(&self, hook: Hook, program: &[Insn]) {
         #[repr(C)]
-        struct Load {
-            kind: u32,
-            count: u32,
-            insns: u64,
-            license: u64,
-            log: [u64; 2],
-            version: u32,
-            flags: u32,
-            name: [u8; 16],
-            interface: u32,
-            expected: u32,
-        }
-        #[repr(C)]
         struct Attach {
             target: u32,
             program: u32,
@@ -243,21 +262,7 @@ impl Group {
             Hook::Create | Hook::PostBind => 9,
             _ => 18,
         };
-        let load = Load {
-            kind,
-            count: program.len() as u32,
-            insns: program.as_ptr() as u64,
-            license: c"GPL".as_ptr() as u64,
-            log: [0; 2],
-            version: 0,
-            flags: 0,
-            name: [0; 16],
-            interface: 0,
-            expected: hook as u32,
-        };
-        let fd = must!(bpf(5, &load));
-        // SAFETY: The kernel just gave us this descriptor, and nobody else knows it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let fd = load(kind, hook as u32, program);
         let group = must!(File::open(&self.0).map_err(Errno::from));
         must!(bpf(
             8,

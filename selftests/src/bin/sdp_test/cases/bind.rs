@@ -4,6 +4,7 @@
 
 use super::connect::allow_files;
 use crate::{
+    bpf,
     config::{
         self,
         moment,
@@ -37,7 +38,10 @@ use crate::{
     },
 };
 use sdp_selftests::{
-    errno::Errno,
+    errno::{
+        Errno,
+        Result, //
+    },
     sock::{
         Addr,
         Shut,
@@ -49,6 +53,10 @@ use std::{
     net::{
         Ipv4Addr,
         SocketAddrV4, //
+    },
+    os::fd::{
+        AsRawFd,
+        OwnedFd, //
     },
     sync::{
         atomic::{
@@ -79,6 +87,7 @@ cases! {
     bind_unprivileged(10) "net.ipv4.ip_unprivileged_port_start says which ports are privileged",
     bind_privileges_dropped(10) "a privileged port that was bound is listened on, and connected from, without them",
     bind_reuseport(20) "SO_REUSEPORT of all: they listen at one address, and share what comes",
+    bind_reuseport_program(30) "SO_ATTACH_REUSEPORT_CBPF and _EBPF: the program of a group selects the listener",
     bind_reuseport_most(30) "SO_REUSEPORT: 1024 sockets share a port, and no more",
     bind_reuseport_rules(10) "SO_REUSEPORT: not beside one that has it not, nor of another user",
     bind_device(20) "SO_BINDTODEVICE: a listener hears its interface alone, and two share a port",
@@ -433,6 +442,150 @@ fn bind_reuseport() {
         listeners.iter().map(|one| accept(one).len()).sum(),
         clients.len()
     );
+}
+
+/// `SO_ATTACH_REUSEPORT_CBPF`: a classic program of these instructions.
+fn attach_classic(sock: &Sock, program: &[libc::sock_filter]) -> Result<()> {
+    let program = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: The program outlives the call.
+    Errno::check(unsafe {
+        libc::setsockopt(
+            sock.fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            size_of_val(&program) as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}
+
+const fn filter(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    }
+}
+
+/// `return k`.
+const fn always(k: u32) -> libc::sock_filter {
+    filter(libc::BPF_RET | libc::BPF_K, 0, 0, k)
+}
+
+/// Returns 2 for a SYN that asks for `port`, and otherwise 0.
+fn asks_for(port: u16) -> Vec<libc::sock_filter> {
+    let ip = if v6() { 40 } else { 20 };
+    let (half, byte) = (libc::BPF_LD | libc::BPF_H, libc::BPF_LD | libc::BPF_B);
+    let net = libc::SKF_NET_OFF as u32;
+    let unless = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    vec![
+        filter(half | libc::BPF_ABS, 0, 0, net + ip + 2),
+        filter(unless, 0, 3, port.into()),
+        filter(byte | libc::BPF_ABS, 0, 0, net + ip + 13),
+        filter(unless, 0, 1, 2),
+        always(2),
+        always(0),
+    ]
+}
+
+fn bind_reuseport_program() {
+    const SOCKET_FILTER: u32 = 1;
+    const SK_REUSEPORT: u32 = 21;
+    let option = |sock: &Sock, name, value: i32| sock.set(libc::SOL_SOCKET, name, value);
+    let attach = |sock: &Sock, program: &OwnedFd| {
+        option(sock, libc::SO_ATTACH_REUSEPORT_EBPF, program.as_raw_fd())
+    };
+    let detach = |sock: &Sock| option(sock, libc::SO_DETACH_REUSEPORT_BPF, 0);
+    check!(
+        attach_classic(&B.socket(), &[always(1)]),
+        Err(Errno::EINVAL)
+    );
+    check!(detach(&B.socket()), Err(Errno::EINVAL));
+    let mut port = 0;
+    let bound = |port: &mut u16| {
+        let sock = B.socket();
+        reuseport(&sock);
+        must!(sock.bind(&B.at(*port)));
+        *port = must!(sock.name()).to_v4().port();
+        sock
+    };
+    let listens = |sock: &Sock| {
+        must!(sock.listen(16));
+        must!(sock.set_nonblocking(true));
+    };
+    let first = bound(&mut port);
+    check!(detach(&first), Err(Errno::ENOENT));
+    step!("the program that begins the group");
+    check!(attach_classic(&first, &[always(1)]), Ok(()));
+    listens(&first);
+    let (second, third) = (bound(&mut port), bound(&mut port));
+    step!("one that has its own program joins no group");
+    let other = bound(&mut port);
+    check!(attach_classic(&other, &[always(0)]), Ok(()));
+    check!(other.listen(16), Err(Errno::EADDRINUSE));
+    drop(other);
+    let other = B.socket();
+    reuseport(&other);
+    check!(attach_classic(&other, &[always(0)]), Ok(()));
+    check!(other.bind(&B.at(port)), Err(Errno::EADDRINUSE));
+    drop(other);
+    listens(&second);
+    listens(&third);
+    let all = [&first, &second, &third];
+    // Who gets each of some connections.
+    let taken = |all: &[&Sock]| -> Vec<usize> {
+        let one = |_| {
+            let _client = A.connect(&B.at(port));
+            let mut to = None;
+            eventually(moment() * 20, || {
+                to = all.iter().position(|listener| listener.accept().is_ok());
+                to.ok_or(Errno::EAGAIN)
+            })
+            .unwrap_or(usize::MAX)
+        };
+        (0..6).map(one).collect()
+    };
+    check!(taken(&all), vec![1; 6]);
+    step!("another");
+    check!(attach_classic(&third, &[always(2)]), Ok(()));
+    check!(taken(&all), vec![2; 6]);
+    step!("it sees the SYN");
+    check!(attach_classic(&third, &asks_for(port)), Ok(()));
+    check!(taken(&all), vec![2; 6]);
+    check!(attach_classic(&third, &asks_for(port ^ 1)), Ok(()));
+    check!(taken(&all), vec![0; 6]);
+    step!("a program of eBPF");
+    let program = bpf::load(SOCKET_FILTER, 0, &bpf::end(1));
+    check!(attach(&first, &program), Ok(()));
+    drop(program);
+    check!(taken(&all), vec![1; 6]);
+    step!("it selects nobody");
+    check!(attach_classic(&first, &[always(3)]), Ok(()));
+    assert!(taken(&all).iter().all(|to| *to < 3));
+    step!("one of a group without one of its members");
+    check!(attach_classic(&first, &[always(1)]), Ok(()));
+    drop(second);
+    check!(taken(&[&first, &third]), vec![1; 6]);
+    must!(third.shutdown(Shut::Read));
+    check!(taken(&[&first]), vec![0; 6]);
+    step!("no program");
+    check!(detach(&first), Ok(()));
+    check!(detach(&first), Err(Errno::ENOENT));
+    check!(taken(&[&first]), vec![0; 6]);
+    step!("one that selects by a map");
+    let program = bpf::load(SK_REUSEPORT, 39, &bpf::end(1));
+    let expected = match config::tcp() {
+        true => Ok(()),
+        // Only sockets of TCP and UDP may be in such a map.
+        false => Err(Errno::EOPNOTSUPP),
+    };
+    check!(attach(&first, &program), expected);
+    check!(taken(&[&first]), vec![0; 6]);
 }
 
 fn bind_reuseport_most() {
