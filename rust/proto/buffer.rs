@@ -8,7 +8,7 @@ use super::sequence::reached;
 pub const ADVERTS: usize = 8;
 
 /// Names a buffer between the call that hands it in and [`Finished`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct BufferId(pub(super) u32);
 
 impl BufferId {

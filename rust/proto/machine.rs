@@ -727,6 +727,7 @@ impl Machine {
     }
 
     /// Something is to be sent: if nothing was, its time begins.
+    #[inline]
     fn begins(&mut self) {
         if self.pending() == Pending::Nothing {
             self.timers.progressed();
@@ -735,6 +736,7 @@ impl Machine {
     }
 
     /// What becomes of what was written, the end of the stream included.
+    #[inline(always)]
     fn pending(&self) -> Pending {
         if self.send.is_in_flight() || self.disconn.is_some() {
             Pending::InFlight
@@ -972,7 +974,9 @@ impl Machine {
         let next = self.send.next(Constraints {
             mode: self.send_mode.mode(),
             wanted: self.send_mode.wanted(),
-            most_open: usize::from(self.peer_max_adverts).saturating_sub(self.offers.open_count()),
+            most_open: || {
+                usize::from(self.peer_max_adverts).saturating_sub(self.offers.open_count())
+            },
             sink: self.sinks.room(),
         });
         let payload = self.credits.allow(Cost::Payload);
@@ -991,8 +995,7 @@ impl Machine {
                 self.sinks.payload();
                 (Message::Data, next.bytes, None)
             }
-            Transfer::SrcAvail if payload || (control && next.bytes == 0) => {
-                let region = self.send.offered()?;
+            Transfer::SrcAvail(region) if payload || (control && next.bytes == 0) => {
                 if next.bytes > 0 {
                     self.sinks.payload();
                 }
@@ -1026,7 +1029,8 @@ impl Machine {
         // A message is far shorter than the address space.
         let bytes = usize::try_from(stream).unwrap_or(usize::MAX);
         let flags = self.flags(bytes, message);
-        let (header, mseq) = self.header(flags, message, payload);
+        let mseq = self.credits.next_sent();
+        let header = self.header(flags, message, payload);
         if flags.urgent {
             self.sinks.urgent(mseq);
         }
@@ -1049,7 +1053,8 @@ impl Machine {
 
     fn transmit(&mut self, message: Message, payload: u32) -> Transmit {
         let flags = self.flags(0, message);
-        let (header, mseq) = self.header(flags, message, payload);
+        let mseq = self.credits.next_sent();
+        let header = self.header(flags, message, payload);
         self.greets = false;
         Transmit {
             tag: SendTag {
@@ -1084,7 +1089,7 @@ impl Machine {
 
     /// Numbers the message.
     #[inline]
-    fn header(&mut self, flags: Flags, message: Message, payload: u32) -> (Header, u32) {
+    fn header(&mut self, flags: Flags, message: Message, payload: u32) -> Header {
         if flags.urgent_pending {
             self.send.urgent.announced();
         }
@@ -1095,7 +1100,7 @@ impl Machine {
             mseq,
             mseq_ack,
         };
-        (Header::new(base, message, payload), mseq)
+        Header::new(base, message, payload)
     }
 
     /// What happened since the last call.

@@ -3,7 +3,7 @@
 //! The modes of the two halves and their changes (`B-55` to `B-62`).
 
 use super::{
-    sequence::reached,
+    sequence::forget_reached,
     violation::{
         Rule,
         Violation, //
@@ -111,9 +111,7 @@ impl SendMode {
     }
 
     pub(super) fn acknowledged(&mut self, mseq_ack: u32) {
-        if self.leaving.is_some_and(|mseq| reached(mseq_ack, mseq)) {
-            self.leaving = None;
-        }
+        forget_reached(&mut self.leaving, mseq_ack);
     }
 
     /// What a SinkAvail that arrives now is worth: to be used, to be discarded, or a violation

@@ -7,7 +7,10 @@ use super::{
     buffer::ADVERTS,
     mode,
     ring::Ring,
-    sequence::reached,
+    sequence::{
+        forget_reached,
+        reached, //
+    },
     violation::{
         Rule,
         Violation, //
@@ -32,7 +35,7 @@ pub struct Readable {
 const BEHIND: Violation = Violation::new(Rule::B(25), "payload while a SrcAvail is outstanding");
 
 /// An open SrcAvail.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Open {
     after: u64,
     /// What no RDMA Read was started for.
@@ -163,9 +166,9 @@ impl ReceiveHalf {
             self.rest = self.rest.saturating_add(bytes);
             self.answers.pop();
         }
-        self.crossed = self.crossed.filter(|&mseq| !reached(mseq_ack, mseq));
+        forget_reached(&mut self.crossed, mseq_ack);
         // It means nothing once numbers have wrapped.
-        self.left = self.left.filter(|&mseq| !reached(mseq_ack, mseq));
+        forget_reached(&mut self.left, mseq_ack);
     }
 
     /// Whether the peer may send payload as far as SrcAvails are concerned that were forgotten
@@ -257,10 +260,11 @@ impl ReceiveHalf {
             // so first.
             self.rest = 0;
         }
+        let asked = self.answers.iter().map(|&(_, bytes)| bytes);
+        let to_come = asked.fold(self.rest, u64::saturating_add);
         let declined = self.open.iter().filter(|open| open.declined);
         let declined = declined.map(|open| u64::from(open.region.len));
-        let asked = self.answers.iter().map(|&(_, bytes)| bytes);
-        let to_come = declined.chain(asked).fold(self.rest, u64::saturating_add);
+        let to_come = declined.fold(to_come, u64::saturating_add);
         // Cannot be full: `most` is no more than it holds.
         let _ = self.open.push(Open {
             after: self.bytes.wrapping_add(to_come),

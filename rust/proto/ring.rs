@@ -11,18 +11,19 @@ pub(super) fn count(items: impl Iterator) -> usize {
 ///
 /// # Invariants
 ///
-/// The first `len` slots are taken, the others are not. Moving all of a few entries is cheaper to
-/// reason about than indices that wrap, and most of the time there are none.
+/// The first `len` slots are taken, and `len` is `N` at most; what the others have means nothing.
+/// Moving all of a few entries is cheaper to reason about than indices that wrap, and most of the
+/// time there are none.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ring<T, const N: usize> {
-    slots: [Option<T>; N],
+    slots: [T; N],
     len: usize,
 }
 
-impl<T: Copy, const N: usize> Ring<T, N> {
-    pub(super) const fn new() -> Self {
+impl<T: Copy + Default, const N: usize> Ring<T, N> {
+    pub(super) fn new() -> Self {
         Ring {
-            slots: [None; N],
+            slots: [T::default(); N],
             len: 0,
         }
     }
@@ -33,7 +34,7 @@ impl<T: Copy, const N: usize> Ring<T, N> {
         match self.slots.get_mut(self.len) {
             Some(slot) => {
                 // INVARIANT: the slot behind the taken ones is taken.
-                *slot = Some(item);
+                *slot = item;
                 self.len = self.len.saturating_add(1);
                 true
             }
@@ -49,15 +50,15 @@ impl<T: Copy, const N: usize> Ring<T, N> {
     /// Removes the one that is `at` behind the oldest.
     pub(super) fn remove(&mut self, at: usize) -> Option<T> {
         let behind = self.slots.get_mut(at..self.len)?;
-        let item = behind.first_mut()?.take()?;
-        // INVARIANT: all behind it move down by one, and the slot that was emptied is behind them.
+        let item = *behind.first()?;
+        // INVARIANT: all behind it move down by one, and its slot is behind them.
         behind.rotate_left(1);
         self.len = self.len.saturating_sub(1);
         Some(item)
     }
 
     pub(super) fn clear(&mut self) {
-        *self = Ring::new();
+        self.len = 0;
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -69,19 +70,19 @@ impl<T: Copy, const N: usize> Ring<T, N> {
     }
 
     pub(super) fn first(&self) -> Option<&T> {
-        self.slots.first()?.as_ref()
+        self.iter().next()
     }
 
     pub(super) fn first_mut(&mut self) -> Option<&mut T> {
-        self.slots.first_mut()?.as_mut()
+        self.iter_mut().next()
     }
 
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &T> + '_ {
-        self.slots.iter().take(self.len).flatten()
+        self.slots.iter().take(self.len)
     }
 
     pub(super) fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut T> + '_ {
-        self.slots.iter_mut().take(self.len).flatten()
+        self.slots.iter_mut().take(self.len)
     }
 }
 

@@ -66,8 +66,8 @@ pub enum Source {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Transfer {
     Data,
-    /// The advertisement of [`SendHalf::offered`], with these bytes in the message.
-    SrcAvail,
+    /// The advertisement of this memory, with these bytes in the message.
+    SrcAvail(Region),
     /// Into the peer's memory.
     Write,
 }
@@ -82,19 +82,20 @@ pub(super) struct Next {
 
 /// What the rest of the machine lets the send half do.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Constraints {
+pub(super) struct Constraints<F> {
     pub(super) mode: Mode,
     /// The mode to be in; a change may wait until nothing is open.
     pub(super) wanted: Mode,
     /// SrcAvails that the peer takes at a time (`B-30`).
-    pub(super) most_open: usize,
+    pub(super) most_open: F,
     /// Room in the peer's oldest SinkAvail, or 0 where that is to be used up by Data.
     pub(super) sink: Option<u32>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum BufferState {
     /// Its turn has not come.
+    #[default]
     Waiting,
     /// The peer may read it.
     Advertised,
@@ -104,7 +105,7 @@ enum BufferState {
     Done,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Buffer {
     id: BufferId,
     region: Region,
@@ -233,9 +234,8 @@ impl SendHalf {
     }
 
     pub(super) fn unsent(&self) -> usize {
-        self.buffers
-            .iter()
-            .fold(self.tail, |sum, buffer| sum.saturating_add(buffer.before))
+        let before = self.buffers.iter().map(|buffer| buffer.before);
+        before.fold(self.tail, usize::saturating_add)
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -248,12 +248,10 @@ impl SendHalf {
     }
 
     /// All that was written is in messages, and every buffer's transfer ended (`B-68`).
+    #[inline(always)]
     pub(super) fn is_drained(&self) -> bool {
-        self.unsent() == 0
-            && self
-                .buffers
-                .iter()
-                .all(|buffer| buffer.state == BufferState::Done)
+        let is_over = |buffer: &Buffer| buffer.state == BufferState::Done && buffer.before == 0;
+        self.tail == 0 && self.buffers.iter().all(is_over)
     }
 
     pub(super) fn has_buffers(&self) -> bool {
@@ -344,9 +342,10 @@ impl SendHalf {
 
     /// What is to go next if nothing but the peer's credit forbids it.
     #[inline]
-    pub(super) fn next(&self, constraints: Constraints) -> Option<Next> {
+    pub(super) fn next(&self, constraints: Constraints<impl Fn() -> usize>) -> Option<Next> {
+        let sink = constraints.sink;
         if self.buffers.is_empty() {
-            return self.next_stream(self.tail, false, constraints);
+            return self.next_stream(self.tail, false, sink);
         }
         let mut open: usize = 0;
         for buffer in self.buffers.iter() {
@@ -354,18 +353,16 @@ impl SendHalf {
             // SendSm may ask for.
             match buffer.state {
                 _ if buffer.before > 0 && open > 0 => return None,
-                _ if buffer.before > 0 => {
-                    return self.next_stream(buffer.before, true, constraints)
-                }
+                _ if buffer.before > 0 => return self.next_stream(buffer.before, true, sink),
                 BufferState::Done => {}
                 BufferState::Advertised => open = open.saturating_add(1),
                 BufferState::Copying if open > 0 => return None,
-                BufferState::Copying => return Some(self.next_copy(buffer, constraints)),
+                BufferState::Copying => return Some(self.next_copy(buffer, sink)),
                 BufferState::Waiting => return self.next_buffer(buffer, open, constraints),
             }
         }
         match open {
-            0 => self.next_stream(self.tail, false, constraints),
+            0 => self.next_stream(self.tail, false, sink),
             _ => None,
         }
     }
@@ -376,28 +373,18 @@ impl SendHalf {
     /// user says that there are more, and, as Nagle's algorithm has it in TCP, while an earlier
     /// partial message has not reached the peer. With `TCP_NODELAY` that is while several have not.
     #[inline]
-    fn next_stream(
-        &self,
-        available: usize,
-        pushed: bool,
-        constraints: Constraints,
-    ) -> Option<Next> {
+    fn next_stream(&self, available: usize, pushed: bool, sink: Option<u32>) -> Option<Next> {
         let urgent = self.urgent.limit();
         let available = urgent.map_or(available, |at| at.min(available));
-        let bytes = match u32::try_from(available) {
-            Ok(bytes) if bytes < self.limit => {
-                let held = (self.cork || self.more) && !self.overdue;
-                let most = if self.nodelay { NODELAY_PARTIALS } else { 1 };
-                let waits = held || self.partials >= most;
-                if pushed || self.shut || urgent.is_some() || !waits {
-                    bytes
-                } else {
-                    0
-                }
+        let bytes = u32::try_from(available).map_or(self.limit, |bytes| bytes.min(self.limit));
+        if bytes < self.limit && !(pushed || self.shut || urgent.is_some()) {
+            let held = (self.cork || self.more) && !self.overdue;
+            let most = if self.nodelay { NODELAY_PARTIALS } else { 1 };
+            if held || self.partials >= most {
+                return None;
             }
-            _ => self.limit,
-        };
-        let (transfer, bytes) = match constraints.sink {
+        }
+        let (transfer, bytes) = match sink {
             // An urgent byte has to come by Data (B-78).
             Some(room) if room > 0 && urgent.is_none() => (Transfer::Write, bytes.min(room)),
             _ => (Transfer::Data, bytes),
@@ -410,8 +397,8 @@ impl SendHalf {
         })
     }
 
-    fn next_copy(&self, buffer: &Buffer, constraints: Constraints) -> Next {
-        let (transfer, most) = match constraints.sink {
+    fn next_copy(&self, buffer: &Buffer, sink: Option<u32>) -> Next {
+        let (transfer, most) = match sink {
             Some(room) if room > 0 => (Transfer::Write, room),
             _ => (Transfer::Data, self.limit),
         };
@@ -422,13 +409,20 @@ impl SendHalf {
         }
     }
 
-    fn next_buffer(&self, buffer: &Buffer, open: usize, constraints: Constraints) -> Option<Next> {
-        let small = buffer.left() <= self.limit;
+    fn next_buffer(
+        &self,
+        buffer: &Buffer,
+        open: usize,
+        constraints: Constraints<impl Fn() -> usize>,
+    ) -> Option<Next> {
+        let most_open = (constraints.most_open)();
+        let region = buffer.rest();
+        let small = region.len <= self.limit;
         // The own SinkAvails may have left no place for a SrcAvail, and the peer need not write to
         // them before it has these bytes.
-        let is_barred = constraints.mode == Mode::Buffered || constraints.most_open == 0;
+        let is_barred = constraints.mode == Mode::Buffered || most_open == 0;
         if open == 0 && (constraints.sink.is_some() || small || is_barred) {
-            return Some(self.next_copy(buffer, constraints));
+            return Some(self.next_copy(buffer, constraints.sink));
         }
         // No new SrcAvail before the cancel is done (B-39).
         if self.cancel != Cancel::No {
@@ -438,16 +432,16 @@ impl SendHalf {
             // At least one byte: the limit is 21 at least, and the buffer longer (B-4, B-27).
             Mode::Combined if open == 0 => {
                 let most = self.limit.saturating_sub(SRC_AH_LEN);
-                let before = INLINE_ALIGN.saturating_sub(buffer.rest().va % INLINE_ALIGN);
+                let before = INLINE_ALIGN.saturating_sub(region.va % INLINE_ALIGN);
                 u32::try_from(before).map_or(most, |before| before.min(most))
             }
             // What is open is to come to an end when a change waits for it.
             Mode::Pipelined if constraints.wanted != Mode::Pipelined => return None,
-            Mode::Pipelined if open < constraints.most_open && !small => 0,
+            Mode::Pipelined if open < most_open && !small => 0,
             _ => return None,
         };
         Some(Next {
-            transfer: Transfer::SrcAvail,
+            transfer: Transfer::SrcAvail(region),
             bytes: inline,
             source: buffer.source(),
         })
@@ -491,7 +485,7 @@ impl SendHalf {
             if next.bytes > 0 {
                 buffer.in_use = Some(mseq);
             }
-            if next.transfer == Transfer::SrcAvail {
+            if matches!(next.transfer, Transfer::SrcAvail(_)) {
                 buffer.state = BufferState::Advertised;
                 buffer.advertised = mseq;
             } else if buffer.left() == 0 {
@@ -503,11 +497,6 @@ impl SendHalf {
             stream: 0,
             partial: false,
         }
-    }
-
-    /// The memory that [`Transfer::SrcAvail`] advertises.
-    pub(super) fn offered(&mut self) -> Option<Region> {
-        self.turn().map(|buffer| buffer.rest())
     }
 
     /// Nothing waits to be sent, nor for an answer.
@@ -717,10 +706,10 @@ impl SendHalf {
 mod tests {
     use super::*;
 
-    const CONSTRAINTS: Constraints = Constraints {
+    const CONSTRAINTS: Constraints<fn() -> usize> = Constraints {
         mode: Mode::Combined,
         wanted: Mode::Combined,
-        most_open: 2,
+        most_open: || 2,
         sink: None,
     };
 

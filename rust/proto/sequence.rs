@@ -15,6 +15,13 @@ pub(super) fn reached(a: u32, b: u32) -> bool {
     a.wrapping_sub(b) as i32 >= 0
 }
 
+/// Forgets a message of ours once the peer has it.
+pub(super) fn forget_reached(message: &mut Option<u32>, mseq_ack: u32) {
+    if message.is_some_and(|mseq| reached(mseq_ack, mseq)) {
+        *message = None;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

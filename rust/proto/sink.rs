@@ -15,6 +15,7 @@ use super::{
     },
     sequence::{
         ahead,
+        forget_reached,
         reached, //
     },
     violation::{
@@ -24,8 +25,9 @@ use super::{
     wire::Region,
 };
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum OfferState {
+    #[default]
     Waiting,
     /// By the message of this number.
     Advertised(u32),
@@ -33,7 +35,7 @@ enum OfferState {
     Done,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Offer {
     id: BufferId,
     region: Region,
@@ -83,6 +85,7 @@ impl Offers {
         })
     }
 
+    #[inline]
     pub(super) fn is_open(&self) -> bool {
         self.oldest_open().is_some()
     }
@@ -350,9 +353,8 @@ impl Sinks {
 
     /// The peer has our messages up to `mseq_ack`.
     pub(super) fn acknowledged(&mut self, mseq_ack: u32) {
-        let unseen = |&mseq: &u32| !reached(mseq_ack, mseq);
-        self.urgent = self.urgent.filter(unseen);
-        self.answer = self.answer.filter(unseen);
+        forget_reached(&mut self.urgent, mseq_ack);
+        forget_reached(&mut self.answer, mseq_ack);
     }
 
     /// Bytes of the oldest that may be written, which is next; 0 where it is to be used up by Data.
@@ -368,6 +370,7 @@ impl Sinks {
     }
 
     /// A message with payload goes out (`B-48`, `B-49`).
+    #[inline]
     pub(super) fn payload(&mut self) {
         if self.sinks.is_empty() {
             self.payloads = self.payloads.wrapping_add(1);

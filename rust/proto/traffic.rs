@@ -50,8 +50,10 @@ impl Span {
     }
 
     fn end(&mut self, now: u64) {
-        self.total = self.at(now);
-        self.since = None;
+        if self.since.is_some() {
+            self.total = self.at(now);
+            self.since = None;
+        }
     }
 
     fn at(&self, now: u64) -> u64 {

@@ -49,18 +49,14 @@ impl Urgent {
 
     /// So many bytes leave.
     pub(super) fn take(&mut self, bytes: usize) {
-        let later = self.later.map(|at| at.saturating_sub(bytes));
-        match self.next {
-            Some((at, _)) if at <= bytes => {
-                self.next = later.map(|at| (at, false));
-                self.later = None;
-            }
-            Some((at, announced)) => {
-                self.next = Some((at.saturating_sub(bytes), announced));
-                self.later = later;
-            }
-            None => {}
-        }
+        let Some((at, announced)) = self.next else {
+            return;
+        };
+        self.later = self.later.map(|at| at.saturating_sub(bytes));
+        self.next = match at.checked_sub(bytes) {
+            None | Some(0) => self.later.take().map(|at| (at, false)),
+            Some(at) => Some((at, announced)),
+        };
     }
 }
 

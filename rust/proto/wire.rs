@@ -180,7 +180,7 @@ pub enum Half {
 }
 
 /// Remote memory that an advertisement names (`A.6`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Region {
     /// Bytes, 1 to 2^31 (`B-28`).
     pub len: u32,
