@@ -92,8 +92,8 @@ pub(super) struct ReceiveHalf {
     /// The own message by which the peer may first know that its half left Pipelined mode here
     /// (`B-58`).
     left: Option<u32>,
-    /// The peer's half stays in Combined mode (`B-59a`).
-    fixed: bool,
+    /// There is no Pipelined mode (`B-59a`).
+    single: bool,
     /// The user reads no more.
     pub(super) shut: bool,
     /// The peer's DisConn came.
@@ -114,16 +114,17 @@ impl ReceiveHalf {
             crossed: None,
             bytes: 0,
             left: None,
-            fixed: false,
+            single: false,
             shut: false,
             ended: false,
         }
     }
 
-    /// So many RDMA Reads may be in flight at a time; the peer may change modes unless `fixed`.
-    pub(super) fn start(&mut self, most_reads: u16, fixed: bool) {
+    /// So many RDMA Reads may be in flight at a time; `single` says that an end takes one
+    /// advertisement.
+    pub(super) fn start(&mut self, most_reads: u16, single: bool) {
         self.most_reads = most_reads;
-        self.fixed = fixed;
+        self.single = single;
     }
 
     pub(super) fn mode(&self) -> Mode {
@@ -429,10 +430,10 @@ impl ReceiveHalf {
         seen: Option<u32>,
     ) -> Result<(), Violation> {
         mode::check(self.mode, Half::Receive, mode)?;
-        if self.fixed {
+        if self.single && mode == Mode::Pipelined {
             return Err(Violation::new(
                 Rule::B(59),
-                "ModeChange though an end takes one advertisement",
+                "ModeChange to Pipelined though an end takes one advertisement",
             ));
         }
         let knows = |left| seen.is_none_or(|seen| reached(seen, left));

@@ -601,9 +601,9 @@ impl End {
         }
         rule(self.out.mode == mode, "B-59", "the mode that is on");
         rule(
-            self.single && self.out.mode == Combined,
+            self.single && mode == Pipelined,
             "B-59a",
-            "leaves Combined mode with one advertisement",
+            "Pipelined mode with one advertisement",
         );
         rule(
             self.leaving.is_some(),

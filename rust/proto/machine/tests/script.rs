@@ -2871,7 +2871,7 @@ fn b_58_no_change_before_the_last_one_was_acknowledged() {
 }
 
 #[test]
-fn b_59a_no_change_where_an_end_takes_one_advertisement() {
+fn b_59a_no_pipelined_mode_where_an_end_takes_one_advertisement() {
     let one = |side| Config {
         max_adverts: 1,
         ..config(side)
@@ -2885,6 +2885,27 @@ fn b_59a_no_change_where_an_end_takes_one_advertisement() {
         let change = Message::ModeChange(Half::Receive, Mode::Pipelined);
         assert_eq!(rule(&mut end, change, b""), Rule::B(59));
     }
+}
+
+#[test]
+fn b_59a_one_advertisement_does_not_bar_buffered_mode() {
+    let one = Config {
+        max_adverts: 1,
+        ..config(Side::Accepting)
+    };
+    let mut end = Pair::of(config(Side::Connecting), one).b;
+    let change = message(
+        &end,
+        Message::ModeChange(Half::Receive, Mode::Buffered),
+        b"",
+    );
+    assert!(end.machine.received(&change).is_ok());
+    assert_eq!(end.machine.receive_mode(), Mode::Buffered);
+    end.machine.posted(1);
+    end.machine.want_combined();
+    let (_, bytes) = end.poll().unwrap();
+    assert_eq!(bytes[0], wire::mid::MODE_CHANGE);
+    assert_eq!(end.machine.receive_mode(), Mode::Combined);
 }
 
 #[test]
