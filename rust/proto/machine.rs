@@ -827,7 +827,8 @@ impl Machine {
             return None;
         }
         if self.suspend.silent() {
-            return None;
+            let may_answer = self.credits.allow(Cost::Control);
+            return may_answer.then(|| self.poll_move())?;
         }
         let control = self.credits.allow(Cost::Control);
         if control {
@@ -897,12 +898,18 @@ impl Machine {
             self.events |= Events::FINISHED;
             return Some(self.transmit(Message::ChRcvBufAck(size), 0));
         }
-        if self.suspend.owes_answer() && self.send.in_flight() == 0 {
-            let transmit = self.transmit(Message::SuspCommAck, 0);
-            self.suspend.answered(transmit.tag.mseq);
-            return Some(transmit);
+        self.poll_move()
+    }
+
+    /// The answer to an end that moves.
+    #[inline]
+    fn poll_move(&mut self) -> Option<Transmit> {
+        if !self.suspend.owes_answer() || self.send.in_flight() > 0 {
+            return None;
         }
-        None
+        let transmit = self.transmit(Message::SuspCommAck, 0);
+        self.suspend.answered(transmit.tag.mseq);
+        Some(transmit)
     }
 
     /// What this end asks for.

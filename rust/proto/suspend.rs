@@ -15,10 +15,12 @@ enum Step {
     None,
     /// This end wants to move to a port of its own, as soon as its transfers are done.
     Wanted(u16),
-    /// SuspComm was sent: this end says nothing more.
-    Asked(u16),
     /// SuspComm came: it is answered as soon as the transfers are done.
     Owed,
+    /// SuspComm was sent: this end says nothing more.
+    Asked(u16),
+    /// SuspComm was sent, and came: it is answered without another word.
+    Crossed,
     /// SuspCommAck was sent.
     Answered(u32),
     /// The connection is to be closed and made again.
@@ -67,9 +69,12 @@ impl Suspend {
         self.step != Step::None
     }
 
-    /// Nothing may be sent any more.
+    /// Nothing may be sent any more, but for the answer that is owed.
     pub(super) fn silent(&self) -> bool {
-        matches!(self.step, Step::Asked(_) | Step::Answered(_) | Step::Done)
+        matches!(
+            self.step,
+            Step::Asked(_) | Step::Crossed | Step::Answered(_) | Step::Done
+        )
     }
 
     pub(super) fn next_ask(&self) -> Option<u64> {
@@ -86,7 +91,7 @@ impl Suspend {
     }
 
     pub(super) fn owes_answer(&self) -> bool {
-        self.step == Step::Owed
+        matches!(self.step, Step::Owed | Step::Crossed)
     }
 
     pub(super) fn answered(&mut self, mseq: u32) {
@@ -110,10 +115,12 @@ impl Suspend {
         self.peer_asked = true;
         // Both at once: the accepting end's request stands; the connecting end may repeat its own
         // on the new connection.
-        if self.side == Side::Connecting || !matches!(self.step, Step::Asked(_)) {
-            self.step = Step::Owed;
-            self.port = Some(port);
-        }
+        self.step = match self.step {
+            Step::Asked(_) if self.side == Side::Accepting => return Ok(()),
+            Step::Asked(_) => Step::Crossed,
+            _ => Step::Owed,
+        };
+        self.port = Some(port);
         Ok(())
     }
 

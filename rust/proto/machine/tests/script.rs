@@ -1823,6 +1823,20 @@ fn b_83_both_move() {
 }
 
 #[test]
+fn b_83_of_two_that_move_the_answer_is_all_that_follows() {
+    let mut script = Script::of(Side::Connecting);
+    script.machine.suspend(2);
+    script.expect(Message::SuspComm(0x1_0002));
+    // This crossed the SuspComm, and so do the buffers that come back.
+    script.say(Message::ChRcvBuf(5000));
+    script.say(Message::SuspComm(0x1_0001));
+    script.machine.posted(50);
+    let transmit = script.machine.poll_transmit().unwrap();
+    assert_eq!(transmit.header.mid(), wire::mid::SUSP_COMM_ACK);
+    assert!(script.machine.poll_transmit().is_none());
+}
+
+#[test]
 fn b_83_nonsense() {
     for id in [0, 0x1_0000, 0x2_0001, u64::MAX] {
         assert_eq!(
