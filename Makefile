@@ -81,8 +81,8 @@ check: ## run the tests: on the host, of the packages, and in the VM on Debian's
 	@tools/check
 
 .PHONY: check-long
-check-long: ## run the tests that take hours: other compilers, many connections, unmodified programs, random calls, seeded bugs
-	@tools/check-long
+check-long: ## run the tests that take hours: other compilers, many connections, unmodified programs, random calls, seeded bugs: CASES=strict
+	@tools/check-long $(CASES)
 
 .PHONY: check-programs
 check-programs: ## run unmodified programs over SDP in the VM: Redis, nginx, HAProxy, PostgreSQL, iperf3, Java, Python, Go
