@@ -579,7 +579,7 @@ impl Machine {
             }
             Message::ModeChange(Half::Send, mode) => self.send_mode.told(mode)?,
             Message::ChRcvBuf(size) => {
-                self.resize.wished(size)?;
+                self.resize.wished(size, base.mseq_ack)?;
                 if self.resize.wish().is_some() {
                     self.events |= Events::RESIZE;
                 }
@@ -935,7 +935,8 @@ impl Machine {
         }
         if let Some(size) = self.resize.next_ask() {
             // A peer without credit cannot answer.
-            if self.resize.asked(size) && !self.peer_is_short() {
+            let mseq = self.credits.next_sent();
+            if self.resize.asked(size, mseq) && !self.peer_is_short() {
                 self.timers.asked();
             }
             self.limit();

@@ -4,6 +4,7 @@
 
 use super::{
     machine::Side,
+    sequence::reached,
     violation::{
         Rule,
         Violation, //
@@ -16,8 +17,8 @@ enum Ask {
     Nothing,
     /// To be sent.
     Wanted(u32),
-    /// Sent and not answered.
-    Sent(u32),
+    /// Sent by the message of this number, and not answered.
+    Sent(u32, u32),
 }
 
 /// Whether buffers of `old` bytes may become ones of `new` for a wish: that or more to grow, that
@@ -77,7 +78,7 @@ impl Resize {
     /// at once (`B-64`).
     pub(super) fn peer(&self) -> u32 {
         match self.ask {
-            Ask::Sent(size) => self.peer.min(size),
+            Ask::Sent(size, _) => self.peer.min(size),
             _ => self.peer,
         }
     }
@@ -99,7 +100,7 @@ impl Resize {
         } else {
             self.no_smaller || size == self.peer
         };
-        if refused || matches!(self.ask, Ask::Sent(_)) {
+        if refused || matches!(self.ask, Ask::Sent(..)) {
             return false;
         }
         self.ask = Ask::Wanted(size);
@@ -125,15 +126,15 @@ impl Resize {
         }
     }
 
-    /// The request was sent. Whether it was [`Resize::ask_same`]'s.
-    pub(super) fn asked(&mut self, size: u32) -> bool {
-        self.ask = Ask::Sent(size);
+    /// The request goes out as this message. Whether it was [`Resize::ask_same`]'s.
+    pub(super) fn asked(&mut self, size: u32, mseq: u32) -> bool {
+        self.ask = Ask::Sent(size, mseq);
         size == self.peer
     }
 
     /// A ChRcvBufAck came. Whether the peer's buffers are smaller than before.
     pub(super) fn answered(&mut self, size: u32) -> Result<bool, Violation> {
-        let Ask::Sent(wish) = self.ask else {
+        let Ask::Sent(wish, _) = self.ask else {
             return Err(Violation::new(
                 Rule::B(63),
                 "ChRcvBufAck without a ChRcvBuf",
@@ -155,8 +156,8 @@ impl Resize {
         Ok(smaller)
     }
 
-    /// A ChRcvBuf came.
-    pub(super) fn wished(&mut self, size: u32) -> Result<(), Violation> {
+    /// A ChRcvBuf came, of a peer that has this end's messages up to `mseq_ack` at least.
+    pub(super) fn wished(&mut self, size: u32, mseq_ack: u32) -> Result<(), Violation> {
         if self.wish.is_some() || self.answer.is_some() {
             return Err(Violation::new(
                 Rule::B(63),
@@ -166,11 +167,12 @@ impl Resize {
         if size > self.own && self.refused_larger || size < self.own && self.refused_smaller {
             return Err(Violation::new(Rule::B(65), "ChRcvBuf that was refused"));
         }
-        if let Ask::Sent(own_wish) = self.ask {
+        if let Ask::Sent(own_wish, mseq) = self.ask {
             // Both asked: the accepting end's request stands, the connecting end answers and
-            // repeats its own (B-66).
+            // repeats its own (B-66), unless the peer had it and so answers it as well.
             match self.side {
                 Side::Accepting => return Ok(()),
+                Side::Connecting if reached(mseq_ack, mseq) => {}
                 Side::Connecting => self.ask = Ask::Wanted(own_wish),
             }
         }
@@ -232,7 +234,7 @@ mod tests {
     fn ask(resize: &mut Resize, size: u32) {
         assert!(resize.ask(size));
         assert_eq!(resize.next_ask(), Some(size));
-        resize.asked(size);
+        resize.asked(size, 7);
     }
 
     #[test]
@@ -245,8 +247,8 @@ mod tests {
         assert_eq!(r.peer(), 3000);
         assert_eq!(r.answered(3000).unwrap_err().rule, Rule::B(63));
         let mut r = resize(Side::Accepting);
-        r.wished(3000).unwrap();
-        assert_eq!(r.wished(3000).unwrap_err().rule, Rule::B(63));
+        r.wished(3000, 6).unwrap();
+        assert_eq!(r.wished(3000, 6).unwrap_err().rule, Rule::B(63));
     }
 
     #[test]
@@ -286,7 +288,7 @@ mod tests {
 
             let mut r = resize(Side::Connecting);
             r.own = 2000;
-            r.wished(wish).unwrap();
+            r.wished(wish, 6).unwrap();
             assert_eq!(r.answer(answer), ok, "{wish} {answer}");
             assert_eq!(r.next_answer(), ok.then_some(answer));
         }
@@ -307,7 +309,7 @@ mod tests {
     fn b_65_an_unwilling_end_refuses() {
         let mut r = resize(Side::Accepting);
         r.willing = false;
-        r.wished(5000).unwrap();
+        r.wished(5000, 6).unwrap();
         assert_eq!((r.wish(), r.next_answer()), (None, Some(1000)));
     }
 
@@ -315,21 +317,21 @@ mod tests {
     fn b_65_what_was_refused_is_not_asked_for_again() {
         for (refused, other) in [(3000, 500), (500, 3000)] {
             let mut r = resize(Side::Accepting);
-            r.wished(refused).unwrap();
+            r.wished(refused, 6).unwrap();
             assert!(r.answer(1000));
             r.answer_sent();
             // That which asks for nothing, and the other direction, were not refused.
-            r.wished(1000).unwrap();
+            r.wished(1000, 6).unwrap();
             r.answer_sent();
-            assert_eq!(r.wished(refused).unwrap_err().rule, Rule::B(65));
-            r.wished(other).unwrap();
+            assert_eq!(r.wished(refused, 6).unwrap_err().rule, Rule::B(65));
+            r.wished(other, 6).unwrap();
             assert!(r.answer(other));
         }
         let mut r = resize(Side::Accepting);
         r.willing = false;
-        r.wished(5000).unwrap();
+        r.wished(5000, 6).unwrap();
         r.answer_sent();
-        assert_eq!(r.wished(2000).unwrap_err().rule, Rule::B(65));
+        assert_eq!(r.wished(2000, 6).unwrap_err().rule, Rule::B(65));
     }
 
     #[test]
@@ -338,14 +340,26 @@ mod tests {
         let mut accepting = resize(Side::Accepting);
         ask(&mut connecting, 3000);
         ask(&mut accepting, 4000);
-        accepting.wished(3000).unwrap();
+        accepting.wished(3000, 6).unwrap();
         assert_eq!(accepting.wish(), None, "ignored");
-        connecting.wished(4000).unwrap();
+        connecting.wished(4000, 6).unwrap();
         assert_eq!(connecting.next_ask(), None, "answers first");
         assert!(connecting.answer(4000));
         connecting.answer_sent();
         assert_eq!(connecting.own(), 4000);
         assert_eq!(connecting.next_ask(), Some(3000), "then repeats its own");
         accepting.answered(4000).unwrap();
+    }
+
+    #[test]
+    fn b_66_no_collision_where_the_peer_had_the_request() {
+        let mut connecting = resize(Side::Connecting);
+        ask(&mut connecting, 3000);
+        connecting.wished(4000, 7).unwrap();
+        assert!(connecting.answer(4000));
+        connecting.answer_sent();
+        assert_eq!(connecting.next_ask(), None, "is being answered");
+        assert_eq!(connecting.answered(3000), Ok(false));
+        assert_eq!(connecting.peer(), 3000);
     }
 }

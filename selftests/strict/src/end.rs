@@ -733,7 +733,7 @@ impl End {
             // When both ask, the request of the accepting end stands (B-66).
             Body::ChRcvBuf(_) if self.wish.is_some() && self.side == Side::Accepting => {}
             Body::ChRcvBuf(wish) => {
-                self.wish = None;
+                self.wish = self.wish.filter(|(_, own)| ahead(head.mseq_ack, *own) >= 0);
                 self.asked = Some(wish);
             }
             Body::ChRcvBufAck(size) => {

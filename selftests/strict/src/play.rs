@@ -92,8 +92,13 @@ impl Peer {
             Body::SrcAvailCancel => self.me.out.cancel.is_none(),
             // A cancel or a mode change of nothing is legal and says nothing.
             Body::SinkAvailCancel => !self.me.inward.rooms.is_empty(),
-            // A wish that crosses one that is known is not worth it.
-            Body::ChRcvBuf(wish) => self.me.asked.is_none() && wish != self.me.peer_size,
+            // Beside a wish that is not answered, the accepting end's stands if its MSeqAck tells that
+            // it does not cross that one.
+            Body::ChRcvBuf(wish) => {
+                let stands =
+                    self.me.side == crate::Side::Accepting && self.me.inward.cancel.is_none();
+                (self.me.asked.is_none() || stands) && wish != self.me.peer_size
+            }
             _ => true,
         }
     }
