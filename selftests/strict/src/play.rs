@@ -92,8 +92,8 @@ impl Peer {
             Body::SrcAvailCancel => self.me.out.cancel.is_none(),
             // A cancel or a mode change of nothing is legal and says nothing.
             Body::SinkAvailCancel => !self.me.inward.rooms.is_empty(),
-            // Beside a wish that is not answered, the accepting end's stands if its MSeqAck tells that
-            // it does not cross that one.
+            // Beside a wish that is not answered, the accepting end's stands if its MSeqAck shows
+            // that it does not cross that one.
             Body::ChRcvBuf(wish) => {
                 let stands =
                     self.me.side == crate::Side::Accepting && self.me.inward.cancel.is_none();
