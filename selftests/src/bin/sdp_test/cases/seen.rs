@@ -65,7 +65,10 @@ use std::{
         },
         Arc, //
     },
-    time::Duration, //
+    time::{
+        Duration,
+        Instant, //
+    }, //
 };
 
 cases! {
@@ -758,38 +761,38 @@ fn seen_destroy() {
 
 fn seen_connecting() {
     let to = crate::peers::addr(Ipv4Addr::new(10, 27, 0, 77), 7);
-    let is_over = Arc::new(AtomicBool::new(false));
-    let connects = spawn("connects", {
-        let is_over = is_over.clone();
-        move || {
+    let (is_seen, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
             let connect = || {
                 let sock = A.socket();
                 must!(sock.set_nonblocking(true));
                 check!(sock.connect(&to), Err(Errno::EINPROGRESS));
                 sock
             };
-            for _ in 0..25 {
-                // A few at a time, so that one is seen for certain.
+            let end = Instant::now() + patience(10);
+            let mut rounds = 0;
+            while rounds < 25 || !is_seen.load(Ordering::Relaxed) && Instant::now() < end {
+                // A few at a time.
                 drop(iter::repeat_with(connect).take(8).collect::<Vec<_>>());
+                rounds += 1;
             }
-            is_over.store(true, Ordering::Release);
+            is_over.store(true, Ordering::Relaxed);
+        });
+        A.enter();
+        let here = diag();
+        let filter = Filter {
+            peer_port: 7,
+            ..Filter::states(state::bit(state::SYN_SENT))
+        };
+        while !is_over.load(Ordering::Relaxed) {
+            for socket in must!(here.dump(family(), &filter)) {
+                check!(socket.id.local.port() != 0, true);
+                is_seen.store(true, Ordering::Relaxed);
+            }
         }
     });
-    A.enter();
-    let here = diag();
-    let filter = Filter {
-        peer_port: 7,
-        ..Filter::states(state::bit(state::SYN_SENT))
-    };
-    let mut seen = 0;
-    while !is_over.load(Ordering::Acquire) {
-        for socket in must!(here.dump(family(), &filter)) {
-            check!(socket.id.local.port() != 0, true);
-            seen += 1;
-        }
-    }
-    join(connects);
-    check!(seen > 0, true);
+    check!(is_seen.into_inner(), true);
 }
 
 fn seen_destroy_listener() {
