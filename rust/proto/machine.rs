@@ -933,7 +933,8 @@ impl Machine {
             self.suspend.asked();
             return Some(self.transmit(Message::SuspComm(id), 0));
         }
-        if let Some(size) = self.resize.next_ask() {
+        // A peer that has one says so by MSeqAck, which it holds back for a cancel.
+        if let Some(size) = self.resize.next_ask().filter(|_| !self.send.cancelling()) {
             // A peer without credit cannot answer.
             let mseq = self.credits.next_sent();
             if self.resize.asked(size, mseq) && !self.peer_is_short() {

@@ -518,6 +518,18 @@ fn b_39_no_src_avail_while_a_cancel_is_under_way() {
 }
 
 #[test]
+fn b_66_no_resize_while_a_cancel_holds_back_what_the_peer_has() {
+    let mut script = Script::pipelined();
+    script.expect_buffer(LARGE);
+    script.machine.cancel_send(false);
+    script.expect(Message::SrcAvailCancel);
+    assert!(script.machine.ask_resize(60));
+    script.expect_silence();
+    script.say(Message::RdmaRdCompl(LARGE.len));
+    script.expect(Message::ChRcvBuf(60));
+}
+
+#[test]
 fn b_39_a_peer_that_advertises_during_its_cancel() {
     let mut script = Script::pipelined();
     script.say(Message::SrcAvail(LARGE));
