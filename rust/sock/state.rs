@@ -23,7 +23,10 @@ use crate::{
         ring::Ring, //
     }, //
 };
-use kernel::sync::atomic::Relaxed;
+use kernel::sync::atomic::{
+    Acquire,
+    Release, //
+};
 
 impl Flow {
     /// The state that the socket shows.
@@ -85,7 +88,7 @@ impl Conn {
 
     /// The result of the set-up. Any context.
     pub(super) fn setup_result(&self) -> SetupResult {
-        if self.was_established.load(Relaxed) {
+        if self.was_established.load(Acquire) {
             return SetupResult::Established;
         }
         self.flow.lock().setup_result
@@ -116,15 +119,15 @@ impl Conn {
             };
             pr_debug!("set-up: {} -> {setup_result}\n", flow.setup_result);
             flow.setup_result = setup_result;
-            if result.is_ok() {
-                self.was_established.store(true, Relaxed);
-            }
             // Who finds it decided finds the rest.
             if let Some(sk) = socket {
                 if let Err(e) = result {
                     sk.set_error(e);
                 }
                 sk.set_state(flow.tcp_state());
+            }
+            if result.is_ok() {
+                self.was_established.store(true, Release);
             }
             result
         };
