@@ -9,8 +9,8 @@
 //!   `settings`.
 //! - What a socket is made of: its address (`endpoint`, `addr`) at a port (`ports`), which it may
 //!   share (`binding`), with what waits for accept (`backlog`); its state as calls see it
-//!   (`locked`): its address (`local_addr`) and connection (`conn_slot`), the options that its
-//!   connection goes by (`conn_options`, `timeouts`), what calls share (`stream`, `iolock`), and
+//!   (`locked`): its address (`local_addr`) and connection (`conn_slot`), its options at TCP's level
+//!   (`conn_options`, `timeouts`), what calls share (`stream`, `iolock`), and
 //!   buffers that they left (`retry_buffer`); what poll sees of that (`poll_state`), and the input
 //!   queue (`inq`).
 //! - A connection, `conn`: what two of its locks guard, `flow`, with the machine, and `post`, with
@@ -20,7 +20,7 @@
 //!   charged (`charge`, `account`), and gives back (`idle`); its messages (`output`, and `input`
 //!   into `recv_buffers`, which `recv_refill` supplies), the `buffers` of large calls (`zcopy`,
 //!   `zcopy_send` and `zcopy_recv`, and what a peer writes `behind` a mark), what the device
-//!   reports (`events`), and the `stamps` of what was sent. `conn_state`, `mark`, `ring` and `time`
+//!   reports (`events`), and the `stamps` of what was sent (`stamp_report`). `conn_state`, `mark`, `ring` and `time`
 //!   are parts of it.
 //! - What each namespace has, `sdp_net`, and what an administrator sees: `diag_list`, `diag`,
 //!   `info` and `stats`.
@@ -89,6 +89,7 @@ mod shutdown;
 mod slow_queue;
 mod sockopt;
 mod splice;
+mod stamp_report;
 mod stamps;
 mod state;
 mod stats;
@@ -210,8 +211,8 @@ impl Protocol for Sdp {
         sockopt::set_keepalive(s, on);
     }
 
-    fn number_sent(sk: &Socket, from_next: bool) {
-        sockopt::number_sent(sk, from_next);
+    fn start_stamp_ids(sk: &Socket, from_next: bool) {
+        sockopt::start_stamp_ids(sk, from_next);
     }
     fn ioctl(sk: &Socket, cmd: u32) -> Result<c_int> {
         sockopt::ioctl(sk, cmd)

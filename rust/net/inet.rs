@@ -324,7 +324,7 @@ impl Inherited {
 }
 
 /// The same of IPv6.
-pub(super) struct Heritage6 {
+pub(super) struct Inherited6 {
     hop_limit: i16,
     pmtudisc: u8,
     class: u8,
@@ -334,7 +334,7 @@ pub(super) struct Heritage6 {
     received: u16,
 }
 
-impl Heritage6 {
+impl Inherited6 {
     /// Those of a socket. Any context.
     ///
     /// # Safety

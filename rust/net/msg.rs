@@ -8,7 +8,7 @@ use crate::{
         ops::Protocol,
         sock::Sock,
         sockaddr::SockAddr,
-        stamp::Stages,
+        stamp::TxStamps,
         uapi::{
             IPPROTO_TCP,
             TCP_INQ, //
@@ -78,9 +78,9 @@ impl<'a> SendMsg<'a> {
         }
     }
 
-    /// Checks the control messages, as TCP does, and tells of which stages the program wants to
-    /// hear. Fails with `EINVAL` and `EPERM`.
-    pub(crate) fn control<P: Protocol>(&self, sk: &Sock<P>) -> Result<Stages> {
+    /// Checks the control messages, as TCP does, and returns the stages that are to be reported.
+    /// Fails with `EINVAL` and `EPERM`.
+    pub(crate) fn control<P: Protocol>(&self, sk: &Sock<P>) -> Result<TxStamps> {
         // SAFETY: The message is valid, and its control messages are not changed.
         let flags = unsafe {
             if (*self.msg).msg_controllen == 0 {
@@ -89,7 +89,7 @@ impl<'a> SendMsg<'a> {
             bindings::sdp_helper_sock_cmsg_send(sk.as_ptr(), self.msg)
         };
         let flags = u32::try_from(flags).map_err(|_| Error::from_errno(flags))?;
-        Ok(Stages::of(flags))
+        Ok(TxStamps::of(flags))
     }
 
     /// Takes back the last `n` bytes by which `data` was advanced, or all of them.

@@ -106,7 +106,7 @@ pub(crate) trait Protocol: Sized + 'static {
 
     /// `SOF_TIMESTAMPING_OPT_ID` is about to be set: the next byte that is written has the number
     /// 0, or the first one that has not reached the peer.
-    fn number_sent(sk: &Sock<Self>, from_next: bool);
+    fn start_stamp_ids(sk: &Sock<Self>, from_next: bool);
 
     /// `SO_KEEPALIVE` is set. The socket is locked.
     fn set_keepalive(s: &mut Self::Locked, on: bool);

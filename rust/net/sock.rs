@@ -346,9 +346,9 @@ impl<P: Protocol> Sock<P> {
     }
 
     /// Sets the state that getpeername(2) and diagnostics see, traces it, and wakes the calls that
-    /// wait for it. Who polls is told of events, not of states, by who causes these: as with TCP
-    /// there are changes that nobody polls for, and an edge (`EPOLLET`) too many would be seen. Any
-    /// context.
+    /// wait for it. Pollers are notified of events by the code that causes them, and not of state
+    /// changes: as with TCP there are changes that nobody polls for, and an edge (`EPOLLET`) too
+    /// many would be seen. Any context.
     pub(crate) fn set_state(&self, state: TcpState) {
         if self.is_in_state(state) {
             return;

@@ -49,9 +49,9 @@ impl<P: Protocol> Sock<P> {
     }
 }
 
-/// A stage on the way of a byte that is sent.
+/// A stage on the way of a byte that is sent, at which the time is reported.
 #[derive(Clone, Copy)]
-pub(crate) enum Stage {
+pub(crate) enum TxStamp {
     /// It was taken from the program.
     Queued,
     /// It was given to the device.
@@ -60,7 +60,7 @@ pub(crate) enum Stage {
     Arrived,
 }
 
-impl Stage {
+impl TxStamp {
     /// All, in the order in which they come.
     pub(crate) const ALL: [Self; 3] = [Self::Queued, Self::Sent, Self::Arrived];
 
@@ -81,16 +81,16 @@ impl Stage {
     }
 }
 
-/// The stages of which a program wants to hear.
+/// The stages that a program has asked for.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Stages(u32);
+pub(crate) struct TxStamps(u32);
 
-impl Stages {
+impl TxStamps {
     /// Those of `SOF_TIMESTAMPING_*`. Software takes no part in the others.
     pub(super) fn of(flags: u32) -> Self {
         Self(
             flags
-                & Stage::ALL
+                & TxStamp::ALL
                     .into_iter()
                     .fold(0, |all, stage| all | stage.flag()),
         )
@@ -102,7 +102,7 @@ impl Stages {
     }
 
     /// Whether this is one.
-    pub(crate) fn has(self, stage: Stage) -> bool {
+    pub(crate) fn has(self, stage: TxStamp) -> bool {
         self.0 & stage.flag() != 0
     }
 
@@ -112,7 +112,7 @@ impl Stages {
     }
 
     /// Removes one.
-    pub(crate) fn remove(&mut self, stage: Stage) {
+    pub(crate) fn remove(&mut self, stage: TxStamp) {
         self.0 &= !stage.flag();
     }
 }
@@ -123,22 +123,22 @@ impl<P: Protocol> Sock<P> {
         unsafe { addr_of!((*self.as_ptr()).sk_tsflags).read_volatile() }
     }
 
-    /// Of which stages the program wants to hear, of what it sends (`SO_TIMESTAMPING`). Any
+    /// The stages that the program has asked for, of what it sends (`SO_TIMESTAMPING`). Any
     /// context, as for those that follow.
-    pub(crate) fn stages(&self) -> Stages {
-        Stages::of(self.stamp_flags())
+    pub(crate) fn stages(&self) -> TxStamps {
+        TxStamps::of(self.stamp_flags())
     }
 
-    /// Whether it wants to be told of the connection too.
+    /// Whether each stamp comes with statistics of the connection.
     pub(crate) fn wants_stats(&self) -> bool {
         let both = bindings::SOF_TIMESTAMPING_OPT_STATS | bindings::SOF_TIMESTAMPING_OPT_TSONLY;
         self.stamp_flags() & both == both
     }
 
-    /// Tells the program that a byte has reached a stage, now, by the error queue; and of the
-    /// connection, with the bytes that are queued there. The entry counts as received memory: where
-    /// `SO_RCVBUF` has no room for it the program does not hear of it, as with TCP.
-    pub(crate) fn put_stage(&self, stage: Stage, key: u32, stats: Option<(TcpInfo, u32)>) {
+    /// Reports by the error queue that the byte with this key has reached a stage, now; with
+    /// statistics of the connection, and the bytes that are queued there, if given. The entry counts
+    /// as received memory: it is dropped where `SO_RCVBUF` has no room for it, as with TCP.
+    pub(crate) fn put_sent_stamp(&self, stage: TxStamp, key: u32, stats: Option<(TcpInfo, u32)>) {
         let stats = stats.map(|(info, queued)| (info.to_bytes(), queued));
         let (info, queued) = match &stats {
             Some((info, queued)) => (info.as_ptr(), *queued),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The addresses of a connection's ends.
+//! Socket addresses: those that programs pass, those of this host, and the pair of a connection.
 
 use crate::{
     net::sockaddr::{

@@ -3,14 +3,12 @@
 //! One connection: the protocol machine, the QP, and the buffers between them and the user.
 //!
 //! A connection has a lifetime of its own: it exists before a child has a socket, and after a
-//! socket was closed. Its [`Owner`] is who hears of it. What the CM and the device report is
+//! socket was closed. Its [`Owner`] is notified of its events. What the CM and the device report is
 //! handled by the connection's own work, which no program can hold up.
 //!
-//! Here is what a connection is made of, but for what two of its locks guard, [`Flow`] and
+//! This file defines it, except for what two of its locks guard, [`Flow`] and
 //! [`Post`](post::Post), and what it knows of its [`Listener`]. Its methods are in one file for
-//! each concern: `work` with the timer; `setup` (`connecting`, `accepting`, `resources`) and
-//! `teardown`; `state`, `owner` and `charge`; `input` and `output` of messages, `zcopy` of buffers,
-//! and `events` of the device and the machine.
+//! each concern, which `sock.rs` lists.
 //!
 //! Locks: Documentation/architecture.rst has the table of all, in the order in which they are
 //! taken. "The spinlocks" of a connection are [`Connection::owner`], [`Connection::post`],

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The options of a socket that its connection goes by.
+//! The options at TCP's level, and `SO_KEEPALIVE`, which children of a listener inherit.
 
 use crate::{
     net::{

@@ -35,8 +35,8 @@ impl ConnSlot {
         self.get().is_some_and(|own| core::ptr::eq(&**own, conn))
     }
 
-    /// Gives `sk`, which this is of, another connection, or none; poll finds it too. Wakes the
-    /// calls that wait for the one before, which does not wake them any more. Returns that.
+    /// Replaces the connection of `sk`, which this is of, also in its poll state. Wakes the calls
+    /// that wait for the one before, which does not wake them any more, and returns that.
     pub(super) fn set(&mut self, sk: &Socket, conn: Option<Arc<Conn>>) -> Option<Arc<Conn>> {
         let before = core::mem::replace(&mut sk.poll_state().lock().conn, conn.clone());
         // Not the last reference.

@@ -93,7 +93,7 @@ impl Conn {
                 self.report_failure();
             }
         }
-        // That all was sent matters to who closes; others hear of the room.
+        // That all was sent matters to who closes; others are notified of free space.
         let has_closed = events.contains(Events::SENT_ALL) && self.inspect(Machine::send_shut);
         let has_changed = [Events::PEER_CLOSED, Events::ABORTED, Events::CLOSED]
             .into_iter()

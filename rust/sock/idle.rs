@@ -3,8 +3,8 @@
 //! What an idle connection gives back.
 //!
 //! The work looks at every connection that has grown ([`Conn::check_idle`]), and has itself run
-//! again after `net.sdp.idle_timeout`. Receive buffers grow through the work alone, which arms the
-//! timer by itself; a sender that grows its queue, has a large chunk, or asks for larger buffers,
+//! again after `net.sdp.idle_timeout`. Receive buffers grow in a run of the work, which arms the
+//! timer by itself, or with one queued; a sender that grows its queue, has a large chunk, or asks for larger buffers,
 //! arms it in `output`, and who makes a memory region in `zcopy`.
 
 use crate::{

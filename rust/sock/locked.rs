@@ -70,7 +70,7 @@ impl SocketState {
     }
 }
 
-/// The part of a socket that `lock_sock()` guards, and nobody needs without that.
+/// The part of a socket that `lock_sock()` guards, and that is accessed under that lock only.
 pub(crate) struct Locked {
     /// Its address.
     pub(super) local: LocalAddr,

@@ -3,7 +3,7 @@
 //! Output: from the send stream to messages in the send queue.
 
 use crate::{
-    net::stamp::Stages,
+    net::stamp::TxStamps,
     prelude::*,
     proto::{
         wire::{
@@ -44,10 +44,6 @@ use crate::{
         },
         recv_buffers::RETRY_MS,
         ring::Ring,
-        stamps::{
-            self,
-            SentStamps, //
-        },
         stats::Counter,
         types::Socket, //
     }, //
@@ -81,7 +77,7 @@ impl Conn {
         bytes: Sge,
         chunk: SendBuf,
         (urgent, push): (bool, bool),
-        stages: Stages,
+        stages: TxStamps,
     ) -> Result<(), Sge> {
         let len = bytes.len();
         let is_large = chunk.room() > 0 && chunk.size() > PAGE_SIZE;
@@ -140,7 +136,8 @@ impl Conn {
         self.post.lock().chunk.take()
     }
 
-    /// Keeps a chunk that has room, until the connection is idle. Context as above.
+    /// Keeps a chunk that has room, until the connection is idle. Any context, without
+    /// [`Connection::post`](super::conn::Connection::post) and the locks after it.
     pub(super) fn keep_chunk(&self, chunk: SendBuf) {
         if chunk.room() == 0 {
             return;
@@ -245,12 +242,13 @@ impl Conn {
         }
         self.no_room.store(true, Relaxed);
         sk.want_async_space();
-        // It may have come just before; who makes it then looks at the flag behind the same lock.
+        // It may have come just before; the other side makes it under the same lock, and then
+        // tests the flag.
         room()
     }
 
     /// Notifies writers, if some have found no room and there is some. That is once, lest those who
-    /// wait for the edge (`EPOLLET`) hear of each message that was sent. Any context, without the
+    /// wait for the edge (`EPOLLET`) are woken for each message that was sent. Any context, without the
     /// spinlocks.
     pub(super) fn notify_writers(&self, sk: &Socket) {
         let has_room = || self.writable(sk) || self.send_closed();
@@ -415,68 +413,6 @@ impl Conn {
             post.messages = post.messages.saturating_add(1);
         }
         Ok(())
-    }
-}
-
-impl Conn {
-    /// Makes room for the stamps of another call. Where there is no memory for it not all are
-    /// reported. Sleeps.
-    pub(super) fn reserve_stamp(&self) {
-        if self.flow.lock().stamps.awaited.len() < stamps::MOST {
-            let _ = Ring::reserve(&self.flow, |flow| &mut flow.stamps.awaited);
-        }
-    }
-
-    /// Has these stages of the byte that ends the stream now reported. Under
-    /// [`Connection::flow`](super::conn::Connection::flow), which guards `stamps`.
-    pub(super) fn await_stamp(&self, stamps: &mut SentStamps, end: u64, stages: Stages) {
-        if !stages.is_empty() {
-            stamps.add(end, stages);
-            self.awaits_stamps.store(true, Relaxed);
-        }
-    }
-
-    /// Has these stages of the last byte that was written reported, if none are yet: its call has
-    /// ended early. Any context, without the spinlocks, as for those that follow.
-    pub(super) fn stamp_last(&self, stages: Stages) {
-        {
-            let flow = &mut *self.flow.lock();
-            let end = flow.machine.written();
-            if flow.stamps.last == end {
-                return;
-            }
-            self.await_stamp(&mut flow.stamps, end, stages);
-        }
-        self.report_stamps();
-    }
-
-    /// Begins to number the bytes: with the next one that is written, or the first that has not
-    /// reached the peer.
-    pub(super) fn number_sent(&self, from_next: bool) {
-        let flow = &mut *self.flow.lock();
-        flow.stamps.first = match from_next {
-            true => flow.machine.written(),
-            false => flow.machine.arrived_bytes(),
-        };
-    }
-
-    /// Reports the stages that are due. The socket is held meanwhile, so that they come in order.
-    #[cold]
-    pub(super) fn report_stamps(&self) {
-        self.with_socket(|sk| {
-            while let Some((stage, number)) = {
-                let flow = &mut *self.flow.lock();
-                let next = flow.stamps.next(&flow.machine);
-                self.awaits_stamps.store(!flow.stamps.is_idle(), Relaxed);
-                next
-            } {
-                let stats = sk.wants_stats().then(|| {
-                    let queued = u32::try_from(self.queued()).unwrap_or(u32::MAX);
-                    (self.info(), queued)
-                });
-                sk.put_stage(stage, number, stats);
-            }
-        });
     }
 }
 

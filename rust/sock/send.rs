@@ -80,7 +80,8 @@ impl Sending<'_, '_, '_> {
             }
         }
         if self.is_urgent() && self.sent > 0 && !self.msg.data.is_empty() {
-            // So it is of one that ends early for another reason, unless that byte has left.
+            // The last byte that was taken is urgent, also of a call that ends early, unless it has
+            // left already.
             self.conn.with(Machine::mark_urgent);
         }
         if self.sent > 0 && !self.stages.is_empty() {
@@ -226,7 +227,7 @@ impl Sending<'_, '_, '_> {
         let urgent = self.is_urgent() && ends;
         self.pushed = self.msg.data.is_empty() && self.msg.flags & flags::MORE == 0;
         self.conn
-            .write(piece, chunk, (urgent, self.pushed), self.stages_at_end())
+            .write(piece, chunk, (urgent, self.pushed), self.stamps_at_end())
             .map_err(|_| EPIPE)?;
         self.conn.count(Counter::SentCopied, len as u64);
         self.sent = self.sent.saturating_add(len);

@@ -13,7 +13,7 @@ use crate::{
             Timeout,
             WaitError, //
         },
-        stamp::Stages,
+        stamp::TxStamps,
         wait::OpenGuard,
         zerocopy::Notice, //
     },
@@ -33,8 +33,9 @@ use kernel::{
     sync::Arc, //
 };
 
-/// The same while bytes from the peer are unread here, in milliseconds: its program may be in such
-/// a call too, and each has to return before its program can read.
+/// How long a send waits for a peer that makes no progress while bytes from it are unread here, in
+/// milliseconds, before the rest is copied: its program may be in such a call too, and each has to
+/// return before its program can read.
 const CROSSED_MS: u32 = 50;
 
 /// Whether a call lends its memory, and until when.
@@ -75,7 +76,7 @@ pub(super) struct Sending<'a, 'g, 'm> {
     /// The notice of `MSG_ZEROCOPY`, once it is needed.
     pub(super) notice: Option<Notice>,
     /// The stages of its last byte that are to be reported.
-    pub(super) stages: Stages,
+    pub(super) stages: TxStamps,
     /// Both ends wait in a send, each for the other to read.
     pub(super) crossed: bool,
     /// The machine knows that nothing follows what was copied last.
@@ -120,7 +121,7 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
             sent: 0,
             lent: 0,
             notice: None,
-            stages: Stages::default(),
+            stages: TxStamps::default(),
             crossed: false,
             pushed: false,
         };
@@ -162,10 +163,10 @@ impl<'a, 'g, 'm> Sending<'a, 'g, 'm> {
     }
 
     /// [`Self::stages`], if what was just taken from the call ends it.
-    pub(super) fn stages_at_end(&self) -> Stages {
+    pub(super) fn stamps_at_end(&self) -> TxStamps {
         match self.msg.data.is_empty() {
             true => self.stages,
-            false => Stages::default(),
+            false => TxStamps::default(),
         }
     }
 

@@ -119,7 +119,7 @@ impl Sending<'_, '_, '_> {
             _ => Waiter::Call,
         };
         let is_call = waiter.is_call();
-        let stages = self.stages_at_end();
+        let stages = self.stamps_at_end();
         if let Err(memory) = self.conn.send_memory(memory, waiter, stages) {
             // The connection is about to end, which the next check finds.
             drop(memory);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Socket options at TCP's level, and ioctls.
+//! Socket options at TCP's level, what options of the socket layer change here, and ioctls.
 
 use crate::{
     net::{
@@ -72,9 +72,9 @@ use crate::{
 
 /// Begins to number the bytes that are sent: with the next one, or the first that has not reached
 /// the peer. Sleeps.
-pub(super) fn number_sent(sk: &Socket, from_next: bool) {
+pub(super) fn start_stamp_ids(sk: &Socket, from_next: bool) {
     if let Some(conn) = sk.lock().conn() {
-        conn.number_sent(from_next);
+        conn.start_stamp_ids(from_next);
     }
 }
 

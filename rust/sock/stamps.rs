@@ -5,8 +5,8 @@
 
 use crate::{
     net::stamp::{
-        Stage,
-        Stages, //
+        TxStamp,
+        TxStamps, //
     },
     proto::Machine,
     sock::ring::Ring, //
@@ -20,7 +20,9 @@ pub(super) const MOST: usize = 64;
 pub(super) struct Awaited {
     /// Where the stream ended with it.
     end: u64,
-    stages: Stages,
+    /// Where it ended with the first of several that are reported together.
+    first_end: u64,
+    stages: TxStamps,
 }
 
 /// What is to be reported to programs of the stream that is sent.
@@ -49,9 +51,14 @@ impl SentStamps {
     }
 
     /// Has these stages reported of the byte that ends the stream now.
-    pub(super) fn add(&mut self, end: u64, stages: Stages) {
+    pub(super) fn add(&mut self, end: u64, stages: TxStamps) {
         self.last = end;
-        if let Err(new) = self.awaited.push(Awaited { end, stages }) {
+        let new = Awaited {
+            end,
+            first_end: end,
+            stages,
+        };
+        if let Err(new) = self.awaited.push(new) {
             if let Some(last) = self.awaited.back_mut() {
                 last.end = new.end;
                 last.stages.add(new.stages);
@@ -63,27 +70,30 @@ impl SentStamps {
     pub(super) fn cut(&mut self, end: u64) {
         if self.last > end {
             self.last = 0;
-            while self.awaited.remove(|call| call.end > end).is_some() {}
+            while self.awaited.remove(|call| call.first_end > end).is_some() {}
+            if let Some(last) = self.awaited.back_mut() {
+                last.end = last.end.min(end);
+            }
         }
     }
 
     /// What is to be reported next, and the number of the byte.
-    pub(super) fn next(&mut self, machine: &Machine) -> Option<(Stage, u32)> {
+    pub(super) fn next(&mut self, machine: &Machine) -> Option<(TxStamp, u32)> {
         if machine.aborted().is_some() {
             while self.awaited.pop().is_some() {}
         }
         let (posted, arrived) = (machine.posted_bytes(), machine.arrived_bytes());
         for at in 0..self.awaited.len() {
             let call = self.awaited.get_mut(at)?;
-            let is_due = |stage: &Stage| {
+            let is_due = |stage: &TxStamp| {
                 call.stages.has(*stage)
                     && match stage {
-                        Stage::Queued => true,
-                        Stage::Sent => call.end <= posted,
-                        Stage::Arrived => call.end <= arrived,
+                        TxStamp::Queued => true,
+                        TxStamp::Sent => call.end <= posted,
+                        TxStamp::Arrived => call.end <= arrived,
                     }
             };
-            if let Some(stage) = Stage::ALL.into_iter().find(is_due) {
+            if let Some(stage) = TxStamp::ALL.into_iter().find(is_due) {
                 call.stages.remove(stage);
                 let number = call.end.wrapping_sub(1).wrapping_sub(self.first);
                 if call.stages.is_empty() {

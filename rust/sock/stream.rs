@@ -6,6 +6,7 @@ use crate::{
     prelude::*,
     sock::{
         conn::Conn,
+        mark::Upcoming,
         recv_buffers::Unread,
         ring::Ring,
         types::Socket, //
@@ -49,6 +50,16 @@ impl Stream {
             crossed_at: None,
             last_was_zcopy: false,
         }
+    }
+
+    /// Takes over what arrived of the stream for `sk`. Sleeps; fails as
+    /// [`Conn::take_unread`] does.
+    pub(super) fn take_over(&mut self, conn: &Conn, sk: &Socket) -> Result<Upcoming> {
+        let (upcoming, skip) = conn.take_unread(sk, &mut self.rx)?;
+        while !sk.is_oob_inline() && skip.contains(&self.consumed) && !self.rx.is_empty() {
+            self.consume(conn, 1);
+        }
+        Ok(upcoming)
     }
 
     /// Counts the first `n` bytes of the first message in the reader's queue as read.

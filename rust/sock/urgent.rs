@@ -23,11 +23,9 @@ use crate::{
         locked::SocketState,
         mark::{
             distance,
-            Upcoming,
             Urgent, //
         },
         stats::Counter,
-        stream::Stream,
         types::{
             Sdp,
             Socket, //
@@ -95,17 +93,6 @@ impl Conn {
         if flow.urgent.mark() == mark {
             flow.urgent.set(Urgent::None);
         }
-    }
-}
-
-impl Stream {
-    /// Takes over what arrived of the stream for `sk`. Sleeps; fails as [`Conn::take_unread`] does.
-    pub(super) fn take_over(&mut self, conn: &Conn, sk: &Socket) -> Result<Upcoming> {
-        let (upcoming, skip) = conn.take_unread(sk, &mut self.rx)?;
-        while !sk.is_oob_inline() && skip.contains(&self.consumed) && !self.rx.is_empty() {
-            self.consume(conn, 1);
-        }
-        Ok(upcoming)
     }
 }
 

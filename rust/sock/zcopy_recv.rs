@@ -150,7 +150,8 @@ impl Conn {
     /// are done, as readers are. Any context.
     pub(super) fn finds_reads_done(&self) -> bool {
         self.reads_left.store(true, Relaxed);
-        // They may just have ended; who ends them looks at the flag behind the same lock.
+        // They may just have ended; the other side ends them under the same lock, and then
+        // tests the flag.
         let done = self.are_reads_done();
         if done {
             self.reads_left.store(false, Relaxed);

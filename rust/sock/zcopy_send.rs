@@ -5,7 +5,7 @@
 //! Locks and references are those of [`Conn`].
 
 use crate::{
-    net::stamp::Stages,
+    net::stamp::TxStamps,
     prelude::*,
     proto::{
         BufferId,
@@ -42,7 +42,7 @@ impl Conn {
         &self,
         memory: Arc<Memory>,
         waiter: Waiter,
-        stages: Stages,
+        stages: TxStamps,
     ) -> Result<(), Arc<Memory>> {
         let pages = memory.page_count() as u64;
         {

@@ -83,7 +83,7 @@ pub(crate) struct Inherited {
     busy_poll: bindings::sdp_busy_poll,
     flags: c_ulong,
     inet: inet::Inherited,
-    inet6: Option<inet::Heritage6>,
+    inet6: Option<inet::Inherited6>,
 }
 
 impl<P: Protocol> Sock<P> {
@@ -122,7 +122,7 @@ impl<P: Protocol> Sock<P> {
                 flags: (*common).__bindgen_anon_5.skc_flags & !OWN_FLAGS,
                 inet: inet::Inherited::of(sk.cast()),
                 inet6: (self.version() == IpVersion::V6)
-                    .then(|| inet::Heritage6::of(self.pinet6())),
+                    .then(|| inet::Inherited6::of(self.pinet6())),
             }
         }
     }

@@ -70,7 +70,7 @@ impl<P: Protocol> Sock<P> {
                         return Err(EINVAL);
                     }
                     let is_tcp = flags & bindings::SOF_TIMESTAMPING_OPT_ID_TCP != 0;
-                    P::number_sent(self, is_tcp);
+                    P::start_stamp_ids(self, is_tcp);
                 }
                 return Ok(false);
             }
