@@ -175,7 +175,11 @@ int sdp_helper_filter_syn(struct sock *sk, bool egress, bool ack, int interface)
  */
 int sdp_helper_reuseport_join(struct sock *sk, struct sock *other, bool any)
 {
-	/* Who selects looks at the members under RCU. */
+	/*
+	 * Who selects looks at the members under RCU. One that has no group
+	 * before another joins it lacks the flag; the lock of the port, under
+	 * which a program selects, keeps it until it has left.
+	 */
 	sock_set_flag(sk, SOCK_RCU_FREE);
 	return other ? reuseport_add_sock(sk, other, any) :
 		       reuseport_alloc(sk, any);

@@ -34,14 +34,15 @@ pub(crate) struct Selected(*const bindings::sock);
 impl<P: Protocol> Sock<P> {
     /// Joins the group of `other`, which listens at the same address, or begins a group; whether
     /// that is at any address. Fails with `ENOMEM`, and with `EBUSY` where it is in another group.
-    /// Any context, as for those that follow.
+    /// With this socket locked, which guards its flags.
     pub(crate) fn join_group(&self, other: Option<&Self>, is_any: bool) -> Result {
         let other = other.map_or(null_mut(), Self::as_ptr);
-        // SAFETY: Both are live socks.
+        // SAFETY: Both are live socks, and nobody else changes the flags of this one.
         to_result(unsafe { bindings::sdp_helper_reuseport_join(self.as_ptr(), other, is_any) })
     }
 
-    /// Whether it is in a group: it listens, or was given a program before.
+    /// Whether it is in a group: it listens, or was given a program before. Any context, as for
+    /// those that follow.
     pub(crate) fn has_group(&self) -> bool {
         // SAFETY: The sock is live; what the pointer points to is not looked at.
         unsafe {

@@ -292,27 +292,17 @@ impl Endpoint {
     }
 
     fn stop(&self) {
-        self.leave_group();
+        Port::end_listening(&self.port, self);
         self.backlog.close();
         Port::stop(&self.port, &self.net);
     }
 
     fn close(&self) {
         self.number.unlist(&self.net);
-        self.leave_group();
+        Port::end_listening(&self.port, self);
         self.backlog.disown();
         self.backlog.close();
         Port::remove(&self.port, &self.net, self);
-    }
-
-    /// One that only waits to listen keeps the program that it was given.
-    fn leave_group(&self) {
-        if !self.is_listening() {
-            return;
-        }
-        if let Some(sk) = self.socket() {
-            sk.leave_group();
-        }
     }
 }
 

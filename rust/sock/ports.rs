@@ -274,12 +274,26 @@ impl Port {
         versions(binding)
             .try_for_each(|version| Self::listen_below(this, net, &mut cm, version))
             .inspect_err(|_| {
-                if let Some(sk) = &sk {
+                // The program that it was given before stays.
+                if let Some(sk) = sk.filter(|_| !sharing.has_group) {
                     sk.leave_group();
                 }
                 binding.set_listening(false);
                 Self::stop_below(this, net, &mut cm);
             })
+    }
+
+    /// Has a binding take no more requests, and its socket leave the group, with which another that
+    /// begins to listen meanwhile would be alone. One that does not listen keeps the program that it
+    /// was given. Sleeps.
+    pub(super) fn end_listening(this: &Arc<Self>, binding: &dyn Binding) {
+        let _cm = this.cm.lock();
+        if binding.is_listening() {
+            binding.set_listening(false);
+            if let Some(sk) = binding.socket() {
+                sk.leave_group();
+            }
+        }
     }
 
     /// Another that listens and shares the requests with `binding`.
@@ -393,6 +407,9 @@ impl Port {
             };
             let hash = share(self.number, peer);
             let selected = || {
+                if !sharing.has_group {
+                    return None;
+                }
                 let local = SocketAddr::new(ip_asked, self.number);
                 // CAST: A half is as good as the whole.
                 let selected = first.socket()?.select(peer, local, from?, hash as u32)?;

@@ -59,6 +59,12 @@ impl<P: Protocol> Sock<P> {
             bindings::SO_MARK | bindings::SO_ATTACH_FILTER | bindings::SO_ATTACH_BPF => {
                 return Err(self.refusal(SOL_SOCKET, name, value, EOPNOTSUPP));
             }
+            // As with TCP: it did not have SO_REUSEPORT when it began to listen.
+            bindings::SO_ATTACH_REUSEPORT_CBPF | bindings::SO_ATTACH_REUSEPORT_EBPF
+                if self.is_in_state(TcpState::Listen) && !self.has_group() =>
+            {
+                return Err(EINVAL);
+            }
             bindings::SO_TIMESTAMPING_OLD | bindings::SO_TIMESTAMPING_NEW => {
                 // CAST: They are bits.
                 let flags = value.int()? as u32;
