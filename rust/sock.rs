@@ -9,10 +9,10 @@
 //!   `settings`.
 //! - What a socket is made of: its address (`endpoint`, `addr`) at a port (`ports`), which it may
 //!   share (`binding`), with what waits for accept (`backlog`); its state as calls see it
-//!   (`locked`): its address (`local_addr`) and connection (`conn_slot`), its options at TCP's level
-//!   (`conn_options`, `timeouts`), what calls share (`stream`, `iolock`), and
-//!   buffers that they left (`retry_buffer`); what poll sees of that (`poll_state`), and the input
-//!   queue (`inq`).
+//!   (`locked`): its address (`local_addr`) and connection (`conn_slot`), its options at TCP's
+//!   level (`conn_options`, `timeouts`), what calls share (`stream`, `iolock`), and buffers that
+//!   they left (`retry_buffer`); what poll sees of that (`poll_state`), and the input queue
+//!   (`inq`).
 //! - A connection, `conn`: what two of its locks guard, `flow`, with the machine, and `post`, with
 //!   the QP; what it knows of its `listener`. Its `work` (on a `slow_queue` where that may wait),
 //!   from `setup` (of the end that is `connecting` or `accepting`, by `resources`, with `notes` of
@@ -20,8 +20,8 @@
 //!   charged (`charge`, `account`), and gives back (`idle`); its messages (`output`, and `input`
 //!   into `recv_buffers`, which `recv_refill` supplies), the `buffers` of large calls (`zcopy`,
 //!   `zcopy_send` and `zcopy_recv`, and what a peer writes `behind` a mark), what the device
-//!   reports (`events`), and the `stamps` of what was sent (`stamp_report`). `conn_state`, `mark`, `ring` and `time`
-//!   are parts of it.
+//!   reports (`events`), and the `stamps` of what was sent (`stamp_report`). `conn_state`, `mark`,
+//!   `ring` and `time` are parts of it.
 //! - What each namespace has, `sdp_net`, and what an administrator sees: `diag_list`, `diag`,
 //!   `info` and `stats`.
 //! - The names of what `net` has for this protocol, `types`.

@@ -136,8 +136,8 @@ impl<P: Protocol> Sock<P> {
     }
 
     /// Reports by the error queue that the byte with this key has reached a stage, now; with
-    /// statistics of the connection, and the bytes that are queued there, if given. The entry counts
-    /// as received memory: it is dropped where `SO_RCVBUF` has no room for it, as with TCP.
+    /// statistics of the connection, and the bytes that are queued there, if given. The entry
+    /// counts as received memory: it is dropped where `SO_RCVBUF` has no room for it, as with TCP.
     pub(crate) fn put_sent_stamp(&self, stage: TxStamp, key: u32, stats: Option<(TcpInfo, u32)>) {
         let stats = stats.map(|(info, queued)| (info.to_bytes(), queued));
         let (info, queued) = match &stats {

@@ -4,8 +4,8 @@
 //!
 //! The work looks at every connection that has grown ([`Conn::check_idle`]), and has itself run
 //! again after `net.sdp.idle_timeout`. Receive buffers grow in a run of the work, which arms the
-//! timer by itself, or with one queued; a sender that grows its queue, has a large chunk, or asks for larger buffers,
-//! arms it in `output`, and who makes a memory region in `zcopy`.
+//! timer by itself, or with one queued; a sender that grows its queue, has a large chunk, or asks
+//! for larger buffers, arms it in `output`, and who makes a memory region in `zcopy`.
 
 use crate::{
     rdma::buf::SendBuf,

@@ -248,8 +248,8 @@ impl Conn {
     }
 
     /// Notifies writers, if some have found no room and there is some. That is once, lest those who
-    /// wait for the edge (`EPOLLET`) are woken for each message that was sent. Any context, without the
-    /// spinlocks.
+    /// wait for the edge (`EPOLLET`) are woken for each message that was sent. Any context, without
+    /// the spinlocks.
     pub(super) fn notify_writers(&self, sk: &Socket) {
         let has_room = || self.writable(sk) || self.send_closed();
         if self.no_room.load(Relaxed) && has_room() && self.no_room.xchg(false, Relaxed) {

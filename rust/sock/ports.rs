@@ -284,8 +284,8 @@ impl Port {
     }
 
     /// Has a binding take no more requests, and its socket leave the group, with which another that
-    /// begins to listen meanwhile would be alone. One that does not listen keeps the program that it
-    /// was given. Sleeps.
+    /// begins to listen meanwhile would be alone. One that does not listen keeps the program that
+    /// it was given. Sleeps.
     pub(super) fn end_listening(this: &Arc<Self>, binding: &dyn Binding) {
         let _cm = this.cm.lock();
         if binding.is_listening() {

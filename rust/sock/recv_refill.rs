@@ -8,10 +8,10 @@
 //! The life of a buffer: [`Flow::want_buffers`] raises the number that is wanted when a message
 //! leaves the peer short of credit, and [`Conn::adjust_recv_buffers`], in the work or in a reader
 //! that has finished a message, charges, makes and posts what is missing. A message comes in it,
-//! [`Conn::take_in`]; when that was read it is posted again, [`Conn::finish_unread`]. To have fewer,
-//! under memory pressure or when idle ([`super::idle`]), the number that is wanted is lowered: a
-//! buffer that comes back is then freed instead, and the work uncharges it. Larger ones are decided
-//! on by [`Conn::decide_resize`], and a larger `SO_RCVBUF` by [`Conn::take_unread`].
+//! [`Conn::take_in`]; when that was read it is posted again, [`Conn::finish_unread`]. To have
+//! fewer, under memory pressure or when idle ([`super::idle`]), the number that is wanted is
+//! lowered: a buffer that comes back is then freed instead, and the work uncharges it. Larger ones
+//! are decided on by [`Conn::decide_resize`], and a larger `SO_RCVBUF` by [`Conn::take_unread`].
 //!
 //! Locks and references are those of [`Conn`].
 

@@ -168,8 +168,9 @@ impl Conn {
         s.wait_through(Timeout::FOREVER, is_done);
     }
 
-    /// Whether the condition that a call waits for (`is_done`) holds. If the socket was disconnected meanwhile nobody
-    /// wakes the call for it, so the connection is torn down here. Sleeps.
+    /// Whether the condition that a call waits for (`is_done`) holds. If the socket was
+    /// disconnected meanwhile nobody wakes the call for it, so the connection is torn down here.
+    /// Sleeps.
     pub(super) fn has_returned(&self, s: &Locked, is_done: impl Fn() -> bool) -> bool {
         if is_done() {
             return true;
