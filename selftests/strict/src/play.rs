@@ -75,8 +75,29 @@ impl Peer {
         None
     }
 
+    /// Whether an urgent byte that was announced, or is by this message, can still come in time
+    /// behind it and what is open (B-77).
+    fn leaves_urgent(&self, head: &Head) -> bool {
+        let announced = self.me.announced.front().copied();
+        let at = match announced.or(head.has(flag::OOB_PEND).then_some(self.me.out.done)) {
+            Some(at) if !head.has(flag::OOB_PRES) => at,
+            _ => return true,
+        };
+        let open: u64 = (self.me.out.avails.iter().map(|avail| u64::from(avail.left))).sum();
+        let moved = match head.body {
+            Body::SrcAvail(region) => region.len,
+            Body::RdmaWrCompl(len) => len,
+            _ => 0,
+        };
+        let open = open + self.me.out.owed();
+        self.me.out.done + open + u64::from(moved) + u64::from(head.payload) < at + 65535
+    }
+
     /// Whether it is also right for what this end knows besides the messages.
     fn is_prudent(&self, head: &Head) -> bool {
+        if !self.leaves_urgent(head) {
+            return false;
+        }
         let oldest = self.me.inward.avails.front();
         match head.body {
             Body::RdmaRdCompl(len) => {
