@@ -63,7 +63,7 @@ impl<P: Protocol> Sock<P> {
             bindings::SO_ATTACH_REUSEPORT_CBPF | bindings::SO_ATTACH_REUSEPORT_EBPF
                 if self.is_in_state(TcpState::Listen) && !self.has_group() =>
             {
-                return Err(EINVAL);
+                return Err(self.refusal(SOL_SOCKET, name, value, EINVAL));
             }
             bindings::SO_TIMESTAMPING_OLD | bindings::SO_TIMESTAMPING_NEW => {
                 // CAST: They are bits.
