@@ -40,6 +40,9 @@ pub const AF_INET_SDP: c_int = 27;
 /// `AF_INET6_SDP`.
 pub const AF_INET6_SDP: c_int = 28;
 
+/// `SO_TIMESTAMPING` with times of 64 bits.
+pub const SO_TIMESTAMPING_NEW: c_int = 65;
+
 /// The IPv6 address that stands for `ip` where the tests run over IPv6: `fd00:27::n` for
 /// `10.27.0.n` of their network.
 pub fn v6_for(ip: Ipv4Addr) -> Ipv6Addr {
@@ -405,6 +408,27 @@ impl Sock {
         let message = message(pieces);
         // SAFETY: Each piece is memory to read, or memory that the kernel will find to be
         // unreadable.
+        Errno::check_len(unsafe { libc::sendmsg(self.fd(), &message, flags) })
+    }
+
+    /// `sendmsg()` of `bytes`, with control bytes.
+    pub fn send_with_control(
+        &self,
+        bytes: &[u8],
+        control: &mut [u8],
+        flags: c_int,
+    ) -> Result<usize> {
+        let mut piece = libc::iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        };
+        // SAFETY: All-zero bytes are a valid `msghdr`.
+        let mut message: libc::msghdr = unsafe { mem::zeroed() };
+        message.msg_iov = &mut piece;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = control.len();
+        // SAFETY: The piece is memory to read, and so is the control buffer.
         Errno::check_len(unsafe { libc::sendmsg(self.fd(), &message, flags) })
     }
 

@@ -15,12 +15,16 @@ use crate::{
         PATIENCE, //
     },
 };
-use libc::c_int;
+use libc::{
+    c_int,
+    c_uint, //
+};
 use sdp_selftests::{
     errno::Result,
     sock::{
         Shut,
-        Sock, //
+        Sock,
+        SO_TIMESTAMPING_NEW, //
     },
 };
 use std::thread::sleep;
@@ -171,7 +175,7 @@ fn control_sent(sides: &Sides, record: &mut Record) {
     const HEADER: usize = 16;
     let (a, b) = sides.pair();
     let mut send = |what: String, bytes: &mut [u8]| {
-        let got = raw::send(&a, b"x", bytes, 0);
+        let got = a.send_with_control(b"x", bytes, 0);
         record.note(format!("cmsg {what}"), got);
         let _ = rest(&b, 0);
     };
@@ -218,7 +222,12 @@ fn control_received(sides: &Sides, record: &mut Record) {
         ("SO_TIMESTAMPING_OLD", libc::SOL_SOCKET, 37, RX_SOFTWARE),
         ("SO_TIMESTAMP_NEW", libc::SOL_SOCKET, 63, 1),
         ("SO_TIMESTAMPNS_NEW", libc::SOL_SOCKET, 64, 1),
-        ("SO_TIMESTAMPING_NEW", libc::SOL_SOCKET, 65, RX_SOFTWARE),
+        (
+            "SO_TIMESTAMPING_NEW",
+            libc::SOL_SOCKET,
+            SO_TIMESTAMPING_NEW,
+            RX_SOFTWARE,
+        ),
         ("SO_RXQ_OVFL", libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1),
         ("SO_RCVMARK", libc::SOL_SOCKET, 75, 1),
         ("SO_RCVPRIORITY", libc::SOL_SOCKET, 82, 1),
@@ -298,23 +307,24 @@ fn notices(sides: &Sides, record: &mut Record) {
 
 /// What the error queue says of the stages of what was sent, except for the time.
 fn stamps(sides: &Sides, record: &mut Record) {
-    const SO_TIMESTAMPING_NEW: c_int = 65;
-    const SO_TIMESTAMPING_OLD: c_int = 37;
-    const SENT: c_int = 1 << 1;
-    const SOFTWARE: c_int = 1 << 4;
-    const NUMBERS: c_int = 1 << 7;
-    const QUEUED: c_int = 1 << 8;
-    const ARRIVED: c_int = 1 << 9;
-    const ALONE: c_int = 1 << 11;
-    const TOLD: c_int = SOFTWARE | ALONE;
-    const NUMBERS_TCP: c_int = NUMBERS | (1 << 16);
+    use libc::{
+        SOF_TIMESTAMPING_OPT_ID as NUMBERS,
+        SOF_TIMESTAMPING_OPT_ID_TCP as NUMBERS_TCP,
+        SOF_TIMESTAMPING_OPT_TSONLY as ALONE,
+        SOF_TIMESTAMPING_TX_ACK as ARRIVED,
+        SOF_TIMESTAMPING_TX_HARDWARE as HARDWARE,
+        SOF_TIMESTAMPING_TX_SCHED as QUEUED,
+        SOF_TIMESTAMPING_TX_SOFTWARE as SENT, //
+    };
+    const TOLD: c_uint = libc::SOF_TIMESTAMPING_SOFTWARE | ALONE;
+    const COMPLETION: c_uint = 1 << 18;
     for (what, option, flags) in [
         ("none", SO_TIMESTAMPING_NEW, TOLD),
-        ("hardware", SO_TIMESTAMPING_NEW, TOLD | 1),
-        ("completion", SO_TIMESTAMPING_NEW, TOLD | (1 << 18)),
+        ("hardware", SO_TIMESTAMPING_NEW, TOLD | HARDWARE),
+        ("completion", SO_TIMESTAMPING_NEW, TOLD | COMPLETION),
         ("queued", SO_TIMESTAMPING_NEW, TOLD | QUEUED),
         ("sent", SO_TIMESTAMPING_NEW, TOLD | SENT),
-        ("sent by old", SO_TIMESTAMPING_OLD, TOLD | SENT),
+        ("sent by old", libc::SO_TIMESTAMPING, TOLD | SENT),
         ("arrived", SO_TIMESTAMPING_NEW, TOLD | ARRIVED),
         ("without a time", SO_TIMESTAMPING_NEW, ALONE | ARRIVED),
         (
@@ -325,7 +335,7 @@ fn stamps(sides: &Sides, record: &mut Record) {
         (
             "all with numbers",
             SO_TIMESTAMPING_NEW,
-            TOLD | QUEUED | SENT | ARRIVED | NUMBERS_TCP,
+            TOLD | QUEUED | SENT | ARRIVED | NUMBERS | NUMBERS_TCP,
         ),
     ] {
         let (a, b) = sides.pair();

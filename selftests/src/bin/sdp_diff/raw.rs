@@ -102,22 +102,6 @@ pub(crate) fn ioctl(sock: &Sock, request: u32, at: At, memory: &mut [u8; 64]) ->
 /// What a control message of a call has: level, type, and payload.
 pub(crate) type Control = (c_int, c_int, Hex);
 
-/// `sendmsg()` of `bytes`, with control bytes.
-pub(crate) fn send(sock: &Sock, bytes: &[u8], control: &mut [u8], flags: c_int) -> Result<usize> {
-    let mut piece = libc::iovec {
-        iov_base: bytes.as_ptr().cast_mut().cast(),
-        iov_len: bytes.len(),
-    };
-    // SAFETY: All-zero bytes are a valid `msghdr`.
-    let mut message: libc::msghdr = unsafe { mem::zeroed() };
-    message.msg_iov = &mut piece;
-    message.msg_iovlen = 1;
-    message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = control.len();
-    // SAFETY: The piece is memory to read, and so is the control buffer.
-    Errno::check_len(unsafe { libc::sendmsg(sock.fd(), &message, flags) })
-}
-
 /// What `recvmsg()` gave.
 #[derive(Debug)]
 #[allow(dead_code, reason = "what it has is printed")]

@@ -55,12 +55,13 @@ macro_rules! kinds {
 }
 
 kinds! {
-    socket(4), connection(8), listener(4), client(8), bind(4), listen(3), connect(6), disconnect(1), accept(7), names(2), shutdown(2),
-    close_one(3), send(9), sendmsg(5), sendmmsg(2), write(3), recv(10), recvmsg(5), recvmmsg(2), read(3),
-    setsockopt(9), getsockopt(6), linger(2), timeouts(2), zero_copy(2), stamps(2), ioctl(4), fcntl(3), poll(3), select(1),
-    epoll_create(1), epoll_ctl(4), epoll_wait(2), pipe(1), splice(5), tee(1), vmsplice(1), sendfile(3), memory_file(1),
-    dup(1), dup3(1), pass_file(1), get_file(2), fork(1), kill_child(1), change_memory(1), map_socket(1), uring(6),
-    set_sysctl(1), read_proc(1), sock_diag(1),
+    socket(4), connection(8), listener(4), client(8), bind(4), listen(3), connect(6), disconnect(1),
+    accept(7), names(2), shutdown(2), close_one(3), send(9), sendmsg(5), sendmmsg(2), write(3),
+    recv(10), recvmsg(5), recvmmsg(2), read(3), setsockopt(9), getsockopt(6), linger(2),
+    timeouts(2), zero_copy(2), stamps(2), ioctl(4), fcntl(3), poll(3), select(1), epoll_create(1),
+    epoll_ctl(4), epoll_wait(2), pipe(1), splice(5), tee(1), vmsplice(1), sendfile(3),
+    memory_file(1), dup(1), dup3(1), pass_file(1), get_file(2), fork(1), kill_child(1),
+    change_memory(1), map_socket(1), uring(6), set_sysctl(1), read_proc(1), sock_diag(1),
 }
 
 const _: () = assert!(KINDS.len() <= shared::KINDS);

@@ -35,7 +35,8 @@ use sdp_selftests::{
     },
     sock::{
         Shut,
-        Sock, //
+        Sock,
+        SO_TIMESTAMPING_NEW, //
     },
 };
 use std::{
@@ -194,9 +195,10 @@ pub(super) fn time((_, _, payload): &Control) -> i128 {
 
 fn option_stamps() {
     const SO_TIMESTAMPNS_NEW: i32 = 64;
-    const SO_TIMESTAMPING_NEW: i32 = 65;
-    const RX_SOFTWARE: i32 = 1 << 3;
-    const SOFTWARE: i32 = 1 << 4;
+    use libc::{
+        SOF_TIMESTAMPING_RX_SOFTWARE as RX_SOFTWARE,
+        SOF_TIMESTAMPING_SOFTWARE as SOFTWARE, //
+    };
     const KINDS: [(i32, i32, usize); 2] = [
         (libc::SOL_SOCKET, SO_TIMESTAMPNS_NEW, 16),
         (libc::SOL_SOCKET, SO_TIMESTAMPING_NEW, 48),
@@ -293,7 +295,6 @@ type SentStamp = ((u32, u32), i128, Vec<u8>);
 
 /// Takes a stamp from the error queue, which has to come.
 fn sent_stamp(sock: &Sock) -> SentStamp {
-    const SO_TIMESTAMPING_NEW: i32 = 65;
     const OPT_STATS: i32 = 54;
     check!(
         sock.poll(0, patience(5))
@@ -342,15 +343,16 @@ fn attribute(mut stats: &[u8], kind: u16) -> Option<u64> {
 }
 
 fn option_stamps_sent() {
-    const SO_TIMESTAMPING_NEW: i32 = 65;
-    const TX_SOFTWARE: i32 = 1 << 1;
-    const SOFTWARE: i32 = 1 << 4;
-    const OPT_ID: i32 = 1 << 7;
-    const TX_SCHED: i32 = 1 << 8;
-    const TX_ACK: i32 = 1 << 9;
-    const OPT_TSONLY: i32 = 1 << 11;
-    const OPT_STATS: i32 = 1 << 12;
-    const OPT_ID_TCP: i32 = 1 << 16;
+    use libc::{
+        SOF_TIMESTAMPING_OPT_ID as OPT_ID,
+        SOF_TIMESTAMPING_OPT_ID_TCP as OPT_ID_TCP,
+        SOF_TIMESTAMPING_OPT_STATS as OPT_STATS,
+        SOF_TIMESTAMPING_OPT_TSONLY as OPT_TSONLY,
+        SOF_TIMESTAMPING_SOFTWARE as SOFTWARE,
+        SOF_TIMESTAMPING_TX_ACK as TX_ACK,
+        SOF_TIMESTAMPING_TX_SCHED as TX_SCHED,
+        SOF_TIMESTAMPING_TX_SOFTWARE as TX_SOFTWARE, //
+    };
     const SND: u32 = 0;
     const SCHED: u32 = 1;
     const ACK: u32 = 2;
@@ -390,7 +392,7 @@ fn option_stamps_sent() {
     check!(a.send(b"y", 0), Ok(1));
     step!("as a control message wants it");
     let kind = (libc::SOL_SOCKET, SO_TIMESTAMPING_NEW);
-    let with = |bytes: &[u8], flags: i32| send_with_control(&a, bytes, kind, flags as u32, 20);
+    let with = |bytes: &[u8], flags| send_with_control(&a, bytes, kind, flags, 20);
     check!(with(b"z", TX_ACK), Ok(1));
     check!(sent_stamp(&a).0, (ACK, 1));
     check!(with(b"z", OPT_ID), Err(Errno::EINVAL));
@@ -775,18 +777,7 @@ fn send_with_control(
     control[8..12].copy_from_slice(&level.to_ne_bytes());
     control[12..16].copy_from_slice(&kind.to_ne_bytes());
     control[16..20].copy_from_slice(&value.to_ne_bytes());
-    let mut piece = libc::iovec {
-        iov_base: bytes.as_ptr().cast_mut().cast(),
-        iov_len: bytes.len(),
-    };
-    // SAFETY: All-zero bytes are a valid `msghdr`.
-    let mut message: libc::msghdr = unsafe { mem::zeroed() };
-    message.msg_iov = &mut piece;
-    message.msg_iovlen = 1;
-    message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = control.len();
-    // SAFETY: The piece is memory to read, and so is the control buffer.
-    Errno::check_len(unsafe { libc::sendmsg(sock.fd(), &message, 0) })
+    sock.send_with_control(bytes, &mut control, 0)
 }
 
 fn option_control() {
