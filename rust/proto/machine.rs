@@ -826,11 +826,10 @@ impl Machine {
         if !self.state.is_open() {
             return None;
         }
-        if self.suspend.silent() {
-            let may_answer = self.credits.allow(Cost::Control);
-            return may_answer.then(|| self.poll_move())?;
-        }
         let control = self.credits.allow(Cost::Control);
+        if self.suspend.silent() {
+            return if control { self.poll_move() } else { None };
+        }
         if control {
             if let Some(transmit) = self.poll_answer() {
                 return Some(transmit);
