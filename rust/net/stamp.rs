@@ -118,13 +118,13 @@ impl TxStamps {
 }
 
 impl<P: Protocol> Sock<P> {
-    fn stamp_flags(&self) -> u32 {
+    /// The `SOF_TIMESTAMPING_*` that are set. Any context, as for those that follow.
+    pub(super) fn stamp_flags(&self) -> u32 {
         // SAFETY: The sock is live; the field is an integer.
         unsafe { addr_of!((*self.as_ptr()).sk_tsflags).read_volatile() }
     }
 
-    /// The stages that the program has asked for, of what it sends (`SO_TIMESTAMPING`). Any
-    /// context, as for those that follow.
+    /// The stages that the program has asked for, of what it sends (`SO_TIMESTAMPING`).
     pub(crate) fn stages(&self) -> TxStamps {
         TxStamps::of(self.stamp_flags())
     }

@@ -80,14 +80,11 @@ impl Conn {
         stages: TxStamps,
     ) -> Result<(), Sge> {
         let len = bytes.len();
-        let is_large = chunk.room() > 0 && chunk.size() > PAGE_SIZE;
-        let mut chunk = (chunk.room() > 0).then_some(chunk);
+        let is_large = is_large(&chunk);
+        let unused;
         {
             let mut post = self.post.lock();
-            if post.qp.is_some() {
-                // What is not kept is dropped without the lock.
-                core::mem::swap(&mut post.chunk, &mut chunk);
-            }
+            unused = post.keep_chunk(chunk);
             let rest = match post.tx.back_mut() {
                 Some(last) => last.join(bytes),
                 None => Err(bytes),
@@ -96,7 +93,7 @@ impl Conn {
                 post.tx.push(bytes)?;
             }
         }
-        drop(chunk);
+        drop(unused);
         let now = self.now();
         let check_at = {
             let flow = &mut *self.flow.lock();
@@ -139,17 +136,9 @@ impl Conn {
     /// Keeps a chunk that has room, until the connection is idle. Any context, without
     /// [`Connection::post`](super::conn::Connection::post) and the locks after it.
     pub(super) fn keep_chunk(&self, chunk: SendBuf) {
-        if chunk.room() == 0 {
-            return;
-        }
-        let is_large = chunk.size() > PAGE_SIZE;
-        {
-            let mut post = self.post.lock();
-            if post.qp.is_none() {
-                return;
-            }
-            post.chunk = Some(chunk);
-        }
+        let is_large = is_large(&chunk);
+        let unused = self.post.lock().keep_chunk(chunk);
+        drop(unused);
         if is_large {
             self.work_at(self.now().saturating_add(self.idle_timeout()));
         }
@@ -417,11 +406,25 @@ impl Conn {
 }
 
 impl Post {
+    /// Keeps a chunk that has room, while there is a QP. Gives back what is not kept, to be dropped
+    /// without the lock.
+    fn keep_chunk(&mut self, chunk: SendBuf) -> Option<SendBuf> {
+        if chunk.room() == 0 || self.qp.is_none() {
+            return Some(chunk);
+        }
+        self.chunk.replace(chunk)
+    }
+
     /// Posts a request to the QP. Fails with `ENOTCONN` where there is none any more, and as `post`
     /// does.
     pub(super) fn request(&mut self, post: impl FnOnce(&ConnQp) -> Result) -> Result {
         post(self.qp.as_ref().ok_or(ENOTCONN)?)
     }
+}
+
+/// Whether a chunk that is kept is to be freed once the connection is idle.
+fn is_large(chunk: &SendBuf) -> bool {
+    chunk.room() > 0 && chunk.size() > PAGE_SIZE
 }
 
 /// How many requests for messages, registrations and probes may be posted at a time.

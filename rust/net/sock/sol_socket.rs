@@ -68,9 +68,7 @@ impl<P: Protocol> Sock<P> {
             bindings::SO_TIMESTAMPING_OLD | bindings::SO_TIMESTAMPING_NEW => {
                 // CAST: They are bits.
                 let flags = value.int()? as u32;
-                // SAFETY: The sock is live; the field is an integer.
-                let set = unsafe { addr_of!((*self.as_ptr()).sk_tsflags).read_volatile() };
-                let numbers = flags & !set & bindings::SOF_TIMESTAMPING_OPT_ID != 0;
+                let numbers = flags & !self.stamp_flags() & bindings::SOF_TIMESTAMPING_OPT_ID != 0;
                 if numbers {
                     if [TcpState::Close as u8, TcpState::Listen as u8].contains(&self.state()) {
                         return Err(EINVAL);
