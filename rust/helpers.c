@@ -445,7 +445,7 @@ int sdp_helper_sock_cmsg_send(struct sock *sk, struct msghdr *msg)
 	return sockc.tsflags & SOF_TIMESTAMPING_MASK;
 }
 
-/* What TCP tells of a connection with a stamp (SOF_TIMESTAMPING_OPT_STATS). */
+/* The statistics of a connection that come with a stamp (SOF_TIMESTAMPING_OPT_STATS). */
 static struct sk_buff *tx_stats(const struct tcp_info *info, u32 queued)
 {
 	struct sk_buff *skb;
@@ -468,9 +468,10 @@ static struct sk_buff *tx_stats(const struct tcp_info *info, u32 queued)
 }
 
 /*
- * Tells in the error queue that a byte was sent, now, in a stage SCM_TSTAMP_*;
- * with the copy of a struct tcp_info and how much is queued, or NULL. As with
- * TCP the program does not hear of it where the queue has no room.
+ * Reports in the error queue that a byte has reached a stage, SCM_TSTAMP_*,
+ * now; with statistics from the copy of a struct tcp_info and how much is
+ * queued, unless that is NULL. As with TCP it is dropped where the queue has no
+ * room.
  */
 void sdp_helper_put_tx_stamp(struct sock *sk, u32 stage, u32 key,
 			     const void *stats, u32 queued)

@@ -323,7 +323,7 @@ impl Inherited {
     }
 }
 
-/// The same of IPv6.
+/// The options of IPv6 that what a socket accepts has too.
 pub(super) struct Inherited6 {
     hop_limit: i16,
     pmtudisc: u8,
